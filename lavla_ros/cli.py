@@ -17,6 +17,8 @@ from typing import Annotated, Any, Literal
 import tyro
 
 app = tyro.extras.SubcommandApp()
+latent = tyro.extras.SubcommandApp()
+app.command(latent, name="latent", help="Latent action models: train them, label datasets, look at what codes mean.")
 
 
 class CommandError(RuntimeError):
@@ -241,6 +243,7 @@ def convert(
     out: Path,
     contract: str = "jaka_minicobo",
     jobs: int | None = None,
+    ray: str | None = None,
     outcomes: tuple[str, ...] = ("succeeded",),
     instruction: str | None = None,
     allow_gaps: bool = False,
@@ -255,6 +258,7 @@ def convert(
         out: The new dataset.
         contract: Contract name or file; bags recorded under another one are rejected.
         jobs: Processes; default one per core. The dataset does not depend on it.
+        ray: Address of a Ray cluster (HOST:6379 or auto) whose machines do the work; see docs/scaling.md.
         outcomes: Episode marks to convert; add "unmarked" for bags of other recorders.
         instruction: Instruction for bags that carry none.
         allow_gaps: Keep episodes with lost steps.
@@ -274,6 +278,7 @@ def convert(
             load_contract(contract),
             options=options,
             jobs=jobs,
+            ray=ray,
             progress=lambda bag: progress.advance("rejected" if bag.rejected else "converted"),
         )
     print(to_json(report) if as_json else str(report))
@@ -370,6 +375,165 @@ def train() -> None:
     raise AssertionError("main() hands this command to training.train")
 
 
+@latent.command(name="train")
+def latent_train() -> None:
+    """Train an action or an image latent action model. "lavla latent train action --help" lists every option.
+
+    Example: lavla latent train action --config config/latent/action_tabletop.yaml --output runs/latent_action
+    """
+    raise AssertionError("main() hands this command to training.latent_actions")
+
+
+@latent.command(name="label")
+def latent_label(
+    dataset: tyro.conf.Positional[Path],
+    /,
+    model: Annotated[tuple[Path, ...], tyro.conf.UseAppendAction],
+    name: str | None = None,
+    jobs: int | None = None,
+    ray: str | None = None,
+    gpus_per_task: float = 0.0,
+    codes_only: bool = False,
+    device: Literal["auto", "cpu", "cuda"] = "auto",
+    cache_dir: Path | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Write the latent actions of every step beside a dataset, for `lavla train`. Goes on where a run was stopped.
+
+    Example: lavla latent label runs/dataset --model runs/latent_action/model --model runs/latent_image/model
+
+    Args:
+        dataset: The dataset; labels go into its folder latent/.
+        model: Directory of a latent action model; may be given several times.
+        name: Name of the label set; default is the model's kind, action or image.
+        jobs: Processes; default one per core, on a GPU one. The labels do not depend on it.
+        ray: Address of a Ray cluster (HOST:6379 or auto) whose machines do the work; see docs/scaling.md.
+        gpus_per_task: GPUs that Ray sets aside for each task.
+        codes_only: Write z without c: a hundredth of the space, enough unless a strategy learns embeddings
+            (LA-Align and the (C) variants).
+        device: Where the model runs.
+        cache_dir: Folder of image features that training has made, if it is not the dataset's own.
+        as_json: Print the reports as JSON.
+    """
+    from training.latent_actions.labelling import label
+    from training.scale import Workers
+
+    if name is not None and len(model) > 1:
+        raise CommandError("--name is for one --model at a time")
+    reports = []
+    for path in model:
+        with _Progress(f"labelling with {path}", 0, quiet=as_json) as progress:
+            report = label(
+                dataset,
+                path,
+                name=name,
+                codes_only=codes_only,
+                workers=Workers(jobs=jobs, ray=ray, gpus_per_task=gpus_per_task),
+                device=device,
+                cache_dir=cache_dir,
+                progress=progress.show,
+                log=lambda text: print(text, file=sys.stderr),
+            )
+        health = report.health
+        reports.append({**dataclasses.asdict(report), "health": health.figures()})
+        if not as_json:
+            print(
+                f"{report.path}: {report.steps} steps in {report.shards} shards ({report.reused} were there); "
+                f"perplexity {health.perplexity:.1f} of {health.size} codes, {health.dead} dead"
+            )
+    if as_json:
+        print(json.dumps(reports, indent=2))
+
+
+@latent.command(name="encode")
+def latent_encode(source: tyro.conf.Positional[Path], /, model: Path, out: Path, states: Path | None = None) -> None:
+    """Turn action chunks into codes with an action model, as with any action tokenizer.
+
+    Example: lavla latent encode chunks.npy --states states.npy --model runs/latent_action/model --out codes.npy
+
+    Args:
+        source: A .npy of chunks (N, H, m) in the contract's units, or a dataset (the chunk of every step).
+        model: Directory of an action latent action model.
+        out: The .npy for the codes, (N, H) int32.
+        states: A .npy of observed states (N, S), for models that code actions relative to them.
+    """
+    from training.latent_actions.encode import encode_file
+
+    shape = encode_file(source, model, out, states)
+    print(f"{out}: {shape[0] if len(shape) > 1 else 1} chunks of {shape[-1]} codes")
+
+
+@latent.command(name="decode")
+def latent_decode(source: tyro.conf.Positional[Path], /, model: Path, out: Path, states: Path | None = None) -> None:
+    """Turn codes back into action chunks.
+
+    Example: lavla latent decode codes.npy --states runs/dataset --model runs/latent_action/model --out actions.npy
+
+    Args:
+        source: A .npy of codes (N, H).
+        model: Directory of the action latent action model that they are of.
+        out: The .npy for the actions, (N, H, m) in the contract's units.
+        states: A .npy of observed states (N, S), or the dataset that was encoded.
+    """
+    from training.latent_actions.encode import decode_file
+
+    print(f"{out}: actions of shape {decode_file(source, model, out, states)}")
+
+
+@latent.command(name="inspect")
+def latent_inspect(
+    dataset: tyro.conf.Positional[Path],
+    /,
+    model: Path,
+    out: Path,
+    examples: int = 6,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Show what codes mean: linear probes to actions, codebook usage, and pictures of what each code is used for.
+
+    Example: lavla latent inspect runs/dataset --model runs/latent_image/model --out runs/meaning
+
+    Args:
+        dataset: A dataset that was labelled with the model.
+        model: Directory of a latent action model.
+        out: New folder for index.html, meaning.json, usage.png and codes/.
+        examples: Transitions per code.
+        as_json: Print meaning.json instead of a summary.
+    """
+    from training.latent_actions.meaning import inspect
+
+    meaning = inspect(dataset, model, out, examples=examples)
+    if as_json:
+        print((out / "meaning.json").read_text())
+        return
+    for probe in meaning.probes:
+        print(f"R² {probe.r2:.3f} (shuffled {probe.shuffled:.3f}) from {probe.source} to {probe.target}")
+    print(", ".join(f"{name} {value:.3g}" for name, value in meaning.health.items()))
+    print(f"open {out}/index.html")
+
+
+def _train_latent(arguments: list[str]) -> int:
+    """`lavla latent train [action|image] --config YAML …`; without a kind the file's own decides."""
+    from training.latent_actions import action_train, image_train
+
+    mains = {"action": action_train.main, "image": image_train.main}
+    if arguments and arguments[0] in mains:
+        return mains[arguments[0]](arguments[1:])
+    kind = None
+    if "--config" in arguments[:-1]:
+        import yaml
+
+        file = Path(arguments[arguments.index("--config") + 1])
+        try:
+            content = yaml.safe_load(file.read_text())
+        except yaml.YAMLError as error:
+            raise CommandError(f"{file} is not valid YAML: {error}") from None
+        kind = content.get("kind") if isinstance(content, dict) else None
+    if kind not in mains:
+        raise CommandError("say which model to train: lavla latent train action|image [--config YAML] [options]")
+    return mains[kind](arguments)
+
+
 class _Progress:
     """Episode counter on standard error, so that standard output stays the answer."""
 
@@ -401,6 +565,10 @@ class _Progress:
         tally = ", ".join(f"{count} {name}" for name, count in sorted(self._tally.items()))
         self._progress.update(self._task, advance=1, tally=tally)
 
+    def show(self, done: int, total: int) -> None:
+        """For work that counts for itself."""
+        self._progress.update(self._task, completed=done, total=total)
+
 
 def expected_errors() -> tuple[type[BaseException], ...]:
     """Error types whose message is written for the user: printed without a traceback."""
@@ -416,6 +584,8 @@ def main(argv: Sequence[str] | None = None) -> None:
             from training.train import main as train_main
 
             sys.exit(train_main(arguments[1:]))
+        if arguments[:2] == ["latent", "train"]:
+            sys.exit(_train_latent(arguments[2:]))
         app.cli(prog="lavla", description=__doc__, args=arguments)
     except expected_errors() as error:
         print(f"lavla: {error}", file=sys.stderr)

@@ -2,19 +2,18 @@
 
 One bag is one episode. It is read twice: first the commands, then images and states through the same
 :class:`ObservationPipeline` that a live policy uses; frames go straight into the encoder. Bags are
-converted in parallel by processes and committed in the order given, so the dataset does not depend
-on ``jobs``. An episode that cannot be converted whole is rejected with a reason, never patched.
+converted in parallel, by processes or on a Ray cluster, and committed in the order given, so the dataset does
+not depend on the workers. An episode that cannot be converted whole is rejected with a reason, never patched.
 """
 
 from __future__ import annotations
 
 import json
-import multiprocessing
 import os
-from collections import Counter, deque
-from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import BrokenExecutor, Future, ProcessPoolExecutor
-from contextlib import ExitStack
+import socket
+from collections import Counter
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack, closing
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from training.dataset.labels import LabelTrack
 from training.dataset.layout import DatasetError
 from training.dataset.video import Codec, VideoWriter
 from training.dataset.writer import DatasetWriter, EpisodeArrays, integer_fps
+from training.scale import ScaleError, Workers, run_tasks
 
 _GAP = 1.5
 """Two steps further apart than this many periods have lost one between them."""
@@ -103,6 +103,16 @@ class _Rejected(Exception):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class _Task:
+    """One bag, for a worker."""
+
+    bag: Path
+    staging: Path
+    contract: Contract
+    options: ConvertOptions
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Converted:
     """What a worker hands back; the videos are in the staging folder."""
 
@@ -118,28 +128,41 @@ def convert(
     *,
     options: ConvertOptions | None = None,
     jobs: int | None = None,
+    ray: str | None = None,
     progress: Callable[[BagReport], None] | None = None,
 ) -> ConversionReport:
     """Convert ``bags`` (one episode each, in this order) into the new dataset ``out``.
 
-    ``jobs`` processes work (default: one per core); ``progress`` is called after each bag, in order.
-    Raises ConversionError when ``out`` is not empty, no bag is left after rejection (every reason is
-    named), or a worker dies.
+    ``jobs`` processes work (default: one per core), on this machine or on the Ray cluster at address ``ray``,
+    whose machines see ``bags`` and ``out`` under the same paths; ``progress`` is called after each bag, in order.
+    A bag whose worker dies is begun again, and rejected when it dies every time. Raises ConversionError when
+    ``out`` is not empty, no bag is left after rejection (every reason is named), or the workers can't be had.
     """
     options = options or ConvertOptions()
     if not bags:
         raise ConversionError("no bags to convert")
     try:
+        workers = Workers(jobs=jobs, ray=ray)
+    except ScaleError as error:
+        raise ConversionError(str(error)) from None
+    try:
         writer = DatasetWriter(Path(out), contract, codec=options.codec)
         reports: list[BagReport] = []
-        for converted in _run(list(bags), writer.root / layout.STAGING, contract, options, jobs):
-            report = converted.report
-            if converted.arrays is not None:
-                episode = writer.append(converted.arrays, converted.videos)
-                report = BagReport(**{**_fields(report), "episode": episode})
-            reports.append(report)
-            if progress is not None:
-                progress(report)
+        staging = writer.root.absolute() / layout.STAGING
+        tasks = [
+            _Task(bag=bag.absolute() if ray else bag, staging=staging / f"{i:06d}", contract=contract, options=options)
+            for i, bag in enumerate(bags)
+        ]
+        results = run_tasks(tasks, _convert_task, workers, name=lambda task: str(task.bag), give_up=_died)
+        with closing(results):  # an error below ends the workers at once
+            for converted in results:
+                report = converted.report
+                if converted.arrays is not None:
+                    episode = writer.append(converted.arrays, converted.videos)
+                    report = BagReport(**{**_fields(report), "episode": episode})
+                reports.append(report)
+                if progress is not None:
+                    progress(report)
         summary = _summary(writer, reports)
         if not writer.episodes:
             _remove_empty(writer.root)
@@ -149,13 +172,12 @@ def convert(
             {**asdict(summary), "contract_hash": contract.hash, "options": asdict(options)},
         )
         writer.finish()
+    except ScaleError as error:  # the cluster could not be reached
+        if not writer.episodes:
+            _remove_empty(writer.root)
+        raise ConversionError(str(error)) from error
     except DatasetError as error:
         raise ConversionError(str(error)) from error
-    except BrokenExecutor as error:
-        raise ConversionError(
-            f"a conversion process died ({error}): out of memory? Try fewer jobs; episodes committed "
-            f"so far are in {out}, `lavla dataset repair` makes them a dataset"
-        ) from error
     except OSError as error:
         raise ConversionError(
             f"writing {out} failed: {error}; episodes committed so far are kept, "
@@ -164,29 +186,13 @@ def convert(
     return summary
 
 
-def _run(
-    bags: list[Path], staging: Path, contract: Contract, options: ConvertOptions, jobs: int | None
-) -> Iterator[_Converted]:
-    """Convert in parallel, yield in order; at most two bags per process are staged ahead."""
-    count = min(jobs if jobs is not None else (os.cpu_count() or 1), len(bags))
-    work = [(bag, staging / f"{i:06d}", contract, options) for i, bag in enumerate(bags)]
-    if count <= 1:
-        for item in work:
-            yield convert_bag(*item)
-        return
-    # spawn: forking a process that has threads (rclpy, torch) can deadlock
-    with ProcessPoolExecutor(count, mp_context=multiprocessing.get_context("spawn")) as pool:
-        running: deque[Future[_Converted]] = deque()
-        try:
-            for item in work:
-                running.append(pool.submit(convert_bag, *item))
-                if len(running) >= 2 * count:
-                    yield running.popleft().result()
-            while running:
-                yield running.popleft().result()
-        finally:
-            for future in running:
-                future.cancel()
+def _convert_task(task: _Task) -> _Converted:
+    # a folder of its own: the worker that is believed to be lost may be writing still
+    return convert_bag(task.bag, task.staging / f"{socket.gethostname()}-{os.getpid()}", task.contract, task.options)
+
+
+def _died(task: _Task, reason: str) -> _Converted:
+    return _rejected(task.bag, f"worker: {reason}; out of memory?", "", None, Counter())
 
 
 def convert_bag(bag: Path, staging: Path, contract: Contract, options: ConvertOptions) -> _Converted:

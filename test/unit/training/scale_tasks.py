@@ -1,0 +1,63 @@
+"""Work for the tests of ``training.scale``: importable by worker processes, and with a record of what was begun."""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+import uuid
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Task:
+    """``folder`` takes one file per begin, named ``NUMBER-…``, whose content is the worker's process id."""
+
+    number: int
+    folder: Path
+    action: str = "square"
+    delay_s: float = 0.0
+
+
+def work(task: Task) -> int:
+    """The number squared, unless ``action`` says how it goes wrong."""
+    partial = task.folder / f".{uuid.uuid4().hex}"
+    partial.write_text(str(os.getpid()))
+    partial.rename(task.folder / f"{task.number}-{uuid.uuid4().hex}")
+    if task.action == "die once" and begun(task.folder, task.number) == 1:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.action == "die":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if task.action == "raise":
+        raise KeyError(f"task {task.number} is wrong")
+    if task.action == "wait":
+        wait_until(lambda: (task.folder / "go").exists(), 60)
+    time.sleep(task.delay_s)
+    return task.number**2
+
+
+def begun(folder: Path, number: int | None = None) -> int:
+    """How often a task was begun; how many in all for None."""
+    return len(list(folder.glob("*-*" if number is None else f"{number}-*")))
+
+
+def pids(folder: Path) -> set[int]:
+    return {int(file.read_text()) for file in folder.glob("*-*")}
+
+
+def wait_until(condition: Any, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "waited in vain"
+        time.sleep(0.01)
+
+
+def convert_unless_deadly(task: Any) -> Any:
+    """What conversion does with a bag, but a bag named ``deadly`` ends the process."""
+    if "deadly" in str(task.bag):
+        os.kill(os.getpid(), signal.SIGKILL)
+    from training import convert  # heavy: not for every worker of every test
+
+    return convert._convert_task(task)
