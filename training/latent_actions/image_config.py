@@ -1,0 +1,242 @@
+"""Typed configuration of the image model and its training; ``config/latent/image_*.yaml`` hold these keys."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import yaml
+
+from lavla_ros.contract import Contract
+from lavla_ros.policy.config import ActionCodingConfig, ConfigError, check, from_plain
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FeatureConfig:
+    """The frozen image encoder: N patch tokens of F numbers. The defaults are UniVLA's."""
+
+    kind: Literal["dinov2", "random"] = "dinov2"
+    """dinov2: a pretrained DINOv2 with registers. random: a small one with random weights, for tests and the
+    tabletop; it needs no download, and keeps what is where in a picture, not what it is."""
+    path: str = "facebook/dinov2-with-registers-base"
+    """dinov2 only: local folder or hub name."""
+    revision: str = "main"
+    """dinov2 only: revision on the hub."""
+    image_size: int = 224
+    """Side to which images are brought, pixels."""
+    patch_size: int = 14
+    """Side of a patch, pixels."""
+    width: int = 768
+    """F; a pretrained network must have it."""
+    depth: int = 2
+    """random only: layers."""
+    heads: int = 2
+    """random only: attention heads."""
+    seed: int = 0
+    """random only: of the weights."""
+    fingerprint: str = ""
+    """Hash of the network's weights, written by training: another network is refused. Empty: any."""
+
+    def __post_init__(self) -> None:
+        for key in ("image_size", "patch_size", "width", "depth", "heads"):
+            check(getattr(self, key) >= 1, f"features.{key}", getattr(self, key), "at least 1")
+        check(
+            self.image_size % self.patch_size == 0,
+            "features.image_size",
+            self.image_size,
+            f"a multiple of patch_size={self.patch_size}",
+        )
+        check(self.width % self.heads == 0, "features.width", self.width, f"a multiple of heads={self.heads}")
+        check(self.seed >= 0, "features.seed", self.seed, "at least 0")
+
+    @property
+    def tokens(self) -> int:
+        """N: patches of an image."""
+        return (self.image_size // self.patch_size) ** 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextConfig:
+    """The frozen text encoder of stage 1: up to L tokens of E numbers. The defaults are UniVLA's."""
+
+    kind: Literal["t5", "hashed"] = "t5"
+    """t5: the encoder of a T5. hashed: a fixed random vector per word, for tests and the tabletop."""
+    path: str = "google-t5/t5-base"
+    """t5 only: local folder or hub name."""
+    revision: str = "main"
+    """t5 only: revision on the hub."""
+    width: int = 768
+    """E; a pretrained network must have it."""
+    max_tokens: int = 128
+    """L; longer instructions are cut."""
+
+    def __post_init__(self) -> None:
+        check(self.width >= 1, "text.width", self.width, "at least 1")
+        check(self.max_tokens >= 1, "text.max_tokens", self.max_tokens, "at least 1")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLamConfig:
+    """The model (paper, Sec. 3.2.1, App. A.1, Fig. 7); the defaults are the paper's, which are UniVLA's."""
+
+    stage: Literal[1, 2] = 2
+    """1: conditioned on language, so its codes hold what language does not tell: the uncontrollable part.
+    2: without language; new tokens and a new codebook hold the controllable part, beside those of stage 1."""
+    delta: int = 32
+    """δ of Eq. 1, steps between the two images; at an episode's end the later one is its last."""
+    cameras: tuple[str, ...] = ()
+    """Cameras whose transitions are learned; labels are made from the first. Empty: the contract's first."""
+    width: int = 768
+    """Width of encoder and decoder."""
+    encoder_blocks: int = 12
+    decoder_blocks: int = 12
+    heads: int = 12
+    dropout: float = 0.0
+    tokens: int = 4
+    """P: latent tokens of a transition, of each kind (controllable, uncontrollable)."""
+    latent_width: int = 128
+    """d: width of a latent token and of the codebooks."""
+    codebook_size: int = 16
+    """K: codes of this stage's tokens."""
+    environment_codebook_size: int = 16
+    """Stage 2 only: codes of stage 1's codebook, which is kept."""
+    commit_weight: float = 0.25
+    """β of Eq. 11."""
+    restart_below: float = 0.05
+    """A code whose moving share of the tokens falls below this / K is put on a latent of the batch."""
+    features: FeatureConfig = field(default_factory=FeatureConfig)
+    text: TextConfig = field(default_factory=TextConfig)
+    """Stage 1 only."""
+    actions: ActionCodingConfig = field(default_factory=ActionCodingConfig)
+    """How a_t of Eq. 14 is normalised."""
+
+    def __post_init__(self) -> None:
+        for key in ("delta", "width", "encoder_blocks", "decoder_blocks", "heads", "tokens", "latent_width"):
+            check(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "at least 1")
+        check(self.width % self.heads == 0, "model.width", self.width, f"a multiple of heads={self.heads}")
+        check(self.width % 2 == 0, "model.width", self.width, "even: positions are sines and cosines in pairs")
+        check(0 <= self.dropout < 1, "model.dropout", self.dropout, "a probability below 1")
+        for key in ("codebook_size", "environment_codebook_size"):
+            check(getattr(self, key) >= 2, f"model.{key}", getattr(self, key), "at least 2")
+        check(self.commit_weight >= 0, "model.commit_weight", self.commit_weight, "at least 0")
+        check(0 <= self.restart_below < 1, "model.restart_below", self.restart_below, "in [0, 1)")
+        check(len(set(self.cameras)) == len(self.cameras), "model.cameras", self.cameras, "every camera once")
+
+    def cameras_of(self, contract: Contract) -> tuple[str, ...]:
+        """Names of the cameras whose transitions are learned. Raises ConfigError for one the contract lacks."""
+        missing = [name for name in self.cameras if name not in contract.camera_names]
+        check(not missing, "model.cameras", missing, f"cameras of contract {contract.name!r}: {contract.camera_names}")
+        return self.cameras or contract.camera_names[:1]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageDataConfig:
+    """Whose transitions are learned."""
+
+    datasets: tuple[Path, ...] = (Path("data/tabletop"),)
+    """LeRobotDataset v3.0 directories of one robot, mixed."""
+    contract: str = "jaka_minicobo"
+    """Contract by name or path; it must be the datasets'."""
+    validation_fraction: float = 0.05
+    """Share of the episodes that is never trained on."""
+    cache_dir: Path | None = None
+    """Folder of the feature files, shared by runs and by labelling; None: latent/features inside each dataset."""
+    feature_batch: int = 64
+    """Images that go through the frozen encoder at once."""
+    decode_threads: int = 2
+    """Threads that decode videos."""
+
+    def __post_init__(self) -> None:
+        check(len(self.datasets) > 0, "data.datasets", self.datasets, "at least one directory")
+        check(0 <= self.validation_fraction < 0.5, "data.validation_fraction", self.validation_fraction, "in [0, 0.5)")
+        check(self.feature_batch >= 1, "data.feature_batch", self.feature_batch, "at least 1")
+        check(1 <= self.decode_threads <= 64, "data.decode_threads", self.decode_threads, "1 to 64")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImageLamTrainConfig:
+    """One training run of the image model."""
+
+    kind: Literal["image"] = "image"
+    """Tells `lavla latent train` which of the two models a file is about."""
+    output: Path = Path("runs/latent_image")
+    """Folder of the run: model/, resume/, tensorboard/, codebook_usage.png; stage1/ when it trains that too."""
+    initial: Path | None = None
+    """Model to begin from. One of the same stage gives all weights (the paper fine-tunes UniVLA's stage 2 so); for
+    stage 2 one of stage 1 gives its latent tokens and its codebook, as in UniVLA."""
+    stage_one_steps: int = 50_000
+    """Stage 2 without ``initial`` only: stage 1 is trained first, for so many steps, into output/stage1."""
+    steps: int = 50_000
+    """Optimizer steps."""
+    batch_size: int = 64
+    """Transitions per optimizer step, over all processes and accumulation steps."""
+    accumulation: int = 1
+    """Forward and backward passes per optimizer step; more of them need less memory."""
+    learning_rate: float = 1e-4
+    """Of AdamW, constant."""
+    weight_decay: float = 1e-2
+    gradient_clip: float = 0.1
+    action_weight: float = 1.0
+    """λ_act of Eq. 15; 0 leaves the action head out (Table 6)."""
+    action_fraction: float = 0.05
+    """Share of the training transitions whose action is known to the action head: a fixed draw by ``seed``."""
+    action_head_width: int = 256
+    """Hidden width of the action head."""
+    seed: int = 0
+    threads: int | None = None
+    """CPU threads of torch; None leaves torch's choice."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast; weights, optimizer and codebooks stay float32."""
+    log_every: int = 100
+    validate_every: int = 1_000
+    save_every: int = 1_000
+    max_minutes: float | None = None
+    """Stop, with the model saved, after this time (for each stage)."""
+    resume: bool = True
+    """Continue from ``output/resume`` where it exists; false refuses to overwrite it."""
+    min_perplexity: float = 0.25
+    """Share of the codebook below which its perplexity is called unhealthy."""
+    model: ImageLamConfig = field(default_factory=ImageLamConfig)
+    data: ImageDataConfig = field(default_factory=ImageDataConfig)
+
+    def __post_init__(self) -> None:
+        for key in (
+            "steps",
+            "batch_size",
+            "accumulation",
+            "action_head_width",
+            "stage_one_steps",
+            "log_every",
+            "validate_every",
+            "save_every",
+        ):
+            check(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        check(
+            self.batch_size % self.accumulation == 0,
+            "batch_size",
+            self.batch_size,
+            f"a multiple of accumulation={self.accumulation}",
+        )
+        check(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "in (0, 1)")
+        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
+        check(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "above 0")
+        check(self.action_weight >= 0, "action_weight", self.action_weight, "at least 0")
+        check(0 < self.action_fraction <= 1, "action_fraction", self.action_fraction, "in (0, 1]")
+        check(self.seed >= 0, "seed", self.seed, "at least 0")
+        check(0 <= self.min_perplexity <= 1, "min_perplexity", self.min_perplexity, "in [0, 1]")
+        if self.threads is not None:
+            check(self.threads >= 1, "threads", self.threads, "at least 1")
+        if self.max_minutes is not None:
+            check(self.max_minutes > 0, "max_minutes", self.max_minutes, "above 0")
+
+
+def load_image_lam_config(path: Path) -> ImageLamTrainConfig:
+    """Read a run's YAML. Raises ConfigError naming the file, the key and the value at fault."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    return from_plain(ImageLamTrainConfig, data or {}, source=str(path))
