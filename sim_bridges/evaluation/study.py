@@ -1,0 +1,191 @@
+"""The paper's comparison on the tabletop, end to end and unattended: bags → latent actions → five policies → a table.
+
+Every stage is one ``lavla`` command in a process of its own, with its output in ``OUT/logs``; a stage that has been
+finished is not repeated, so a study that was stopped goes on.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lavla_ros.resources import config_path
+from sim_bridges.evaluation.results import write_json
+from sim_bridges.evaluation.statistics import wilson95
+
+STRATEGIES = ("baseline", "la_align", "la_direct", "la_cond", "la_tok")
+
+
+class StudyError(RuntimeError):
+    """A stage failed; the stages before it are kept."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class StudyConfig:
+    """One study."""
+
+    bags: tuple[Path, ...]
+    """Recorded episodes, or folders of them."""
+    out: Path
+    steps: int = 2_000
+    """Optimizer steps of every policy (Table 8: the same for all methods)."""
+    strategies: tuple[str, ...] = STRATEGIES
+    episodes: int = 100
+    """Lock-step episodes per policy, the same layouts for all."""
+    evaluation_seed: int = 2
+    live_episodes: int = 3
+    """Episodes of each policy through the policy node on the live stack; 0: none."""
+    workers: int = 2
+    """Parallel simulators while evaluating."""
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.strategies) - set(STRATEGIES))
+        if unknown or not self.strategies:
+            raise ValueError(f"strategies {unknown or '()'} are not of {list(STRATEGIES)}")
+        for key, low in (("steps", 1), ("episodes", 1), ("live_episodes", 0), ("workers", 1)):
+            if getattr(self, key) < low:
+                raise ValueError(f"{key} is {getattr(self, key)}; expected at least {low}")
+
+
+def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
+    """Run what is not done yet; returns the table (Markdown). Raises StudyError naming the stage and its log."""
+    stages = _Stages(config.out, say)
+    dataset, action, image = config.out / "dataset", config.out / "latent_action", config.out / "latent_image"
+    stages.run("convert", ["convert", *map(str, config.bags)], output=dataset)
+    for name, output in (("action", action), ("image", image)):
+        recipe = _recipe(f"latent/{name}_tabletop", {"output": str(output), "data.datasets": [str(dataset)]})
+        file = stages.write(f"latent_{name}.yaml", recipe)
+        stages.run(f"latent_{name}", ["latent", "train", name, "--config", str(file)])
+    models = [text for output in (action, image) for text in ("--model", str(output / "model"))]
+    stages.run("label", ["latent", "label", str(dataset), *models])
+    rows = []
+    for strategy in config.strategies:
+        output = config.out / strategy
+        overrides: dict[str, Any] = {
+            "output": str(output),
+            "steps": config.steps,
+            "data.dataset": str(dataset),
+            "data.cache_dir": str(config.out / "frames"),
+            "policy.strategy": {"name": strategy},
+        }
+        file = stages.write(f"{strategy}.yaml", _recipe("training/tabletop_tiny", overrides))
+        stages.run(f"train_{strategy}", ["train", "--config", str(file)])
+        policy, evaluated, live = str(output / "best"), output / "evaluation", output / "live"
+        evaluation = ["eval", "tabletop", "--policy", policy, "--seed", str(config.evaluation_seed)]
+        evaluation += ["--episodes", str(config.episodes), "--workers", str(config.workers)]
+        stages.run(f"evaluate_{strategy}", evaluation, output=evaluated)
+        if config.live_episodes:
+            demo = ["demo", "--policy", policy, "--episodes", str(config.live_episodes)]
+            stages.run(f"live_{strategy}", demo, output=live)
+        rows.append(_row(strategy, output, stages.seconds(f"train_{strategy}"), live=bool(config.live_episodes)))
+        _write_table(config, rows, stages)
+    return _write_table(config, rows, stages)
+
+
+class _Stages:
+    """Runs commands once each and remembers how long they took."""
+
+    def __init__(self, out: Path, say: Callable[[str], None]) -> None:
+        self._out, self._say = out, say
+        self._logs, self._configs = out / "logs", out / "configs"
+        for folder in (self._logs, self._configs):
+            folder.mkdir(parents=True, exist_ok=True)
+
+    def run(self, name: str, arguments: list[str], *, output: Path | None = None) -> None:
+        """``output``: given as --out; what a stage that was stopped left there is removed first."""
+        done = self._logs / f"{name}.json"
+        if done.exists():
+            self._say(f"{name}: done before")
+            return
+        if output is not None:
+            shutil.rmtree(output, ignore_errors=True)
+            arguments = [*arguments, "--out", str(output)]
+        self._say(f"{name}: lavla {' '.join(arguments)}")
+        log, began = self._logs / f"{name}.log", time.monotonic()
+        with log.open("a") as file:
+            status = subprocess.run(
+                [sys.executable, "-m", "lavla_ros.cli", *arguments], stdout=file, stderr=file, check=False
+            ).returncode
+        if status != 0:
+            tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-6:])
+            raise StudyError(f"{name} ended with status {status}; the end of {log}:\n  {tail}")
+        seconds = time.monotonic() - began
+        write_json(done, {"arguments": arguments, "seconds": round(seconds, 1)})
+        self._say(f"{name}: {seconds / 60:.1f} min")
+
+    def seconds(self, name: str) -> float:
+        return float(json.loads((self._logs / f"{name}.json").read_text())["seconds"])
+
+    @property
+    def total_s(self) -> float:
+        return sum(float(json.loads(file.read_text())["seconds"]) for file in self._logs.glob("*.json"))
+
+    def write(self, name: str, recipe: Mapping[str, Any]) -> Path:
+        file = self._configs / name
+        file.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
+        return file
+
+
+def _recipe(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A shipped recipe with some keys (dotted) replaced."""
+    recipe: dict[str, Any] = yaml.safe_load(config_path(f"{name}.yaml").read_text())
+    for path, value in overrides.items():
+        *parents, key = path.split(".")
+        section = recipe
+        for parent in parents:
+            section = section[parent]
+        section[key] = value
+    return recipe
+
+
+def _row(strategy: str, output: Path, train_s: float, *, live: bool) -> dict[str, Any]:
+    results = json.loads((output / "evaluation" / "results.json").read_text())
+    successes = sum(bool(e["success"]) for e in results["episodes"])
+    trials = len(results["episodes"]) - int(results["errors"])
+    low, high = wilson95(successes, trials)
+    best = yaml.safe_load((output / "best" / "config.yaml").read_text())["training"]
+    row = {
+        "strategy": strategy,
+        "successes": successes,
+        "episodes": trials,
+        "wilson95": [low, high],
+        "validation_mse": best["validation"].get("mse"),
+        "best_step": best["step"],
+        "train_minutes": round(train_s / 60, 1),
+    }
+    if live:
+        shown = json.loads((output / "live" / "results.json").read_text())["episodes"]
+        row["live"] = [sum(bool(e["success"]) for e in shown), len(shown)]
+    return row
+
+
+def _write_table(config: StudyConfig, rows: list[dict[str, Any]], stages: _Stages) -> Path:
+    lines = [
+        f"{config.steps} optimizer steps per policy, one training seed; {config.episodes} lock-step episodes of "
+        f"evaluation seed {config.evaluation_seed} each; {stages.total_s / 60:.0f} minutes in all.",
+        "",
+        "| strategy | success | Wilson 95% | live | validation MSE | best step | training |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for row in rows:
+        low, high = (100 * bound for bound in row["wilson95"])
+        rate = 100 * row["successes"] / max(1, row["episodes"])
+        live = f"{row['live'][0]}/{row['live'][1]}" if "live" in row else "–"
+        lines.append(
+            f"| {row['strategy']} | {row['successes']}/{row['episodes']} ({rate:.0f}%) "
+            f"| {low:.0f}% to {high:.0f}% | {live} "
+            f"| {row['validation_mse']:.4f} | {row['best_step']} | {row['train_minutes']} min |"
+        )
+    write_json(config.out / "study.json", {"steps": config.steps, "rows": rows, "seconds": stages.total_s})
+    table = config.out / "study.md"
+    table.write_text("\n".join(lines) + "\n")
+    return table
