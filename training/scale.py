@@ -8,8 +8,11 @@ where or how often it ran. Results come back in the order of the tasks.
 from __future__ import annotations
 
 import heapq
+import importlib
+import logging
 import multiprocessing
 import os
+import socket
 import threading
 from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
@@ -124,8 +127,10 @@ def run_tasks(
 class _Crew(Protocol):
     """Workers of one kind."""
 
-    lost: tuple[type[BaseException], ...]
-    """What ``result`` raises when the worker died, as opposed to what the task raised."""
+    @property
+    def lost(self) -> tuple[type[BaseException], ...]:
+        """What ``result`` raises when the worker died, as opposed to what the task raised."""
+        ...
 
     def capacity(self) -> int:
         """Tasks that can run at a time, at present."""
@@ -222,19 +227,20 @@ class _RayCluster:
 
     def __init__(self, workers: Workers) -> None:
         try:
-            import ray
+            ray = importlib.import_module("ray")
         except ImportError:
             raise ScaleError(
                 "a Ray cluster was asked for, but Ray is not installed: pip install 'lavla_ros[ray]', on every machine"
             ) from None
-        self._ray = ray
+        self._ray: Any = ray
         self._limit = workers.jobs
         self._gpus = workers.gpus_per_task
         self._opened = not ray.is_initialized()
         if self._opened:
             try:
-                ray.init(address=workers.ray, log_to_driver=False, logging_level="warning")
-            except (ConnectionError, RuntimeError, ValueError) as error:
+                _require_listener(workers.ray or "auto")
+                ray.init(address=workers.ray, log_to_driver=False, logging_level=logging.WARNING)
+            except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
                 raise ScaleError(
                     f"the Ray cluster at {workers.ray!r} cannot be reached: {_first_line(error)}. Start it with "
                     "`ray start --head` here, and `ray start --address=HOST:6379` on the other machines"
@@ -258,9 +264,9 @@ class _RayCluster:
     def submit(self, function: Callable[[Any], Any], task: Any) -> Future[Any]:
         if function not in self._remote:
             # max_calls 0: a worker keeps its loaded model from task to task, on GPUs too
-            self._remote[function] = self._ray.remote(
-                num_cpus=1, num_gpus=self._gpus or None, max_retries=0, max_calls=0
-            )(function)
+            self._remote[function] = self._ray.remote(num_cpus=1, num_gpus=self._gpus, max_retries=0, max_calls=0)(
+                function
+            )
         reference = self._remote[function].remote(task)
         future: Future[Any] = reference.future()
         self._references[future] = reference
@@ -278,6 +284,14 @@ class _RayCluster:
             self._ray.cancel(reference, force=True)
         if self._opened:
             self._ray.shutdown()
+
+
+def _require_listener(address: str) -> None:
+    """Raise OSError when nothing answers there: Ray itself would try for more than a minute."""
+    host, separator, port = address.rpartition(":")
+    if separator:
+        with socket.create_connection((host, int(port)), timeout=10):
+            pass
 
 
 def _first_line(error: BaseException) -> str:

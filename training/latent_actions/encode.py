@@ -58,7 +58,8 @@ class ActionTokenizer:
         ``needs_states`` is false. Raises EncodeError for other shapes and for values that are not finite.
         """
         if actions.ndim == 2:
-            return self.encode(actions[None], None if states is None else states[None])[0]
+            (only,) = self.encode(actions[None], None if states is None else states[None])
+            return np.asarray(only)
         length, width = self.chunk_size, len(self.action_names)
         if actions.ndim != 3 or not 1 <= actions.shape[1] <= length or actions.shape[2] != width:
             raise EncodeError(
@@ -81,7 +82,8 @@ class ActionTokenizer:
         Raises EncodeError for another shape, other than integers, and codes outside the codebook.
         """
         if codes.ndim == 1:
-            return self.decode(codes[None], None if states is None else states[None])[0]
+            (only,) = self.decode(codes[None], None if states is None else states[None])
+            return np.asarray(only)
         if codes.ndim != 2 or codes.shape[1] != self.chunk_size:
             raise EncodeError(f"codes have shape {codes.shape}; expected (N, H) with H = {self.chunk_size}")
         if codes.dtype.kind not in "iu":

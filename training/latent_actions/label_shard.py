@@ -72,9 +72,10 @@ def label_shard(task: ShardTask) -> int:
 class _Labeller(Protocol):
     """Pre-quantisation embeddings of episodes."""
 
-    dataset: EpisodeDataset
-    quantizer: EmaQuantizer | CodebookQuantizer
-
+    @property
+    def dataset(self) -> EpisodeDataset: ...
+    @property
+    def quantizer(self) -> EmaQuantizer | CodebookQuantizer: ...
     def latents(self, episode: Episode) -> Iterator[Tensor]:
         """(B, T, d) of the episode's steps in order: T = H tokens of a chunk or P of a transition."""
         ...

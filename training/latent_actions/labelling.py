@@ -212,7 +212,7 @@ def _is_done(folder: Path, manifest: Manifest, shard: Shard) -> bool:
         read = pq.read_metadata(folder / shard.file)
     except (OSError, pa.ArrowException):
         return False
-    return read.num_rows == shard.steps and (read.metadata or {}).get(IDENTITY, b"").decode() == manifest.identity
+    return bool(read.num_rows == shard.steps and (read.metadata or {}).get(IDENTITY) == manifest.identity.encode())
 
 
 @contextmanager

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import scale_tasks
-from scale_tasks import Task, begun, pids, wait_until, work
+from scale_tasks import Task, alive, begun, pids, wait_until, work
 from synthetic_bags import make_bag
 from synthetic_messages import small_contract
 
@@ -19,15 +19,6 @@ from training import convert as conversion
 from training.convert import ConversionError, convert
 from training.dataset import validate
 from training.scale import ScaleError, WorkerLostError, Workers, run_tasks
-
-
-def alive(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    # a zombie of another parent has ended
-    return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0] != "Z"
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
