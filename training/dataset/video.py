@@ -7,7 +7,9 @@ frame every 2nd frame keeps random access at 1–2 ms.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Iterator
+from contextlib import suppress
 from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
@@ -72,7 +74,11 @@ class VideoWriter:
 
 
 class VideoReader:
-    """Frames of one file by number. Reading forward needs no seek. Not thread-safe."""
+    """Frames of one file by number. Reading forward needs no seek. Not thread-safe.
+
+    One demuxer is kept across seeks and read to its end before it is given up: PyAV 18 never frees all of one that
+    is left early (240 bytes each, which random access makes gigabytes of in a long training).
+    """
 
     def __init__(self, path: Path, fps: int) -> None:
         """Raises DatasetError when the file is missing or damaged."""
@@ -84,10 +90,18 @@ class VideoReader:
             raise DatasetError(f"cannot open video {path}: {error}") from None
         self._stream.codec_context.thread_count = 1  # parallelism is over files
         self._fps = fps
-        self._decoder: Iterator[Any] | None = None
-        self._next = 0
+        self._packets: Iterator[Any] | None = None
+        self._decoded: deque[Any] = deque()
+        """Frames that came out of the decoder together with the one that was wanted."""
+        self._next: int | None = None
+        """Number of the frame that comes next without a seek; None: unknown."""
 
     def close(self) -> None:
+        with suppress(*_ERRORS):
+            if self._packets is not None:
+                self._seek(1 << 40)
+                for _ in self._packets:
+                    pass
         self._container.close()
 
     def frames(self, first: int, count: int) -> Iterator[NDArray[np.uint8]]:
@@ -98,11 +112,9 @@ class VideoReader:
     def frame(self, number: int) -> NDArray[np.uint8]:
         """Frame ``number`` (its presentation time is number / fps)."""
         try:
-            if self._decoder is None or not self._next <= number <= self._next + 2:
-                base = self._stream.time_base
-                self._container.seek(int(Fraction(number, self._fps) / base), stream=self._stream)
-                self._decoder = self._container.decode(self._stream)
-            for frame in self._decoder:
+            if self._next is None or not self._next <= number <= self._next + 2:
+                self._seek(number)
+            for frame in self._following():
                 found = round(frame.pts * frame.time_base * self._fps)
                 self._next = found + 1
                 if found == number:
@@ -110,10 +122,28 @@ class VideoReader:
                 if found > number:
                     break
         except _ERRORS as error:
-            self._decoder = None
+            self._next = None
             raise DatasetError(f"video {self.path} is damaged at frame {number}: {error}") from None
-        self._decoder = None
+        self._next = None
         raise DatasetError(f"video {self.path} has no frame {number} at {self._fps} fps")
+
+    def _seek(self, number: int) -> None:
+        """Go to the last key frame at or before ``number``."""
+        self._container.seek(int(Fraction(number, self._fps) / self._stream.time_base), stream=self._stream)
+        self._decoded.clear()
+
+    def _following(self) -> Iterator[Any]:
+        """Decoded frames from where the demuxer is, to the end."""
+        while True:
+            while self._decoded:
+                yield self._decoded.popleft()
+            if self._packets is None:
+                self._packets = self._container.demux(self._stream)
+            packet = next(self._packets, None)
+            if packet is None:
+                self._packets = None
+                return
+            self._decoded.extend(packet.decode())
 
 
 def probe(path: Path) -> tuple[int, int, int]:
