@@ -13,40 +13,82 @@ from lavla_ros.policy.config import ConfigError, PolicyConfig, check, from_plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MixturePart:
+    """One dataset of several that are trained on jointly."""
+
+    path: Path
+    """A LeRobotDataset v3.0 directory under the run's contract."""
+    weight: float = 1.0
+    """How often each of its samples is drawn, relative to the samples of the other datasets."""
+
+    def __post_init__(self) -> None:
+        check(0 < self.weight <= 1000, "data.mixture.weight", self.weight, "in (0, 1000]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     """Where samples come from and how they are fed."""
 
     dataset: Path = Path("data/tabletop")
-    """A LeRobotDataset v3.0 directory, as written by `lavla convert`."""
+    """A LeRobotDataset v3.0 directory, as written by `lavla convert` and `lavla import`."""
+    mixture: tuple[MixturePart, ...] = ()
+    """Several datasets to train on jointly (App. E.3), in place of ``dataset``; weights of 1 put them together."""
     contract: str = "jaka_minicobo"
-    """Contract by name or path; it must be the dataset's."""
+    """Contract by name or path; it must be that of every dataset."""
+    fraction: float = 1.0
+    """Share of the training episodes to use, per instruction, whole episodes drawn by the seed (App. E.1).
+    A smaller share is part of a larger one, and all are validated on the same episodes."""
     validation_fraction: float = 0.03
     """Share of the episodes that is never trained on; it picks the best checkpoint."""
+    frames: Literal["auto", "memory", "file", "video"] = "auto"
+    """Where frames come from while training. memory: decoded in advance. file: decoded once into ``cache_dir``.
+    video: decoded from the dataset at random access, again and again. auto: memory up to ``cache_bound_gib``
+    (with one process per machine), then file where the disk has room for it, else video."""
     cache_bound_gib: float = 4.0
-    """Decoded frames are kept in memory up to this size, beyond it in a memory-mapped file."""
+    """Frames kept in memory by ``frames: auto``, at most."""
     cache_dir: Path | None = None
-    """Folder of that file; None: inside the run's directory."""
+    """Folder of the frame files, shared by runs and processes; None: inside the run's directory."""
+    decode_threads: int = 2
+    """Threads that decode videos, per process."""
 
     def __post_init__(self) -> None:
+        check(0 < self.fraction <= 1, "data.fraction", self.fraction, "in (0, 1]")
         check(0 <= self.validation_fraction < 0.5, "data.validation_fraction", self.validation_fraction, "in [0, 0.5)")
         check(self.cache_bound_gib >= 0, "data.cache_bound_gib", self.cache_bound_gib, "at least 0")
+        check(1 <= self.decode_threads <= 64, "data.decode_threads", self.decode_threads, "1 to 64")
+        paths = [str(part.path) for part in self.mixture]
+        check(len(set(paths)) == len(paths), "data.mixture", paths, "every dataset once; repeat samples by weight")
+
+    @property
+    def parts(self) -> tuple[MixturePart, ...]:
+        """The datasets to train on: the mixture, or the one dataset."""
+        return self.mixture or (MixturePart(path=self.dataset),)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AugmentConfig:
-    """Random changes of the images, one draw per image; 0 turns each off."""
+    """Random changes of the images, one draw per image; the defaults change nothing."""
 
     shift_px: int = 0
     """Largest shift in each direction, pixels at the backbone's resolution; edges are repeated."""
+    crop_area: float = 1.0
+    """A square of an area drawn from [this, 1], at a random place, is enlarged to the whole image. What is seen
+    live, uncropped, lies within that range, so nothing has to be cropped there."""
     brightness: float = 0.0
     """Factor drawn from 1 ± this."""
     contrast: float = 0.0
     """Factor drawn from 1 ± this, about the image's mean."""
+    saturation: float = 0.0
+    """Factor drawn from 1 ± this, about the image's grey values."""
+    hue: float = 0.0
+    """Turn of the colour wheel drawn from ± this, in whole turns."""
 
     def __post_init__(self) -> None:
         check(0 <= self.shift_px <= 32, "augment.shift_px", self.shift_px, "in [0, 32]")
-        check(0 <= self.brightness < 1, "augment.brightness", self.brightness, "in [0, 1)")
-        check(0 <= self.contrast < 1, "augment.contrast", self.contrast, "in [0, 1)")
+        check(0.25 <= self.crop_area <= 1, "augment.crop_area", self.crop_area, "in [0.25, 1]")
+        for key in ("brightness", "contrast", "saturation"):
+            check(0 <= getattr(self, key) < 1, f"augment.{key}", getattr(self, key), "in [0, 1)")
+        check(0 <= self.hue <= 0.5, "augment.hue", self.hue, "in [0, 0.5]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,21 +138,27 @@ class TrainConfig:
     """One training run."""
 
     output: Path = Path("runs/train")
-    """Folder of the run: best/, last/, resume/, tensorboard/."""
+    """Folder of the run: best/, last/, resume/, metrics.jsonl, tensorboard/."""
     steps: int = 30_000
     """Optimizer steps."""
     batch_size: int = 128
     """Samples per optimizer step, over all processes and accumulation steps."""
     accumulation: int = 1
-    """Forward and backward passes per optimizer step."""
+    """Forward and backward passes per optimizer step; more of them need less memory."""
     seed: int = 0
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""
     precision: Literal["float32", "bfloat16"] = "float32"
+    """bfloat16: autocast; weights and optimizer stay float32."""
+    gradient_checkpointing: bool = False
+    """Recompute the backbone's activations in the backward pass: a third more time, far less memory."""
     loss_on_padding: bool = False
     """Count the repeated last action beyond an episode's end as a target (hold still)."""
     half_checkpoints: bool = False
     """Store policies as float16."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+    """Where figures go besides metrics.jsonl; wandb must be installed for itself."""
+    wandb_project: str = "lavla"
     log_every: int = 50
     validate_every: int = 1_000
     save_every: int = 1_000

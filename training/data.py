@@ -1,13 +1,13 @@
-"""From a dataset of episodes to normalised batches, in an order that depends on (seed, step) alone.
+"""From datasets of episodes to normalised batches, in an order that depends on (seed, position) alone.
 
-Frames are decoded once, reduced to the backbone's resolution and kept: in memory up to a bound,
-beyond it in a memory-mapped file. That suits tabletop-sized data (50 000 camera frames at 112² are
-1.9 GB).
+Several datasets are one after the other: sample i is step i of their concatenation. Numbers and labels are in memory
+(per sample 4 · (S + A) bytes, 24 of indices, and its labels' own), chunks are cut and coded when a batch is made, and
+frames come from :mod:`training.frames`, which says what they cost.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -18,12 +18,15 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lavla_ros.contract import Contract
-from lavla_ros.policy.images import shrink
+from lavla_ros.policy.config import ConfigError
 from lavla_ros.policy.model import VlaBatch
 from lavla_ros.policy.normalization import Normalizer
 from lavla_ros.policy.prompt import PromptBuilder
-from training.augment import augment_images
-from training.config import AugmentConfig, DataConfig
+from lavla_ros.policy.strategies import LabelSpec, check_labels
+from training.config import DataConfig, MixturePart
+from training.dataset import EpisodeDataset
+from training.frames import Frames, JoinedFrames, MemoryFrames, OnFrame, open_frames
+from training.machine import GIB
 
 
 class DataError(ValueError):
@@ -34,121 +37,233 @@ class DatasetLike(Protocol):
     """What is read of ``training.dataset.EpisodeDataset``."""
 
     @property
+    def path(self) -> Path: ...
+
+    @property
     def states(self) -> NDArray[np.float32]:
         """(N, S)"""
         ...
 
     @property
-    def episode_of(self) -> NDArray[np.int64]:
-        """(N,) episode index of every step."""
+    def actions(self) -> NDArray[np.float32]:
+        """(N, A)"""
         ...
 
-    def chunk(self, index: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
-        """(H, A) labels of a step, and (H,) which of them are real."""
+    @property
+    def episode_of(self) -> NDArray[np.int64]:
+        """(N,) episode index of every step; the steps of an episode stand together."""
         ...
 
     def instruction(self, index: int) -> str: ...
 
-    def frames(self, camera: str) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+    def frames(self, camera: str, *, threads: int = 2) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(index, (H, W, 3) RGB) of every step, in order."""
         ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LoadedData:
-    """A dataset in memory: raw states and actions, reduced frames."""
+class Source:
+    """One opened dataset of a mixture."""
 
-    frames: NDArray[np.uint8]
-    """(N, cameras, size, size, 3), cameras in the contract's order."""
+    dataset: DatasetLike
+    name: str
+    """For messages: its path."""
+    weight: float = 1.0
+    labels: Mapping[str, NDArray[Any]]
+    """Latent labels by key, one row per step."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedData:
+    """All datasets of a run as one: raw states and actions, reduced frames, N samples."""
+
+    frames: Frames
     states_NS: NDArray[np.float32]
-    actions_NHA: NDArray[np.float32]
-    mask_NH: NDArray[np.bool_]
+    actions_NA: NDArray[np.float32]
+    last_N: NDArray[np.int64]
+    """Index of the last sample of each sample's episode."""
+    episode_N: NDArray[np.int64]
+    """Episodes, numbered through all datasets."""
     instructions: tuple[str, ...]
     """Distinct instructions."""
     instruction_N: NDArray[np.int64]
-    episode_N: NDArray[np.int64]
+    weight_N: NDArray[np.float32]
+    """How often a sample is drawn, relative to the others."""
     labels: Mapping[str, NDArray[Any]]
     """Latent labels by key, N rows each; empty for strategies that need none."""
+    sources: tuple[tuple[str, int], ...]
+    """(name, number of samples) of every dataset."""
 
     def __len__(self) -> int:
         return len(self.states_NS)
 
+    def chunks(self, indices: NDArray[np.int64], steps: int) -> tuple[NDArray[np.float32], NDArray[np.bool_]]:
+        """(B, H, A) actions from each sample on, the episode's last one repeated, and (B, H) which are real."""
+        wanted_BH = indices[:, None] + np.arange(steps)
+        last_B1 = self.last_N[indices][:, None]
+        return self.actions_NA[np.minimum(wanted_BH, last_B1)], wanted_BH <= last_B1
+
+    def latent_labels(self, key: str, indices: NDArray[np.int64], steps: int) -> NDArray[Any]:
+        """Labels of a batch: z_img (B, H, P) and c_img (B, H, P, d), or z_act (B, H) and c_act (B, H, d).
+
+        Image labels belong to a step; those of the H steps of a chunk are gathered, the last of the episode
+        repeated. Action labels belong to a chunk: a sample's row has all of its H steps.
+        """
+        rows = indices
+        if is_per_step(key):
+            rows = np.minimum(indices[:, None] + np.arange(steps), self.last_N[indices][:, None])
+        found: NDArray[Any] = self.labels[key][rows]
+        return found
+
+    def describe(self, index: int) -> str:
+        """Where a sample comes from, for people."""
+        ends = np.cumsum([count for _, count in self.sources])
+        part = int(np.searchsorted(ends, index, side="right"))
+        name, count = self.sources[part]
+        step = index - int(np.searchsorted(self.episode_N, self.episode_N[index]))
+        return f"sample {index - int(ends[part]) + count} of {name} (step {step} of its episode)"
+
+
+def is_per_step(label: str) -> bool:
+    """True for labels of image transitions, False for those of action chunks."""
+    return label.endswith("_img")
+
+
+def open_sources(config: DataConfig, contract: Contract, specs: Mapping[str, LabelSpec]) -> list[Source]:
+    """Open the configured datasets and read the labels that ``specs`` names, before anything is decoded.
+
+    Raises DataError for a missing dataset or unusable labels, DatasetError for damage or another contract.
+    """
+    sources = []
+    for part in config.parts:
+        if not part.path.exists():
+            raise DataError(f"dataset {part.path} does not exist; make it with `lavla convert` or `lavla import`")
+        dataset = EpisodeDataset(part.path, contract)
+        labels = _read_labels(part, dataset, specs) if specs else {}
+        sources.append(Source(dataset=dataset, name=str(part.path), weight=part.weight, labels=labels))
+    return sources
+
+
+def _read_labels(
+    part: MixturePart, dataset: EpisodeDataset, specs: Mapping[str, LabelSpec]
+) -> Mapping[str, NDArray[Any]]:
+    from training.latent_actions.labels import LabelError, dataset_hash, read_labels
+
+    try:
+        labels = read_labels(part.path, tuple(specs), dataset_hash(dataset))
+        check_labels(specs, labels, steps=len(dataset))
+    except (LabelError, ConfigError) as error:
+        raise DataError(f"{part.path}: {error}") from None
+    for key, values in labels.items():
+        if values.dtype.kind == "f" and not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise DataError(f"{part.path}: label {key!r} of sample {row} is not finite; make the labels again")
+    return labels
+
 
 def load_data(
-    dataset: DatasetLike,
+    sources: Sequence[Source],
     contract: Contract,
     config: DataConfig,
     *,
     image_size: int,
     cache_dir: Path,
-    on_frame: Callable[[int, int], None] = lambda done, total: None,
+    on_frame: OnFrame = lambda done, total: None,
 ) -> LoadedData:
-    """Read everything once; ``on_frame(done, total)`` follows the decoding.
+    """Join the datasets; ``on_frame(done, total)`` follows the decoding of each.
 
-    Raises DataError for an empty dataset, a shape that isn't the contract's, a value that isn't
-    finite, or a camera without a frame for every step.
+    Raises DataError for an empty dataset, a shape that isn't the contract's or a value that isn't finite,
+    FrameError for missing frames, RoomError for too little memory or disk.
     """
-    states = np.ascontiguousarray(dataset.states, dtype=np.float32)
-    count = len(states)
-    if count == 0:
-        raise DataError("the dataset has no samples; record and convert episodes first")
-    _check_array("state", states, (count, contract.state_dim))
-    chunks = [dataset.chunk(i) for i in range(count)]
-    actions = np.stack([actions_HA for actions_HA, _ in chunks]).astype(np.float32)
-    mask = np.stack([mask_H for _, mask_H in chunks])
-    _check_array("action chunk", actions, (count, contract.chunk_size, contract.action_dim))
-    _check_array("action mask", mask, (count, contract.chunk_size))
-    if not mask[:, 0].all():
-        raise DataError(f"sample {int(np.argmin(mask[:, 0]))} has no real action")
-    known: dict[str, int] = {}
-    instruction_N = np.array([known.setdefault(dataset.instruction(i), len(known)) for i in range(count)])
+    for source in sources:
+        _check_numbers(source, contract)
+    counts = [len(source.dataset.states) for source in sources]
+    memory_left = int(config.cache_bound_gib * GIB)
+    frames: list[Frames] = []
+    for number, source in enumerate(sources):
+        part = open_frames(
+            source.dataset,
+            counts[number],
+            contract,
+            config,
+            size=image_size,
+            cache_dir=cache_dir,
+            memory_left=memory_left,
+            on_frame=on_frame,
+        )
+        memory_left -= part.array.nbytes if isinstance(part, MemoryFrames) else 0
+        frames.append(part)
 
-    frames = _frame_store((count, len(contract.cameras), image_size, image_size, 3), config, cache_dir)
-    total = count * len(contract.cameras)
-    for c, spec in enumerate(contract.cameras):
-        seen = 0
-        for index, image in dataset.frames(spec.name):
-            _check_array(f"image of {spec.name!r} at sample {index}", image, (spec.height, spec.width, 3))
-            frames[index, c] = shrink(image, image_size)
-            seen += 1
-            on_frame(c * count + seen, total)
-        if seen != count:
-            raise DataError(f"camera {spec.name!r} has {seen} frames for {count} steps; run `lavla dataset check`")
+    episodes: list[NDArray[np.int64]] = []
+    lasts: list[NDArray[np.int64]] = []
+    seen = 0
+    for source, first in zip(sources, np.cumsum([0, *counts[:-1]]), strict=True):
+        numbers, starts, lengths = np.unique(source.dataset.episode_of, return_index=True, return_counts=True)
+        episodes.append(np.repeat(np.arange(len(numbers)) + seen, lengths))
+        lasts.append(np.repeat(first + starts + lengths - 1, lengths))
+        seen += len(numbers)
+    known: dict[str, int] = {}
+    texts = (s.dataset.instruction(i) for s, count in zip(sources, counts, strict=True) for i in range(count))
     return LoadedData(
-        frames=frames,
-        states_NS=states,
-        actions_NHA=actions,
-        mask_NH=mask,
+        frames=JoinedFrames(frames),
+        states_NS=np.concatenate([s.dataset.states for s in sources]).astype(np.float32),
+        actions_NA=np.concatenate([s.dataset.actions for s in sources]).astype(np.float32),
+        last_N=np.concatenate(lasts).astype(np.int64),
+        episode_N=np.concatenate(episodes).astype(np.int64),
+        instruction_N=np.fromiter((known.setdefault(text, len(known)) for text in texts), np.int64, sum(counts)),
         instructions=tuple(known),
-        instruction_N=instruction_N.astype(np.int64),
-        episode_N=np.asarray(dataset.episode_of, dtype=np.int64),
-        labels={},
+        weight_N=np.repeat(np.array([s.weight for s in sources], np.float32), counts),
+        labels={key: np.concatenate([s.labels[key] for s in sources]) for key in sources[0].labels},
+        sources=tuple((s.name, count) for s, count in zip(sources, counts, strict=True)),
     )
 
 
-def split_episodes(data: LoadedData, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sample indices for training and validation; an episode is wholly in one of them."""
-    episodes = np.unique(data.episode_N)
-    held_out = min(round(fraction * len(episodes)), len(episodes) - 1)
-    if fraction > 0 and len(episodes) > 1:
+def split_episodes(
+    data: LoadedData, *, validation: float, fraction: float, seed: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Sample indices for training and validation; an episode is wholly in one of them, or unused.
+
+    ``fraction`` of the episodes that are left for training is used, of every instruction (at least one episode). A
+    smaller fraction is part of a larger one.
+    """
+    episodes, starts = np.unique(data.episode_N, return_index=True)
+    order = np.random.default_rng((seed, 7)).permutation(len(episodes))
+    held_out = min(round(validation * len(episodes)), len(episodes) - 1)
+    if validation > 0 and len(episodes) > 1:
         held_out = max(held_out, 1)
-    chosen = np.random.default_rng((seed, 7)).permutation(episodes)[:held_out]
-    is_validation = np.isin(data.episode_N, chosen)
-    return np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
+    training = order[held_out:]
+    tasks = data.instruction_N[starts[training]]
+    used = [training[tasks == task] for task in np.unique(tasks)]
+    used = [of_task[: max(1, round(fraction * len(of_task)))] for of_task in used]
+    in_training = np.isin(data.episode_N, episodes[np.concatenate(used)])
+    in_validation = np.isin(data.episode_N, episodes[order[:held_out]])
+    return np.flatnonzero(in_training), np.flatnonzero(in_validation)
 
 
 class SampleStream:
-    """An endless sequence of sample indices: one fresh permutation per epoch, nothing to save.
+    """An endless sequence of sample indices, one fresh permutation per epoch, with nothing to save.
 
     Position p is a function of the seed and p alone, so a resumed run sees exactly what the
     uninterrupted one would have seen. With several processes each takes its share of every batch.
+    In an epoch a sample of weight 2.3 occurs twice, and a third time by a chance of 0.3.
     """
 
-    def __init__(self, indices: NDArray[np.int64], seed: int) -> None:
+    def __init__(self, indices: NDArray[np.int64], seed: int, weights: NDArray[np.float32] | None = None) -> None:
         if len(indices) == 0:
             raise DataError("no samples are left for training; lower data.validation_fraction or add episodes")
-        self._indices = indices
         self._seed = seed
+        weights = np.ones(len(indices), np.float32) if weights is None else weights
+        self._always = np.repeat(indices, np.floor(weights).astype(np.int64))
+        self._sometimes = []
+        """(samples of one weight, how many of them occur once more in an epoch)"""
+        for weight in np.unique(weights):
+            group = indices[weights == weight]
+            extra = round(float(weight % 1) * len(group))
+            if extra:
+                self._sometimes.append((group, extra))
+        self.epoch_length = len(self._always) + sum(extra for _, extra in self._sometimes)
+        if self.epoch_length == 0:
+            raise DataError("the weights of data.mixture leave no sample in an epoch; raise them")
         self._epoch = -1
         self._order = indices
 
@@ -156,10 +271,11 @@ class SampleStream:
         """Sample indices at positions ``start … start + count - 1``."""
         parts = []
         while count > 0:
-            epoch, offset = divmod(start, len(self._indices))
+            epoch, offset = divmod(start, self.epoch_length)
             if epoch != self._epoch:
                 rng = np.random.default_rng((self._seed, 11, epoch))
-                self._epoch, self._order = epoch, rng.permutation(self._indices)
+                chosen = [rng.choice(group, extra, replace=False) for group, extra in self._sometimes]
+                self._epoch, self._order = epoch, rng.permutation(np.concatenate([self._always, *chosen]))
             part = self._order[offset : offset + count]
             parts.append(part)
             start, count = start + len(part), count - len(part)
@@ -167,43 +283,40 @@ class SampleStream:
 
 
 class BatchMaker:
-    """Indices → normalised tensors; everything but the pixels is coded once, in advance."""
+    """Indices and their frames → normalised tensors."""
 
     def __init__(
         self,
         data: LoadedData,
         normalizer: Normalizer,
         prompt: PromptBuilder,
-        augment: AugmentConfig,
         *,
         required_labels: Sequence[str],
         loss_on_padding: bool,
     ) -> None:
         missing = [key for key in required_labels if key not in data.labels]
         if missing:
-            raise DataError(f"the strategy needs the labels {missing}, which the dataset lacks; make them first")
+            raise DataError(f"the strategy needs the labels {missing}, which the data lack; make them first")
         self._data = data
+        self._normalizer = normalizer
         self._prompt = prompt
-        self._augment = augment
-        self._states = torch.from_numpy(normalizer.encode_state(data.states_NS))
-        self._actions = torch.from_numpy(normalizer.encode_actions(data.actions_NHA, data.states_NS))
-        weight = np.ones_like(data.mask_NH) if loss_on_padding else data.mask_NH
-        self._weight = torch.from_numpy(weight.astype(np.float32))
-        self._labels = {key: torch.from_numpy(np.ascontiguousarray(data.labels[key])) for key in required_labels}
+        self._required = tuple(required_labels)
+        self._loss_on_padding = loss_on_padding
 
-    def __call__(self, indices: NDArray[np.int64], rng: np.random.Generator | None) -> VlaBatch:
-        """The batch of these samples; ``rng`` None: no augmentation."""
-        images = torch.from_numpy(self._data.frames[indices])
-        if rng is not None:
-            images = augment_images(images, self._augment, rng)
-        rows = torch.from_numpy(indices)
+    def __call__(self, indices: NDArray[np.int64], frames: NDArray[np.uint8]) -> VlaBatch:
+        """The batch of these samples on the CPU, with raw pixels; ``frames``: theirs."""
+        data, steps = self._data, self._normalizer.contract.chunk_size
+        states_BS = data.states_NS[indices]
+        actions_BHA, real_BH = data.chunks(indices, steps)
+        weight_BH = np.ones_like(real_BH) if self._loss_on_padding else real_BH
+        labels = {key: data.latent_labels(key, indices, steps) for key in self._required}
         return VlaBatch(
-            images=images,
-            tokens_BL=self._prompt([self._data.instructions[i] for i in self._data.instruction_N[indices]]),
-            state_BS=self._states[rows],
-            actions_BHA=self._actions[rows],
-            weight_BH=self._weight[rows],
-            labels={key: value[rows] for key, value in self._labels.items()},
+            images=torch.from_numpy(frames),
+            tokens_BL=self._prompt([data.instructions[i] for i in data.instruction_N[indices]]),
+            state_BS=torch.from_numpy(self._normalizer.encode_state(states_BS)),
+            actions_BHA=torch.from_numpy(self._normalizer.encode_actions(actions_BHA, states_BS)),
+            weight_BH=torch.from_numpy(weight_BH.astype(np.float32)),
+            labels={key: torch.from_numpy(_plain_type(values)) for key, values in labels.items()},
         )
 
 
@@ -223,16 +336,24 @@ def to_device(batch: VlaBatch, device: torch.device) -> VlaBatch:
     )
 
 
-def _frame_store(shape: tuple[int, ...], config: DataConfig, cache_dir: Path) -> NDArray[np.uint8]:
-    size_bytes = int(np.prod(shape, dtype=np.int64))
-    if size_bytes <= config.cache_bound_gib * 2**30:
-        return np.zeros(shape, dtype=np.uint8)
-    cache_dir.mkdir(parents=True, exist_ok=True)
-    return np.lib.format.open_memmap(cache_dir / "frames.npy", mode="w+", dtype=np.uint8, shape=shape)
+def _plain_type(values: NDArray[Any]) -> NDArray[Any]:
+    """Codes as int64 and embeddings as float32, however compactly they are stored."""
+    return values.astype(np.float32 if values.dtype.kind == "f" else np.int64)
 
 
-def _check_array(what: str, value: NDArray[Any], expected: tuple[int, ...]) -> None:
-    if tuple(value.shape) != expected:
-        raise DataError(f"the {what} has shape {tuple(value.shape)}; the contract says {expected}")
-    if value.dtype.kind == "f" and not np.isfinite(value).all():
-        raise DataError(f"the {what} is not finite at sample {int(np.argwhere(~np.isfinite(value))[0][0])}")
+def _check_numbers(source: Source, contract: Contract) -> None:
+    dataset = source.dataset
+    count = len(dataset.states)
+    if count == 0:
+        raise DataError(f"{source.name} has no samples; record and convert episodes first")
+    for what, values, width in (
+        ("state", dataset.states, contract.state_dim),
+        ("action", dataset.actions, contract.action_dim),
+    ):
+        if values.shape != (count, width):
+            raise DataError(f"{source.name}: the {what} has shape {values.shape}; the contract says {(count, width)}")
+        if not np.isfinite(values).all():
+            row = int(np.argwhere(~np.isfinite(values))[0][0])
+            raise DataError(f"{source.name}: the {what} of sample {row} is not finite; run `lavla dataset check`")
+    if (np.diff(dataset.episode_of) < 0).any():
+        raise DataError(f"{source.name}: the steps of an episode do not stand together; run `lavla dataset check`")

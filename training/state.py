@@ -1,17 +1,23 @@
-"""Everything that a run needs to go on as if it had never stopped. Safetensors and JSON only."""
+"""Everything that a run needs to go on as if it had never stopped. Safetensors and JSON only.
+
+Tensors that FSDP has divided among processes are gathered one by one to be saved, and divided again when read, so a
+run can go on with another number of processes. What gathers must be called by all of them.
+"""
 
 from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lavla_ros.policy.checkpoint import CheckpointError, read_tensors, replace_directory
 
@@ -24,8 +30,8 @@ class Progress:
     """Optimizer steps done."""
     best: float | None
     """Lowest validation error so far."""
-    fingerprint: str
-    """Hash of what must not change between the parts of one run: configuration and data."""
+    identity: Mapping[str, Any]
+    """What must not change between the parts of one run: settings, contract and data."""
     seconds: float
     """Training time so far."""
 
@@ -35,54 +41,80 @@ class Ema:
 
     def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float) -> None:
         self.decay = decay
-        self._sources = list(parameters.values())
+        self._sources = parameters
         self.tensors = {name: p.detach().float().clone() for name, p in parameters.items()}
 
     @torch.no_grad()
     def update(self, step: int) -> None:
         """After optimizer step ``step`` (0 for the first)."""
         decay = min(self.decay, (1 + step) / (10 + step))
-        sources = [p.detach().float() for p in self._sources]
+        sources = [p.detach().float() for p in self._sources.values()]
         torch._foreach_lerp_(list(self.tensors.values()), sources, 1 - decay)
 
+    @contextmanager
+    def applied(self) -> Iterator[None]:
+        """The averaged weights in the network's place, for the time of the block."""
+        kept = {name: p.detach().clone() for name, p in self._sources.items()}
+        try:
+            self._copy(self.tensors)
+            yield
+        finally:
+            self._copy(kept)
 
-def save_state(
-    path: Path,
-    progress: Progress,
-    parameters: Mapping[str, nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    ema: Ema | None,
-) -> None:
-    """Write the resume directory, replacing the last one whole."""
+    @torch.no_grad()
+    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
+        for name, parameter in self._sources.items():
+            parameter.copy_(tensors[name])
+
+
+def gather_state(
+    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema | None, *, keep: bool
+) -> dict[str, Tensor]:
+    """Parameters, moments and averages on the CPU, whole. All processes call it; those without ``keep`` get nothing."""
+    tensors = gather(parameters, "parameter/", keep=keep)
+    for key in ("exp_avg", "exp_avg_sq", "step"):
+        moments = {name: optimizer.state[parameter][key] for name, parameter in parameters.items()}
+        tensors |= gather(moments, f"optimizer/{key}/", keep=keep)
+    if ema is not None:
+        tensors |= gather(ema.tensors, "ema/", keep=keep)
+    return tensors
+
+
+def gather(tensors: Mapping[str, Tensor], prefix: str = "", *, keep: bool) -> dict[str, Tensor]:
+    """Whole tensors on the CPU, one after the other. All processes call it; those without ``keep`` get nothing."""
+    found = {}
+    for name, tensor in tensors.items():
+        value = tensor.detach()
+        value = value.full_tensor() if isinstance(value, DTensor) else value
+        if keep:
+            found[f"{prefix}{name}"] = value.cpu().contiguous()
+    return found
+
+
+def save_state(path: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
+    """Write the resume directory, replacing the last one whole. One process calls it."""
     staging = path.with_name(path.name + ".partial")
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
-    tensors = {f"parameter/{name}": p.detach().cpu().contiguous() for name, p in parameters.items()}
-    for name, parameter in parameters.items():
-        for key, value in optimizer.state.get(parameter, {}).items():
-            tensors[f"optimizer/{key}/{name}"] = value.detach().cpu().contiguous()
-    if ema is not None:
-        tensors |= {f"ema/{name}": value.cpu().contiguous() for name, value in ema.tensors.items()}
-    save_file(tensors, str(staging / "state.safetensors"))
-    (staging / "progress.json").write_text(
-        json.dumps(
-            {
-                "step": progress.step,
-                "best": progress.best,
-                "fingerprint": progress.fingerprint,
-                "seconds": progress.seconds,
-            }
-        )
-    )
+    save_file(dict(tensors), str(staging / "state.safetensors"))
+    (staging / "progress.json").write_text(json.dumps(asdict(progress)))
     replace_directory(staging, path)
 
 
-def find_state(path: Path) -> Path | None:
-    """The newest complete resume directory: ``path``, or the one that a crash left beside it."""
-    for candidate in (path, path.with_name(path.name + ".old")):
-        if (candidate / "progress.json").exists():
-            return candidate
-    return None
+def recover(folder: Path, name: str) -> Path | None:
+    """``folder/name``, put back from its predecessor where a crash came between two renames; None: there is none."""
+    path, old = folder / name, folder / f"{name}.old"
+    if not path.exists() and old.exists():
+        old.rename(path)
+    return path if path.exists() else None
+
+
+def differences(saved: object, present: object, key: str = "") -> list[str]:
+    """Readable lines ``key: saved → present`` for every leaf that differs."""
+    if isinstance(saved, Mapping) and isinstance(present, Mapping):
+        keys = sorted({*saved, *present})
+        return [line for k in keys for line in differences(saved.get(k), present.get(k), f"{key}.{k}".lstrip("."))]
+    return [] if saved == present else [f"{key}: {saved!r} → {present!r}"]
 
 
 def load_progress(path: Path) -> Progress:
@@ -92,7 +124,7 @@ def load_progress(path: Path) -> Progress:
         return Progress(
             step=int(data["step"]),
             best=None if data["best"] is None else float(data["best"]),
-            fingerprint=str(data["fingerprint"]),
+            identity=dict(data["identity"]),
             seconds=float(data["seconds"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
@@ -108,16 +140,18 @@ def load_state(
     def take(key: str, like: Tensor) -> Tensor:
         if key not in tensors or tensors[key].shape != like.shape:
             raise CheckpointError(f"{path}: {key} is missing or misshapen; delete {path} to start anew")
-        return tensors[key].to(like.device)
+        value = tensors[key].to(like.device)
+        return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
 
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(take(f"parameter/{name}", parameter))
             state = optimizer.state[parameter]
             for key in ("exp_avg", "exp_avg_sq"):
-                # zeros_like keeps the parameter's memory layout, which the fused optimizer relies on.
+                # zeros_like keeps the parameter's memory layout, which the fused optimizer relies on
                 state[key] = torch.zeros_like(parameter).copy_(take(f"optimizer/{key}/{name}", parameter))
-            state["step"] = take(f"optimizer/step/{name}", torch.zeros(())).clone()
+            # the fused optimizer wants its step counter where the parameter is
+            state["step"] = take(f"optimizer/step/{name}", torch.zeros((), device=parameter.device)).clone()
         if ema is not None:
             for name, value in ema.tensors.items():
                 value.copy_(take(f"ema/{name}", value))

@@ -1,0 +1,141 @@
+"""A small learnable world, in memory and as a dataset on disk, and a policy small enough to be trained in a test.
+
+A bright square's place in the image, the same throughout an episode, says how fast joint 1 moves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import yaml
+from numpy.typing import NDArray
+
+from lavla_ros.contract import Contract, load_contract
+from lavla_ros.policy.config import BackboneConfig, HeadConfig, PolicyConfig, TinyConfig
+from training.config import AugmentConfig, DataConfig, OptimConfig, TrainConfig
+from training.data import LoadedData, Source, load_data
+from training.dataset import DatasetWriter, EpisodeArrays, layout, stats
+from training.dataset.video import VideoWriter
+
+SIZE, HORIZON = 32, 4
+INSTRUCTION = "put the mango into the bowl"
+
+
+def world_contract() -> Contract:
+    full = load_contract("jaka_minicobo")
+    cameras = tuple(replace(camera, width=SIZE, height=SIZE) for camera in full.cameras)
+    return replace(full, cameras=cameras, chunk_size=HORIZON)
+
+
+class World:
+    """The interface of EpisodeDataset."""
+
+    def __init__(self, path: Path = Path("world"), *, episodes: int = 8, length: int = 10, seed: int = 0) -> None:
+        rng = np.random.default_rng(seed)
+        self.path = path
+        self.length = length
+        self.episode_of = np.repeat(np.arange(episodes), length)
+        self.places = np.repeat(rng.integers(6, SIZE - 6, episodes), length)
+        steps = np.tile(np.arange(length), episodes)
+        starts = np.repeat(rng.normal(0, 0.3, (episodes, 7)), length, axis=0)
+        speed = (self.places / SIZE - 0.5) * 0.2
+
+        def joints(ahead: int) -> NDArray[np.float32]:
+            values = starts.copy()
+            values[:, 0] += speed * (steps + ahead)
+            values[:, -1] = self.places > SIZE / 2
+            return values.astype(np.float32)
+
+        self.states, self.actions = joints(0), joints(1)
+
+    def __len__(self) -> int:
+        return len(self.states)
+
+    def instruction(self, index: int) -> str:
+        return INSTRUCTION
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        image = np.full((SIZE, SIZE, 3), 30, dtype=np.uint8)
+        image[8:18, self.places[index] - 5 : self.places[index] + 5] = 255
+        return image
+
+    def frames(self, camera: str, *, threads: int = 1) -> Iterator[tuple[int, NDArray[np.uint8]]]:
+        for index in range(len(self.states)):
+            yield index, self.image(index)
+
+    def write(self, contract: Contract) -> Path:
+        """The same as a dataset on disk, at ``path``."""
+        writer = DatasetWriter(self.path, contract)
+        for episode in np.unique(self.episode_of):
+            rows = np.flatnonzero(self.episode_of == episode)
+            videos = {name: self.path / layout.STAGING / f"{name}.mp4" for name in contract.camera_names}
+            for video in videos.values():
+                with VideoWriter(video, width=SIZE, height=SIZE, fps=int(contract.rate_hz)) as out:
+                    for row in rows:
+                        out.write(self.image(int(row)))
+            histogram = sum(stats.image_histogram(self.image(int(rows[i]))) for i in stats.sample_frames(len(rows)))
+            writer.append(
+                EpisodeArrays(
+                    state_LS=self.states[rows],
+                    action_LA=self.actions[rows],
+                    capture_ns_LK=np.repeat(rows[:, None] * contract.dt_ns, 3, axis=1),
+                    instructions=(INSTRUCTION,) * len(rows),
+                    histograms=dict.fromkeys(contract.camera_names, np.asarray(histogram)),
+                ),
+                videos,
+            )
+        writer.finish()
+        return self.path
+
+
+def source(world: World, *, weight: float = 1.0, labels: dict[str, NDArray] | None = None) -> Source:
+    return Source(dataset=world, name=str(world.path), weight=weight, labels=labels or {})
+
+
+def load_world(contract: Contract, folder: Path, world: World | None = None, **config) -> LoadedData:
+    return load_data(
+        [source(World(folder / "world") if world is None else world)],
+        contract,
+        DataConfig(**config),
+        image_size=SIZE,
+        cache_dir=folder,
+    )
+
+
+def small_config(output: Path, **changes) -> TrainConfig:
+    tiny = TinyConfig(
+        image_size=SIZE,
+        stem_channels=(8,),
+        vision_width=16,
+        vision_heads=2,
+        width=32,
+        heads=2,
+        kv_heads=1,
+        intermediate=32,
+        depth=1,
+        vocab_size=290,
+    )
+    base = TrainConfig(
+        output=output,
+        steps=12,
+        batch_size=8,
+        log_every=1,
+        validate_every=6,
+        save_every=5,
+        threads=1,
+        trackers=(),
+        policy=PolicyConfig(backbone=BackboneConfig(tiny=tiny), head=HeadConfig(heads=2, vision_gate=1.0)),
+        data=DataConfig(validation_fraction=0.1),
+        augment=AugmentConfig(shift_px=2, crop_area=0.9, brightness=0.1, contrast=0.1, saturation=0.1, hue=0.05),
+        optim=OptimConfig(learning_rate=2e-3, schedule="cosine", warmup_steps=4, ema_decay=0.9),
+    )
+    return replace(base, **changes)
+
+
+def write_contract(folder: Path) -> Path:
+    path = folder / "contract.yaml"
+    path.write_text(yaml.safe_dump(world_contract().to_dict()))
+    return path

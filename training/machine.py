@@ -1,0 +1,70 @@
+"""How much memory and disk this process may use, and refusing to start with too little of either."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+
+_CGROUP = Path("/sys/fs/cgroup")
+GIB = 2**30
+
+
+class RoomError(RuntimeError):
+    """Memory or disk will not do; the message says for what, how much is needed and how much is there."""
+
+
+def available_memory() -> int | None:
+    """Bytes that can still be allocated without swapping, by the machine and by the container; None: unknown."""
+    found = [value for value in (_machine_memory(), _container_memory()) if value is not None]
+    return min(found, default=None)
+
+
+def free_disk(folder: Path) -> int:
+    """Free bytes of the file system that ``folder`` is, or will be, on."""
+    place = folder.absolute()
+    while not place.exists():
+        place = place.parent
+    return shutil.disk_usage(place).free
+
+
+def processes_here() -> int:
+    """Processes of this run on this machine (1 unless a launcher started several)."""
+    return max(1, int(os.environ.get("LOCAL_WORLD_SIZE", "1")))
+
+
+def require_memory(needed: int, what: str, advice: str) -> None:
+    """Raise RoomError unless ``needed`` bytes can be allocated."""
+    available = available_memory()
+    if available is not None and needed > available:
+        raise RoomError(f"{what} needs {needed / GIB:.1f} GiB of memory; {available / GIB:.1f} GiB are free. {advice}")
+
+
+def require_disk(needed: int, folder: Path, what: str, advice: str) -> None:
+    """Raise RoomError unless ``needed`` bytes are free where ``folder`` is."""
+    free = free_disk(folder)
+    if needed > free:
+        raise RoomError(f"{what} needs {needed / GIB:.2f} GiB in {folder}; {free / GIB:.2f} GiB are free. {advice}")
+
+
+def _machine_memory() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass  # not Linux: nothing is known
+    return None
+
+
+def _container_memory() -> int | None:
+    """What cgroup v2 leaves to this container; file cache counts as free, for it gives way."""
+    try:
+        limit = (_CGROUP / "memory.max").read_text().strip()
+        used = int((_CGROUP / "memory.current").read_text())
+        cached = [line for line in (_CGROUP / "memory.stat").read_text().splitlines() if line.startswith("file ")]
+    except OSError:
+        return None
+    if limit == "max":
+        return None
+    return int(limit) - used + (int(cached[0].split()[1]) if cached else 0)
