@@ -1,0 +1,61 @@
+"""``lavla import``: find the episodes of a source, import them, report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
+
+from lavla_ros.contract import load_contract
+from training.importers import (
+    EpisodeSource,
+    ImportFailed,
+    ImportReport,
+    find_lerobot,
+    find_libero,
+    find_robotwin,
+    import_episodes,
+    load_mapping,
+)
+from training.importers.common import EpisodeReport
+from training.scale import Workers
+
+Kind = Literal["libero", "robotwin", "lerobot"]
+CONTRACTS = {"libero": "libero", "robotwin": "robotwin_aloha"}
+"""Contract of a benchmark where none is given."""
+
+
+def run_import(
+    kind: Kind,
+    source: Path,
+    out: Path,
+    *,
+    contract: str | None = None,
+    mapping: Path | None = None,
+    instruction: str | None = None,
+    workers: Workers | None = None,
+    on_start: Callable[[int], None] = lambda episodes: None,
+    progress: Callable[[EpisodeReport], None] | None = None,
+    log: Callable[[str], None] = lambda text: None,
+) -> ImportReport:
+    """Import ``source`` (a file or a folder) into the new dataset ``out``.
+
+    ``on_start`` gets the number of episodes found. Raises ImportFailed, ContractError, ScaleError.
+    """
+    if not source.exists():
+        raise ImportFailed(f"{source} does not exist")
+    if contract is None and kind not in CONTRACTS:
+        raise ImportFailed(f"importing {kind} needs a contract: --contract NAME or FILE")
+    loaded = load_contract(contract or CONTRACTS[kind])
+    if (kind == "lerobot") != (mapping is not None):
+        raise ImportFailed("--mapping FILE is needed for lerobot, and serves nothing else")
+    episodes: list[EpisodeSource]
+    if kind == "libero":
+        episodes = list(find_libero(source, instruction=instruction))
+    elif kind == "robotwin":
+        episodes = list(find_robotwin(source, instruction=instruction))
+    else:
+        assert mapping is not None
+        episodes = list(find_lerobot(source, loaded, load_mapping(mapping), instruction=instruction))
+    on_start(len(episodes))
+    return import_episodes(episodes, out, loaded, workers=workers, progress=progress, log=log)

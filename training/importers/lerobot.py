@@ -1,0 +1,279 @@
+"""Any LeRobot dataset of format v2.1 or v3.0, by an explicit mapping from its names to the contract's.
+
+The mapping is a YAML file::
+
+    cameras: {front: observation.images.top, wrist: observation.images.wrist}
+    state:
+      joint_1: observation.state/shoulder_pan.pos
+      gripper: {column: observation.state/gripper.pos, scale: 0.01}      # value · scale + offset
+    action:
+      joint_1: {column: action/shoulder_pan.pos, scale: 0.017453292519943295}     # degrees → rad
+      gripper: {column: action/gripper.pos, scale: 0.01}
+    names:                       # only for features that carry no names of their own
+      observation.state: [shoulder_pan.pos, gripper.pos]
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pyarrow.parquet as pq
+import yaml
+from numpy.typing import NDArray
+
+from lavla_ros.contract import Contract
+from lavla_ros.policy.config import ConfigError, from_plain
+from training.dataset import DatasetError, layout
+from training.dataset.video import VideoReader
+from training.dataset.writer import column_array
+from training.importers.common import EpisodeRejected, ImportFailed, Numbers, columns_by_name
+
+VERSIONS = ("v2.1", "v3.0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Column:
+    """One number of the source: ``feature/name``; a feature of one number needs no name."""
+
+    column: str
+    scale: float = 1.0
+    offset: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeRobotMapping:
+    """Contract name → source name; all names of the contract, no others."""
+
+    cameras: Mapping[str, str]
+    state: Mapping[str, str | Column]
+    action: Mapping[str, str | Column]
+    names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Feature → names of its columns, for features that carry none."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeRobotEpisode:
+    """One episode of a LeRobot dataset."""
+
+    root: Path
+    index: int
+    length: int
+    data: Path
+    videos: Mapping[str, tuple[Path, int]]
+    """Feature of a camera → (file, number of the episode's first frame in it)."""
+    fps: int
+    columns: Mapping[str, tuple[str, ...]]
+    """Feature → names of its columns."""
+    mapping: LeRobotMapping
+    instruction: str | None
+
+    @property
+    def name(self) -> str:
+        return f"{self.root}: episode {self.index}"
+
+    def numbers(self, contract: Contract) -> Numbers:
+        wanted = {"state": self.mapping.state, "action": self.mapping.action}
+        features = sorted({_column(c).column.split("/", 1)[0] for part in wanted.values() for c in part.values()})
+        table = self._rows([*features, "task_index"])
+        if table.num_rows != self.length:
+            raise EpisodeRejected(f"damaged: {self.data} has {table.num_rows} rows for {self.length} steps")
+        found: dict[str, NDArray[np.float64]] = {}
+        for feature in features:
+            values = column_array(table, feature).astype(np.float64).reshape(self.length, -1)
+            found |= {f"{feature}/{name}": values[:, i] for i, name in enumerate(self.columns[feature])}
+            if values.shape[1] == 1:
+                found[feature] = values[:, 0]
+        named = {
+            part: {name: found[_column(c).column] * _column(c).scale + _column(c).offset for name, c in columns.items()}
+            for part, columns in wanted.items()
+        }
+        if self.instruction is not None:
+            instructions: tuple[str, ...] = (self.instruction,) * self.length
+        else:
+            tasks = _tasks(self.root)
+            instructions = tuple(tasks.get(int(i), "") for i in column_array(table, "task_index"))
+        return Numbers(
+            states_LS=columns_by_name(contract.state.fields, named["state"], "state"),
+            actions_LA=columns_by_name(contract.action.dims, named["action"], "action"),
+            instructions=instructions,
+        )
+
+    def frames(self, camera: str) -> Iterator[NDArray[np.uint8]]:
+        feature = self.mapping.cameras[camera]
+        if feature in self.videos:
+            file, first = self.videos[feature]
+            video = VideoReader(file, self.fps)
+            try:
+                yield from video.frames(first, self.length)
+            finally:
+                video.close()
+            return
+        with pq.ParquetFile(self.data) as opened:
+            for batch in opened.iter_batches(batch_size=32, columns=[feature, "episode_index"]):
+                for row in batch.to_pylist():
+                    if row["episode_index"] == self.index:
+                        yield self._decoded(row[feature])
+
+    def _decoded(self, cell: Mapping[str, Any]) -> NDArray[np.uint8]:
+        """An embedded image, or one in a file of its own."""
+        code = cell["bytes"] if cell.get("bytes") else (self.root / cell["path"]).read_bytes()
+        bgr = cv2.imdecode(np.frombuffer(code, np.uint8), cv2.IMREAD_COLOR)
+        if bgr is None:
+            raise EpisodeRejected(f"image: an image of {len(code)} bytes cannot be decoded")
+        return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
+
+    def _rows(self, columns: Sequence[str]) -> Any:
+        return pq.read_table(self.data, columns=list(columns), filters=[("episode_index", "=", self.index)])
+
+
+def load_mapping(path: Path) -> LeRobotMapping:
+    """Read a mapping file. Raises ImportFailed naming the key and the value at fault."""
+    try:
+        return from_plain(LeRobotMapping, yaml.safe_load(path.read_text()), source=str(path))
+    except (OSError, yaml.YAMLError, ConfigError) as error:
+        raise ImportFailed(f"mapping {path}: {error}") from None
+
+
+def find_lerobot(
+    root: Path, contract: Contract, mapping: LeRobotMapping, *, instruction: str | None = None
+) -> list[LeRobotEpisode]:
+    """All episodes of the dataset, in order, with the mapping checked against both sides.
+
+    Raises ImportFailed for another format version, another rate than the contract's, or a name that either side
+    lacks.
+    """
+    try:
+        info = layout.read_json(root / layout.INFO)
+        version = info.get("codebase_version")
+        if version not in VERSIONS:
+            raise ImportFailed(f"{root} has format {version!r}; expected one of {VERSIONS}")
+        if info["fps"] != contract.rate_hz:
+            raise ImportFailed(
+                f"{root} has {info['fps']} steps per second; contract {contract.name!r} has rate_hz "
+                f"{contract.rate_hz}. Use a contract of the dataset's rate: steps are not resampled"
+            )
+        columns = _check_mapping(root, info["features"], contract, mapping)
+        cameras = [f for f in mapping.cameras.values() if info["features"][f]["dtype"] == "video"]
+        places = _episodes_v21(root, info, cameras) if version == "v2.1" else _episodes_v30(root, info, cameras)
+    except DatasetError as error:
+        raise ImportFailed(str(error)) from None
+    except (KeyError, TypeError) as error:
+        raise ImportFailed(f"{root}: the metadata lack {error}") from None
+    return [
+        LeRobotEpisode(
+            root=root,
+            index=index,
+            length=length,
+            data=data,
+            videos=videos,
+            fps=int(info["fps"]),
+            columns=columns,
+            mapping=mapping,
+            instruction=instruction,
+        )
+        for index, length, data, videos in places
+    ]
+
+
+_Place = tuple[int, int, Path, dict[str, tuple[Path, int]]]
+
+
+def _episodes_v30(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) -> list[_Place]:
+    places = []
+    for row in layout.read_episodes(root):
+        data = root / info["data_path"].format(
+            chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"])
+        )
+        videos = {}
+        for key in cameras:
+            chunk, file = int(row[f"videos/{key}/chunk_index"]), int(row[f"videos/{key}/file_index"])
+            path = root / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
+            videos[key] = (path, round(float(row[f"videos/{key}/from_timestamp"]) * info["fps"]))
+        places.append((int(row["episode_index"]), int(row["length"]), data, videos))
+    return places
+
+
+def _episodes_v21(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) -> list[_Place]:
+    places = []
+    for row in sorted(_json_lines(root / "meta/episodes.jsonl"), key=lambda r: int(r["episode_index"])):
+        index = int(row["episode_index"])
+        where = {"episode_index": index, "episode_chunk": index // int(info["chunks_size"])}
+        videos = {key: (root / info["video_path"].format(video_key=key, **where), 0) for key in cameras}
+        places.append((index, int(row["length"]), root / info["data_path"].format(**where), videos))
+    return places
+
+
+def _check_mapping(
+    root: Path, features: Mapping[str, Any], contract: Contract, mapping: LeRobotMapping
+) -> dict[str, tuple[str, ...]]:
+    """Column names of every feature of numbers. Raises ImportFailed for what either side lacks."""
+    names = {
+        key: tuple(mapping.names.get(key) or _feature_names(key, feature))
+        for key, feature in features.items()
+        if feature["dtype"] not in ("video", "image", "string")
+    }
+    for key, given in mapping.names.items():
+        if key not in names or len(given) != int(np.prod(features[key]["shape"])):
+            raise ImportFailed(f"mapping: names of {key!r} are {list(given)}; the dataset has {features.get(key)}")
+    known = {f"{key}/{name}" for key, found in names.items() for name in found}
+    known |= {key for key, feature in features.items() if key in names and int(np.prod(feature["shape"])) == 1}
+    for what, wanted, given_columns in (
+        ("state", contract.state.names, mapping.state),
+        ("action", contract.action.names, mapping.action),
+    ):
+        _same_names(what, wanted, given_columns)
+        for name, column in given_columns.items():
+            if _column(column).column not in known:
+                numbers = sorted(k for k in known if not k.split("/")[0].endswith("index"))
+                raise ImportFailed(
+                    f"mapping: {what} {name!r} is {_column(column).column!r}, which {root} lacks; it has {numbers}"
+                )
+    _same_names("cameras", contract.camera_names, mapping.cameras)
+    images = sorted(key for key, feature in features.items() if feature["dtype"] in ("video", "image"))
+    for name, key in mapping.cameras.items():
+        if key not in images:
+            raise ImportFailed(f"mapping: camera {name!r} is {key!r}, which {root} lacks; it has {images}")
+    return names
+
+
+def _same_names(what: str, wanted: Sequence[str], given: Mapping[str, Any]) -> None:
+    missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
+    if missing or unknown:
+        raise ImportFailed(
+            f"mapping: {what} lacks the contract's {missing} and has {unknown}, which the contract does not have"
+        )
+
+
+def _feature_names(key: str, feature: Mapping[str, Any]) -> Sequence[str]:
+    """A feature's own column names; none where it has no usable ones."""
+    names = feature.get("names")
+    if isinstance(names, Mapping):  # {"motors": [...]}
+        names = next(iter(names.values()), None)
+    usable = isinstance(names, Sequence) and len(names) == int(np.prod(feature["shape"]))
+    return [str(name) for name in names] if usable and names is not None else []
+
+
+def _column(given: str | Column) -> Column:
+    return given if isinstance(given, Column) else Column(column=given)
+
+
+@lru_cache(maxsize=4)
+def _tasks(root: Path) -> dict[int, str]:
+    legacy = root / "meta/tasks.jsonl"
+    if legacy.exists():
+        return {int(row["task_index"]): str(row["task"]) for row in _json_lines(legacy)}
+    return layout.read_tasks(root)
+
+
+def _json_lines(path: Path) -> list[dict[str, Any]]:
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+    except (OSError, ValueError) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from None

@@ -1,0 +1,136 @@
+"""LIBERO demonstrations: HDF5 files of one task each, in robomimic's layout.
+
+``data/demo_i`` has ``actions`` (L, 7) and ``obs/{agentview_rgb, eye_in_hand_rgb, ee_states, joint_states,
+gripper_states}``. Two kinds of files exist. LIBERO's own were rendered *after* each action was executed, so that the
+observation beside action i is the one that action i + 1 was decided on; files regenerated for OpenVLA have the
+observation before. They are told apart by ``num_samples``, which only LIBERO's own episodes carry; observations and
+actions are paired accordingly. Images are stored upside down (OpenGL): the contract's ``rotate_deg: 180`` turns them
+as the standard protocol does.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+from numpy.typing import NDArray
+
+from lavla_ros.contract import Contract
+from training.importers.common import EpisodeRejected, ImportFailed, Numbers, columns_by_name
+
+CAMERAS = {"agentview": "agentview_rgb", "wrist": "eye_in_hand_rgb"}
+"""Camera of the contract → image data of the file."""
+STATE_COLUMNS = {
+    "ee_states": ("eef_x", "eef_y", "eef_z", "eef_ax", "eef_ay", "eef_az"),
+    "gripper_states": ("finger_left", "finger_right"),
+    "joint_states": tuple(f"joint_{i}" for i in range(1, 8)),
+}
+"""Data of ``obs`` → names of its columns."""
+ACTION_COLUMNS = ("x", "y", "z", "ax", "ay", "az", "gripper")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiberoEpisode:
+    """One demonstration."""
+
+    file: Path
+    demo: str
+    instruction: str
+    after_action: bool
+    """Observations were taken after the action beside them."""
+
+    @property
+    def name(self) -> str:
+        return f"{self.file}:{self.demo}"
+
+    def numbers(self, contract: Contract) -> Numbers:
+        with h5py.File(self.file, "r") as opened:
+            group = opened[f"data/{self.demo}"]
+            actions = np.asarray(group["actions"], np.float64)
+            count = len(actions)
+            states: dict[str, NDArray[np.float64]] = {}
+            for key, names in STATE_COLUMNS.items():
+                if key in group["obs"]:
+                    values = np.asarray(group["obs"][key], np.float64)
+                    if values.shape != (count, len(names)):
+                        raise EpisodeRejected(f"shape: obs/{key} is {values.shape}; expected {(count, len(names))}")
+                    states |= {name: values[self._observed(count), i] for i, name in enumerate(names)}
+        if actions.shape != (count, len(ACTION_COLUMNS)):
+            raise EpisodeRejected(f"shape: actions are {actions.shape}; expected {(count, len(ACTION_COLUMNS))}")
+        acted = actions[1:] if self.after_action else actions
+        return Numbers(
+            states_LS=columns_by_name(contract.state.fields, states, "state"),
+            actions_LA=columns_by_name(
+                contract.action.dims, {n: acted[:, i] for i, n in enumerate(ACTION_COLUMNS)}, "action"
+            ),
+            instructions=(self.instruction,) * len(acted),
+        )
+
+    def frames(self, camera: str) -> Iterator[NDArray[np.uint8]]:
+        if camera not in CAMERAS:
+            raise EpisodeRejected(f"contract: LIBERO has no camera {camera!r}; it has {sorted(CAMERAS)}")
+        with h5py.File(self.file, "r") as opened:
+            images = opened[f"data/{self.demo}/obs/{CAMERAS[camera]}"]
+            for step in range(len(images))[self._observed(len(images))]:
+                yield np.asarray(images[step], np.uint8)
+
+    def _observed(self, count: int) -> slice:
+        """Which observations are kept: after the last action nothing was decided any more."""
+        return slice(0, count - 1 if self.after_action else count)
+
+
+def find_libero(folder: Path, *, instruction: str | None = None) -> list[LiberoEpisode]:
+    """All demonstrations of a file, or of the ``*.hdf5`` files below a folder, in order.
+
+    The instruction is the file's own; where it carries none, the one in its name. Raises ImportFailed for a folder
+    without such files, or one that is not LIBERO's.
+    """
+    files = [folder] if folder.is_file() else sorted(folder.rglob("*.hdf5"))
+    if not files:
+        raise ImportFailed(f"{folder} holds no *.hdf5 file")
+    episodes: list[LiberoEpisode] = []
+    for file in files:
+        try:
+            with h5py.File(file, "r") as opened:
+                if "data" not in opened or not any(re.fullmatch(r"demo_\d+", name) for name in opened["data"]):
+                    raise ImportFailed(f"{file} has no data/demo_0: not a LIBERO demonstration file")
+                episodes += _episodes(file, opened["data"], instruction)
+        except OSError as error:
+            raise ImportFailed(f"{file} cannot be read: {error}") from None
+    return episodes
+
+
+def _episodes(file: Path, data: Any, instruction: str | None) -> Iterator[LiberoEpisode]:
+    convention = _text(data.attrs.get("macros_image_convention", "opengl"))
+    if convention != "opengl":
+        raise ImportFailed(
+            f"{file}: its images follow the convention {convention!r}; rotating them by 180° is right for 'opengl' only"
+        )
+    text = instruction or _stored_instruction(data) or instruction_of_name(file.name)
+    for demo in sorted((n for n in data if re.fullmatch(r"demo_\d+", n)), key=lambda n: int(n.split("_")[1])):
+        yield LiberoEpisode(file=file, demo=demo, instruction=text, after_action="num_samples" in data[demo].attrs)
+
+
+def _stored_instruction(data: Any) -> str:
+    try:
+        found = json.loads(_text(data.attrs["problem_info"]))["language_instruction"]
+    except (KeyError, ValueError):
+        return ""
+    # some files hold it as a list of characters, some within quotes
+    return "".join(found).strip().strip('"').strip()
+
+
+def instruction_of_name(name: str) -> str:
+    """``KITCHEN_SCENE3_turn_on_the_stove_demo.hdf5`` → "turn on the stove"."""
+    stem = name.removesuffix(".hdf5").removesuffix("_demo")
+    return re.sub(r"^[A-Z_]+SCENE\d+_", "", stem).replace("_", " ").strip()
+
+
+def _text(value: Any) -> str:
+    return value.decode() if isinstance(value, bytes) else str(value)
