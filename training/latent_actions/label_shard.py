@@ -23,13 +23,12 @@ from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import LatentModel, content_hash, load_latent_model
 from training.latent_actions.features import FeatureExtractor, load_features
 from training.latent_actions.image_model import ImageLatentModel
-from training.latent_actions.labels import IDENTITY, LabelError, Manifest, Shard, load_manifest
+from training.latent_actions.labels import IDENTITY, LabelError, Manifest, Shard, array_to_column, load_manifest
 from training.latent_actions.quantize import CodebookQuantizer, EmaQuantizer
 
 Device = Literal["auto", "cpu", "cuda"]
 _CHUNKS, _IMAGES = 1024, 64
 """Chunks or images that go through a network at once. Fixed: sums depend on it in the last bit."""
-_DTYPES = {"int16": pa.int16(), "float16": pa.float16()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,14 +186,17 @@ def _write_shard(folder: Path, manifest: Manifest, shard: Shard, arrays: Mapping
         "index": pa.array(np.arange(shard.first_step, shard.first_step + shard.steps, dtype=np.int64))
     }
     for key, values in arrays.items():
-        info = manifest.keys[key]
-        if values.shape != (shard.steps, *info.shape):
-            raise LabelError(f"{key} has shape {values.shape}; expected {(shard.steps, *info.shape)}")
-        flat = pa.array(np.ascontiguousarray(values).ravel(), _DTYPES[info.dtype])
-        columns[key] = pa.FixedSizeListArray.from_arrays(flat, int(np.prod(info.shape)))
+        columns[key] = array_to_column(values, manifest.keys[key])
     table = pa.table(columns).replace_schema_metadata({IDENTITY: manifest.identity.encode()})
     temporary = folder / f"{shard.file}.{uuid.uuid4().hex}.tmp"  # a lost worker may still be writing its own
-    pq.write_table(table, temporary, compression="zstd", compression_level=1, write_page_checksum=True)
+    codes = [key for key in arrays if key.startswith("z_")]  # embeddings don't repeat, nor can they be compressed
+    pq.write_table(
+        table,
+        temporary,
+        compression={name: "NONE" if name.startswith("c_") else "zstd" for name in columns},
+        use_dictionary=codes,
+        write_page_checksum=True,
+    )
     temporary.replace(folder / shard.file)
 
 

@@ -46,6 +46,8 @@ class Example:
     step: int
     """Index in the dataset."""
     episode: int
+    frame: int
+    """Number of the step in its episode."""
     token: int
     """Which of the step's tokens has the code."""
     start: int
@@ -269,6 +271,7 @@ def _nearest(
         example = Example(
             step=step,
             episode=episode.index,
+            frame=step - episode.first,
             token=token,
             start=step,
             end=min(step + span, last),
@@ -320,7 +323,7 @@ def draw_sheet(
     mean_A: NDArray[np.float64],
     target: str,
 ) -> Image.Image:
-    """One code: a column per transition, start above end; beside them bars of the mean action, -1 to 1."""
+    """One code: a column per transition, start above end; beside them bars of ``mean_A``, -1 to 1."""
     gap, head, foot = 6, 22, 18
     bars = 210
     pair = 2 * _THUMBNAIL + gap
@@ -333,7 +336,7 @@ def draw_sheet(
         left = gap + i * (_THUMBNAIL + gap)
         sheet.paste(frames[example.start], (left, head))
         sheet.paste(frames[example.end], (left, head + _THUMBNAIL + gap))
-        text = f"ep {example.episode} step {example.step} tok {example.token}"
+        text = f"episode {example.episode}  {example.frame}  token {example.token}"
         draw.text((left, head + pair + 3), text, fill="#555555", font=small)
     left = width - bars + gap
     middle, half = left + 130, 70
@@ -374,7 +377,9 @@ td,th{{border:1px solid #ccc;padding:4px 8px;text-align:left}}img{{max-width:100
 the codes shuffled among the steps, {SHUFFLES} times. One-hot codes, and embeddings before quantisation.</p>
 <table><tr><th>from</th><th>to</th><th>R²</th><th>shuffled</th><th>rows</th></tr>{rows}</table>
 <h2>What is seen where a code is used?</h2>
-<p>Each column is one of the transitions nearest to the code's centre: start above, end below.</p>
+<p>Each column is one of the transitions nearest to the code's centre: start above, end below; under it the episode,
+the frame where it starts and which of its tokens has the code. The bars are the mean over all tokens with the code of
+what stands above them, normalised to [-1, 1].</p>
 {shown}{rest}</html>
 """
 

@@ -26,7 +26,7 @@ from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import load_latent_model
 from training.latent_actions.features import FeatureExtractor, cached_features, load_features
 from training.latent_actions.image_model import ImageLatentModel
-from training.latent_actions.label_shard import _ActionLabeller, pairs
+from training.latent_actions.label_shard import _ActionLabeller, _write_shard, pairs
 from training.latent_actions.labelling import label
 from training.latent_actions.labels import LabelError, dataset_hash, label_sets, labels_of, read_labels
 from training.machine import RoomError
@@ -320,6 +320,20 @@ def test_damaged_shards_are_refused(data: Path, whole: Path) -> None:
     (folder / "manifest.json").write_text("{")
     with pytest.raises(LabelError, match=r"manifest\.json is not valid JSON"):
         read_labels(data, ["z_act"])
+
+
+def test_impossible_labels_are_refused(data: Path) -> None:
+    folder = data / "latent/image"
+    manifest = label_sets(data)["image"]
+    shard = manifest.shards[1]
+    z, c = np.zeros((14, 4), np.int16), np.zeros((14, 4, 8), np.float16)
+    z[3, 1] = 6
+    c[13, 3, 7] = -np.inf
+    _write_shard(folder, manifest, shard, {"z_img": z, "c_img": c})
+    with pytest.raises(LabelError, match=r"part-00001\.parquet: z_img has codes 0 to 6; the codebook has 6"):
+        read_labels(data, ["z_img"])
+    with pytest.raises(LabelError, match=r"part-00001\.parquet: c_img has values that are not finite"):
+        read_labels(data, ["c_img"])
 
 
 def test_models_and_data_that_do_not_fit_are_refused(
