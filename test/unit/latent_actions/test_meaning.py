@@ -16,6 +16,7 @@ from PIL import Image
 
 from lavla_ros import cli
 from training.dataset import EpisodeDataset
+from training.latent_actions import action_train, image_train
 from training.latent_actions.checkpoint import LatentModel, load_latent_model
 from training.latent_actions.label_shard import quantizer_of
 from training.latent_actions.labelling import label
@@ -187,3 +188,30 @@ def test_by_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
         with pytest.raises(SystemExit) as stopped:
             cli.main(["latent", *arguments])
         assert stopped.value.code == 1 and message in capsys.readouterr().err
+
+
+def test_training_goes_to_the_model_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    called: list[tuple[str, list[str]]] = []
+    for name, module in (("action", action_train), ("image", image_train)):
+
+        def record(arguments: list[str], name: str = name) -> int:
+            called.append((name, arguments))
+            return 0
+
+        monkeypatch.setattr(module, "main", record)
+    for kind in ("action", "image"):
+        (tmp_path / f"{kind}.yaml").write_text(f"kind: {kind}\n")
+    (tmp_path / "neither.yaml").write_text("kind: words\n")
+    image, neither = str(tmp_path / "image.yaml"), str(tmp_path / "neither.yaml")
+    for arguments, wanted in (
+        (["action", "--steps", "3"], ("action", ["--steps", "3"])),
+        (["image", "--config", image], ("image", ["--config", image])),
+        (["--steps", "3", "--config", image], ("image", ["--steps", "3", "--config", image])),
+    ):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["latent", "train", *arguments])
+        assert stopped.value.code == 0 and called.pop() == wanted
+    for arguments in (["--config", neither], ["--config"], ["words"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["latent", "train", *arguments])
+        assert stopped.value.code == 1 and not called
