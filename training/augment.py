@@ -29,9 +29,9 @@ def draw_numbers(seed: int, positions: Sequence[int], cameras: int) -> Tensor:
 def augment_images(images: Tensor, config: AugmentConfig, draws: Tensor) -> Tensor:
     """(B, cameras, s, s, 3) uint8 and (B, cameras, DRAWS) → the same shape and type, each image changed on its own."""
     flat = images.flatten(0, 1)
-    numbers = draws.to(images.device).flatten(0, 1)
     if config.shift_px > 0:
-        flat = _shift(flat, config.shift_px, numbers[:, 0:2])
+        flat = _shift(flat, config.shift_px, draws.flatten(0, 1)[:, 0:2])
+    numbers = draws.flatten(0, 1).to(images.device)
     recolours = max(config.brightness, config.contrast, config.saturation, config.hue) > 0
     if config.crop_area < 1 or recolours:
         pixels = flat.permute(0, 3, 1, 2).float() / 255
@@ -44,13 +44,18 @@ def augment_images(images: Tensor, config: AugmentConfig, draws: Tensor) -> Tens
 
 
 def _shift(images: Tensor, limit: int, numbers: Tensor) -> Tensor:
-    """(n, s, s, 3): whole pixels, repeating the edge."""
+    """(n, s, s, 3): pad by repeating the edge, then cut out at a random place."""
     side = images.shape[1]
-    offsets = (numbers * (2 * limit + 1)).floor().long() - limit
-    places = (torch.arange(side, device=images.device) + offsets.unsqueeze(-1)).clamp_(0, side - 1)  # n, 2, s
-    rows, columns = places.unbind(1)
-    image = torch.arange(len(images), device=images.device)
-    return images[image[:, None, None], rows[:, :, None], columns[:, None, :]]
+    padded = images
+    for axis in (1, 2):
+        first, last = padded.narrow(axis, 0, 1), padded.narrow(axis, side - 1, 1)
+        shape = [limit if i == axis else -1 for i in range(4)]
+        padded = torch.cat([first.expand(shape), padded, last.expand(shape)], dim=axis)
+    shifted = torch.empty_like(images)
+    places = (numbers * (2 * limit + 1)).floor().long().tolist()
+    for target, image, (row, column) in zip(shifted, padded, places, strict=True):
+        target.copy_(image[row : row + side, column : column + side])
+    return shifted
 
 
 def _crop(pixels: Tensor, smallest: float, numbers: Tensor) -> Tensor:

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
+from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lavla_ros.policy.checkpoint import CheckpointError, read_tensors, replace_directory
@@ -89,6 +90,14 @@ def gather(tensors: Mapping[str, Tensor], prefix: str = "", *, keep: bool) -> di
         if keep:
             found[f"{prefix}{name}"] = value.cpu().contiguous()
     return found
+
+
+def forget_whole_parameters(module: nn.Module) -> None:
+    """After passes without a backward one: FSDP keeps its outermost parameters gathered, which are stale as soon as
+    the divided ones are written to. A no-op for modules that are not divided."""
+    for part in module.modules():
+        if isinstance(part, FSDPModule):
+            part.reshard()
 
 
 def save_state(path: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> None:

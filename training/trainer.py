@@ -48,6 +48,7 @@ from training.state import (
     Ema,
     Progress,
     differences,
+    forget_whole_parameters,
     gather,
     gather_state,
     load_progress,
@@ -267,6 +268,7 @@ class Trainer:
                     share = float(batch.weight_BH.sum()) if name == "mse" and counted else counted
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value * share
                     shares[name] = shares.get(name, 0.0) + share
+            forget_whole_parameters(self.objective)
         stacked = torch.stack([torch.stack([sums[name].float(), sums[name].new_tensor(shares[name])]) for name in sums])
         whole = self.accelerator.reduce(stacked, reduction="sum")
         figures = dict(zip(sums, (whole[:, 0] / whole[:, 1]).tolist(), strict=True))

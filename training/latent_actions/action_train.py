@@ -54,6 +54,7 @@ class ActionLamTrainer:
         """Raises DataError, StatsError or ConfigError before anything is written."""
         if config.threads is not None:
             torch.set_num_threads(config.threads)
+        torch.set_flush_denormal(True)
         self.config, self.contract, self.chunks, self.reporter = config, contract, chunks, reporter
         self.train_rows, self.validation_rows = split_chunks(chunks, config.data.validation_fraction, config.seed)
         stats = chunk_stats(contract, config.model.actions, chunks.take(self.train_rows))

@@ -105,6 +105,8 @@ class ImageLamConfig:
     """β of Eq. 11."""
     restart_below: float = 0.05
     """A code whose moving share of the tokens falls below this / K is put on a latent of the batch."""
+    usage_decay: float = 0.99
+    """Decay of that moving share, per batch; short runs need a shorter memory."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     text: TextConfig = field(default_factory=TextConfig)
     """Stage 1 only."""
@@ -121,6 +123,7 @@ class ImageLamConfig:
             check(getattr(self, key) >= 2, f"model.{key}", getattr(self, key), "at least 2")
         check(self.commit_weight >= 0, "model.commit_weight", self.commit_weight, "at least 0")
         check(0 <= self.restart_below < 1, "model.restart_below", self.restart_below, "in [0, 1)")
+        check(0 < self.usage_decay < 1, "model.usage_decay", self.usage_decay, "in (0, 1)")
         check(len(set(self.cameras)) == len(self.cameras), "model.cameras", self.cameras, "every camera once")
 
     def cameras_of(self, contract: Contract) -> tuple[str, ...]:
@@ -169,6 +172,10 @@ class ImageLamTrainConfig:
     """Stage 2 without ``initial`` only: stage 1 is trained first, for so many steps, into output/stage1."""
     steps: int = 50_000
     """Optimizer steps."""
+    warmup_steps: int = 0
+    """Steps at the start of each stage in which the decoder sees the latents themselves, not codes. The codebook is
+    then seeded with latents that tell transitions apart; with latents of an untrained encoder, which hardly differ, a
+    short run ends with one code per token. 0 where ``initial`` gives a trained codebook."""
     batch_size: int = 64
     """Transitions per optimizer step, over all processes and accumulation steps."""
     accumulation: int = 1
@@ -224,6 +231,7 @@ class ImageLamTrainConfig:
         check(self.action_weight >= 0, "action_weight", self.action_weight, "at least 0")
         check(0 < self.action_fraction <= 1, "action_fraction", self.action_fraction, "in (0, 1]")
         check(self.seed >= 0, "seed", self.seed, "at least 0")
+        check(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
         check(0 <= self.min_perplexity <= 1, "min_perplexity", self.min_perplexity, "in [0, 1]")
         if self.threads is not None:
             check(self.threads >= 1, "threads", self.threads, "at least 1")

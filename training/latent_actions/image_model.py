@@ -38,7 +38,9 @@ class LatentTokens(nn.Module):
         super().__init__()
         self.queries_PF = nn.Parameter(torch.empty(config.tokens, config.features.width).uniform_(-1.0, 1.0))
         self.to_code = nn.Linear(config.width, config.latent_width)
-        self.quantizer = CodebookQuantizer(codes, config.latent_width, restart_below=config.restart_below)
+        self.quantizer = CodebookQuantizer(
+            codes, config.latent_width, decay=config.usage_decay, restart_below=config.restart_below
+        )
         self.from_code = nn.Linear(config.latent_width, config.width)
 
 
@@ -113,12 +115,19 @@ class ImageLatentModel(LatentModel):
 
     # ------------------------------------------------------------------ training
 
-    def forward(self, now_BNF: Tensor, future_BNF: Tensor, text: TextStates | None = None) -> Transition:
-        """Encode, quantise, decode (Eq. 1). In training mode the codebook being trained is seeded and re-seeded."""
+    def forward(
+        self, now_BNF: Tensor, future_BNF: Tensor, text: TextStates | None = None, *, bypass: bool = False
+    ) -> Transition:
+        """Encode, quantise, decode (Eq. 1). In training mode the codebook being trained is seeded and re-seeded.
+
+        ``bypass``: the decoder gets this stage's latents as they are, and their codebook stays as it is.
+        """
         words = self._text(text)
         latents = self._encode(now_BNF, future_BNF, words)
-        quantized = {kind: self._tokens(kind).quantizer(latents[kind]) for kind in self.latents}
+        quantized = {kind: self._tokens(kind).quantizer(latents[kind], update=not bypass) for kind in self.latents}
         values = {kind: result.values_BTd for kind, result in quantized.items()}
+        if bypass:
+            values[self.target] = latents[self.target]
         return Transition(latents, quantized, self._decode(now_BNF, values, words))
 
     def start_from(self, other: ImageLatentModel) -> None:
@@ -240,6 +249,8 @@ class ImageObjective(nn.Module):
         self.model = model
         self.head = head
         self.action_weight = action_weight
+        self.bypass = False
+        """Train encoder and decoder without this stage's codebook, whose losses then count nothing."""
 
     def forward(self, batch: ImageBatch) -> ImageLamLoss:
         """Reconstruction + codebook + β · commitment (Eq. 11) + λ_act · action (Eq. 14, 15).
@@ -249,14 +260,17 @@ class ImageObjective(nn.Module):
         low-level action" of Eq. 14 is a_t, the single action taken at o_t, in normalised units; its loss is the
         mean over the supervised samples of the batch.
         """
-        made = self.model(batch.now_BNF, batch.future_BNF, batch.text)
+        made = self.model(batch.now_BNF, batch.future_BNF, batch.text, bypass=self.bypass)
         parts = {"reconstruction": F.mse_loss(made.predicted_BNF.float(), batch.future_BNF.float())}
         total = parts["reconstruction"]
         for kind, quantized in made.quantized.items():
             suffix = "" if kind == self.model.target else f"_{kind}"
             parts[f"codebook{suffix}"] = quantized.loss_codebook  # moves nothing where the codebook is frozen
             parts[f"commitment{suffix}"] = quantized.loss_commit
-            total = total + quantized.loss_codebook + self.model.config.commit_weight * quantized.loss_commit
+            # by zero, not left out: where several processes train together, every parameter needs a gradient
+            weight = 0.0 if self.bypass and kind == self.model.target else 1.0
+            commit = self.model.config.commit_weight * quantized.loss_commit
+            total = total + weight * (quantized.loss_codebook + commit)
         if self.head is not None:
             predicted_BA = self.head(made.latents[self.model.target]).float()
             # every sample passes the head, so that all processes have gradients for it; only some count

@@ -191,6 +191,7 @@ class ImageLamTrainer:
         """One optimizer step; figures are means over the whole batch. Any process that is late stops all."""
         config, accelerator = self.config, self.accelerator
         self.objective.train()
+        self.bare.bypass = self.step < config.warmup_steps
         figures: dict[str, float] = {}
         sums: dict[str, Tensor] = {"late": torch.tensor(float(late), device=accelerator.device)}
         for part in range(config.accumulation):

@@ -3,8 +3,7 @@
 Two of them, as the paper has two. Both return :class:`Quantized`, both re-seed codes that fell out
 of use, and neither changes anything outside of training.
 
-Losses are means over all elements, (1/BTd)·‖·‖²; whoever wants the norms of the paper's equations
-multiplies by T·d.
+Losses are means over all elements, (1/BTd)·‖·‖²: the convention that weights like β = 0.25 are stated in.
 """
 
 from __future__ import annotations

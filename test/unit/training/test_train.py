@@ -39,15 +39,22 @@ from lavla_ros.policy.config import (
     StrategyConfig,
     to_plain,
 )
+from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.policy.prompt import token_ids, train_tokenizer
 from lavla_ros.policy.strategies import STRATEGIES
 from lavla_ros.resources import config_path
 from training import machine
 from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, load_train_config
-from training.data import LoadedData, load_data
+from training.data import DataError, LoadedData, load_data
+from training.dataset import EpisodeDataset, layout
+from training.latent_actions.action_config import ActionLamConfig
+from training.latent_actions.action_model import ActionLatentModel
+from training.latent_actions.checkpoint import save_latent_model
+from training.latent_actions.labelling import label
 from training.logs import require_trackers
 from training.machine import RoomError
+from training.scale import Workers
 from training.train import label_specs, main, train
 from training.trainer import Trainer, TrainingError, build_optimizer, training_stats
 
@@ -415,6 +422,54 @@ def test_every_strategy_trains_on_its_labels(contract, tmp_path, name, options):
     changed = {key: np.roll(value, 1, axis=0) for key, value in labels.items()}
     with pytest.raises(CheckpointError, match="other data"):
         Trainer(config, contract, replace(data, labels=changed), Log()).run()
+
+
+def test_labels_beside_the_dataset_are_trained_on_and_refused_when_stale_or_partial(tmp_path):
+    """The whole way: a latent model labels a dataset on disk, la_tok trains on it, and then the data change."""
+    contract = world_contract()
+    root = World(tmp_path / "data").write(contract)
+    data = DataConfig(dataset=root, contract=str(write_contract(tmp_path)), validation_fraction=0.1)
+    strategy = StrategyConfig(name="la_tok", options={"codebook": 8})
+    config = small_config(tmp_path / "run", steps=2, data=data)
+    config = replace(config, policy=replace(config.policy, strategy=strategy))
+    with pytest.raises(DataError, match=r"has no labels 'z_act'.*lavla latent label"):
+        train(config)
+
+    dataset = EpisodeDataset(root, contract)
+    actions, real = zip(*(dataset.chunk(i) for i in range(len(dataset))), strict=True)
+    stats = compute_stats(
+        contract, ActionCodingConfig(), states_NS=dataset.states, actions_NHA=np.stack(actions), mask_NH=np.stack(real)
+    )
+    lam = ActionLamConfig(chunk_size=HORIZON, width=16, heads=2, feedforward=16, decoder_width=16, codebook_size=8)
+    model = ActionLatentModel(lam, contract, stats)
+    model.train().loss(model.normalise(np.stack(actions), dataset.states))  # seeds the codebook
+    save_latent_model(tmp_path / "lam", model, {})
+    label(root, tmp_path / "lam", workers=Workers(jobs=1), shard_steps=40)
+    best = train(config)
+    assert load_checkpoint(best).config.strategy == strategy
+
+    def refused(changed, message):
+        with pytest.raises(DataError, match=message):
+            train(replace(changed, output=tmp_path / "other"))
+
+    few = replace(config.policy, strategy=StrategyConfig(name="la_tok", options={"codebook": 4}))
+    refused(replace(config, policy=few), r"codes|codebook")
+    embeddings = StrategyConfig(name="la_tok", options={"continuous": True, "embedding": 32})
+    refused(replace(config, policy=replace(config.policy, strategy=embeddings)), r"'c_act'.*shape")
+    shard = next((root / "latent/action").glob("part-*.parquet"))
+    kept = shard.read_bytes()
+    shard.unlink()
+    refused(config, "cannot be read")
+    shard.write_bytes(kept)
+    manifest = root / "latent/action/manifest.json"
+    manifest.write_text(manifest.read_text().replace('"complete": true', '"complete": false'))
+    refused(config, "partial: 2 of 2 shards")
+    manifest.write_text(manifest.read_text().replace('"complete": false', '"complete": true'))
+    file = root / "data/chunk-000/file-003.parquet"
+    table = layout.read_table(file)
+    layout.write_table(file, table.set_column(1, table.schema.field(1), table.column(1).take(list(range(9, -1, -1)))))
+    refused(config, "stale: they were made from data")
+    assert not (tmp_path / "other").exists()
 
 
 def test_all_strategies_are_covered():
