@@ -336,7 +336,7 @@ def draw_sheet(
         left = gap + i * (_THUMBNAIL + gap)
         sheet.paste(frames[example.start], (left, head))
         sheet.paste(frames[example.end], (left, head + _THUMBNAIL + gap))
-        text = f"episode {example.episode}  {example.frame}  token {example.token}"
+        text = f"ep {example.episode} frame {example.frame} tok {example.token}"
         draw.text((left, head + pair + 3), text, fill="#555555", font=small)
     left = width - bars + gap
     middle, half = left + 130, 70
