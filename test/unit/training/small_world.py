@@ -10,11 +10,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import torch
 import yaml
 from numpy.typing import NDArray
+from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from lavla_ros.contract import Contract, load_contract
-from lavla_ros.policy.config import BackboneConfig, HeadConfig, PolicyConfig, TinyConfig
+from lavla_ros.policy.config import BackboneConfig, HeadConfig, LoraConfig, PolicyConfig, TinyConfig
+from lavla_ros.policy.prompt import token_ids, train_tokenizer
 from training.config import AugmentConfig, DataConfig, OptimConfig, TrainConfig
 from training.data import LoadedData, Source, load_data
 from training.dataset import DatasetWriter, EpisodeArrays, layout, stats
@@ -139,3 +142,42 @@ def write_contract(folder: Path) -> Path:
     path = folder / "contract.yaml"
     path.write_text(yaml.safe_dump(world_contract().to_dict()))
     return path
+
+
+def save_small_qwen(folder: Path) -> Path:
+    """A Qwen3-VL of the real layout, 224² images and 49 tokens each, but of next to no width, as on a disk or hub."""
+    tokenizer = train_tokenizer([INSTRUCTION], 300, HORIZON)
+    ids = token_ids(tokenizer)
+    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
+    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 4}
+    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rope_parameters": rope}
+    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 32, "num_heads": 4, "out_hidden_size": 32}
+    vision |= {"patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "deepstack_visual_indexes": [0, 1]}
+    special = {"image_token_id": ids.image, "video_token_id": ids.video}
+    special |= {"vision_start_token_id": ids.vision_start, "vision_end_token_id": ids.vision_end}
+    torch.manual_seed(0)
+    Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision, **special)).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+class LargeWorld(World):
+    """With 224² images."""
+
+    def image(self, index: int) -> NDArray[np.uint8]:
+        return np.kron(super().image(index), np.ones((7, 7, 1), np.uint8))
+
+
+def qwen_run(folder: Path, name: str) -> tuple[TrainConfig, Contract, LoadedData]:
+    """Three steps of LoRA on :func:`save_small_qwen`, written into ``folder/name``."""
+    qwen = folder / "qwen"
+    if not qwen.exists():
+        save_small_qwen(qwen)
+    small = world_contract()
+    large = replace(small, cameras=tuple(replace(c, width=224, height=224) for c in small.cameras))
+    world = LargeWorld(folder / "w", episodes=3, length=4)
+    config = small_config(folder / name, steps=3, batch_size=4, validate_every=2)
+    backbone = BackboneConfig(kind="pretrained", path=str(qwen), lora=LoraConfig(rank=2))
+    config = replace(config, policy=replace(config.policy, backbone=backbone))
+    data = load_data([source(world)], large, DataConfig(), image_size=224, cache_dir=folder)
+    return config, large, data

@@ -22,26 +22,23 @@ from small_world import (
     SIZE,
     World,
     load_world,
+    qwen_run,
     small_config,
     source,
     world_contract,
     write_contract,
 )
-from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from lavla_ros.contract import Contract, Observation
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint
 from lavla_ros.policy.config import (
     ActionCodingConfig,
-    BackboneConfig,
     ConfigError,
-    LoraConfig,
     StrategyConfig,
     to_plain,
 )
 from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
-from lavla_ros.policy.prompt import token_ids, train_tokenizer
 from lavla_ros.policy.strategies import STRATEGIES
 from lavla_ros.resources import config_path
 from training import machine
@@ -326,40 +323,9 @@ def test_gradients_that_are_not_finite_stop_the_run_before_they_are_applied(cont
     assert all(torch.equal(p, before[name]) for name, p in trainer.parameters.items())
 
 
-@pytest.fixture(scope="module")
-def pretrained(tmp_path_factory) -> Path:
-    """A Qwen3-VL of the real layout, 224² images and 49 tokens each, but of next to no width, as on a disk or hub."""
-    folder = tmp_path_factory.mktemp("qwen")
-    tokenizer = train_tokenizer([INSTRUCTION], 300, HORIZON)
-    ids = token_ids(tokenizer)
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
-    text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 4}
-    text |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 8, "rope_parameters": rope}
-    vision = {"depth": 3, "hidden_size": 32, "intermediate_size": 32, "num_heads": 4, "out_hidden_size": 32}
-    vision |= {"patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2, "deepstack_visual_indexes": [0, 1]}
-    special = {"image_token_id": ids.image, "video_token_id": ids.video}
-    special |= {"vision_start_token_id": ids.vision_start, "vision_end_token_id": ids.vision_end}
-    torch.manual_seed(0)
-    Qwen3VLModel(Qwen3VLConfig(text_config=text, vision_config=vision, **special)).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-def test_a_pretrained_backbone_trains_its_adapters_with_and_without_checkpointing(pretrained, tmp_path):
+def test_a_pretrained_backbone_trains_its_adapters_with_and_without_checkpointing(tmp_path):
     """LoRA and the head learn, the backbone's own weights stay; checkpointing recomputes, and changes nothing."""
-    large = replace(
-        world_contract(), cameras=tuple(replace(c, width=224, height=224) for c in world_contract().cameras)
-    )
-
-    class LargeWorld(World):
-        def image(self, index):
-            return np.kron(super().image(index), np.ones((7, 7, 1), np.uint8))
-
-    world = LargeWorld(tmp_path / "w", episodes=3, length=4)
-    data = load_data([source(world)], large, DataConfig(), image_size=224, cache_dir=tmp_path)
-    config = small_config(tmp_path / "kept", steps=3, batch_size=4)
-    backbone = BackboneConfig(kind="pretrained", path=str(pretrained), lora=LoraConfig(rank=2))
-    config = replace(config, policy=replace(config.policy, backbone=backbone))
+    config, large, data = qwen_run(tmp_path, "kept")
     kept = Trainer(config, large, data, Log())
     before = {name: p.detach().clone() for name, p in kept.model.named_parameters()}
     kept.run()
