@@ -49,7 +49,10 @@ def run(*, policy: str = "bundled", duration_s: float = 30.0, replan_steps: int 
     chunks = [
         (cameras[stamp], predicted[stamp], row)
         for row in executed
-        if (stamp := row["chunk_stamp_ns"]) in predicted and stamp in cameras
+        if (stamp := row["chunk_stamp_ns"]) in predicted
+        and stamp in cameras
+        # A picture that waited for its episode to begin says nothing about the way.
+        and stamp > predicted[stamp]["resumed_ns"]
     ]
     if len(chunks) < 10:
         raise RuntimeError(

@@ -47,6 +47,7 @@ class LiveEpisodes(Session):
             "bags": str(folder / "bags"),
             "port": str(self.port),
             "status_port": str(self.status_port),
+            "wait_for_reset": "true",  # the conductor has to be there to record it
             **(arguments or {}),
         }
         self._modules = dict(modules or {})

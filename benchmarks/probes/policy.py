@@ -6,6 +6,8 @@ import sys
 import time
 from typing import Any
 
+from std_msgs.msg import String
+
 from benchmarks.pipeline import ProbeFile
 from lavla_ros.contract import ActionChunk, Observation
 from lavla_ros.nodes.lifecycle import run_node
@@ -16,12 +18,20 @@ class ProbedPolicyNode(PolicyNode):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
         self._probe = ProbeFile("policy")
+        self._resumed_ns = 0
+
+    def _on_episode(self, message: String) -> None:
+        super()._on_episode(message)
+        self._resumed_ns = time.time_ns()
 
     def _on_chunk(self, chunk: ActionChunk, observation: Observation, predict_s: float) -> None:
         end_ns = time.time_ns()
         super()._on_chunk(chunk, observation, predict_s)
         self._probe.write(
-            stamp_ns=observation.stamp_ns, begin_ns=end_ns - round(predict_s * 1e9), predict_ms=predict_s * 1e3
+            stamp_ns=observation.stamp_ns,
+            begin_ns=end_ns - round(predict_s * 1e9),
+            predict_ms=predict_s * 1e3,
+            resumed_ns=self._resumed_ns,
         )
 
 

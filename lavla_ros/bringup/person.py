@@ -16,8 +16,9 @@ def record_person(out: Path, instruction: str, arguments: Mapping[str, str]) -> 
     contract = load_contract(arguments["contract"])
     console = ["lavla_ros.nodes.record_console", "--instruction", instruction]
     console += ["--instruction-topic", contract.instruction_topic]
+    stack_arguments = {"bags": str(out), "instruction": instruction, **arguments}
     session = Session(
-        lambda run_dir: load_stack("record_demos", {"bags": str(out), **arguments}, run_dir=run_dir),
+        lambda run_dir: load_stack("record_demos", stack_arguments, run_dir=run_dir),
         console,
         out / "stack.log",
         interactive=True,

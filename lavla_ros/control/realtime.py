@@ -9,9 +9,11 @@ import os
 import resource
 import sys
 import time
+from io import FileIO
 
 _log = logging.getLogger(__name__)
 _MCL_CURRENT, _MCL_FUTURE = 1, 2
+_held: list[FileIO] = []
 
 
 def make_punctual(priority: int) -> bool:
@@ -37,7 +39,19 @@ def make_punctual(priority: int) -> bool:
     unlimited = os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
     if libc.mlockall(_MCL_CURRENT | (_MCL_FUTURE if unlimited else 0)) != 0:
         _log.warning("memory is not locked (%s): raise 'ulimit -l'", os.strerror(ctypes.get_errno()))
+    _keep_awake()
     return fifo
+
+
+def _keep_awake() -> None:
+    """Keep idle cores from sleeping while this process lives: a sleeping one wakes late, in a virtual machine by ms."""
+    try:
+        request = FileIO("/dev/cpu_dma_latency", "w")
+        request.write((0).to_bytes(4, sys.byteorder))
+    except OSError as error:
+        _log.info("idle cores may wake late: /dev/cpu_dma_latency: %s", error.strerror)
+    else:
+        _held.append(request)  # in force until it is closed
 
 
 def stop_collecting() -> None:

@@ -27,6 +27,7 @@ from lavla_ros.policy.policy import Policy, load_policy
 class PolicyParameters(NodeParameters):
     contract: str = parameter("jaka_minicobo", "Contract: a shipped name or a YAML file; must equal the checkpoint's.")
     policy: str = parameter("bundled", "Checkpoint directory, or bundled.")
+    instruction: str = parameter("", "What to do, in words, until somebody says it on the instruction topic.")
     replan_steps: int = parameter(10, "Contract steps between two inferences.", low=1, high=256)
     device: str = parameter("cpu", "Where the policy runs: cpu, cuda, cuda:1, …")
     torch_threads: int = parameter(1, "CPU threads of one inference.", low=1, high=256)
@@ -68,7 +69,7 @@ class PolicyNode(LavlaNode):
         assert self._policy is not None
         contract = self._policy.contract
         self._policy.reset()
-        self._pipeline = ObservationPipeline(contract)
+        self._pipeline = ObservationPipeline(contract, instruction=self.parameters.instruction or None)
         self._worker = InferenceWorker(
             self._policy,
             self._on_chunk,

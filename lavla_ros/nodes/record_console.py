@@ -31,8 +31,11 @@ class RecordConsole(Node):  # type: ignore[misc]  # rclpy is untyped
             self.create_client(Trigger, f"/episode/{verb}") for verb in ("start", "stop", "discard")
         )
         self._mark = self.create_client(SetBool, "/episode/mark")
-        self._instruction = String(data=instruction)
-        self._instructions = self.create_publisher(String, instruction_topic, LATCHED_QOS) if instruction else None
+        if instruction:
+            self._instruction = self.create_publisher(String, instruction_topic, LATCHED_QOS)
+            self._instruction.publish(String(data=instruction))
+            # Before an episode can begin, whoever is there has it.
+            self._instruction.wait_for_all_acked(Duration(seconds=2))
 
     def converse(self, lines: Iterable[str], say: Callable[[str], None]) -> None:
         """Obey one line after another until ``q`` or their end; an episode that is open then is kept, unmarked."""
@@ -42,7 +45,7 @@ class RecordConsole(Node):  # type: ignore[misc]  # rclpy is untyped
             key = line.strip().lower()
             try:
                 if not recording and key == "":
-                    self._begin(say)
+                    say(call(self._start, Trigger.Request()))
                     recording = True
                 elif not recording and key == "q":
                     return
@@ -60,13 +63,6 @@ class RecordConsole(Node):  # type: ignore[misc]  # rclpy is untyped
             say(RECORDING_HELP if recording else IDLE_HELP)
         if recording:
             say(call(self._stop, Trigger.Request()))
-
-    def _begin(self, say: Callable[[str], None]) -> None:
-        if self._instructions is not None:
-            # Anew for every episode: a simulator says its own when it sets up a scene.
-            self._instructions.publish(self._instruction)
-            self._instructions.wait_for_all_acked(Duration(seconds=2))
-        say(call(self._start, Trigger.Request()))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -101,7 +101,6 @@ class EpisodeRunner:
         """One episode. A raised error becomes an episode in error, never a failure."""
         seed = self.evaluation.episode_seed(index)
         latencies_ms: list[float] = []
-        digest = hashlib.sha256()
         initial, steps = "", 0
         try:
             self.session.reset(seed)
@@ -127,7 +126,6 @@ class EpisodeRunner:
                     chunk = pending.pop(0)[1] if pending and pending[0][0] <= steps else None
                 self.session.step(chunk)
                 steps += 1
-                digest.update(self.sim.snapshot().tobytes())
                 outcome = self.sim.outcome()
         except Exception as error:  # noqa: BLE001  # whatever went wrong is the episode's error, not its failure
             return EpisodeResult(
@@ -146,7 +144,7 @@ class EpisodeRunner:
             success=bool(outcome.success),
             score=float(outcome.score),
             length_steps=steps,
-            trajectory=digest.hexdigest()[:16],
+            trajectory=self.session.trajectory,
             latency_ms=latency_summary(latencies_ms),
         )
 

@@ -2,7 +2,7 @@
 
 Renders the state that the physics process shares, stamped with the time of that state; says what the task is
 (``/instruction``) and how it goes (``/episode/state``); ``/episode/reset`` brings the arm home through the
-executor, then sets the objects up anew with the next seed.
+executor, then sets the objects up anew with the next seed. With ``wait_for_reset`` the first episode waits for it too.
 """
 
 from __future__ import annotations
@@ -50,8 +50,10 @@ class TabletopCameraParameters(NodeParameters):
     state_file: str = parameter("/dev/shm/lavla-tabletop", "Ring file of the physics process (--state-file).")
     task: str = parameter("pick_place", "Task of the physics process.", choices=("pick_place", "stack_bowls"))
     layout: str = parameter("id", "Layout of the physics process.", choices=("id", "ood"))
+    instruction: str = parameter("", "What to do, in words; empty: the task's own words.")
     rate_hz: float = parameter(10.0, "Frames per second.", low=0.5, high=60.0)
     episode_s: float = parameter(30.0, "An episode without success has failed after this.", low=1.0, high=3600.0)
+    wait_for_reset: bool = parameter(False, "Begin the first episode at /episode/reset, not at once.")
     stale_after_s: float = parameter(0.5, "Physics silent for longer: no pictures.", low=0.05, high=10.0, unit="s")
 
 
@@ -91,10 +93,12 @@ class TabletopCameraNode(LavlaNode):
 
     def start(self) -> None:
         self._episode = self._read_state().episode
-        self._state = "starting"
         self._frames_left = FRAMES_BEFORE_RUNNING
         self._homing: Homing | None = None
         self._begin_ns: int | None = None
+        self._state = "starting"
+        if self.parameters.wait_for_reset:
+            self._announce("waiting")
         self._entities = [
             self.create_timer(1.0 / self.parameters.rate_hz, self._on_frame),
             self.create_timer(HOMING_PERIOD_S, self._on_homing),
@@ -160,13 +164,17 @@ class TabletopCameraNode(LavlaNode):
             self._frames_left -= 1
             if self._frames_left <= 0:
                 self._begin_ns = None
-                self._instruction.publish(String(data=self._sim.instruction))
+                self._instruction.publish(String(data=self._words))
                 self._announce("running")
         elif self._state == "running":
             if self._sim.outcome().success:
                 self._announce("succeeded")
             elif self._begin_ns is not None and wall_ns() - self._begin_ns > self.parameters.episode_s * 1e9:
                 self._announce("failed")
+
+    @property
+    def _words(self) -> str:
+        return self.parameters.instruction or self._sim.instruction
 
     def _announce(self, state: str) -> None:
         self._state = state
@@ -178,7 +186,7 @@ class TabletopCameraNode(LavlaNode):
             "task": self.parameters.task,
             "layout": self.parameters.layout,
             "seed": self._sim.seed,
-            "instruction": self._sim.instruction,
+            "instruction": self._words,
             "score": outcome.score,
             "elapsed_s": (wall_ns() - self._begin_ns) * 1e-9 if self._begin_ns is not None else 0.0,
         }
@@ -196,6 +204,10 @@ class TabletopCameraNode(LavlaNode):
     def _on_reset(self, _: Any, response: Any) -> Any:
         if self._state in ("homing", "starting"):
             response.success, response.message = False, "a reset is going on already"
+            return response
+        if self._state == "waiting":  # nothing has moved yet
+            self._state = "starting"
+            response.success, response.message = True, f"seed {self._sim.seed}; follow /episode/state"
             return response
         if self._executor.get("state") not in ("holding", "tracking"):
             response.success = False

@@ -1,4 +1,4 @@
-"""Runs episodes on the live tabletop, one after another: record, wait for the referee's verdict, reset.
+"""Runs episodes on the live tabletop, one after another: reset, record, wait for the referee's verdict.
 
 The simulator's ``/episode/state`` says when an episode runs and how it ended; the recorder is started and stopped
 through its services. One JSON line per finished episode goes to ``--progress``.
@@ -54,7 +54,8 @@ class Conductor(Node):  # type: ignore[misc]  # rclpy is untyped
         return {**verdict, "bag": bag}
 
     def reset(self) -> None:
-        """Bring the arm home and set up the next scene (the referee announces it)."""
+        """Begin the next episode: the arm comes home, a new scene is set up, the referee announces it."""
+        self._state = {}  # what is over must not be taken for what is to come
         call(self._reset, Trigger.Request())
 
     def _wait_for(self, states: set[str], timeout_s: float) -> dict[str, Any]:
@@ -90,11 +91,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         with spinning(conductor):
             for index in range(options.episodes):
+                conductor.reset()
                 result = conductor.run_episode(options.timeout)
                 with options.progress.open("a") as file:
                     file.write(json.dumps({"index": index, **result}) + "\n")
-                if index + 1 < options.episodes:
-                    conductor.reset()
     except (ConductorError, ServiceError) as error:
         print(f"conductor: {error}", file=sys.stderr, flush=True)
         return 1

@@ -6,6 +6,7 @@ so that equal seeds and equal chunks give equal episodes bit for bit.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import replace
 
 import numpy as np
@@ -54,6 +55,12 @@ class LockstepSession:
         """What was commanded in the newest servo cycle."""
         self.contract = contract
         self._renderer = renderer
+        self._digest = hashlib.sha256()
+
+    @property
+    def trajectory(self) -> str:
+        """Hash over the simulator's state after every step of the episode: equal episodes, equal hashes."""
+        return self._digest.hexdigest()[:16]
 
     @property
     def time_ns(self) -> int:
@@ -66,6 +73,7 @@ class LockstepSession:
         self.executor = ChunkExecutor(self.executor.contract, self.executor.config)
         self.executor.activate(self.arm_state(), self.time_ns)
         self.last_command = None
+        self._digest = hashlib.sha256()
 
     def arm_state(self) -> ArmState:
         """What a driver would report now."""
@@ -123,6 +131,7 @@ class LockstepSession:
                 self.last_command = command
             # To the next servo tick or the end of the step, whichever comes first.
             self.sim.advance(min(TICK_NS - now_ns % TICK_NS, end_ns - now_ns))
+        self._digest.update(self.sim.snapshot().tobytes())
         return result
 
 

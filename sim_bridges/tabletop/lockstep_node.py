@@ -17,7 +17,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -80,6 +80,8 @@ class BridgeEpisode:
     success: bool
     score: float
     steps: int
+    trajectory: str
+    """See :attr:`LockstepSession.trajectory`."""
 
 
 class LockstepBridge(Node):  # type: ignore[misc]  # rclpy is untyped
@@ -115,7 +117,8 @@ class LockstepBridge(Node):  # type: ignore[misc]  # rclpy is untyped
         """Reset to ``seed`` and run to success or ``max_steps``. Raises BridgeError when no chunk comes."""
         config = self.config
         disturbance = DisturbanceSource(DisturbanceConfig(), seed) if config.disturb else None
-        self._offset_ns += self.sim.time_ns + self.contract.dt_ns
+        # Further apart than any replanning interval: a late picture of one episode must not silence the next.
+        self._offset_ns += self.sim.time_ns + self.contract.chunk_size * self.contract.dt_ns
         self.session.reset(seed)
         self._offset_ns -= self.sim.time_ns
         self.expert.reset()
@@ -139,7 +142,13 @@ class LockstepBridge(Node):  # type: ignore[misc]  # rclpy is untyped
         # The last command takes effect at this time: without this observation its outcome would be unseen.
         self._publish_observation(render=True)
         self._announce("succeeded" if outcome.success else "failed", seed)
-        return BridgeEpisode(seed=seed, success=bool(outcome.success), score=float(outcome.score), steps=steps)
+        return BridgeEpisode(
+            seed=seed,
+            success=bool(outcome.success),
+            score=float(outcome.score),
+            steps=steps,
+            trajectory=self.session.trajectory,
+        )
 
     def _publish_observation(self, *, render: bool) -> None:
         stamp_ns = self.sim.time_ns + self._offset_ns
@@ -260,15 +269,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     bridge = LockstepBridge(config)
 
     def on_episode(episode: BridgeEpisode, message: str = "") -> None:
-        line = json.dumps(
-            {
-                "seed": episode.seed,
-                "success": episode.success,
-                "score": episode.score,
-                "steps": episode.steps,
-                "recorder": message,
-            }
-        )
+        line = json.dumps({**asdict(episode), "recorder": message})
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         if options.progress is not None:
