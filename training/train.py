@@ -25,7 +25,7 @@ from training.data import DataError, load_data, open_sources
 from training.dataset import DatasetError
 from training.frames import FrameError
 from training.logs import require_trackers
-from training.machine import RoomError
+from training.machine import RoomError, flushed_denormals
 from training.trainer import Trainer, TrainingError
 
 USER_ERRORS = (
@@ -99,6 +99,7 @@ class TerminalReporter:
         self._console.print(text, highlight=False, soft_wrap=True)
 
 
+@flushed_denormals()
 def train(config: TrainConfig) -> Path:
     """Load the data and train; returns the directory of the best policy.
 

@@ -95,7 +95,6 @@ class Trainer:
     def __init__(self, config: TrainConfig, contract: Contract, data: LoadedData, reporter: Reporter) -> None:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        torch.set_flush_denormal(True)
         self.config, self.contract, self.data, self.reporter = config, contract, data, reporter
         self.accelerator = build_accelerator(config)
         share = self.accelerator.num_processes * config.accumulation

@@ -37,6 +37,7 @@ from training.latent_actions.action_model import ActionLamLoss, ActionLatentMode
 from training.latent_actions.checkpoint import save_latent_model
 from training.latent_actions.health import CodebookHealth, HealthTracker
 from training.latent_actions.reporting import Reporter, TerminalReporter
+from training.machine import flushed_denormals
 from training.trainer import TrainingError
 
 USER_ERRORS = (ConfigError, ContractError, DataError, DatasetError, StatsError, CheckpointError, TrainingError)
@@ -54,7 +55,6 @@ class ActionLamTrainer:
         """Raises DataError, StatsError or ConfigError before anything is written."""
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        torch.set_flush_denormal(True)
         self.config, self.contract, self.chunks, self.reporter = config, contract, chunks, reporter
         self.train_rows, self.validation_rows = split_chunks(chunks, config.data.validation_fraction, config.seed)
         stats = chunk_stats(contract, config.model.actions, chunks.take(self.train_rows))
@@ -230,6 +230,7 @@ def _device(choice: str) -> str:
     return ("cuda" if torch.cuda.is_available() else "cpu") if choice == "auto" else choice
 
 
+@flushed_denormals()
 def train_action_lam(config: ActionLamTrainConfig) -> Path:
     """Read the data and train; returns the model's directory. Raises one of ``USER_ERRORS``."""
     contract = load_contract(config.data.contract)

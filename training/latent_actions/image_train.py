@@ -55,7 +55,7 @@ from training.latent_actions.image_model import (
     ImageObjective,
 )
 from training.latent_actions.reporting import Reporter, TerminalReporter
-from training.machine import RoomError
+from training.machine import RoomError, flushed_denormals
 from training.state import Progress, differences, gather_state, load_progress, load_state, recover, save_state
 from training.trainer import TrainingError
 
@@ -104,7 +104,6 @@ class ImageLamTrainer:
         """
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        torch.set_flush_denormal(True)
         self.config, self.contract, self.transitions, self.reporter = config, contract, transitions, reporter
         self.accelerator = Accelerator(
             cpu=not torch.cuda.is_available(),
@@ -413,6 +412,7 @@ class ImageLamTrainer:
         return {"settings": settings, "contract": self.contract.hash, "data": data.hexdigest()[:16]}
 
 
+@flushed_denormals()
 def train_image_lam(config: ImageLamTrainConfig) -> Path:
     """Features, stage 1 where needed, then the configured stage; returns the model's directory.
 

@@ -50,7 +50,7 @@ class TerminalReporter:
         self._progress.update(self._task, completed=step, figures=text)
         if not self._console.is_terminal:
             left = (self._total - step) * (time.monotonic() - self._started) / max(step, 1) / 60
-            self._console.print(f"step {step}/{self._total}  {text}  {left:.1f} min left", highlight=False, soft_wrap=True)
+            self.message(f"step {step}/{self._total}  {text}  {left:.1f} min left")
 
     def message(self, text: str) -> None:
         """A line that stays."""

@@ -286,7 +286,7 @@ def test_training_learns_and_the_codebook_lives(finished, chunks):
     assert record["codebook"]["perplexity_share"] >= 0.25
     assert record["codebook"]["dead_codes"] == 0
     assert record["warnings"] == []
-    assert log.figures[-1]["reconstruction"] < 0.5 * log.figures[0]["reconstruction"]
+    assert log.figures[-1]["reconstruction"] < 0.6 * log.figures[0]["reconstruction"]
     model = load_latent_model(path, ActionLatentModel)
     decoded = model.decode_raw(model.encode_raw(chunks.actions_NHA, chunks.states_NS), chunks.states_NS)
     error = (decoded - chunks.actions_NHA)[..., :6]

@@ -8,7 +8,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from conftest import HORIZON
 from labelled_squares import CODES, save_action_model, save_image_model
 from moving_square import square_contract, write_squares
 
@@ -21,6 +20,8 @@ from training.latent_actions.action_config import ActionLamConfig
 from training.latent_actions.action_data import ActionChunks, chunk_stats
 from training.latent_actions.action_model import ActionLatentModel, fit_window
 from training.latent_actions.encode import ActionTokenizer, EncodeError
+
+HORIZON = 6  # of the folder's contract
 
 
 @pytest.fixture
