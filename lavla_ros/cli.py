@@ -284,6 +284,53 @@ def convert(
     print(to_json(report) if as_json else str(report))
 
 
+@app.command(name="import")
+def import_demonstrations(
+    kind: tyro.conf.Positional[Literal["libero", "robotwin", "lerobot"]],
+    source: tyro.conf.Positional[Path],
+    /,
+    out: Path,
+    contract: str | None = None,
+    mapping: Path | None = None,
+    instruction: str | None = None,
+    jobs: int | None = None,
+    ray: str | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Import the demonstrations of others: LIBERO or RoboTwin HDF5, or a LeRobot dataset (v2.1, v3.0).
+
+    Example: lavla import libero downloads/libero_object --out runs/libero_object
+
+    Args:
+        kind: What the source is.
+        source: A file, or a folder of them; for lerobot the dataset's folder.
+        out: The new dataset.
+        contract: Contract name or file; for LIBERO and RoboTwin theirs is the default.
+        mapping: lerobot: YAML that says which of the dataset's cameras and dimensions are which of the contract's.
+        instruction: Instruction of episodes that carry none, or in place of theirs.
+        jobs: Processes; default one per core. The dataset does not depend on it.
+        ray: Address of a Ray cluster (HOST:6379 or auto) whose machines do the work; see docs/scaling.md.
+        as_json: Print the report as JSON.
+    """
+    from training.importers.command import run_import
+    from training.scale import Workers
+
+    with _Progress(f"importing {kind}", 0, quiet=as_json) as progress:
+        report = run_import(
+            kind,
+            source,
+            out,
+            contract=contract,
+            mapping=mapping,
+            instruction=instruction,
+            workers=Workers(jobs=jobs, ray=ray),
+            on_start=lambda episodes: progress.show(0, episodes),
+            progress=lambda episode: progress.advance("rejected" if episode.rejected else "imported"),
+            log=lambda text: print(text, file=sys.stderr),
+        )
+    print(to_json(report) if as_json else str(report))
+
+
 @app.command
 def dataset(action: tyro.conf.Positional[Literal["check", "repair"]], path: tyro.conf.Positional[Path], /) -> None:
     """Check a dataset, or rebuild what a crash left unfinished.
@@ -373,6 +420,62 @@ def train() -> None:
     Example: lavla train --config config/training/tabletop_tiny.yaml --data.dataset runs/dataset --output runs/policy
     """
     raise AssertionError("main() hands this command to training.train")
+
+
+@app.command
+def study(
+    bags: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    out: Path,
+    steps: int = 2000,
+    strategies: tuple[Literal["baseline", "la_align", "la_direct", "la_cond", "la_tok"], ...] = (
+        "baseline",
+        "la_align",
+        "la_direct",
+        "la_cond",
+        "la_tok",
+    ),
+    episodes: int = 100,
+    live_episodes: int = 3,
+    workers: int = 2,
+    action_recipe: Path | None = None,
+    image_recipe: Path | None = None,
+    policy_recipe: Path | None = None,
+) -> None:
+    """Compare the strategies on the tabletop, from bags to a table, unattended. Goes on where it was stopped.
+
+    Bags → dataset → two latent action models → labels → a policy for each strategy → lock-step evaluation → each
+    policy through its node on the live stack. Writes OUT/study.md and OUT/study.json.
+
+    Example: lavla record --out runs/bags --episodes 600 --workers 2 && lavla study runs/bags --out runs/study
+
+    Args:
+        bags: Recorded episodes, or folders of them.
+        out: Folder of the study.
+        steps: Optimizer steps of every policy.
+        strategies: Which to compare.
+        episodes: Lock-step episodes per policy; the layouts are the same for all.
+        live_episodes: Episodes of each policy through the policy node on the live stack; 0 leaves it out.
+        workers: Policies that are trained, and simulators that are evaluated in, at a time.
+        action_recipe: Configuration of the action latent action model, if not config/latent/action_tabletop.yaml.
+        image_recipe: Configuration of the image latent action model, if not config/latent/image_tabletop.yaml.
+        policy_recipe: Configuration of the policies, if not config/training/tabletop_tiny.yaml.
+    """
+    from sim_bridges.evaluation.study import StudyConfig, run_study
+
+    config = StudyConfig(
+        bags=bags,
+        out=out,
+        steps=steps,
+        strategies=strategies,
+        episodes=episodes,
+        live_episodes=live_episodes,
+        workers=workers,
+        action_recipe=action_recipe,
+        image_recipe=image_recipe,
+        policy_recipe=policy_recipe,
+    )
+    print(run_study(config, lambda text: print(f"study: {text}", file=sys.stderr, flush=True)).read_text())
 
 
 @latent.command(name="train")

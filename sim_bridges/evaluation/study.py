@@ -7,11 +7,13 @@ finished is not repeated, so a study that was stopped goes on.
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -45,7 +47,13 @@ class StudyConfig:
     live_episodes: int = 3
     """Episodes of each policy through the policy node on the live stack; 0: none."""
     workers: int = 2
-    """Parallel simulators while evaluating."""
+    """Policies that are trained, and simulators that are evaluated in, at a time."""
+    action_recipe: Path | None = None
+    """Configuration of the action latent action model; None: that of the tabletop, as for the next two."""
+    image_recipe: Path | None = None
+    """Configuration of the image latent action model."""
+    policy_recipe: Path | None = None
+    """Configuration of the policies; its strategy is replaced."""
 
     def __post_init__(self) -> None:
         unknown = sorted(set(self.strategies) - set(STRATEGIES))
@@ -61,33 +69,37 @@ def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
     stages = _Stages(config.out, say)
     dataset, action, image = config.out / "dataset", config.out / "latent_action", config.out / "latent_image"
     stages.run("convert", ["convert", *map(str, config.bags)], output=dataset)
-    for name, output in (("action", action), ("image", image)):
-        recipe = _recipe(f"latent/{name}_tabletop", {"output": str(output), "data.datasets": [str(dataset)]})
-        file = stages.write(f"latent_{name}.yaml", recipe)
+    for name, output, given in (("action", action, config.action_recipe), ("image", image, config.image_recipe)):
+        overrides = {"output": str(output), "data.datasets": [str(dataset)]}
+        file = stages.write(f"latent_{name}.yaml", _recipe(given, f"latent/{name}_tabletop", overrides))
         stages.run(f"latent_{name}", ["latent", "train", name, "--config", str(file)])
     models = [text for output in (action, image) for text in ("--model", str(output / "model"))]
     stages.run("label", ["latent", "label", str(dataset), *models])
-    rows = []
-    for strategy in config.strategies:
-        output = config.out / strategy
+
+    def train(strategy: str) -> None:
         overrides: dict[str, Any] = {
-            "output": str(output),
+            "output": str(config.out / strategy),
             "steps": config.steps,
+            "threads": max(1, (os.cpu_count() or 1) // config.workers),
             "data.dataset": str(dataset),
             "data.cache_dir": str(config.out / "frames"),
             "policy.strategy": {"name": strategy},
         }
-        file = stages.write(f"{strategy}.yaml", _recipe("training/tabletop_tiny", overrides))
+        file = stages.write(f"{strategy}.yaml", _recipe(config.policy_recipe, "training/tabletop_tiny", overrides))
         stages.run(f"train_{strategy}", ["train", "--config", str(file)])
-        policy, evaluated, live = str(output / "best"), output / "evaluation", output / "live"
-        evaluation = ["eval", "tabletop", "--policy", policy, "--seed", str(config.evaluation_seed)]
+
+    with ThreadPoolExecutor(config.workers) as pool:
+        list(pool.map(train, config.strategies))
+    rows: list[dict[str, Any]] = []
+    for strategy in config.strategies:
+        output = config.out / strategy
+        evaluation = ["eval", "tabletop", "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
         evaluation += ["--episodes", str(config.episodes), "--workers", str(config.workers)]
-        stages.run(f"evaluate_{strategy}", evaluation, output=evaluated)
+        stages.run(f"evaluate_{strategy}", evaluation, output=output / "evaluation")
         if config.live_episodes:
-            demo = ["demo", "--policy", policy, "--episodes", str(config.live_episodes)]
-            stages.run(f"live_{strategy}", demo, output=live)
+            demo = ["demo", "--policy", str(output / "best"), "--episodes", str(config.live_episodes)]
+            stages.run(f"live_{strategy}", demo, output=output / "live")
         rows.append(_row(strategy, output, stages.seconds(f"train_{strategy}"), live=bool(config.live_episodes)))
-        _write_table(config, rows, stages)
     return _write_table(config, rows, stages)
 
 
@@ -110,7 +122,7 @@ class _Stages:
             shutil.rmtree(output, ignore_errors=True)
             arguments = [*arguments, "--out", str(output)]
         self._say(f"{name}: lavla {' '.join(arguments)}")
-        log, began = self._logs / f"{name}.log", time.monotonic()
+        log, began = self._logs / f"{name}.log", time.time()
         with log.open("a") as file:
             status = subprocess.run(
                 [sys.executable, "-m", "lavla_ros.cli", *arguments], stdout=file, stderr=file, check=False
@@ -118,16 +130,27 @@ class _Stages:
         if status != 0:
             tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-6:])
             raise StudyError(f"{name} ended with status {status}; the end of {log}:\n  {tail}")
-        seconds = time.monotonic() - began
-        write_json(done, {"arguments": arguments, "seconds": round(seconds, 1)})
-        self._say(f"{name}: {seconds / 60:.1f} min")
+        ended = time.time()
+        write_json(done, {"arguments": arguments, "began": began, "ended": ended})
+        self._say(f"{name}: {(ended - began) / 60:.1f} min")
 
     def seconds(self, name: str) -> float:
-        return float(json.loads((self._logs / f"{name}.json").read_text())["seconds"])
+        began, ended = self._times(self._logs / f"{name}.json")
+        return ended - began
 
     @property
     def total_s(self) -> float:
-        return sum(float(json.loads(file.read_text())["seconds"]) for file in self._logs.glob("*.json"))
+        """Wall time in which at least one stage ran."""
+        total, until = 0.0, 0.0
+        for began, ended in sorted(self._times(file) for file in self._logs.glob("*.json")):
+            total += max(0.0, ended - max(began, until))
+            until = max(until, ended)
+        return total
+
+    @staticmethod
+    def _times(file: Path) -> tuple[float, float]:
+        values = json.loads(file.read_text())
+        return values["began"], values["ended"]
 
     def write(self, name: str, recipe: Mapping[str, Any]) -> Path:
         file = self._configs / name
@@ -135,14 +158,15 @@ class _Stages:
         return file
 
 
-def _recipe(name: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A shipped recipe with some keys (dotted) replaced."""
-    recipe: dict[str, Any] = yaml.safe_load(config_path(f"{name}.yaml").read_text())
+def _recipe(given: Path | None, shipped: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+    """A recipe with some keys (dotted) replaced."""
+    file = config_path(f"{shipped}.yaml") if given is None else given
+    recipe: dict[str, Any] = yaml.safe_load(file.read_text())
     for path, value in overrides.items():
         *parents, key = path.split(".")
         section = recipe
         for parent in parents:
-            section = section[parent]
+            section = section.setdefault(parent, {})
         section[key] = value
     return recipe
 
