@@ -423,11 +423,34 @@ def train() -> None:
 
 
 @app.command
+def export(
+    checkpoint: tyro.conf.Positional[Path],
+    /,
+    out: Path,
+    what: Annotated[Literal["adapters", "merged"], tyro.conf.arg(name="as")] = "merged",
+) -> None:
+    """Write a trained policy with the adapters merged into its backbone, or the adapters alone.
+
+    Example: lavla export runs/policy/best --as merged --out runs/policy/deployed
+
+    Args:
+        checkpoint: Directory of a policy with a pretrained backbone and LoRA.
+        out: New directory.
+        what: merged: a checkpoint that runs without peft and without the base model. adapters: what
+            peft's PeftModel.from_pretrained reads.
+    """
+    from lavla_ros.policy.export import export_adapters, export_merged
+
+    {"adapters": export_adapters, "merged": export_merged}[what](checkpoint, out)
+    print(out)
+
+
+@app.command
 def study(
     bags: tyro.conf.Positional[tuple[Path, ...]],
     /,
     out: Path,
-    steps: int = 2000,
+    steps: int = 2500,
     strategies: tuple[Literal["baseline", "la_align", "la_direct", "la_cond", "la_tok"], ...] = (
         "baseline",
         "la_align",

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLModel
 
-from lavla_ros.policy.config import BackboneConfig, ConfigError
+from lavla_ros.policy.config import BackboneConfig, ConfigError, LoraConfig
 from lavla_ros.policy.prompt import TokenIds, add_placeholder_tokens, token_ids
 from lavla_ros.policy.strategies.base import BackboneShape, SegmentKind
 from lavla_ros.policy.tiny import tiny_vlm
@@ -40,7 +40,7 @@ class Backbone(nn.Module):
         self.placeholder_embeddings = nn.Embedding(len(ids.placeholders), self.shape.width)
         nn.init.normal_(self.placeholder_embeddings.weight, std=0.02)
         if not tiny:
-            vlm = _with_lora(vlm, config)
+            vlm = vlm.requires_grad_(False) if config.lora is None else _with_lora(vlm, config.lora)
         self.vlm = vlm
         self._positions: dict[tuple[int, ...], Tensor] = {}
         self._vision_cache: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
@@ -193,15 +193,15 @@ def load_pretrained_tokenizer(path: str | Path, revision: str = "main") -> PreTr
     return tokenizer
 
 
-def _with_lora(vlm: Qwen3VLModel, config: BackboneConfig) -> Qwen3VLModel:
+def _with_lora(vlm: Qwen3VLModel, config: LoraConfig) -> Qwen3VLModel:
     """Freeze the model and put adapters on all its linear layers (App. B.1)."""
     from peft import LoraConfig as PeftLoraConfig
     from peft import get_peft_model
 
     lora = PeftLoraConfig(
-        r=config.lora.rank,
-        lora_alpha=config.lora.alpha,
-        lora_dropout=config.lora.dropout,
+        r=config.rank,
+        lora_alpha=config.alpha,
+        lora_dropout=config.dropout,
         target_modules="all-linear",
         bias="none",
     )

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -113,8 +113,11 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
     except (ContractError, StatsError) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from None
     tokenizer = _read_tokenizer(path / TOKENIZER, config)
+    backbone = config.backbone
+    if backbone.path.startswith("./"):
+        backbone = replace(backbone, path=str(path / backbone.path))
     try:
-        model = LatentActionVLA(config, contract, build_backbone(config.backbone, tokenizer))
+        model = LatentActionVLA(config, contract, build_backbone(backbone, tokenizer))
         prompt = prompt_builder(model, contract, tokenizer)
     except (ConfigError, PromptError) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from None

@@ -86,10 +86,11 @@ class BackboneConfig:
     kind: Literal["tiny", "pretrained"] = "tiny"
     """tiny: from scratch, no download. pretrained: a Qwen3-VL checkpoint with LoRA."""
     path: str = "Qwen/Qwen3-VL-2B-Instruct"
-    """pretrained only: local folder or hub name."""
+    """pretrained only: local folder or hub name. In a checkpoint, one that begins with ./ is inside it."""
     revision: str = "main"
     """pretrained only: revision on the hub."""
-    lora: LoraConfig = field(default_factory=LoraConfig)
+    lora: LoraConfig | None = field(default_factory=LoraConfig)
+    """pretrained only; null: the backbone stays as it is."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
 

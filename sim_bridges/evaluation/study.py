@@ -38,7 +38,7 @@ class StudyConfig:
     bags: tuple[Path, ...]
     """Recorded episodes, or folders of them."""
     out: Path
-    steps: int = 2_000
+    steps: int = 2_500
     """Optimizer steps of every policy (Table 8: the same for all methods)."""
     strategies: tuple[str, ...] = STRATEGIES
     episodes: int = 100
@@ -69,10 +69,14 @@ def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
     stages = _Stages(config.out, say)
     dataset, action, image = config.out / "dataset", config.out / "latent_action", config.out / "latent_image"
     stages.run("convert", ["convert", *map(str, config.bags)], output=dataset)
-    for name, output, given in (("action", action, config.action_recipe), ("image", image, config.image_recipe)):
+
+    def train_latent(name: str, output: Path, given: Path | None) -> None:
         overrides = {"output": str(output), "data.datasets": [str(dataset)]}
         file = stages.write(f"latent_{name}.yaml", _recipe(given, f"latent/{name}_tabletop", overrides))
         stages.run(f"latent_{name}", ["latent", "train", name, "--config", str(file)])
+
+    with ThreadPoolExecutor(config.workers) as pool:
+        list(pool.map(train_latent, ("action", "image"), (action, image), (config.action_recipe, config.image_recipe)))
     models = [text for output in (action, image) for text in ("--model", str(output / "model"))]
     stages.run("label", ["latent", "label", str(dataset), *models])
 

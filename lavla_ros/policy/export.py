@@ -1,0 +1,87 @@
+"""A trained policy for others: its LoRA adapters alone, or a checkpoint with the adapters merged into the backbone.
+
+PeftModel.from_pretrained(Qwen3VLModel.from_pretrained(BASE), ADAPTERS)   # needs nothing of ours
+lavla up jaka_policy policy:=MERGED                                       # neither peft nor the base model
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+from peft import PeftModel
+
+from lavla_ros.policy.checkpoint import (
+    CheckpointError,
+    LoadedCheckpoint,
+    load_checkpoint,
+    replace_directory,
+    save_checkpoint,
+    trained_parameters,
+)
+from lavla_ros.policy.normalization import load_stats
+
+BACKBONE = "backbone"
+"""Folder of the merged backbone inside a checkpoint."""
+
+
+def export_adapters(checkpoint: Path, out: Path) -> None:
+    """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as peft does.
+
+    Placeholder embeddings, latent heads and the action head are no adapters and not among them. Raises
+    CheckpointError for a policy without adapters and for an ``out`` that exists.
+    """
+    _, adapted = _load(checkpoint, out)
+    staging = _staging(out)
+    # the adapters leave the embeddings alone, so peft need not ask the hub for the base model's vocabulary
+    adapted.save_pretrained(str(staging), save_embedding_layers=False)
+    replace_directory(staging, out)
+
+
+def export_merged(checkpoint: Path, out: Path) -> None:
+    """Write a checkpoint that stands alone: W + (α/r)·B·A in the place of every adapted W.
+
+    The same policy up to the rounding of float32, a little faster, and as large as the base model. Raises
+    CheckpointError as :func:`export_adapters` does.
+    """
+    loaded, adapted = _load(checkpoint, out)
+    staging = _staging(out)
+    adapted.merge_and_unload().save_pretrained(str(staging / BACKBONE))  # type: ignore[operator]
+    backbone = replace(loaded.config.backbone, path=f"./{BACKBONE}", lora=None)
+    kept = {n: p for n, p in trained_parameters(loaded.model).items() if not n.startswith("backbone.vlm.")}
+    checkpoint_only = staging / "checkpoint"
+    save_checkpoint(
+        checkpoint_only,
+        config=replace(loaded.config, backbone=backbone),
+        contract=loaded.contract,
+        stats=load_stats(checkpoint / "stats.json"),
+        tokenizer=loaded.tokenizer,
+        tensors=kept,
+        training=loaded.training,
+    )
+    for item in checkpoint_only.iterdir():
+        item.rename(staging / item.name)
+    checkpoint_only.rmdir()
+    replace_directory(staging, out)
+
+
+def _load(checkpoint: Path, out: Path) -> tuple[LoadedCheckpoint, PeftModel]:
+    if out.exists():
+        raise CheckpointError(f"{out} exists already; choose another folder, or remove it")
+    loaded = load_checkpoint(checkpoint)
+    if not isinstance(loaded.model.backbone.vlm, PeftModel):
+        raise CheckpointError(f"{checkpoint} has no adapters: its backbone is {_describe(loaded)}")
+    return loaded, loaded.model.backbone.vlm
+
+
+def _describe(loaded: LoadedCheckpoint) -> str:
+    backbone = loaded.config.backbone
+    return "tiny, trained whole" if backbone.kind == "tiny" else f"{backbone.path!r} without LoRA"
+
+
+def _staging(out: Path) -> Path:
+    staging = out.with_name(out.name + ".partial")
+    shutil.rmtree(staging, ignore_errors=True)
+    staging.mkdir(parents=True)
+    return staging
