@@ -102,7 +102,7 @@ def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
         stages.run(f"evaluate_{strategy}", evaluation, output=output / "evaluation")
         if config.live_episodes:
             demo = ["demo", "--policy", str(output / "best"), "--episodes", str(config.live_episodes)]
-            stages.run(f"live_{strategy}", demo, output=output / "live")
+            stages.run(f"live_{strategy}", demo, output=output / "live", must=False)
         rows.append(_row(strategy, output, stages.seconds(f"train_{strategy}"), live=bool(config.live_episodes)))
     return _write_table(config, rows, stages)
 
@@ -116,8 +116,9 @@ class _Stages:
         for folder in (self._logs, self._configs):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def run(self, name: str, arguments: list[str], *, output: Path | None = None) -> None:
-        """``output``: given as --out; what a stage that was stopped left there is removed first."""
+    def run(self, name: str, arguments: list[str], *, output: Path | None = None, must: bool = True) -> None:
+        """``output``: given as --out; what a stage that was stopped left there is removed first. ``must`` False: its
+        failing is a result like another."""
         done = self._logs / f"{name}.json"
         if done.exists():
             self._say(f"{name}: done before")
@@ -131,12 +132,12 @@ class _Stages:
             status = subprocess.run(
                 [sys.executable, "-m", "lavla_ros.cli", *arguments], stdout=file, stderr=file, check=False
             ).returncode
-        if status != 0:
+        if status != 0 and must:
             tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-6:])
             raise StudyError(f"{name} ended with status {status}; the end of {log}:\n  {tail}")
         ended = time.time()
-        write_json(done, {"arguments": arguments, "began": began, "ended": ended})
-        self._say(f"{name}: {(ended - began) / 60:.1f} min")
+        write_json(done, {"arguments": arguments, "status": status, "began": began, "ended": ended})
+        self._say(f"{name}: {(ended - began) / 60:.1f} min" + (f", status {status}" if status else ""))
 
     def seconds(self, name: str) -> float:
         began, ended = self._times(self._logs / f"{name}.json")
@@ -190,9 +191,12 @@ def _row(strategy: str, output: Path, train_s: float, *, live: bool) -> dict[str
         "best_step": best["step"],
         "train_minutes": round(train_s / 60, 1),
     }
-    if live:
-        shown = json.loads((output / "live" / "results.json").read_text())["episodes"]
-        row["live"] = [sum(bool(e["success"]) for e in shown), len(shown)]
+    results_live = output / "live" / "results.json"
+    if live and results_live.exists():
+        shown = json.loads(results_live.read_text())["episodes"]
+        row["live"] = f"{sum(bool(e['success']) for e in shown)}/{len(shown)}"
+    elif live:
+        row["live"] = f"stopped: logs/live_{strategy}.log"  # such as by a fault of the executor, which latches
     return row
 
 
@@ -207,10 +211,9 @@ def _write_table(config: StudyConfig, rows: list[dict[str, Any]], stages: _Stage
     for row in rows:
         low, high = (100 * bound for bound in row["wilson95"])
         rate = 100 * row["successes"] / max(1, row["episodes"])
-        live = f"{row['live'][0]}/{row['live'][1]}" if "live" in row else "–"
         lines.append(
             f"| {row['strategy']} | {row['successes']}/{row['episodes']} ({rate:.0f}%) "
-            f"| {low:.0f}% to {high:.0f}% | {live} "
+            f"| {low:.0f}% to {high:.0f}% | {row.get('live', '–')} "
             f"| {row['validation_mse']:.4f} | {row['best_step']} | {row['train_minutes']} min |"
         )
     write_json(config.out / "study.json", {"steps": config.steps, "rows": rows, "seconds": stages.total_s})

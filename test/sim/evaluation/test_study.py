@@ -40,7 +40,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
         bags=(folder / "bags",),
         out=folder / "out",
         steps=3,
-        strategies=("baseline", "la_cond", "la_tok"),
+        strategies=("la_cond", "la_tok"),
         episodes=2,
         live_episodes=1,
         action_recipe=recipe(
@@ -55,9 +55,11 @@ def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig) -> Non
     told: list[str] = []
     table = run_study(config, told.append).read_text()
     rows = json.loads((config.out / "study.json").read_text())["rows"]
-    assert [row["strategy"] for row in rows] == ["baseline", "la_cond", "la_tok"]
-    assert all((row["episodes"], row["best_step"]) == (2, 3) and row["live"][1] == 1 for row in rows)
-    assert table.count("/2 (") == 3
+    assert [row["strategy"] for row in rows] == ["la_cond", "la_tok"]
+    assert all((row["episodes"], row["best_step"]) == (2, 3) for row in rows)
+    # three steps of training: most likely the arm gets nowhere, or is stopped as it presses on the table
+    assert all(row["live"] in ("0/1", "1/1") or row["live"].startswith("stopped: logs/live_la_") for row in rows)
+    assert table.count("/2 (") == 2
     for strategy in config.strategies:
         policy = load_checkpoint(config.out / strategy / "best")
         assert policy.config.strategy.name == strategy
