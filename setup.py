@@ -34,6 +34,8 @@ TRAIN = [
     "matplotlib",
     "vector-quantize-pytorch>=1.32,<2",
 ]
+# Conversion and labelling on several machines. Older ones were not tried.
+RAY = ["ray>=2.50"]
 # Without a ROS distribution: ROS 2 Jazzy as wheels. With one, rclpy and the messages are the distribution's.
 ROS = [
     "ros-rclpy[fastrtps]==7.1.6",
@@ -86,9 +88,10 @@ setup(
         "policy": POLICY,
         "train": TRAIN,
         "sim": SIM,
+        "ray": RAY,
         "test": TEST,
         "dev": DEV,
-        "all": sorted({*ROS, *TRAIN, *SIM, *DEV}),
+        "all": sorted({*ROS, *TRAIN, *SIM, *RAY, *DEV}),
     },
     entry_points={"console_scripts": ["lavla = lavla_ros.cli:main"]},
     zip_safe=False,

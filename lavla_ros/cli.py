@@ -380,17 +380,20 @@ def demo(
 
 @app.command
 def bench(
-    name: tyro.conf.Positional[Literal["servo", "pipeline", "tabletop"]],
+    name: tyro.conf.Positional[Literal["servo", "pipeline", "tabletop", "train"]],
     /,
     out: Path | None = None,
     duration: float = 60.0,
     burn: bool = False,
     policy: str = "bundled",
+    size: Literal["2b", "small"] = "2b",
+    batch_size: int = 32,
 ) -> None:
     """Measure on this machine; JSON on standard output, and into a file.
 
     servo: punctuality of the 125 Hz loop, measured at the controller. pipeline: camera capture to first command.
-    tabletop: speed of lock-step evaluation against real time.
+    tabletop: speed of lock-step evaluation against real time. train: seconds and memory of an optimizer step, for every
+    strategy.
 
     Args:
         name: What to measure.
@@ -398,14 +401,18 @@ def bench(
         duration: Seconds (servo, pipeline).
         burn: servo: load every core with matrix products meanwhile.
         policy: The policy that runs.
+        size: train: the full-size model, which needs a GPU, or a small one that shows that it runs.
+        batch_size: train: samples per step.
     """
-    from benchmarks import pipeline, servo, tabletop
+    from benchmarks import gpu_train, pipeline, servo, tabletop
     from sim_bridges.evaluation.results import write_json
 
     if name == "servo":
         figures = servo.run(duration_s=duration, burn=burn, policy=policy)
     elif name == "pipeline":
         figures = pipeline.run(policy=policy, duration_s=duration)
+    elif name == "train":
+        figures = gpu_train.run(size=size, batch_size=batch_size)
     else:
         figures = tabletop.run(policy=policy)
     if out is not None:

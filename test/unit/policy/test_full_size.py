@@ -4,46 +4,17 @@ from __future__ import annotations
 
 import pytest
 import torch
-from transformers import Qwen3VLConfig
 
+from benchmarks.gpu_train import qwen_config
 from lavla_ros.contract import load_contract
 from lavla_ros.policy.backbone import build_pretrained_on_meta
-from lavla_ros.policy.config import BackboneConfig, PolicyConfig
+from lavla_ros.policy.config import BackboneConfig, PolicyConfig, StrategyConfig
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.prompt import TokenIds
 
 
 @pytest.fixture(scope="module")
-def full():
-    config = Qwen3VLConfig(
-        text_config={
-            "hidden_size": 2048,
-            "num_hidden_layers": 28,
-            "num_attention_heads": 16,
-            "num_key_value_heads": 8,
-            "head_dim": 128,
-            "intermediate_size": 6144,
-            "vocab_size": 151936,
-            "rope_parameters": {
-                "rope_type": "default",
-                "rope_theta": 5e6,
-                "mrope_section": [24, 20, 20],
-                "mrope_interleaved": True,
-            },
-        },
-        vision_config={
-            "depth": 24,
-            "hidden_size": 1024,
-            "intermediate_size": 4096,
-            "num_heads": 16,
-            "patch_size": 16,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-            "out_hidden_size": 2048,
-            "deepstack_visual_indexes": [5, 11, 17],
-        },
-        tie_word_embeddings=True,
-    )
+def build():
     ids = TokenIds(
         image=151655,
         vision_start=151652,
@@ -51,10 +22,19 @@ def full():
         video=151656,
         placeholders=(("latent", 151669), ("action", 151670)),
     )
-    policy = PolicyConfig(backbone=BackboneConfig(kind="pretrained"))
-    with torch.device("meta"):
-        backbone = build_pretrained_on_meta(policy.backbone, config, ids)
-        return LatentActionVLA(policy, load_contract("jaka_minicobo"), backbone)
+
+    def build(strategy: str = "baseline") -> LatentActionVLA:
+        policy = PolicyConfig(backbone=BackboneConfig(kind="pretrained"), strategy=StrategyConfig(name=strategy))
+        with torch.device("meta"):
+            backbone = build_pretrained_on_meta(policy.backbone, qwen_config("2b", ids), ids)
+            return LatentActionVLA(policy, load_contract("jaka_minicobo"), backbone)
+
+    return build
+
+
+@pytest.fixture(scope="module")
+def full(build):
+    return build()
 
 
 def test_parameter_counts(full):
@@ -95,3 +75,24 @@ def test_one_forward_pass_has_the_right_shapes(full):
     )
     assert len(out.hidden_states) == 29
     assert out.hidden_states[14].shape == (1, 138, 2048)
+
+
+@pytest.mark.parametrize(
+    ("strategy", "latent_head"),
+    [
+        ("baseline", 0),
+        ("la_align", 2048 * 4 * 128 + 4 * 128),  # linear projection to the P embeddings of a step
+        ("la_direct", 2048 * 16 + 16),  # K = 16 ways for every placeholder
+        ("la_cond", 2048 * 16 + 16),
+        ("la_tok", 2048 * 256 + 256),  # K = 256 ways
+    ],
+)
+def test_strategies_differ_by_their_latent_head_alone(build, full, strategy, latent_head):
+    model = build(strategy)
+
+    def count(module):
+        return sum(p.numel() for p in module.parameters())
+
+    assert count(model.strategy) == latent_head
+    assert count(model.head) == count(full.head)
+    assert count(model.backbone) == count(full.backbone)

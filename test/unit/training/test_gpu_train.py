@@ -1,0 +1,26 @@
+"""The full-size benchmark runs, at a small size, and refuses what it cannot measure."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from benchmarks import gpu_train
+
+
+def test_every_strategy_is_measured() -> None:
+    figures = gpu_train.run(size="small", batch_size=2, steps=2, warmup=1)
+    assert list(figures["strategies"]) == list(gpu_train.STRATEGIES)
+    for measured in figures["strategies"].values():
+        assert 0 < measured["step_s"] <= measured["step_s_slowest"]
+        assert measured["samples_per_s"] == pytest.approx(2 / measured["step_s"])
+    # the head is the same everywhere; LA-Align's projection is what it has more
+    counts = {name: measured["trained_parameters"] for name, measured in figures["strategies"].items()}
+    assert len({measured["head_parameters"] for measured in figures["strategies"].values()}) == 1
+    assert counts["la_align"] - counts["baseline"] == 32 * 4 * 128 + 4 * 128
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_full_size_needs_a_gpu() -> None:
+    with pytest.raises(RuntimeError, match="torch sees no GPU"):
+        gpu_train.run(size="2b")
