@@ -23,10 +23,10 @@ from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE
-from lavla_ros.policy.config import BackboneConfig, LoraConfig, StrategyConfig
+from lavla_ros.policy.config import BackboneConfig, LoraConfig, StrategyConfig, read_config
 from lavla_ros.policy.prompt import TokenIds, token_ids, train_tokenizer
 from lavla_ros.resources import config_path
-from training.config import DataConfig, TrainConfig, load_train_config
+from training.config import DataConfig, TrainConfig
 from training.data import Source, load_data
 from training.train import label_specs
 from training.trainer import Trainer
@@ -79,7 +79,7 @@ def run(
 
 
 def _config(output: Path, backbone: BackboneConfig, strategy: str, batch_size: int, steps: int) -> TrainConfig:
-    recipe = load_train_config(config_path("training/jaka.yaml"))
+    recipe = read_config(TrainConfig, config_path("training/jaka.yaml"))
     policy = replace(recipe.policy, backbone=backbone, strategy=StrategyConfig(name=strategy))
     return replace(
         recipe,

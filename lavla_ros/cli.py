@@ -486,7 +486,7 @@ def study(
         strategies: Which to compare.
         episodes: Lock-step episodes per policy; the layouts are the same for all.
         live_episodes: Episodes of each policy through the policy node on the live stack; 0 leaves it out.
-        workers: Policies that are trained, and simulators that are evaluated in, at a time.
+        workers: Policies that are trained and evaluated at a time.
         action_recipe: Configuration of the action latent action model, if not config/latent/action_tabletop.yaml.
         image_recipe: Configuration of the image latent action model, if not config/latent/image_tabletop.yaml.
         policy_recipe: Configuration of the policies, if not config/training/tabletop_tiny.yaml.

@@ -7,9 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
-from lavla_ros.policy.config import ConfigError, PolicyConfig, check, from_plain
+from lavla_ros.policy.config import PolicyConfig, check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,14 +181,3 @@ class TrainConfig:
         check(self.seed >= 0, "seed", self.seed, "at least 0")
         if self.threads is not None:
             check(self.threads >= 1, "threads", self.threads, "at least 1")
-
-
-def load_train_config(path: Path) -> TrainConfig:
-    """Read a run's YAML. Raises ConfigError naming the file, the key and the value at fault."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    return from_plain(TrainConfig, data or {}, source=str(path))

@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -44,6 +44,7 @@ from training.data import BatchMaker, LoadedData, SampleStream, split_episodes, 
 from training.frames import Prefetcher
 from training.logs import RunLog
 from training.machine import require_disk, require_memory
+from training.reporting import Reporter
 from training.state import (
     Ema,
     Progress,
@@ -68,13 +69,6 @@ _MAY_DIFFER = (
 
 class TrainingError(RuntimeError):
     """Training cannot start or go on; the message says why and what to do."""
-
-
-class Reporter(Protocol):
-    """Where progress is shown; ``training.train`` has one for terminals."""
-
-    def step(self, step: int, figures: Mapping[str, float]) -> None: ...
-    def message(self, text: str) -> None: ...
 
 
 class _Objective(nn.Module):

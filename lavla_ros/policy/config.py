@@ -13,6 +13,8 @@ from pathlib import Path
 from types import UnionType
 from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
+import yaml
+
 T = TypeVar("T")
 Scalar = str | int | float | bool
 
@@ -177,6 +179,17 @@ def from_plain(cls: type[T], data: object, *, source: str) -> T:
         return _build(cls, data, "")
     except ConfigError as error:
         raise ConfigError(f"{source}: {error}") from None
+
+
+def read_config(cls: type[T], path: Path) -> T:
+    """The dataclass ``cls`` from a YAML file. Raises ConfigError naming the file, the key and the value at fault."""
+    try:
+        data = yaml.safe_load(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
+    except (UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from None
+    return from_plain(cls, data or {}, source=str(path))
 
 
 def _build(cls: type[T], data: object, where: str) -> T:

@@ -47,7 +47,7 @@ def export_merged(checkpoint: Path, out: Path) -> None:
     """
     loaded, adapted = _load(checkpoint, out)
     staging = _staging(out)
-    adapted.merge_and_unload().save_pretrained(str(staging / BACKBONE))  # type: ignore[operator]
+    adapted.merge_and_unload().save_pretrained(str(staging / BACKBONE))
     backbone = replace(loaded.config.backbone, path=f"./{BACKBONE}", lora=None)
     kept = {n: p for n, p in trained_parameters(loaded.model).items() if not n.startswith("backbone.vlm.")}
     checkpoint_only = staging / "checkpoint"

@@ -12,8 +12,9 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class StudyConfig:
     live_episodes: int = 3
     """Episodes of each policy through the policy node on the live stack; 0: none."""
     workers: int = 2
-    """Policies that are trained, and simulators that are evaluated in, at a time."""
+    """Policies that are trained and evaluated at a time."""
     action_recipe: Path | None = None
     """Configuration of the action latent action model; None: that of the tabletop, as for the next two."""
     image_recipe: Path | None = None
@@ -75,14 +76,15 @@ def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
         file = stages.write(f"latent_{name}.yaml", _recipe(given, f"latent/{name}_tabletop", overrides))
         stages.run(f"latent_{name}", ["latent", "train", name, "--config", str(file)])
 
-    with ThreadPoolExecutor(config.workers) as pool:
+    with stages.side_by_side(config.workers) as pool:
         list(pool.map(train_latent, ("action", "image"), (action, image), (config.action_recipe, config.image_recipe)))
     models = [text for output in (action, image) for text in ("--model", str(output / "model"))]
     stages.run("label", ["latent", "label", str(dataset), *models])
 
-    def train(strategy: str) -> None:
+    def train_and_evaluate(strategy: str) -> None:
+        output = config.out / strategy
         overrides: dict[str, Any] = {
-            "output": str(config.out / strategy),
+            "output": str(output),
             "steps": config.steps,
             "threads": max(1, (os.cpu_count() or 1) // config.workers),
             "data.dataset": str(dataset),
@@ -91,16 +93,16 @@ def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
         }
         file = stages.write(f"{strategy}.yaml", _recipe(config.policy_recipe, "training/tabletop_tiny", overrides))
         stages.run(f"train_{strategy}", ["train", "--config", str(file)])
+        evaluation = ["eval", "tabletop", "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
+        evaluation += ["--episodes", str(config.episodes)]
+        stages.run(f"evaluate_{strategy}", evaluation, output=output / "evaluation")
 
-    with ThreadPoolExecutor(config.workers) as pool:
-        list(pool.map(train, config.strategies))
+    with stages.side_by_side(config.workers) as pool:
+        list(pool.map(train_and_evaluate, config.strategies))
     rows: list[dict[str, Any]] = []
     for strategy in config.strategies:
         output = config.out / strategy
-        evaluation = ["eval", "tabletop", "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
-        evaluation += ["--episodes", str(config.episodes), "--workers", str(config.workers)]
-        stages.run(f"evaluate_{strategy}", evaluation, output=output / "evaluation")
-        if config.live_episodes:
+        if config.live_episodes:  # in real time, so with nothing beside it
             demo = ["demo", "--policy", str(output / "best"), "--episodes", str(config.live_episodes)]
             stages.run(f"live_{strategy}", demo, output=output / "live", must=False)
         rows.append(_row(strategy, output, stages.seconds(f"train_{strategy}"), live=bool(config.live_episodes)))
@@ -113,6 +115,8 @@ class _Stages:
     def __init__(self, out: Path, say: Callable[[str], None]) -> None:
         self._out, self._say = out, say
         self._logs, self._configs = out / "logs", out / "configs"
+        self._running: set[subprocess.Popen[bytes]] = set()
+        self._stopped = False
         for folder in (self._logs, self._configs):
             folder.mkdir(parents=True, exist_ok=True)
 
@@ -128,16 +132,36 @@ class _Stages:
             arguments = [*arguments, "--out", str(output)]
         self._say(f"{name}: lavla {' '.join(arguments)}")
         log, began = self._logs / f"{name}.log", time.time()
+        if self._stopped:
+            raise StudyError(f"{name} was not begun: the study was stopped")
         with log.open("a") as file:
-            status = subprocess.run(
-                [sys.executable, "-m", "lavla_ros.cli", *arguments], stdout=file, stderr=file, check=False
-            ).returncode
+            process = subprocess.Popen([sys.executable, "-m", "lavla_ros.cli", *arguments], stdout=file, stderr=file)
+            self._running.add(process)
+            try:
+                status = process.wait()
+            finally:
+                self._running.discard(process)
+                process.terminate()  # where waiting was interrupted
+        if self._stopped:
+            raise StudyError(f"{name} was stopped; the same command goes on from there")
         if status != 0 and must:
             tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-6:])
             raise StudyError(f"{name} ended with status {status}; the end of {log}:\n  {tail}")
         ended = time.time()
         write_json(done, {"arguments": arguments, "status": status, "began": began, "ended": ended})
         self._say(f"{name}: {(ended - began) / 60:.1f} min" + (f", status {status}" if status else ""))
+
+    @contextmanager
+    def side_by_side(self, workers: int) -> Iterator[ThreadPoolExecutor]:
+        """Threads for stages that run at a time. Ctrl-C and SIGTERM end their commands and begin no others."""
+        with ThreadPoolExecutor(workers) as pool:
+            try:
+                yield pool
+            except KeyboardInterrupt:
+                self._stopped = True
+                for process in tuple(self._running):
+                    process.terminate()
+                raise
 
     def seconds(self, name: str) -> float:
         began, ended = self._times(self._logs / f"{name}.json")

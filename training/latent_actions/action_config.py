@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
-from lavla_ros.policy.config import ActionCodingConfig, ConfigError, check, from_plain
+from lavla_ros.policy.config import ActionCodingConfig, check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -106,14 +104,3 @@ class ActionLamTrainConfig:
         check(0 <= self.min_perplexity <= 1, "min_perplexity", self.min_perplexity, "in [0, 1]")
         if self.threads is not None:
             check(self.threads >= 1, "threads", self.threads, "at least 1")
-
-
-def load_action_lam_config(path: Path) -> ActionLamTrainConfig:
-    """Read a run's YAML. Raises ConfigError naming the file, the key and the value at fault."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    return from_plain(ActionLamTrainConfig, data or {}, source=str(path))

@@ -5,7 +5,6 @@ Read from the top: what a run does, one step, what is reported at the end, the c
 
 from __future__ import annotations
 
-import argparse
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 import yaml
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
@@ -23,9 +21,10 @@ from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.policy.checkpoint import CheckpointError
 from lavla_ros.policy.config import ConfigError, to_plain
 from lavla_ros.policy.normalization import StatsError
+from training.command import run_command
 from training.data import DataError, SampleStream
 from training.dataset import DatasetError
-from training.latent_actions.action_config import ActionLamTrainConfig, load_action_lam_config
+from training.latent_actions.action_config import ActionLamTrainConfig
 from training.latent_actions.action_data import (
     ActionChunks,
     chunk_stats,
@@ -36,8 +35,8 @@ from training.latent_actions.action_data import (
 from training.latent_actions.action_model import ActionLamLoss, ActionLatentModel
 from training.latent_actions.checkpoint import save_latent_model
 from training.latent_actions.health import CodebookHealth, HealthTracker
-from training.latent_actions.reporting import Reporter, TerminalReporter
 from training.machine import flushed_denormals
+from training.reporting import Reporter, TerminalReporter
 from training.trainer import TrainingError
 
 USER_ERRORS = (ConfigError, ContractError, DataError, DatasetError, StatsError, CheckpointError, TrainingError)
@@ -242,17 +241,14 @@ def train_action_lam(config: ActionLamTrainConfig) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 on success, 1 with a message on standard error otherwise."""
-    parser = argparse.ArgumentParser(prog=_PROG, description=__doc__, add_help=False)
-    parser.add_argument("--config", type=Path, default=None, help="YAML file; every key can be overridden by an option")
-    known, rest = parser.parse_known_args(argv)
-    try:
-        default = ActionLamTrainConfig() if known.config is None else load_action_lam_config(known.config)
-        config = tyro.cli(ActionLamTrainConfig, prog=_PROG, description=__doc__, args=rest, default=default)
-        print(train_action_lam(config))
-    except USER_ERRORS as error:
-        print(f"{_PROG}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(
+        ActionLamTrainConfig,
+        train_action_lam,
+        prog="lavla latent train",
+        description=__doc__,
+        user_errors=USER_ERRORS,
+        argv=argv,
+    )
 
 
 if __name__ == "__main__":

@@ -6,10 +6,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-import yaml
-
 from lavla_ros.contract import Contract
-from lavla_ros.policy.config import ActionCodingConfig, ConfigError, check, from_plain
+from lavla_ros.policy.config import ActionCodingConfig, check
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,14 +235,3 @@ class ImageLamTrainConfig:
             check(self.threads >= 1, "threads", self.threads, "at least 1")
         if self.max_minutes is not None:
             check(self.max_minutes > 0, "max_minutes", self.max_minutes, "above 0")
-
-
-def load_image_lam_config(path: Path) -> ImageLamTrainConfig:
-    """Read a run's YAML. Raises ConfigError naming the file, the key and the value at fault."""
-    try:
-        data = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    return from_plain(ImageLamTrainConfig, data or {}, source=str(path))

@@ -7,7 +7,6 @@ that was stopped and resumed has the losses of one that was not.
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import math
 import sys
@@ -21,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import tyro
 import yaml
 from accelerate import Accelerator
 from accelerate.utils import set_seed
@@ -33,12 +31,13 @@ from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.policy.checkpoint import CheckpointError, read_tensors, trained_parameters
 from lavla_ros.policy.config import ConfigError, to_plain
 from lavla_ros.policy.normalization import StatsError
+from training.command import run_command
 from training.data import DataError, SampleStream
 from training.dataset import DatasetError
 from training.latent_actions.checkpoint import load_latent_model, save_latent_model
 from training.latent_actions.features import TextEncoder, TextStates, load_features
 from training.latent_actions.health import CodebookHealth, HealthTracker
-from training.latent_actions.image_config import ImageLamTrainConfig, load_image_lam_config
+from training.latent_actions.image_config import ImageLamTrainConfig
 from training.latent_actions.image_data import (
     Transitions,
     load_transitions,
@@ -54,8 +53,8 @@ from training.latent_actions.image_model import (
     ImageLatentModel,
     ImageObjective,
 )
-from training.latent_actions.reporting import Reporter, TerminalReporter
 from training.machine import RoomError, flushed_denormals
+from training.reporting import Reporter, TerminalReporter
 from training.state import Progress, differences, gather_state, load_progress, load_state, recover, save_state
 from training.trainer import TrainingError
 
@@ -460,17 +459,14 @@ def _stage_one(config: ImageLamTrainConfig, contract: Contract, transitions: Tra
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 on success, 1 with a message on standard error otherwise."""
-    parser = argparse.ArgumentParser(prog=_PROG, description=__doc__, add_help=False)
-    parser.add_argument("--config", type=Path, default=None, help="YAML file; every key can be overridden by an option")
-    known, rest = parser.parse_known_args(argv)
-    try:
-        default = ImageLamTrainConfig() if known.config is None else load_image_lam_config(known.config)
-        config = tyro.cli(ImageLamTrainConfig, prog=_PROG, description=__doc__, args=rest, default=default)
-        print(train_image_lam(config))
-    except USER_ERRORS as error:
-        print(f"{_PROG}: {error}", file=sys.stderr)
-        return 1
-    return 0
+    return run_command(
+        ImageLamTrainConfig,
+        train_image_lam,
+        prog="lavla latent train",
+        description=__doc__,
+        user_errors=USER_ERRORS,
+        argv=argv,
+    )
 
 
 if __name__ == "__main__":

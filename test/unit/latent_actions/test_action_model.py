@@ -10,14 +10,13 @@ import pytest
 import torch
 
 from lavla_ros.contract import load_contract
-from lavla_ros.policy.config import ConfigError
+from lavla_ros.policy.config import ConfigError, read_config
 from training.data import DataError
 from training.latent_actions import action_train
 from training.latent_actions.action_config import (
     ActionDataConfig,
     ActionLamConfig,
     ActionLamTrainConfig,
-    load_action_lam_config,
 )
 from training.latent_actions.action_data import ActionChunks, chunk_stats, constant_dimensions, split_chunks
 from training.latent_actions.action_model import (
@@ -112,7 +111,7 @@ def test_architecture_of_the_paper():
 def test_shipped_configurations_are_the_papers(name, horizon):
     from lavla_ros.resources import config_path
 
-    config = load_action_lam_config(config_path(f"latent/action_{name}.yaml"))
+    config = read_config(ActionLamTrainConfig, config_path(f"latent/action_{name}.yaml"))
     assert (config.steps, config.batch_size, config.learning_rate) == (50_000, 128, 1e-4)
     assert config.model == replace(ActionLamConfig(chunk_size=horizon), actions=config.model.actions)
 

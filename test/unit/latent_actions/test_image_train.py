@@ -15,12 +15,12 @@ import yaml
 from moving_square import FEATURES, SMALL, square_contract, write_squares
 
 from lavla_ros.policy.checkpoint import CheckpointError
-from lavla_ros.policy.config import ConfigError, to_plain
+from lavla_ros.policy.config import ConfigError, read_config, to_plain
 from training.data import DataError
 from training.dataset import EpisodeDataset
 from training.latent_actions.checkpoint import load_latent_model, load_training_record
 from training.latent_actions.features import load_features
-from training.latent_actions.image_config import ImageDataConfig, ImageLamTrainConfig, load_image_lam_config
+from training.latent_actions.image_config import ImageDataConfig, ImageLamTrainConfig
 from training.latent_actions.image_data import (
     Transitions,
     future_steps,
@@ -319,7 +319,7 @@ def test_actions_that_are_not_finite_are_refused(transitions, tmp_path):
 
 @pytest.mark.parametrize("name", ["tabletop", "libero", "robotwin", "jaka"])
 def test_shipped_configurations_are_the_papers(name):
-    config = load_image_lam_config(CONFIGS / f"image_{name}.yaml")
+    config = read_config(ImageLamTrainConfig, CONFIGS / f"image_{name}.yaml")
     assert (config.model.tokens, config.model.latent_width, config.model.codebook_size) == (4, 128, 16)
     assert (config.action_weight, config.action_fraction, config.model.stage) == (1.0, 0.05, 2)
     assert config.model.delta == (16 if name == "tabletop" else 32)
@@ -331,4 +331,4 @@ def test_shipped_configurations_are_the_papers(name):
 def test_unknown_keys_are_named(tmp_path):
     (tmp_path / "c.yaml").write_text(json.dumps({"kind": "image", "model": {"delta_steps": 3}}))
     with pytest.raises(ConfigError, match=r"unknown keys \['delta_steps'\] in model"):
-        load_image_lam_config(tmp_path / "c.yaml")
+        read_config(ImageLamTrainConfig, tmp_path / "c.yaml")

@@ -11,7 +11,8 @@ import signal
 import sys
 from pathlib import Path
 
-from training.config import load_train_config
+from lavla_ros.policy.config import read_config
+from training.config import TrainConfig
 from training.train import train
 from training.trainer import Trainer
 
@@ -37,7 +38,7 @@ def live(config_file: Path, point: str) -> None:
             return rename(self, target)
 
         Path.rename = dying_rename
-    train(load_train_config(config_file))
+    train(read_config(TrainConfig, config_file))
 
 
 def main() -> None:

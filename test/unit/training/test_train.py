@@ -35,6 +35,7 @@ from lavla_ros.policy.config import (
     ActionCodingConfig,
     ConfigError,
     StrategyConfig,
+    read_config,
     to_plain,
 )
 from lavla_ros.policy.normalization import compute_stats
@@ -42,7 +43,7 @@ from lavla_ros.policy.policy import load_policy
 from lavla_ros.policy.strategies import STRATEGIES
 from lavla_ros.resources import config_path
 from training import machine
-from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, load_train_config
+from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, TrainConfig
 from training.data import DataError, LoadedData, load_data
 from training.dataset import EpisodeDataset, layout
 from training.latent_actions.action_config import ActionLamConfig
@@ -579,7 +580,7 @@ def test_configuration_errors_name_the_key(tmp_path, text, message):
     file = tmp_path / "run.yaml"
     file.write_text(text)
     with pytest.raises(ConfigError, match=message):
-        load_train_config(file)
+        read_config(TrainConfig, file)
 
 
 def test_learning_rate_schedules():
@@ -593,7 +594,7 @@ def test_learning_rate_schedules():
 
 
 def test_the_bundled_recipe_loads():
-    config = load_train_config(config_path("training/tabletop_tiny.yaml"))
+    config = read_config(TrainConfig, config_path("training/tabletop_tiny.yaml"))
     assert config.policy.backbone.tiny.image_tokens == 49
     assert config.policy.strategy.name == "baseline"
 
@@ -606,7 +607,7 @@ def test_the_papers_recipes_are_those_of_table_8(name, steps, chunk, normalizati
     from lavla_ros.contract import load_contract
     from lavla_ros.policy.normalization import relative_indices
 
-    config = load_train_config(config_path(f"training/{name}.yaml"))
+    config = read_config(TrainConfig, config_path(f"training/{name}.yaml"))
     contract = load_contract(config.data.contract)
     assert (config.steps, config.batch_size, contract.chunk_size) == (steps, 128, chunk)
     optim = config.optim
