@@ -365,9 +365,10 @@ def _page(meaning: Meaning, usage_png: bytes, sheets: Mapping[int, Image.Image])
     rest = f"<p>{len(order) - _PAGE_SHEETS} more are in codes/.</p>" if len(order) > _PAGE_SHEETS else ""
     usage = "data:image/png;base64," + base64.b64encode(usage_png).decode()
     settings = ", ".join(f"{k} {v}" for k, v in meaning.settings.items())
-    return f"""<!doctype html><html lang="en"><meta charset="utf-8"><title>What codes mean</title>
+    return f"""<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width"><title>What codes mean</title>
 <style>body{{font:14px system-ui,sans-serif;margin:2em;max-width:1100px}}table{{border-collapse:collapse}}
-td,th{{border:1px solid #ccc;padding:4px 8px;text-align:left}}img{{max-width:100%}}</style>
+td,th{{border:1px solid #ccc;padding:4px 8px;text-align:left}}img{{max-width:100%}}.wide{{overflow-x:auto}}</style>
 <h1>{meaning.kind.capitalize()} codes</h1>
 <p>Model {html.escape(meaning.model)} ({meaning.model_hash}; {html.escape(settings)}) on
 {html.escape(meaning.dataset)} ({meaning.data_hash}).</p>
@@ -375,7 +376,7 @@ td,th{{border:1px solid #ccc;padding:4px 8px;text-align:left}}img{{max-width:100
 <h2>What do codes tell of actions?</h2>
 <p>R² of a ridge regression over {FOLDS} folds of episodes, each predicted from the others; beside it the same with
 the codes shuffled among the steps, {SHUFFLES} times. One-hot codes, and embeddings before quantisation.</p>
-<table><tr><th>from</th><th>to</th><th>R²</th><th>shuffled</th><th>rows</th></tr>{rows}</table>
+<div class="wide"><table><tr><th>from</th><th>to</th><th>R²</th><th>shuffled</th><th>rows</th></tr>{rows}</table></div>
 <h2>What is seen where a code is used?</h2>
 <p>Each column is one of the transitions nearest to the code's centre: start above, end below; under it the episode,
 the frame where it starts and which of its tokens has the code. The bars are the mean over all tokens with the code of
