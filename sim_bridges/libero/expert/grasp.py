@@ -1,0 +1,119 @@
+"""Where to grip an object from above: candidates from its shape, ordered by how free the hand is there."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from sim_bridges.libero.expert.boxes import Boxes, FloatArray, footprint
+from sim_bridges.libero.expert.scene import Scene
+
+_HAND_M = 0.25
+"""No part of the hand is further than this from a gripped object's middle."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GraspConfig:
+    """Lengths that the grasps are made of."""
+
+    tall_m: float = 0.05
+    """Objects taller than this are gripped near their top, others near the ground."""
+    below_top_m: float = 0.035
+    above_ground_m: float = 0.010
+    """Height of the grip point over the underside of a low object: the fingertips reach 9 mm below that point."""
+    widest_m: float = 0.072
+    """Widest side that the open fingers (80 mm) are put around."""
+    rim_radius_m: float = 0.049
+    """Distance of the grip point from the bowl's centre: one finger inside, one outside, the wall between them."""
+    rim_depths_m: tuple[float, ...] = (0.026, 0.020, 0.014)
+    """How far below the bowl's rim to grip, best first: deeper holds better, but the hand needs room above."""
+    rim_points: int = 24
+    clear_m: float = 0.015
+    """More room than this around the hand is not better."""
+    turn_cost_m: float = 0.003
+    """Room given up per radian that the hand need not turn."""
+    depth_cost: float = 0.4
+    """Room given up per metre of grip depth below the rim."""
+
+    def __post_init__(self) -> None:
+        for key in ("tall_m", "below_top_m", "above_ground_m", "widest_m", "rim_radius_m", "clear_m"):
+            if not 0 < getattr(self, key) < 1:
+                raise ValueError(f"{key} is {getattr(self, key)}; expected metres between 0 and 1")
+        if self.rim_points < 4 or not self.rim_depths_m:
+            raise ValueError(f"rim_points is {self.rim_points}, rim_depths_m {self.rim_depths_m}: nothing to choose")
+
+
+@dataclass(frozen=True, slots=True)
+class Grasp:
+    """Gripper pointing straight down."""
+
+    offset: FloatArray
+    """(3,) grip point minus the object's position, m."""
+    yaw_rad: float
+    """Direction along which the fingers close, in the world's xy plane; half turns are equal."""
+
+
+def plan_grasps(scene: Scene, config: GraspConfig, home_yaw_rad: float) -> list[Grasp]:
+    """All grasps of the object to be moved, best first; never empty.
+
+    Best is: room around the open hand, then little turning of the wrist away from ``home_yaw_rad``, the closing
+    direction at which the episode started; no grasp turns it by more than a quarter turn.
+    """
+    name = scene.goal.moved
+    boxes = scene.boxes(name)
+    if scene.goal.kind == "plate":
+        grasps = _rim_grasps(boxes, scene.position(name), config)
+    else:
+        grasps = _side_grasps(boxes, scene.position(name), config)
+    centre = scene.position(name)
+    hand, obstacles = scene.open_gripper_points(), scene.obstacles().near(centre, _HAND_M)
+    top = float(boxes.corners()[..., 2].max())
+
+    def cost(grasp: Grasp) -> float:
+        points = centre + grasp.offset + hand @ down(grasp.yaw_rad).T
+        room = min(config.clear_m, float(obstacles.distance(points).min()))
+        depth = top - float(centre[2] + grasp.offset[2])
+        return config.turn_cost_m * abs(grasp.yaw_rad - home_yaw_rad) - room - config.depth_cost * depth
+
+    turned = [replace(g, yaw_rad=nearest_half_turn(g.yaw_rad, home_yaw_rad)) for g in grasps]
+    return sorted(turned, key=cost)
+
+
+def _side_grasps(boxes: Boxes, position: FloatArray, config: GraspConfig) -> list[Grasp]:
+    """Around the object's middle: across the short side and, if it is narrow enough, across the long one."""
+    shape = footprint(boxes)
+    if shape.top_m - shape.bottom_m > config.tall_m:
+        height = shape.top_m - config.below_top_m
+    else:
+        height = shape.bottom_m + config.above_ground_m
+    offset = np.array([*shape.centre, height]) - position
+    grasps = [Grasp(offset, shape.short_yaw_rad)]
+    if shape.long_m < config.widest_m:
+        grasps.append(Grasp(offset, shape.short_yaw_rad + math.pi / 2))
+    return grasps
+
+
+def _rim_grasps(boxes: Boxes, position: FloatArray, config: GraspConfig) -> list[Grasp]:
+    """The wall between the fingers, all around the rim and at several depths."""
+    shape = footprint(boxes)
+    grasps = []
+    for depth in config.rim_depths_m:
+        for angle in np.arange(config.rim_points) * (2 * math.pi / config.rim_points):
+            outwards = config.rim_radius_m * np.array([math.cos(angle), math.sin(angle)])
+            point = np.array([*(shape.centre + outwards), shape.top_m - depth])
+            grasps.append(Grasp(point - position, float(angle)))
+    return grasps
+
+
+def nearest_half_turn(yaw_rad: float, home_rad: float) -> float:
+    """The same closing direction, within a quarter turn of ``home_rad``: fingers are alike."""
+    return yaw_rad - math.pi * round((yaw_rad - home_rad) / math.pi)
+
+
+def down(yaw_rad: float) -> FloatArray:
+    """(3, 3) rotation of a gripper that points down and closes along ``yaw_rad``; columns are its axes."""
+    closing = np.array([math.cos(yaw_rad), math.sin(yaw_rad), 0.0])
+    pointing = np.array([0.0, 0.0, -1.0])
+    return np.stack([np.cross(closing, pointing), closing, pointing], axis=1)
