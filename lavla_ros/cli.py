@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -27,77 +28,141 @@ class CommandError(RuntimeError):
 
 @app.command(name="eval")
 def evaluate(
-    suite: tyro.conf.Positional[Literal["tabletop"]],
+    suite: tyro.conf.Positional[str],
     /,
-    task: Literal["pick_place", "stack_bowls"] = "pick_place",
+    task: tuple[str, ...] = (),
     policy: str = "bundled",
-    episodes: int = 50,
-    seed: int = 0,
-    layout: Literal["id", "ood"] = "id",
-    replan_steps: int = 10,
+    episodes: int | None = None,
+    seed: int | None = None,
     workers: int = 1,
-    contract: str = "jaka_minicobo",
+    max_steps: int | None = None,
+    replan_steps: int | None = None,
+    latency_steps: int = 0,
+    through: Literal["process", "nodes"] = "process",
+    device: str = "cpu",
+    layout: str = "",
+    contract: str = "",
+    assets: str = "",
+    method: str = "",
+    videos: int = 2,
+    timeout: float = 120.0,
     out: Path | None = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
     """Evaluate a policy in lock-step: same seed, same checkpoint, the same episodes bit for bit.
 
+    With --out every finished episode is kept: the same command goes on where it was stopped or killed, and repeats
+    episodes that ended in an error. What an option does not say is the benchmark's own protocol.
+
     Example: lavla eval tabletop --task pick_place --policy bundled --episodes 50 --seed 0 --out runs/eval
 
+    Example: lavla eval libero_object --task 3 --policy runs/policy/best --workers 2 --out runs/object
+
     Args:
-        suite: Which simulator.
-        task: Task of the suite.
-        policy: Checkpoint directory, "bundled", or "expert" (the scripted expert on privileged state).
-        episodes: How many episodes.
-        seed: Seed of the evaluation; episode i of seed s is always the same layout.
-        layout: Placements like those of the demonstrations (id) or outside of them (ood).
-        replan_steps: Contract steps executed from a chunk before the next inference.
+        suite: tabletop, libero_spatial, libero_object, libero_goal, libero_10, libero_90, or module:factory of yours.
+        task: Names or numbers; none: pick_place on the tabletop, all tasks of a LIBERO suite.
+        policy: Checkpoint directory, "bundled", "expert" (scripted, on privileged state), "replay:DATASET"
+            (recorded actions), or "remote" (a policy node with use_sim_time that runs in this ROS domain).
+        episodes: Per task. Defaults of this and the next: tabletop 50, 0; LIBERO 50, 7.
+        seed: Seed of the evaluation; episode i of seed s always begins in the same state.
         workers: Parallel simulators; changes nothing but the wall time.
-        contract: Contract name or file.
-        out: Folder for results.json and report.html; must not hold results yet.
+        max_steps: Contract steps after which an episode has failed.
+        replan_steps: Contract steps executed from a chunk before the next inference.
+        latency_steps: Contract steps that pass between an observation and its chunk arriving.
+        through: Where a checkpoint runs: in the worker's process, or in a policy node behind ROS topics.
+        device: Where a checkpoint runs: cpu, cuda, …
+        layout: tabletop: placements like those of the demonstrations (id) or outside of them (ood).
+        contract: tabletop: contract name or file.
+        assets: LIBERO: folder of its assets, if not found otherwise.
+        method: Row of the paper's tables, if not the one that the checkpoint says.
+        videos: So many successes and failures are shown in the report.
+        timeout: Seconds without an answer of policy or simulator after which an episode is in error.
+        out: Folder for results.json, report.html and every finished episode.
         as_json: Print results as JSON instead of a line.
     """
-    from sim_bridges.evaluation.report import write_report
-    from sim_bridges.evaluation.results import EpisodeResult, write_json
-    from sim_bridges.evaluation.tabletop import TabletopEvaluation
-    from sim_bridges.evaluation.tabletop import evaluate as run
+    from sim_bridges.evaluation.evaluation import EvaluationConfig
+    from sim_bridges.evaluation.evaluation import evaluate as run
+    from sim_bridges.evaluation.results import EpisodeResult
 
-    if out is not None and (out / "results.json").exists():
-        raise CommandError(f"{out}/results.json exists already; give another --out or remove it")
-    evaluation = TabletopEvaluation(
-        task=task,
+    config = EvaluationConfig(
+        suite=suite,
+        tasks=task,
         policy=policy,
-        contract=contract,
-        layout=layout,
+        through=through,
         episodes=episodes,
         seed=seed,
+        max_steps=max_steps,
         replan_steps=replan_steps,
+        latency_steps=latency_steps,
+        device=device,
+        options={
+            name: value for name, value in {"layout": layout, "contract": contract, "assets": assets}.items() if value
+        },
+        method=method,
+        videos=videos,
+        timeout_s=timeout,
     )
-    progress = _Progress(f"{suite}/{task}", episodes, quiet=as_json)
+    progress = _Progress(suite, 0, quiet=as_json)
 
     def on_episode(result: EpisodeResult) -> None:
         progress.advance("error" if result.error else "success" if result.success else "failure")
 
     with progress:
-        results = run(evaluation, workers=workers, on_episode=on_episode)
-    if out is not None:
-        write_json(out / "results.json", results.to_dict())
-        command = (
-            f"lavla eval {suite} --task {task} --policy {policy} --episodes {episodes} --seed {seed} --layout {layout}"
-        )
-        write_report(out / "report.html", results, title=f"{suite}: {task}", reproduce=command)
+        results = run(config, out=out, workers=workers, on_start=progress.expect, on_episode=on_episode)
     if as_json:
         print(json.dumps(results.to_dict(), indent=2))
     else:
         print(results.summary())
+        print(results.comparable)
         if results.real_time_factor:
             print(f"{results.real_time_factor:.1f} x real time" + (f"; written to {out}" if out else ""))
-    if any(e.error for e in results.episodes):
-        first = next(e for e in results.episodes if e.error)
+    if results.errors:
+        first = results.errors[0]
         raise CommandError(
-            f"{sum(bool(e.error) for e in results.episodes)} episodes ended in error; "
-            f"the first, episode {first.index}: {first.error}"
+            f"{len(results.errors)} episodes ended in error; the first, episode {first.index}: {first.error}"
+            + ("; the same command repeats them" if out else "")
         )
+
+
+@app.command
+def compare(
+    evaluations: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    out: Path | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Compare evaluations of the same initial states, episode against episode (exact McNemar test).
+
+    The first is the reference; every other one of the same suite is paired with it. With --out, a page with all of
+    them and the paper's tables filled in.
+
+    Example: lavla compare runs/object_baseline runs/object_la_direct --out runs/object.html
+
+    Args:
+        evaluations: Folders of `lavla eval --out`, or their results.json.
+        out: HTML page.
+        as_json: Print the comparisons as JSON.
+    """
+    from sim_bridges.evaluation.compare import compare as pair
+    from sim_bridges.evaluation.report import write_comparison
+    from sim_bridges.evaluation.results import Results
+
+    if len(evaluations) < 2:
+        raise CommandError(f"{len(evaluations)} evaluations given; a comparison needs two or more")
+    results = [Results.read(path) for path in evaluations]
+    names = [str(path.parent if path.suffix == ".json" else path) for path in evaluations]
+    others = [i for i in range(1, len(results)) if results[i].suite == results[0].suite]
+    if not others:
+        suites = sorted({each.suite for each in results})
+        raise CommandError(f"nothing to pair with {names[0]}: the evaluations are of the suites {suites}")
+    comparisons = [pair(results[0], results[i], names=(names[0], names[i])) for i in others]
+    if out is not None:
+        command = shlex.join(["lavla", "compare", *map(str, evaluations), "--out", str(out)])
+        write_comparison(out, results, names, comparisons, reproduce=command)
+    if as_json:
+        print(json.dumps([each.to_dict() for each in comparisons], indent=2))
+    else:
+        print("\n\n".join(map(str, comparisons)))
 
 
 @app.command
@@ -697,6 +762,10 @@ class _Progress:
         self._tally[outcome] = self._tally.get(outcome, 0) + 1
         tally = ", ".join(f"{count} {name}" for name, count in sorted(self._tally.items()))
         self._progress.update(self._task, advance=1, tally=tally)
+
+    def expect(self, total: int) -> None:
+        """For work whose amount is known later."""
+        self._progress.update(self._task, total=total)
 
     def show(self, done: int, total: int) -> None:
         """For work that counts for itself."""

@@ -1,30 +1,17 @@
-"""``report.html``: one self-contained page about one evaluation or demo."""
+"""``report.html``: one self-contained page about one evaluation or demo, or about several compared."""
 
 from __future__ import annotations
 
 import base64
-import html
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
-from sim_bridges.evaluation.results import EpisodeResult, Results
-
-_STYLE = """
-:root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #c62828; --soft: #8882; }
-* { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: .5rem 0; } h2 { font-size: 1.15rem; margin: 2rem 0 .5rem; }
-.rate { font-size: 2.2rem; font-weight: 650; } .muted { opacity: .7; }
-.bar { position: relative; height: .8rem; background: var(--soft); border-radius: .4rem; margin: .5rem 0 1rem; }
-.bar i { position: absolute; top: 0; bottom: 0; background: #4a90d9aa; border-radius: .4rem; }
-.bar b { position: absolute; top: -.2rem; bottom: -.2rem; width: 3px; background: currentColor; }
-.scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-.good { color: var(--good); } .bad { color: var(--bad); } .error { color: #b26a00; white-space: normal; }
-.videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1rem; }
-video { width: 100%; border-radius: .4rem; background: #000; } figure { margin: 0; }
-code, pre { font-family: ui-monospace, monospace; font-size: .85rem; overflow-x: auto; }
-"""
+from sim_bridges.evaluation.compare import Comparison
+from sim_bridges.evaluation.page import document, facts, interval, interval_bar, length_histogram, table, text
+from sim_bridges.evaluation.paper import COLUMNS, METHODS, SUITES, TABLES, Table, our_figures
+from sim_bridges.evaluation.results import EpisodeResult, Results, Tally
+from sim_bridges.evaluation.statistics import percentile
 
 
 def write_report(
@@ -37,70 +24,247 @@ def write_report(
     notes: Mapping[str, str] | None = None,
 ) -> None:
     """Write the page; videos (episode index → mp4) are embedded, so the file can be sent around alone."""
-    rate, interval = results.success_rate, results.wilson95
-    if rate is None or interval is None:
-        headline = '<p class="rate">no episode was scored</p>'
-    else:
-        low, high = interval
-        headline = (
-            f'<p><span class="rate">{rate:.0%}</span> success '
-            f'<span class="muted">({results.successes} of {len(results.scored)}; '
-            f"Wilson 95% interval {low:.1%} to {high:.1%})</span></p>"
-            f'<div class="bar"><i style="left:{low:.2%};width:{high - low:.2%}"></i>'
-            f'<b style="left:{rate:.2%}"></b></div>'
-        )
-    facts = {
-        "Suite": f"{results.suite} / {results.task}",
-        "Policy": results.policy,
-        "Contract": results.contract_hash,
-        "Comparability": results.comparable,
-        **(notes or {}),
-    }
+    body = [
+        _headline(results),
+        _comparability([results]),
+        facts(_facts(results) | dict(notes or {})),
+        _by_task(results) if len(results.tasks) > 1 else "",
+        paper_tables([results]),
+        _lengths(results),
+        _latency(results),
+        _videos(results, videos or {}),
+        _episodes(results),
+        _reproduce([reproduce], [results]),
+    ]
+    _write(path, document(title, "\n".join(body)))
+
+
+def write_comparison(
+    path: Path, results: Sequence[Results], names: Sequence[str], comparisons: Sequence[Comparison], *, reproduce: str
+) -> None:
+    """Write a page about several evaluations: their rates, the paper's tables with all of them, pair by pair."""
+    rows = []
+    for name, each in zip(names, results, strict=True):
+        tally = Tally.of(each.episodes)
+        method = METHODS.get(each.method, "–")
+        rows.append((text(name), text(each.suite), text(method), _counts(tally), interval_bar(tally), interval(tally)))
+    body = [
+        _comparability(results),
+        table(("evaluation", "suite", "method", "success", "0 to 100%", "Wilson 95%"), rows),
+        *(_comparison(each) for each in comparisons),
+        paper_tables(results),
+        _reproduce([reproduce], results),
+    ]
+    _write(path, document("Evaluations compared", "\n".join(body)))
+
+
+def paper_tables(results: Sequence[Results]) -> str:
+    """The paper's tables, our figures below the printed ones; "" unless something ran on LIBERO."""
+    ran = [each for each in results if each.suite.startswith("libero_")]
+    if not ran:
+        return ""
+    ours = our_figures(ran)
+    shown, hidden = [], []
+    for each in TABLES:
+        (shown if any(method in ours for method, _ in each.rows) else hidden).append(_paper_table(each, ours))
+    comparable = all(each.is_comparable for each in ran)
+    warning = "" if comparable else "<strong>Not comparable</strong>: see the top of the page."
+    lines = [
+        "<h2>Beside the paper</h2>",
+        '<p>Success rates in percent. Black: as printed in the paper. <span class="ours" style="display:inline">Blue: '
+        "ours</span>, with the number of episodes and the Wilson 95% interval. An average is ours only where all four "
+        f"suites were evaluated. {warning}</p>",
+        *shown,
+    ]
+    if not shown:
+        lines.append("<p>The policy is none of the paper's methods, so that no row of its tables is ours.</p>")
+    if hidden:
+        lines.append(f"<details><summary>Tables without a figure of ours</summary>{''.join(hidden)}</details>")
+    return "\n".join(lines)
+
+
+def _paper_table(printed: Table, ours: Mapping[str, Mapping[str, Tally]]) -> str:
+    rows = []
+    for method, figures in printed.rows:
+        tallies = [ours.get(method, {}).get(suite) for suite in SUITES]
+        cells = [f"{figure:.1f}{_our_cell(tally)}" for figure, tally in zip(figures, tallies, strict=False)]
+        average = f"{figures[-1]:.1f}"
+        rates = [tally.rate for tally in tallies if tally is not None and tally.rate is not None]
+        if len(rates) == len(SUITES):
+            average += f'<span class="ours">{100 * sum(rates) / len(rates):.1f}</span>'
+        rows.append((text(METHODS[method]), *cells, average))
+    head = ("Method", *COLUMNS)
+    return f"<h3>Table {printed.number}: {text(printed.title)}</h3>" + table(head, rows, numbers=range(1, 6))
+
+
+def _our_cell(tally: Tally | None) -> str:
+    if tally is None or tally.rate is None or tally.wilson95 is None:
+        return ""
+    low, high = tally.wilson95
+    detail = f"{tally.successes}/{tally.scored}, {100 * low:.0f}–{100 * high:.0f}"
+    return f'<span class="ours">{100 * tally.rate:.1f} <small>({detail})</small></span>'
+
+
+def _headline(results: Results) -> str:
+    tally = Tally.of(results.episodes)
+    if tally.rate is None:
+        return '<p class="rate">no episode was scored</p>'
+    errors = f"; {tally.errors} in error, which count neither way" if tally.errors else ""
+    return (
+        f'<p><span class="rate">{tally.rate:.0%}</span> success <span class="muted">({tally.successes} of '
+        f"{tally.scored}; Wilson 95% interval {interval(tally)}{errors})</span></p>{interval_bar(tally)}"
+    )
+
+
+def _comparability(results: Sequence[Results]) -> str:
+    told = dict.fromkeys((each.is_comparable, each.comparable) for each in results)
+    return "".join(f'<p class="note{" fine" if fine else ""}">{text(words)}</p>' for fine, words in told)
+
+
+def _facts(results: Results) -> dict[str, str]:
+    values = {"Suite": results.suite, "Policy": results.policy}
+    if results.method:
+        values["Method"] = METHODS[results.method]
+    if policy_hash := results.settings.get("policy_hash"):
+        values["Checkpoint hash"] = str(policy_hash)
+    values["Contract hash"] = results.contract_hash
+    assets = results.assets
+    values["Assets"] = str(assets.get("source", "")) + (f", hash {assets['hash']}" if assets.get("hash") else "")
+    if assets.get("stand_ins"):
+        values["Assets"] += f", {assets['stand_ins']} files of them stand-ins"
     if results.real_time_factor:
-        facts["Speed"] = f"{results.real_time_factor:.1f} × real time"
-    figures = "".join(_figure(index, file, results) for index, file in sorted((videos or {}).items()))
-    body = f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<title>{html.escape(title)}</title><style>{_STYLE}</style></head><body>
-<h1>{html.escape(title)}</h1>
-{headline}
-<div class="scroll"><table>{
-        "".join(
-            f"<tr><th>{html.escape(k)}</th><td style='white-space:normal'>{html.escape(v)}</td></tr>"
-            for k, v in facts.items()
+        values["Speed"] = f"{results.real_time_factor:.1f} × real time"
+    return values
+
+
+def _by_task(results: Results) -> str:
+    rows = [
+        (f'<td class="words">{text(task)}</td>', _counts(tally), interval_bar(tally), interval(tally))
+        for task, tally in results.tasks.items()
+    ]
+    return "<h2>Success by task</h2>" + table(("task", "success", "0 to 100%", "Wilson 95%"), rows)
+
+
+def _counts(tally: Tally) -> str:
+    errors = f' <span class="error">+ {tally.errors} in error</span>' if tally.errors else ""
+    rate = f" ({tally.rate:.0%})" if tally.rate is not None else ""
+    return f"{tally.successes}/{tally.scored}{rate}{errors}"
+
+
+def _lengths(results: Results) -> str:
+    scored = results.scored
+    if not scored:
+        return ""
+    successes = [e.length_steps for e in scored if e.success]
+    failures = [e.length_steps for e in scored if not e.success]
+    most = int(results.settings.get("max_steps") or max(e.length_steps for e in scored))
+    picture = length_histogram(successes, failures, most)
+    words = f"Contract steps of {len(scored)} episodes; an episode fails at {most}."
+    if successes:
+        middle = percentile([float(n) for n in successes], 50)
+        words += f" A success took {min(successes)} to {max(successes)}, half of them {middle:.0f} or fewer."
+    legend = '<span class="good">■</span> success <span class="bad">■</span> failure'
+    return f"<h2>Episode lengths</h2><p>{text(words)} {legend}</p>{picture}"
+
+
+def _latency(results: Results) -> str:
+    timed = [e for e in results.episodes if e.latency_ms]
+    if not timed:
+        return ""
+    inferences = sum(e.inferences for e in timed)
+    mean = sum(e.latency_ms.get("mean", 0.0) * e.inferences for e in timed) / max(1, inferences)
+    rows = [
+        ("mean over all inferences", f"{mean:.1f} ms"),
+        ("median of the episodes' medians", f"{percentile([e.latency_ms['p50'] for e in timed], 50):.1f} ms"),
+        ("largest of the episodes' 99th percentiles", f"{max(e.latency_ms['p99'] for e in timed):.1f} ms"),
+        ("slowest", f"{max(e.latency_ms['max'] for e in timed):.1f} ms"),
+    ]
+    delay = results.settings.get("latency_steps")
+    words = f"Wall time of {inferences} inferences, in {len(timed)} episodes. "
+    words += f"Every chunk arrived {delay} steps late." if delay else "Simulated time stood still meanwhile."
+    return f"<h2>Latency</h2><p>{text(words)}</p>" + table(("", "inference"), rows, numbers=(1,))
+
+
+def _videos(results: Results, videos: Mapping[int, Path]) -> str:
+    if not videos:
+        return ""
+    by_index = {e.index: e for e in results.episodes}
+    figures = []
+    for index, file in sorted(videos.items()):
+        data = base64.b64encode(file.read_bytes()).decode()
+        figures.append(
+            f'<figure><video controls muted loop playsinline preload="metadata" '
+            f'src="data:video/mp4;base64,{data}"></video><figcaption>{_caption(index, by_index.get(index))}'
+            "</figcaption></figure>"
         )
-    }</table></div>
-{f'<h2>Videos</h2><div class="videos">{figures}</div>' if figures else ""}
-<h2>Episodes</h2>
-<div class="scroll"><table><tr><th>#</th><th>seed</th><th>outcome</th><th>score</th><th>steps</th>
-<th>inference p50 / p99 (ms)</th></tr>{"".join(map(_row, results.episodes))}</table></div>
-<h2>How to reproduce</h2><pre>{html.escape(reproduce)}</pre>
-</body></html>
-"""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(body)
+    return f'<h2>Videos</h2><div class="videos">{"".join(figures)}</div>'
 
 
-def _row(episode: EpisodeResult) -> str:
+def _caption(index: int, episode: EpisodeResult | None) -> str:
+    if episode is None:
+        return f"Episode {index}"
+    task = f"{episode.task}, trial {episode.trial}: " if episode.task else ""
+    return f"Episode {index}: {text(task)}{_outcome(episode)} after {episode.length_steps} steps"
+
+
+def _outcome(episode: EpisodeResult) -> str:
     if episode.error is not None:
-        outcome = f'<td class="error">error: {html.escape(episode.error)}</td>'
-    elif episode.success:
-        outcome = '<td class="good">success</td>'
-    else:
-        outcome = '<td class="bad">failure</td>'
-    latency = episode.latency_ms
-    timing = f"{latency['p50']:.0f} / {latency['p99']:.0f}" if latency else "–"
+        return f'<span class="error">error: {text(episode.error)}</span>'
+    return '<span class="good">success</span>' if episode.success else '<span class="bad">failure</span>'
+
+
+def _episodes(results: Results) -> str:
+    rows = []
+    for e in results.episodes:
+        timing = f"{e.latency_ms['p50']:.0f} / {e.latency_ms['p99']:.0f}" if e.latency_ms else "–"
+        start = f"state {e.state_index}" if e.state_index is not None else f"seed {e.seed}"
+        cells = [str(e.index), f'<td class="words">{text(e.task or results.task)}</td>', start]
+        rows.append([*cells, _outcome(e), f"{e.score:.2f}", str(e.length_steps), timing])
+    head = ("#", "task", "start", "outcome", "score", "steps", "inference p50 / p99 (ms)")
+    content = table(head, rows)
+    if len(rows) > 60:
+        content = f"<details><summary>All {len(rows)} episodes</summary>{content}</details>"
+    return f"<h2>Episodes</h2>{content}"
+
+
+def _comparison(comparison: Comparison) -> str:
+    pairs = comparison.pairs
+    left, right = text(comparison.left), text(comparison.right)
+    rows = [
+        (
+            f'<td class="words">{text(task)}</td>',
+            str(each.count),
+            f"{each.left / each.count:.0%}",
+            f"{each.right / each.count:.0%}",
+            str(each.only_left),
+            str(each.only_right),
+            f"{each.p_value:.2g}",
+        )
+        for task, each in ({"all": pairs} | comparison.tasks if len(comparison.tasks) > 1 else {"all": pairs}).items()
+    ]
+    head = ("task", "pairs", "first", "second", "only the first", "only the second", "p")
+    left_out = f" {comparison.unpaired} episodes have no scored partner." if comparison.unpaired else ""
     return (
-        f"<tr><td>{episode.index}</td><td>{episode.seed}</td>{outcome}<td>{episode.score:.2f}</td>"
-        f"<td>{episode.length_steps}</td><td>{timing}</td></tr>"
+        f"<h2>{left} against {right}</h2><p><strong>{text(comparison.verdict())}</strong> First: {left}; second: "
+        f"{right}. Episodes are paired by task, trial and initial state; p is two-sided, from McNemar's test in its "
+        f"exact form.{left_out}</p>{table(head, rows, numbers=range(1, 7))}"
     )
 
 
-def _figure(index: int, file: Path, results: Results) -> str:
-    data = base64.b64encode(file.read_bytes()).decode()
-    outcome = next(("success" if e.success else "failure" for e in results.episodes if e.index == index), "")
+def _reproduce(commands: Iterable[str], results: Sequence[Results]) -> str:
+    lines = "\n".join(commands)
+    versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in each.versions.items()) for each in results)
+    prints = ", ".join(each.fingerprint for each in results)
+    settings = "\n".join(json.dumps(each.settings, indent=1, ensure_ascii=False) for each in results)
     return (
-        f'<figure><video controls muted loop playsinline preload="metadata" '
-        f'src="data:video/mp4;base64,{data}"></video>'
-        f"<figcaption>Episode {index}: {outcome}</figcaption></figure>"
+        f"<h2>How to reproduce</h2><pre>{text(lines)}</pre>"
+        f"<p>Versions: {text('; '.join(versions))}.</p>"
+        f"<p>The same settings with the same versions give the same episodes bit for bit, on any number of workers; "
+        f"results.json then has the fingerprint <code>{text(prints)}</code>.</p>"
+        f"<details><summary>Settings</summary><pre>{text(settings)}</pre></details>"
     )
+
+
+def _write(path: Path, page: str) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(page)

@@ -1,12 +1,13 @@
-"""``results.json``: every episode of an evaluation, and what is needed to repeat it."""
+"""``results.json``: every episode of an evaluation, and what is needed to repeat it. Schema in docs/evaluation.md."""
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field, fields
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -14,27 +15,39 @@ from typing import Any
 from lavla_ros import __version__
 from sim_bridges.evaluation.statistics import percentile, wilson95
 
-SCHEMA = 1
-_TRACKED = ("numpy", "mujoco", "torch", "transformers", "ruckig")
+SCHEMA = 2
+_TRACKED = ("numpy", "torch", "transformers")
+_TIMES = ("latency_ms", "wall_s")
+
+
+class ResultsError(ValueError):
+    """A file is no results.json that this version reads."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpisodeResult:
-    """One episode. An episode in error is no failure: it is counted apart."""
+    """One episode. An episode in error is no failure: it is counted apart, and repeated when the command is."""
 
     index: int
     seed: int
     initial_state: str
-    """Hash of the simulator state after reset."""
+    """Hash of the simulator's state after reset."""
     success: bool
     score: float
-    """Rubric of the paper's Appendix F, 0 to 1."""
+    """Part of the task that was done, 0 to 1 (on the tabletop the rubric of the paper's Appendix F)."""
     length_steps: int
     error: str | None = None
+    task: str = ""
+    trial: int = 0
+    """Its number among the episodes of the task."""
+    state_index: int | None = None
+    """Which of the benchmark's initial states."""
     trajectory: str = ""
-    """Hash over every observed state and executed command: equal hashes, equal episodes bit for bit."""
+    """Hash over the simulator's state after every step: equal hashes, equal episodes bit for bit."""
+    inferences: int = 0
     latency_ms: dict[str, float] = field(default_factory=dict)
-    """Inference wall time: p50, p99, max. The only part that differs between two runs of one seed."""
+    """Inference wall time: p50, p99, max, mean. With ``wall_s`` all that differs between two runs of one seed."""
+    wall_s: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,18 +56,29 @@ class Results:
 
     suite: str
     task: str
+    """The task, or those evaluated, joined by commas."""
     policy: str
     contract_hash: str
     settings: dict[str, Any]
+    """Everything that decides the episodes."""
     episodes: tuple[EpisodeResult, ...]
-    assets: str = "embedded"
+    assets: dict[str, Any] = field(default_factory=lambda: {"source": "part of the package"})
     comparable: str = "not comparable with published numbers: this task exists only here"
+    """The statement, in words."""
+    is_comparable: bool = False
+    method: str = ""
+    """Row of the paper's tables that the policy belongs to; see :mod:`sim_bridges.evaluation.paper`."""
+    versions: dict[str, str] = field(default_factory=lambda: versions())
     wall_s: float = 0.0
     simulated_s: float = 0.0
 
     @property
     def scored(self) -> list[EpisodeResult]:
         return [e for e in self.episodes if e.error is None]
+
+    @property
+    def errors(self) -> list[EpisodeResult]:
+        return [e for e in self.episodes if e.error is not None]
 
     @property
     def successes(self) -> int:
@@ -72,43 +96,141 @@ class Results:
     def real_time_factor(self) -> float | None:
         return self.simulated_s / self.wall_s if self.wall_s > 0 else None
 
+    @property
+    def tasks(self) -> dict[str, Tally]:
+        """Task → how it went, in the order of the episodes."""
+        grouped: dict[str, list[EpisodeResult]] = {}
+        for episode in self.episodes:
+            grouped.setdefault(episode.task or self.task, []).append(episode)
+        return {task: Tally.of(episodes) for task, episodes in grouped.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """Hash over settings and episodes without wall times: equal for equal evaluations, on any number of workers."""
+        plain = {"suite": self.suite, "settings": self.settings, "episodes": [_timeless(e) for e in self.episodes]}
+        return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
             "suite": self.suite,
             "task": self.task,
             "policy": self.policy,
+            "method": self.method,
             "contract_hash": self.contract_hash,
             "settings": self.settings,
-            "versions": versions(),
+            "versions": self.versions,
             "assets": self.assets,
-            "comparable": self.comparable,
-            "episodes": [asdict(e) for e in self.episodes],
-            "errors": len(self.episodes) - len(self.scored),
+            "comparability": {"comparable": self.is_comparable, "statement": self.comparable},
+            "fingerprint": self.fingerprint,
             "success_rate": self.success_rate,
             "wilson95": self.wilson95,
+            "errors": len(self.errors),
+            "tasks": {task: tally.to_dict() for task, tally in self.tasks.items()},
             "wall_s": self.wall_s,
             "simulated_s": self.simulated_s,
             "real_time_factor": self.real_time_factor,
+            "episodes": [asdict(e) for e in self.episodes],
         }
+
+    @classmethod
+    def read(cls, path: Path) -> Results:
+        """From a results.json, or the folder that holds one. Raises ResultsError naming the file and what is wrong."""
+        file = path / "results.json" if path.is_dir() else path
+        try:
+            data = json.loads(file.read_text())
+        except OSError as error:
+            raise ResultsError(f"cannot read {file}: {error.strerror}; give the --out folder of `lavla eval`") from None
+        except ValueError as error:
+            raise ResultsError(f"{file} is not JSON: {error}") from None
+        if not isinstance(data, Mapping) or data.get("schema") != SCHEMA:
+            found = data.get("schema") if isinstance(data, Mapping) else None
+            raise ResultsError(f"{file} has schema {found!r}; this version reads {SCHEMA}: evaluate again")
+        try:
+            return cls(
+                suite=data["suite"],
+                task=data["task"],
+                policy=data["policy"],
+                contract_hash=data["contract_hash"],
+                settings=data["settings"],
+                episodes=tuple(read_episode(e) for e in data["episodes"]),
+                assets=data["assets"],
+                comparable=data["comparability"]["statement"],
+                is_comparable=data["comparability"]["comparable"],
+                method=data["method"],
+                versions=data["versions"],
+                wall_s=data["wall_s"],
+                simulated_s=data["simulated_s"],
+            )
+        except (KeyError, TypeError) as error:
+            raise ResultsError(f"{file} is incomplete: {error}") from None
 
     def summary(self) -> str:
         """One line for a terminal."""
         if self.success_rate is None or self.wilson95 is None:
             return f"{self.suite}/{self.task} · {self.policy}: no episode was scored ({len(self.episodes)} in error)"
         low, high = self.wilson95
-        errors = len(self.episodes) - len(self.scored)
+        tasks = self.task if len(self.tasks) < 3 else f"{len(self.tasks)} tasks"
         return (
-            f"{self.suite}/{self.task} · {self.policy}: {self.successes}/{len(self.scored)} succeeded "
+            f"{self.suite}/{tasks} · {self.policy}: {self.successes}/{len(self.scored)} succeeded "
             f"({self.success_rate:.1%}, Wilson 95% {low:.1%} to {high:.1%})"
-            + (f", {errors} in error" if errors else "")
+            + (f", {len(self.errors)} in error" if self.errors else "")
         )
 
 
-def versions() -> dict[str, str]:
-    """Versions that an episode's bits depend on."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How the episodes of one task went."""
+
+    successes: int
+    scored: int
+    errors: int
+
+    @classmethod
+    def of(cls, episodes: Iterable[EpisodeResult]) -> Tally:
+        rows = list(episodes)
+        scored = [e for e in rows if e.error is None]
+        return cls(successes=sum(e.success for e in scored), scored=len(scored), errors=len(rows) - len(scored))
+
+    @property
+    def rate(self) -> float | None:
+        return self.successes / self.scored if self.scored else None
+
+    @property
+    def wilson95(self) -> tuple[float, float] | None:
+        return wilson95(self.successes, self.scored) if self.scored else None
+
+    def to_dict(self) -> dict[str, Any]:
+        return {
+            "successes": self.successes,
+            "scored": self.scored,
+            "errors": self.errors,
+            "success_rate": self.rate,
+            "wilson95": self.wilson95,
+        }
+
+
+def read_episode(data: Mapping[str, Any]) -> EpisodeResult:
+    """Raises TypeError for missing or unknown keys."""
+    known = {f.name for f in fields(EpisodeResult)}
+    if unknown := sorted(set(data) - known):
+        raise TypeError(f"an episode has the unknown keys {unknown}")
+    return EpisodeResult(**data)
+
+
+def same_episodes(left: Results, right: Results) -> bool:
+    """Whether the episodes were equal bit for bit (everything but wall times)."""
+    return [_timeless(e) for e in left.episodes] == [_timeless(e) for e in right.episodes]
+
+
+def _timeless(episode: EpisodeResult) -> dict[str, Any]:
+    return {key: value for key, value in asdict(episode).items() if key not in _TIMES}
+
+
+def versions(more: Iterable[str] = ()) -> dict[str, str]:
+    """Versions that an episode's bits depend on: ours, Python's, and those of installed distributions."""
     found = {"lavla_ros": __version__, "python": platform.python_version()}
-    for name in _TRACKED:
+    for name in sorted({*_TRACKED, *more}):
         try:
             found[name] = version(name)
         except PackageNotFoundError:
@@ -120,15 +242,23 @@ def latency_summary(samples_ms: Iterable[float]) -> dict[str, float]:
     values = list(samples_ms)
     if not values:
         return {}
-    return {"p50": percentile(values, 50), "p99": percentile(values, 99), "max": max(values)}
+    return {
+        "p50": percentile(values, 50),
+        "p99": percentile(values, 99),
+        "max": max(values),
+        "mean": sum(values) / len(values),
+    }
 
 
 def write_json(path: Path, data: object) -> None:
-    """Write all of it or nothing: a temporary file beside ``path``, then an atomic rename."""
+    """Write all of it or nothing, durably: a temporary file beside ``path``, synced, then an atomic rename."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        temporary.write_text(json.dumps(data, indent=2) + "\n")
+        with temporary.open("w") as file:
+            file.write(json.dumps(data, indent=2) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)

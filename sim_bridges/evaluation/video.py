@@ -1,4 +1,4 @@
-"""Episode videos: all cameras side by side, the joint commands plotted below with a moving cursor."""
+"""Episode videos: all cameras side by side; the long kind with the joint commands plotted below."""
 
 from __future__ import annotations
 
@@ -11,9 +11,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.contract import Observation
+
 PANEL = 336
 """Side of one camera panel, pixels."""
 PLOT_HEIGHT = 240
+CLIP_PANEL = 224
+CLIP_FPS = 5
 
 
 def write_episode_video(
@@ -56,8 +60,33 @@ def write_episode_video(
             container.mux(packet)
 
 
-def _panel(image: NDArray[np.uint8], label: str) -> NDArray[np.uint8]:
-    resized = cv2.resize(image, (PANEL, PANEL), interpolation=cv2.INTER_LINEAR)
+def write_clip(path: Path, observations: Sequence[Observation], *, caption: str = "") -> None:
+    """A short H.264 file of what a policy saw: all cameras side by side, ``CLIP_FPS`` observations a second.
+
+    Stamps are shown as seconds since the first. Raises ValueError without observations or without images, OSError
+    where the file cannot be written.
+    """
+    if not observations or not observations[0].images:
+        raise ValueError(f"cannot make {path.name}: there are no images")
+    cameras = list(observations[0].images)
+    begin_ns = observations[0].stamp_ns
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
+        stream = container.add_stream("libx264", rate=Fraction(CLIP_FPS), options={"crf": "28", "preset": "veryfast"})
+        stream.width, stream.height, stream.pix_fmt = CLIP_PANEL * len(cameras), CLIP_PANEL, "yuv420p"
+        for observation in observations:
+            panels = [_panel(observation.images[camera], camera, CLIP_PANEL) for camera in cameras]
+            elapsed_s = (observation.stamp_ns - begin_ns) * 1e-9
+            panels[0] = _text(panels[0], f"{elapsed_s:4.1f} s  {caption}", (8, CLIP_PANEL - 10))
+            picture = np.concatenate(panels, axis=1)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+def _panel(image: NDArray[np.uint8], label: str, side: int = PANEL) -> NDArray[np.uint8]:
+    resized = cv2.resize(image, (side, side), interpolation=cv2.INTER_LINEAR)
     return _text(np.asarray(resized, np.uint8), label, (8, 22))
 
 

@@ -1,0 +1,377 @@
+"""An evaluation from its description to ``results.json`` and ``report.html``; see docs/evaluation.md."""
+
+from __future__ import annotations
+
+import shlex
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from lavla_ros.contract import Contract
+from sim_bridges.evaluation.paper import METHODS, method_of
+from sim_bridges.evaluation.policies import (
+    REPLAY,
+    Link,
+    PolicyError,
+    kind_of,
+    policy_config,
+    policy_hash,
+    recorded_seeds,
+)
+from sim_bridges.evaluation.report import write_report
+from sim_bridges.evaluation.results import EpisodeResult, Results, versions, write_json
+from sim_bridges.evaluation.store import EvaluationFolder, StoreError
+from sim_bridges.evaluation.suites import Evaluated, Options, Plan, Suite, choose_tasks, load_suite, make_plans
+from sim_bridges.evaluation.workers import EvaluationError, Job, run_plans
+
+FIRST_DOMAIN = 40
+"""ROS domain of the first worker's policy node."""
+OnEpisode = Callable[[EpisodeResult], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What to evaluate, completely: equal values give equal episodes."""
+
+    suite: str
+    """Name, or ``module:factory``."""
+    tasks: tuple[str, ...] = ()
+    """Names or numbers; none: the suite's default ones."""
+    policy: str = "bundled"
+    """A checkpoint directory, ``bundled``, ``expert``, ``replay:DATASET``, or ``remote`` (a policy node that runs)."""
+    through: Literal["process", "nodes"] = "process"
+    """Where a checkpoint runs: in the worker, or in a policy node behind ROS topics. The episodes are the same."""
+    episodes: int | None = None
+    """Per task; as for the next three, None is what the benchmark's protocol says."""
+    seed: int | None = None
+    max_steps: int | None = None
+    """Contract steps after which an episode has failed."""
+    replan_steps: int | None = None
+    """Contract steps executed from a chunk before the next inference."""
+    latency_steps: int = 0
+    """Contract steps that pass between an observation and its chunk arriving (0: inference is free)."""
+    device: str = "cpu"
+    """Where a checkpoint runs: cpu, cuda, …"""
+    options: Options = field(default_factory=dict)
+    """Of the suite."""
+    method: str = ""
+    """Row of the paper's tables; empty: as the checkpoint says."""
+    videos: int = 2
+    """So many successes and failures are shown in the report; 0: none."""
+    timeout_s: float = 120.0
+    """Longest that the policy may think, or the simulator step: then the episode is in error."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("episodes", 1, 10_000),
+            ("seed", 0, 99_999),
+            ("max_steps", 1, 100_000),
+            ("replan_steps", 1, 256),
+            ("latency_steps", 0, 255),
+            ("videos", 0, 100),
+            ("timeout_s", 0.1, 3600.0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ValueError(f"evaluation: {name} is {value}; expected {low} to {high}")
+        if self.method and self.method not in METHODS:
+            raise ValueError(f"evaluation: method is {self.method!r}; expected one of {sorted(METHODS)}")
+        if self.through == "nodes" and kind_of(self.policy) != "checkpoint":
+            raise ValueError(f"evaluation: only a checkpoint runs through nodes, not {self.policy!r}")
+
+    def command(self) -> str:
+        """The shell command that repeats this."""
+        words = ["lavla", "eval", self.suite]
+        if self.tasks:
+            words += ["--task", *self.tasks]
+        words += ["--policy", self.policy]
+        for name in ("episodes", "seed", "max_steps", "replan_steps"):
+            if (value := getattr(self, name)) is not None:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        if self.latency_steps:
+            words += ["--latency-steps", str(self.latency_steps)]
+        if self.through != "process":
+            words += ["--through", self.through]
+        if self.device != "cpu":
+            words += ["--device", self.device]
+        for name, value in self.options.items():
+            if value:
+                words += [f"--{name}", value]
+        return shlex.join(words)
+
+
+def evaluate(
+    config: EvaluationConfig,
+    *,
+    out: Path | None = None,
+    workers: int = 1,
+    on_start: Callable[[int], None] | None = None,
+    on_episode: OnEpisode | None = None,
+) -> Results:
+    """Run what is not finished in ``out`` yet, and write results.json and report.html there.
+
+    The number of workers changes nothing but the wall time. ``on_start`` gets the number of episodes, ``on_episode``
+    each of them, first those that were finished before. Raises EvaluationError, StoreError, SuiteError and what
+    loading the policy raises.
+    """
+    if not 1 <= workers <= 64:
+        raise ValueError(f"workers is {workers}; expected 1 to 64")
+    evaluation = _Evaluation(config)
+    if on_start is not None:
+        on_start(len(evaluation.plans))
+    with tempfile.TemporaryDirectory() if out is None else nullcontext(str(out)) as path:
+        return evaluation.run(Path(path), workers, on_episode or (lambda episode: None), keep=out is not None)
+
+
+class _Evaluation:
+    """A configuration with the suite's own numbers filled in."""
+
+    def __init__(self, config: EvaluationConfig) -> None:
+        self.kind = kind_of(config.policy)
+        self.suite: Suite = load_suite(config.suite, config.options)
+        rules = self.suite.rules
+        self.config = config = replace(
+            config,
+            tasks=choose_tasks(self.suite, config.tasks),
+            episodes=config.episodes if config.episodes is not None else rules.episodes,
+            seed=config.seed if config.seed is not None else rules.seed,
+            max_steps=config.max_steps if config.max_steps is not None else rules.max_steps,
+            replan_steps=config.replan_steps if config.replan_steps is not None else rules.replan_steps,
+        )
+        assert config.episodes is not None and config.seed is not None
+        assert config.max_steps is not None and config.replan_steps is not None
+        self.replan_steps = config.replan_steps
+        self.plans = make_plans(
+            self.suite, config.tasks, episodes=config.episodes, seed=config.seed, max_steps=config.max_steps
+        )
+        contract = self.suite.contract
+        if self.kind in ("checkpoint", "remote") and config.replan_steps + config.latency_steps > contract.chunk_size:
+            raise ValueError(
+                f"replan_steps {config.replan_steps} + latency_steps {config.latency_steps} exceed the chunk size "
+                f"{contract.chunk_size}: the arm would run out of actions"
+            )
+        if self.kind == "replay":
+            self.plans = _replayed(self.plans, Path(config.policy.removeprefix(REPLAY)))
+        self.policy_hash = policy_hash(config.policy)
+        network = policy_config(config.policy)
+        backbone = network.get("backbone")
+        self.backbone = str(backbone.get("kind", "")) if isinstance(backbone, Mapping) else ""
+        self.method = config.method or method_of(network)
+        self.assets = self.suite.assets()
+        self.comparability = self.suite.comparability(
+            Evaluated(
+                tasks=config.tasks,
+                episodes=config.episodes,
+                seed=config.seed,
+                max_steps=config.max_steps,
+                replan_steps=config.replan_steps,
+                latency_steps=config.latency_steps,
+                policy=config.policy,
+                backbone=self.backbone,
+                options=config.options,
+            )
+        )
+
+    def settings(self) -> dict[str, Any]:
+        """Everything that decides the episodes."""
+        config = asdict(self.config)
+        for name in ("videos", "timeout_s", "method"):
+            del config[name]
+        return {
+            **config,
+            "tasks": list(self.config.tasks),
+            "options": {key: value for key, value in sorted(self.config.options.items()) if value},
+            "policy_hash": self.policy_hash,
+            "contract_hash": self.suite.contract.hash,
+            "assets_hash": self.assets.hash,
+            "versions": versions(self.suite.versions()),
+        }
+
+    def run(self, path: Path, workers: int, on_episode: OnEpisode, *, keep: bool) -> Results:
+        with EvaluationFolder(path, self.settings()) as folder:
+            episodes = dict(folder.finished)
+            for index in sorted(episodes):
+                on_episode(episodes[index])
+            before = len(episodes)
+            clips = _Clips(folder, self.config.videos if keep else 0)
+            began = time.perf_counter()
+
+            def on_ready() -> None:
+                nonlocal began
+                if len(episodes) == before:
+                    began = time.perf_counter()
+
+            plans = [plan for plan in self.plans if plan.index not in episodes]
+            simulated_steps = 0
+            with self._links(path, min(workers, max(1, len(plans))), plans) as links:
+                job = self._job(links, path / "clips" if clips.wanted else None)
+                if self.kind == "remote" and workers > 1:
+                    raise EvaluationError(f"one policy node serves one worker; --workers is {workers}: make it 1")
+                running = run_plans(
+                    job, plans, workers=workers, task_in_process=self.suite.task_in_process, on_ready=on_ready
+                )
+                for episode in running:
+                    folder.add(episode)
+                    episodes[episode.index] = episode
+                    simulated_steps += episode.length_steps
+                    clips.choose(episodes)
+                    on_episode(episode)
+            results = self._results(
+                episodes,
+                wall_s=time.perf_counter() - began,
+                simulated_s=simulated_steps * self.suite.contract.dt_s,
+            )
+            if keep:
+                self._write(folder, results, clips)
+            return results
+
+    def _job(self, links: tuple[Link, ...], clips: Path | None) -> Job:
+        environment: dict[str, str] = {}
+        if links:
+            from lavla_ros.bringup.environment import ros_environment
+
+            environment = ros_environment()
+        config = self.config
+        return Job(
+            suite=config.suite,
+            options=config.options,
+            policy=config.policy,
+            replan_steps=self.replan_steps,
+            latency_steps=config.latency_steps,
+            device=config.device,
+            links=links,
+            clips=clips,
+            timeout_s=config.timeout_s,
+            environment=environment,
+        )
+
+    @contextmanager
+    def _links(self, path: Path, workers: int, plans: list[Plan]) -> Iterator[tuple[Link, ...]]:
+        """Topics to the policy, with policy nodes behind them while the block runs."""
+        timeout_s = 0.9 * self.config.timeout_s  # before the worker itself is taken for dead
+        if self.kind == "remote":
+            yield (Link(domain=None, timeout_s=timeout_s),) * workers
+        elif self.config.through == "nodes" and plans:
+            links = tuple(Link(domain=FIRST_DOMAIN + i, timeout_s=timeout_s) for i in range(workers))
+            with _policy_nodes(self.config, self.suite.contract, self.replan_steps, links, path / "nodes.log"):
+                yield links
+        else:
+            yield ()
+
+    def _results(self, episodes: Mapping[int, EpisodeResult], *, wall_s: float, simulated_s: float) -> Results:
+        return Results(
+            suite=self.suite.name,
+            task=",".join(self.config.tasks),
+            policy=self.config.policy,
+            contract_hash=self.suite.contract.hash,
+            settings=self.settings(),
+            episodes=tuple(episodes[index] for index in sorted(episodes)),
+            assets=asdict(self.assets),
+            comparable=self.comparability.statement,
+            is_comparable=self.comparability.comparable,
+            method=self.method,
+            versions=versions(self.suite.versions()),
+            wall_s=wall_s,
+            simulated_s=simulated_s,
+        )
+
+    def _write(self, folder: EvaluationFolder, results: Results, clips: _Clips) -> None:
+        try:
+            write_report(
+                folder.path / "report.html",
+                results,
+                title=f"{results.suite}: {results.task if len(results.tasks) < 3 else f'{len(results.tasks)} tasks'}",
+                reproduce=self.config.command(),
+                videos=clips.files(),
+            )
+            write_json(folder.path / "results.json", results.to_dict())  # last: with it the evaluation is finished
+        except OSError as error:
+            raise StoreError(
+                f"cannot write the report in {folder.path}: {error.strerror or error}; all {len(results.episodes)} "
+                "episodes are kept, and the same command writes it"
+            ) from error
+
+
+class _Clips:
+    """Keeps the clips of the first few successes and failures, whatever the order in which episodes finish."""
+
+    def __init__(self, folder: EvaluationFolder, wanted: int) -> None:
+        self._folder = folder
+        self.wanted = wanted
+
+    def choose(self, episodes: Mapping[int, EpisodeResult]) -> None:
+        if not self.wanted:
+            return
+        kept = set(self._chosen(episodes))
+        for index in episodes:
+            if index not in kept:
+                self._folder.clip(index).unlink(missing_ok=True)
+
+    def files(self) -> dict[int, Path]:
+        folder = self._folder.path / "clips"
+        return {int(file.stem): file for file in sorted(folder.glob("*.mp4"))} if self.wanted else {}
+
+    def _chosen(self, episodes: Mapping[int, EpisodeResult]) -> Iterator[int]:
+        for success in (True, False):
+            same = [i for i in sorted(episodes) if episodes[i].success == success and episodes[i].error is None]
+            yield from same[: self.wanted]
+
+
+def _replayed(plans: tuple[Plan, ...], dataset: Path) -> tuple[Plan, ...]:
+    """Where a seed decides the scene, the recorded episodes' own seeds; elsewhere the benchmark's initial states."""
+    if all(plan.state_index is not None for plan in plans):
+        return plans
+    seeds = recorded_seeds(dataset)
+    if seeds is None:
+        raise PolicyError(
+            f"{dataset}/meta/conversion.json does not say which seeds the episodes were recorded with; "
+            "convert the bags again with `lavla convert`"
+        )
+    if len({plan.task for plan in plans}) > 1 or len(seeds) < len(plans):
+        raise PolicyError(f"{dataset} has {len(seeds)} episodes; replay at most as many, of one task at a time")
+    return tuple(replace(plan, seed=seeds[plan.trial]) for plan in plans)
+
+
+@contextmanager
+def _policy_nodes(
+    config: EvaluationConfig, contract: Contract, replan_steps: int, links: tuple[Link, ...], log: Path
+) -> Iterator[None]:
+    """One policy node per link. Raises LaunchError with its last lines where one does not come up."""
+    import yaml
+
+    from lavla_ros.bringup.launcher import Launcher, run_dir
+    from lavla_ros.bringup.stack import NODE_READY, Process, Stack
+    from lavla_ros.policy.policy import checkpoint_path
+
+    with run_dir() as folder, log.open("w") as output:
+        contract_file = folder / "contract.yaml"
+        contract_file.write_text(yaml.safe_dump(contract.to_dict()))
+        parameters = {
+            "policy": str(checkpoint_path(config.policy).resolve()),
+            "contract": str(contract_file),
+            "replan_steps": replan_steps,
+            "device": config.device,
+            "use_sim_time": True,
+        }
+        processes = tuple(
+            Process(
+                name=f"policy_{i}",
+                module="lavla_ros.nodes.policy_node",
+                is_node=True,
+                parameters=parameters,
+                ready=NODE_READY,
+                environment={"ROS_DOMAIN_ID": str(link.domain)},
+            )
+            for i, link in enumerate(links)
+        )
+        stack = Stack(name="evaluation", description="policy nodes", arguments={}, processes=processes, run_dir=folder)
+        launcher = Launcher(stack, log=output, ready_timeout_s=600.0)
+        launcher.start()
+        try:
+            yield
+        finally:
+            launcher.stop()

@@ -1,0 +1,262 @@
+"""Who commands an episode: a checkpoint, the suite's scripted expert, recorded demonstrations, or a node on topics.
+
+All are seen as a :class:`Commander`; a checkpoint in this process and one behind ROS topics run the same loop.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import numpy as np
+
+from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_contract
+from sim_bridges.evaluation.suites import Environment, Expert, Plan, SuiteError
+
+Kind = Literal["checkpoint", "expert", "replay", "remote"]
+REPLAY = "replay:"
+
+
+class PolicyError(RuntimeError):
+    """The policy of an evaluation cannot be used, or what it commanded cannot be executed."""
+
+
+class Commander(Protocol):
+    """What the episode loop asks."""
+
+    every: int
+    """Contract steps between two chunks."""
+    needs_images: bool
+
+    def reset(self, plan: Plan) -> None:
+        """A new episode begins."""
+        ...
+
+    def chunk(self, observation: Observation) -> ActionChunk:
+        """The next actions, the first for the step that follows the observation."""
+        ...
+
+    def finish(self, *, success: bool) -> None:
+        """The episode is over."""
+        ...
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link:
+    """Where a policy node is heard and spoken to."""
+
+    domain: int | None
+    """ROS domain; None: that of the environment."""
+    timeout_s: float
+
+
+def kind_of(policy: str) -> Kind:
+    """Raises PolicyError for an empty name."""
+    if not policy:
+        raise PolicyError("the policy is empty; give a checkpoint directory, bundled, expert, replay:DATASET or remote")
+    if policy in ("expert", "remote"):
+        return policy  # type: ignore[return-value]
+    return "replay" if policy.startswith(REPLAY) else "checkpoint"
+
+
+def make_commander(
+    policy: str, environment: Environment, contract: Contract, *, every: int, device: str, link: Link | None
+) -> Commander:
+    """Called in the worker that runs the environment. ``link``: the checkpoint is behind these topics, not here.
+
+    Raises what loading raises (CheckpointError, ContractError, DatasetError, SuiteError).
+    """
+    kind = kind_of(policy)
+    if kind == "expert":
+        return ExpertCommander(environment.expert())
+    if kind == "replay":
+        return ReplayCommander(Path(policy.removeprefix(REPLAY)), contract)
+    if link is not None:
+        from sim_bridges.evaluation.topic_policy_node import TopicCommander
+
+        return TopicCommander(contract, link, every=every)
+    return CheckpointCommander(policy, contract, every=every, device=device)
+
+
+class CheckpointCommander:
+    """A checkpoint in this process."""
+
+    needs_images = True
+
+    def __init__(self, policy: str, contract: Contract, *, every: int, device: str) -> None:
+        from lavla_ros.policy.policy import load_policy
+
+        self.every = every
+        # One thread: sums in another order would be other bits.
+        self._policy = load_policy(policy, device=device, threads=1)
+        require_same_contract(
+            contract,
+            self._policy.contract,
+            ours_from=f"the suite (contract {contract.name})",
+            theirs_from=f"policy {policy}",
+        )
+
+    def reset(self, plan: Plan) -> None:
+        self._policy.reset()
+
+    def chunk(self, observation: Observation) -> ActionChunk:
+        return self._policy.predict(observation)
+
+    def finish(self, *, success: bool) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class ExpertCommander:
+    """The suite's scripted expert, asked at every step."""
+
+    every = 1
+    needs_images = False
+
+    def __init__(self, expert: Expert) -> None:
+        self._expert = expert
+
+    def reset(self, plan: Plan) -> None:
+        self._expert.reset()
+
+    def chunk(self, observation: Observation) -> ActionChunk:
+        return self._expert.chunk()
+
+    def finish(self, *, success: bool) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class ReplayCommander:
+    """The recorded actions of a dataset, whatever happens.
+
+    Trial ``k`` of a task replays the ``k``-th demonstration that carries the task's instruction, so that it succeeds
+    where that one began in the same initial state and the simulator repeats itself. After the demonstration's end
+    its last action is repeated.
+    """
+
+    every = 1
+    needs_images = False
+
+    def __init__(self, dataset: Path, contract: Contract) -> None:
+        from training.dataset.reader import EpisodeDataset
+
+        self._dataset = EpisodeDataset(dataset, contract)
+        self._contract = contract
+        self._by_instruction: dict[str, list[int]] = {}
+        for number, episode in enumerate(self._dataset.episodes):
+            self._by_instruction.setdefault(self._dataset.instruction(episode.first), []).append(number)
+        self._trial = self._step = 0
+
+    def reset(self, plan: Plan) -> None:
+        self._trial, self._step = plan.trial, 0
+
+    def chunk(self, observation: Observation) -> ActionChunk:
+        found = self._by_instruction.get(observation.instruction, [])
+        if self._trial >= len(found):
+            known = sorted(self._by_instruction)[:5]
+            raise PolicyError(
+                f"{self._dataset.path} has {len(found)} demonstrations of {observation.instruction!r}; "
+                f"trial {self._trial} needs one more (its instructions begin with {known})"
+            )
+        episode = self._dataset.episodes[found[self._trial]]
+        actions, _ = self._dataset.chunk(episode.first + min(self._step, episode.length - 1))
+        self._step += 1
+        return ActionChunk(
+            stamp_ns=observation.stamp_ns,
+            dt_ns=self._contract.dt_ns,
+            actions_HA=actions.astype(np.float64),
+            names=self._contract.action.names,
+        )
+
+    def finish(self, *, success: bool) -> None:
+        pass
+
+    def close(self) -> None:
+        self._dataset.close()
+
+
+def recorded_seeds(dataset: Path) -> list[int] | None:
+    """The simulator seeds that the episodes of a converted dataset were recorded with; None where it does not say."""
+    try:
+        bags = json.loads((dataset / "meta" / "conversion.json").read_text())["bags"]
+        rows = {int(bag["episode"]): bag["seed"] for bag in bags if bag["episode"] is not None}
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    seeds = [rows[episode] for episode in sorted(rows)]
+    return None if any(seed is None for seed in seeds) else [int(seed) for seed in seeds]
+
+
+def check_chunk(chunk: ActionChunk, contract: Contract, *, steps: int) -> None:
+    """Raises PolicyError for a chunk of the wrong size, order or rate, or with a value that is not finite.
+
+    ``steps``: how many of its actions will be executed. Values beyond the contract's limits are no error here: the
+    executor limits joint targets, and robosuite clips relative actions, in published evaluations too.
+    """
+    shape = tuple(chunk.actions_HA.shape)
+    if len(shape) != 2 or shape[1] != contract.action_dim or shape[0] < 1:
+        raise PolicyError(f"the chunk has shape {shape}; contract {contract.name} wants (H, {contract.action_dim})")
+    if shape[0] < steps:
+        raise PolicyError(f"the chunk has {shape[0]} actions; {steps} are to be executed before the next inference")
+    if chunk.names != contract.action.names:
+        raise PolicyError(f"the chunk is of {list(chunk.names)}; the contract wants {list(contract.action.names)}")
+    if chunk.dt_ns != contract.dt_ns:
+        raise PolicyError(f"the chunk's actions are {chunk.dt_ns} ns apart; the contract's {contract.dt_ns} ns")
+    if not np.isfinite(chunk.actions_HA).all():
+        step, column = (int(i) for i in np.argwhere(~np.isfinite(chunk.actions_HA))[0])
+        value = chunk.actions_HA[step, column]
+        raise PolicyError(
+            f"action {step} of the chunk has {contract.action.names[column]} = {value}; it must be finite"
+        )
+
+
+def policy_hash(policy: str) -> str | None:
+    """Content hash of a checkpoint's files, or of a replayed dataset's actions; None for what has no content here."""
+    kind = kind_of(policy)
+    if kind in ("expert", "remote"):
+        return None
+    if kind == "replay":
+        root = Path(policy.removeprefix(REPLAY))
+        files = [*(root / "data").rglob("*.parquet"), root / "meta" / "info.json"]
+    else:
+        from lavla_ros.policy.checkpoint import CheckpointError
+        from lavla_ros.policy.policy import checkpoint_path
+
+        root = checkpoint_path(policy)
+        if not root.is_dir():
+            raise CheckpointError(f"checkpoint {root} is not a directory; give the folder that holds config.yaml")
+        files = [file for file in root.rglob("*") if file.is_file()]
+    digest = hashlib.sha256()
+    for file in sorted(files):
+        if not file.exists():
+            raise SuiteError(f"{root} is no dataset: it has no {file.relative_to(root)}")
+        digest.update(file.relative_to(root).as_posix().encode())
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()[:16]
+
+
+def policy_config(policy: str) -> Mapping[str, Any]:
+    """The ``policy`` section of a checkpoint's config.yaml; empty for anything else."""
+    if kind_of(policy) != "checkpoint":
+        return {}
+    import yaml
+
+    from lavla_ros.policy.policy import checkpoint_path
+
+    try:
+        document = yaml.safe_load((checkpoint_path(policy) / "config.yaml").read_text())
+    except (OSError, ValueError, yaml.YAMLError):
+        return {}  # loading it will say what is wrong
+    section = document.get("policy") if isinstance(document, Mapping) else None
+    return section if isinstance(section, Mapping) else {}

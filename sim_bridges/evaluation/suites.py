@@ -1,0 +1,257 @@
+"""What a suite of tasks is to the harness, and which suites there are.
+
+A suite names its tasks, says which episodes an evaluation consists of, and makes the environment that runs them in a
+worker process. The harness knows nothing else about a simulator, so that one joins by adding a line to ``SUITES``,
+or from outside without changing the package: wherever a suite's name is expected, ``package.module:factory`` is one.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lavla_ros.contract import ActionChunk, Contract, Observation
+
+Options = Mapping[str, str]
+"""What only some suites have: the tabletop's ``layout``, LIBERO's ``assets``."""
+
+SUITES = {
+    "tabletop": "sim_bridges.evaluation.tabletop:TabletopSuite",
+    "libero_spatial": "sim_bridges.evaluation.libero:libero_spatial",
+    "libero_object": "sim_bridges.evaluation.libero:libero_object",
+    "libero_goal": "sim_bridges.evaluation.libero:libero_goal",
+    "libero_10": "sim_bridges.evaluation.libero:libero_10",
+    "libero_90": "sim_bridges.evaluation.libero:libero_90",
+}
+"""Name → factory of the suites that come with the package."""
+
+
+class SuiteError(ValueError):
+    """No such suite, task, initial state or option; the message names those that there are."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """One episode, completely: equal plans are equal episodes, whoever runs them and after whatever."""
+
+    index: int
+    """Its number in the evaluation."""
+    task: str
+    trial: int
+    """Its number among the episodes of the task."""
+    seed: int
+    state_index: int | None
+    """Which of the benchmark's recorded initial states; None where the seed decides the scene."""
+    max_steps: int
+    """Contract steps after which it has failed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outcome:
+    """How the scene stands, judged from the simulator's state."""
+
+    success: bool
+    score: float
+    """Part of the task that is done, 0 to 1; 1 or 0 where the benchmark knows nothing between."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Assets:
+    """What the scenes are made of."""
+
+    source: str
+    """Where they came from, in words."""
+    hash: str = ""
+    """Content hash, where they are not part of the package."""
+    stand_ins: int = 0
+    """Files that are not the benchmark's own."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Comparability:
+    """Whether figures of an evaluation may stand beside published ones, and why not."""
+
+    comparable: bool
+    statement: str
+    """One plain sentence or two, for the report."""
+
+
+class Expert(Protocol):
+    """A scripted policy on privileged state; one action at a time, no pictures."""
+
+    def reset(self) -> None: ...
+
+    def chunk(self) -> ActionChunk: ...
+
+
+class Environment(Protocol):
+    """One simulator in the process that made it."""
+
+    def reset(self, plan: Plan) -> str:
+        """Begin the episode; returns a hash of the simulator's state."""
+        ...
+
+    def observe(self, *, images: bool) -> Observation:
+        """The contract's observation; stamps are simulated time, and rise within an episode. Rendering must leave
+        the state as it is: ``images`` changes no episode."""
+        ...
+
+    def step(self, chunk: ActionChunk | None) -> None:
+        """One contract step; ``chunk`` if a new one has arrived, None to go on with the last."""
+        ...
+
+    def outcome(self) -> Outcome: ...
+
+    @property
+    def trajectory(self) -> str:
+        """Hash over the simulator's states after every step of the episode."""
+        ...
+
+    def expert(self) -> Expert:
+        """Raises SuiteError where the suite has none."""
+        ...
+
+    def close(self) -> None: ...
+
+
+class Suite(Protocol):
+    """See the module. Making one must be cheap: no simulator, no pictures."""
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def contract(self) -> Contract: ...
+
+    @property
+    def tasks(self) -> tuple[str, ...]:
+        """All of them, in the benchmark's order."""
+        ...
+
+    @property
+    def default_tasks(self) -> tuple[str, ...]:
+        """Those of an evaluation that names none."""
+        ...
+
+    @property
+    def rules(self) -> Rules:
+        """The benchmark's own numbers, the defaults of an evaluation."""
+        ...
+
+    @property
+    def task_in_process(self) -> bool:
+        """Whether a process can run one task only (a GL context that cannot be made twice)."""
+        ...
+
+    def plan(self, task: str, trial: int, seed: int) -> tuple[int, int | None]:
+        """(seed of the simulator, index of the initial state) of a trial. Raises SuiteError where there is none."""
+        ...
+
+    def environment(self, task: str, *, images: bool) -> Environment:
+        """Called in a worker process, once or, unless ``task_in_process``, once per task. ``images`` False: nobody
+        will ask for pictures."""
+        ...
+
+    def assets(self) -> Assets:
+        """Raises the suite's own error, which says what to do, where they are missing."""
+        ...
+
+    def comparability(self, evaluated: Evaluated) -> Comparability: ...
+
+    def versions(self) -> tuple[str, ...]:
+        """Distributions whose versions decide the bits of an episode."""
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Rules:
+    """How a benchmark is to be run."""
+
+    episodes: int
+    """Per task."""
+    seed: int
+    max_steps: int
+    replan_steps: int
+    """Contract steps between two inferences."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evaluated:
+    """What a suite has to know to judge comparability."""
+
+    tasks: tuple[str, ...]
+    episodes: int
+    seed: int
+    max_steps: int
+    replan_steps: int
+    latency_steps: int
+    policy: str
+    backbone: str = ""
+    """Of a checkpoint: tiny or pretrained."""
+    options: Options = field(default_factory=dict)
+
+
+def load_suite(name: str, options: Options | None = None) -> Suite:
+    """The suite of this name, or of a ``module:factory``; ``options`` go to the factory as keyword arguments.
+
+    Raises SuiteError naming the suites that there are, or the option that this one does not have.
+    """
+    target = SUITES.get(name, name)
+    if ":" not in target:
+        raise SuiteError(f"there is no suite {name!r}; there are {sorted(SUITES)}, or give your own as module:factory")
+    module, _, attribute = target.partition(":")
+    try:
+        factory: Callable[..., Suite] = getattr(importlib.import_module(module), attribute)
+    except ModuleNotFoundError as error:
+        if error.name is not None and not module.startswith(error.name):
+            raise  # something that the module itself needs
+        raise SuiteError(f"suite {name!r}: there is no module {module!r} on this Python's path") from None
+    except AttributeError:
+        raise SuiteError(f"suite {name!r}: module {module!r} has no {attribute!r}") from None
+    given = {key: value for key, value in (options or {}).items() if value}
+    try:
+        return factory(**given)
+    except TypeError as error:
+        if given:
+            raise SuiteError(f"suite {name} does not take {sorted(given)} as they are: {error}") from None
+        raise
+
+
+def choose_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[str, ...]:
+    """Tasks by name or by number, in the suite's order; none wanted: the suite's default ones.
+
+    Raises SuiteError naming the tasks that there are.
+    """
+    if not wanted:
+        return suite.default_tasks
+    names = []
+    for text in wanted:
+        if text in suite.tasks:
+            names.append(text)
+        elif text.isdecimal() and int(text) < len(suite.tasks):
+            names.append(suite.tasks[int(text)])
+        else:
+            known = "\n  ".join(f"{i}: {name}" for i, name in enumerate(suite.tasks))
+            raise SuiteError(f"suite {suite.name} has no task {text!r}; it has\n  {known}")
+    return tuple(task for task in suite.tasks if task in names)
+
+
+def make_plans(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: int, max_steps: int) -> tuple[Plan, ...]:
+    """``episodes`` of every task. Raises SuiteError where the suite has fewer initial states than that."""
+    plans = []
+    for task in tasks:
+        for trial in range(episodes):
+            simulator_seed, state_index = suite.plan(task, trial, seed)
+            plans.append(
+                Plan(
+                    index=len(plans),
+                    task=task,
+                    trial=trial,
+                    seed=simulator_seed,
+                    state_index=state_index,
+                    max_steps=max_steps,
+                )
+            )
+    return tuple(plans)

@@ -1,0 +1,309 @@
+"""Worker processes: one environment and one policy each, watched by the parent.
+
+A worker says whom it is waiting for; one that says nothing for too long, or dies, costs its episode (an error, never
+a failure) and is replaced. The order in which episodes are handed out changes nothing in them.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import multiprocessing
+import os
+import signal
+import time
+import traceback
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from lavla_ros.contract import Observation
+from sim_bridges.evaluation.episode import OnBusy, run_episode
+from sim_bridges.evaluation.policies import Commander, Link, kind_of, make_commander
+from sim_bridges.evaluation.results import EpisodeResult
+from sim_bridges.evaluation.suites import Environment, Options, Plan, load_suite
+
+MOST_ERRORS_IN_A_ROW = 5
+"""After as many the evaluation is stopped: something is wrong with more than an episode."""
+
+
+class EvaluationError(RuntimeError):
+    """An evaluation cannot begin or go on; finished episodes are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Job:
+    """What a worker has to know; travels to its process."""
+
+    suite: str
+    options: Options
+    policy: str
+    replan_steps: int
+    latency_steps: int
+    device: str
+    links: tuple[Link, ...] = ()
+    """One per worker where the policy is behind topics."""
+    clips: Path | None = None
+    """Folder for the videos of all episodes."""
+    timeout_s: float = 120.0
+    """Longest that the policy may think, or the simulator step."""
+    start_timeout_s: float = 600.0
+    environment: Mapping[str, str] = field(default_factory=dict)
+    """Of the worker's process, besides the parent's."""
+
+
+def run_plans(
+    job: Job,
+    plans: Sequence[Plan],
+    *,
+    workers: int,
+    task_in_process: bool,
+    on_ready: Callable[[], None] = lambda: None,
+) -> Iterator[EpisodeResult]:
+    """Run all plans, in whatever order they finish. ``on_ready`` is called for every worker that begins its first.
+
+    Raises EvaluationError where a worker cannot start, or after ``MOST_ERRORS_IN_A_ROW`` episodes in error. Leaving
+    the iteration ends the workers.
+    """
+    queue = _Queue(plans)
+    slots: list[_Slot] = []
+    errors_in_a_row = 0
+    try:
+        for index in range(min(workers, len(plans))):
+            slots.append(_Slot(job, index, queue, on_ready, task_in_process=task_in_process))
+        while any(slot.busy for slot in slots):
+            deadline = min(slot.deadline for slot in slots if slot.busy)
+            handles = [handle for slot in slots if slot.busy for handle in slot.handles]
+            wait(handles, timeout=max(0.0, min(1.0, deadline - time.monotonic())))
+            for slot in slots:
+                for result in slot.poll():
+                    yield result
+                    errors_in_a_row = errors_in_a_row + 1 if result.error is not None else 0
+                    if errors_in_a_row >= MOST_ERRORS_IN_A_ROW:
+                        raise EvaluationError(
+                            f"{errors_in_a_row} episodes in a row ended in error, the last, episode {result.index}, "
+                            f"by {result.error}; mend that and give the same command again to go on"
+                        )
+    finally:
+        for slot in slots:
+            slot.stop()
+
+
+class _Queue:
+    """Plans by task: a worker stays with a task as long as it lasts, and begins with the one least looked after."""
+
+    def __init__(self, plans: Sequence[Plan]) -> None:
+        self._left: dict[str, deque[Plan]] = {}
+        self._workers: dict[str, int] = {}
+        for plan in plans:
+            self._left.setdefault(plan.task, deque()).append(plan)
+            self._workers[plan.task] = 0
+
+    def next(self, task: str | None) -> Plan | None:
+        """``task``: of the worker that asks, None where it has none yet."""
+        if task is None or not self._left[task]:
+            if task is not None:
+                self._workers[task] -= 1
+            open_tasks = [name for name, plans in self._left.items() if plans]
+            if not open_tasks:
+                return None
+            task = max(open_tasks, key=lambda name: len(self._left[name]) / (1 + self._workers[name]))
+            self._workers[task] += 1
+        return self._left[task].popleft()
+
+
+class _Slot:
+    """One worker process after another, and the plan that the present one runs."""
+
+    def __init__(
+        self, job: Job, index: int, queue: _Queue, on_ready: Callable[[], None], *, task_in_process: bool
+    ) -> None:
+        self._job, self._index, self._queue, self._on_ready = job, index, queue, on_ready
+        self._task_in_process = task_in_process
+        self._plan: Plan | None = None
+        self._process: BaseProcess | None = None
+        self._connection: Connection | None = None
+        self._ready = False
+        self._waiting_for, self._step = "start", 0
+        self.deadline = 0.0
+        self._advance(None)
+
+    @property
+    def busy(self) -> bool:
+        return self._plan is not None
+
+    @property
+    def handles(self) -> list[Any]:
+        return [self._connection, self._process.sentinel] if self._process is not None else []
+
+    def poll(self) -> list[EpisodeResult]:
+        """What has become of the worker since. Raises EvaluationError when it could not start."""
+        if self._plan is None or self._connection is None or self._process is None:
+            return []
+        with contextlib.suppress(EOFError, ConnectionError):
+            while self._connection.poll():
+                kind, value = self._connection.recv()
+                if kind == "refused":
+                    raise EvaluationError(value)
+                if kind == "done":
+                    self._waiting_for = "parent"
+                    self._advance(self._plan.task)
+                    return [value]
+                if not self._ready:
+                    self._ready = True
+                    self._on_ready()
+                self._waiting_for, self._step = value
+                self.deadline = time.monotonic() + self._job.timeout_s
+        if not self._process.is_alive():
+            self._process.join()
+            status = self._process.exitcode
+            how = f"was killed by signal {-status}" if status is not None and status < 0 else f"ended with {status}"
+            return [self._lost(f"WorkerDied: the worker {how}")]
+        if time.monotonic() > self.deadline:
+            limit = self._job.timeout_s if self._ready else self._job.start_timeout_s
+            return [self._lost(f"NoAnswer: no answer of the {self._waiting_for} within {limit:g} s")]
+        return []
+
+    def _lost(self, why: str) -> EpisodeResult:
+        plan, step, ready = self._plan, self._step, self._ready
+        assert plan is not None
+        self.stop()
+        if not ready:
+            raise EvaluationError(f"{why.split(': ', 1)[1]} while it made the simulator and loaded the policy")
+        self._plan = plan
+        self._advance(plan.task)
+        return EpisodeResult(
+            index=plan.index,
+            task=plan.task,
+            trial=plan.trial,
+            seed=plan.seed,
+            state_index=plan.state_index,
+            initial_state="",
+            success=False,
+            score=0.0,
+            length_steps=step,
+            error=f"{why}, at step {step}",
+        )
+
+    def _advance(self, task: str | None) -> None:
+        """Take the next plan; a process that cannot run its task makes way for another."""
+        self._plan = plan = self._queue.next(task)
+        if plan is None:
+            self.stop()
+            return
+        if self._process is not None and self._task_in_process and plan.task != task:
+            self.stop()
+            self._plan = plan
+        if self._process is None:
+            self._start()
+        assert self._connection is not None
+        if self._ready:
+            self.deadline = time.monotonic() + self._job.timeout_s
+        with contextlib.suppress(BrokenPipeError):  # it has died; poll() sees that
+            self._connection.send(plan)
+
+    def _start(self) -> None:
+        context = multiprocessing.get_context("spawn")  # GL contexts and torch do not survive a fork
+        self._connection, theirs = context.Pipe()
+        self._process = context.Process(
+            target=_work, args=(self._job, self._index, theirs), name=f"evaluation {self._index}", daemon=True
+        )
+        self._process.start()
+        theirs.close()
+        self._ready, self._waiting_for, self._step = False, "worker", 0
+        self.deadline = time.monotonic() + self._job.start_timeout_s
+
+    def stop(self) -> None:
+        """End the process; one that has finished its work gets time to close its simulator."""
+        self._plan = None
+        if self._process is None or self._connection is None:
+            return
+        with contextlib.suppress(OSError):
+            self._connection.send(None)
+        idle = self._ready and self._waiting_for == "parent"
+        self._process.join(5.0 if idle else 0.2)
+        if self._process.is_alive():
+            self._process.kill()
+            self._process.join()
+        self._connection.close()
+        self._process = self._connection = None
+
+
+def _work(job: Job, index: int, connection: Connection) -> None:
+    """A worker: make the environment of a task, load the policy, run what the parent sends."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends its workers
+    os.environ.update(job.environment)
+    worker = _Worker(job, job.links[index] if job.links else None)
+    try:
+        # Where the parent is gone there is nobody to tell.
+        with contextlib.suppress(EOFError, ConnectionError):
+            while (plan := connection.recv()) is not None:
+                try:
+                    worker.prepare(plan.task)
+                except Exception as error:  # noqa: BLE001  # it must reach the user instead of ending here in silence
+                    connection.send(("refused", _explain(error)))
+                    return
+                connection.send(("busy", ("simulator", 0)))
+                connection.send(("done", worker.run(plan, lambda who, step: connection.send(("busy", (who, step))))))
+    finally:
+        worker.close()
+
+
+class _Worker:
+    """The environment and the policy of one process."""
+
+    def __init__(self, job: Job, link: Link | None) -> None:
+        self._job, self._link = job, link
+        self._suite = load_suite(job.suite, job.options)
+        self._task: str | None = None
+        self._environment: Environment | None = None
+        self._commander: Commander | None = None
+
+    def prepare(self, task: str) -> None:
+        """Raises what the simulator and the policy raise."""
+        if task == self._task:
+            return
+        self.close()
+        job, contract = self._job, self._suite.contract
+        self._environment = self._suite.environment(task, images=kind_of(job.policy) in ("checkpoint", "remote"))
+        self._commander = make_commander(
+            job.policy, self._environment, contract, every=job.replan_steps, device=job.device, link=self._link
+        )
+        self._task = task
+
+    def run(self, plan: Plan, on_busy: OnBusy) -> EpisodeResult:
+        assert self._environment is not None and self._commander is not None
+        frames: list[Observation] = []
+        result = run_episode(
+            self._environment,
+            self._commander,
+            self._suite.contract,
+            plan,
+            latency_steps=self._job.latency_steps,
+            on_busy=on_busy,
+            on_frame=frames.append if self._job.clips is not None else None,
+        )
+        if self._job.clips is not None and frames:
+            from sim_bridges.evaluation.video import write_clip
+
+            outcome = "error" if result.error else "success" if result.success else "failure"
+            # A clip that cannot be written is no reason to lose the episode.
+            with contextlib.suppress(OSError):
+                write_clip(self._job.clips / f"{plan.index:06d}.mp4", frames, caption=outcome)
+        return result
+
+    def close(self) -> None:
+        for part in (self._commander, self._environment):
+            if part is not None:
+                part.close()
+        self._task = self._environment = self._commander = None
+
+
+def _explain(error: Exception) -> str:
+    """The message of an error that is written for the user, the traceback of any other."""
+    if isinstance(error, (ValueError, RuntimeError, OSError)) and str(error):
+        return str(error)
+    return "".join(traceback.format_exception(error))
