@@ -20,7 +20,7 @@ import queue
 import sys
 import threading
 import time
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -34,14 +34,13 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
-from lavla_ros.contract import NS_PER_S, ContractError, load_contract
+from lavla_ros.contract import NS_PER_S, load_contract
 from lavla_ros.nodes.client import ServiceError, call
 from lavla_ros.nodes.diagnostics import Report
 from lavla_ros.nodes.lifecycle import LavlaNode, run_node, set_stamp, stamp_to_ns
 from lavla_ros.nodes.messages import (
     LATCHED_QOS,
     ImageBuffer,
-    MessageError,
     joint_state,
     single_point,
     trajectory_to_chunk,
@@ -118,9 +117,11 @@ class LiberoNode(LavlaNode):
         self._environment: LiberoEnvironment | None = None
         self._expert: Any = None
         self._thread: threading.Thread | None = None
-        self._requests: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
+        self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
+        # What is asked for at one time is one batch: a reset, a stop or an error ends all of it.
+        self._batch, self._running_batch, self._failed_batch = 0, -1, -1
+        self._why_ended = ""
         self._changed = threading.Condition()
-        self._interrupted = ""
         self._chunk: JointTrajectory | None = None
         self._offset_ns = NS_PER_S
         self._counts = dict.fromkeys(("succeeded", "failed", "error"), 0)
@@ -140,13 +141,13 @@ class LiberoNode(LavlaNode):
         self._assets = find_assets(parameters.assets)
         first = self._request()
         last = first.initial_state + max(parameters.episodes, 1) - 1
-        self._check(Request(suite=first.suite, task=first.task, initial_state=last, seed=first.seed))
+        self._check(replace(first, initial_state=last))
         self._load(first)
         self._cameras = {c.name: self._out(Image, c.topic) for c in contract.cameras}
         self._buffers = {c.name: ImageBuffer(c.name) for c in contract.cameras}
         self._states = self._out(JointState, contract.state.topic)
         self._commands = self._out(JointTrajectory, contract.action.topic)
-        self._clock = self._out(Clock, "/clock", 10)
+        self._clock_out = self._out(Clock, "/clock", 10)
         self._instruction = self._out(String, contract.instruction_topic, LATCHED_QOS)
         self._episode = self._out(String, "/episode/state", LATCHED_QOS)
         self._state_message = joint_state(contract.state.names)
@@ -154,7 +155,6 @@ class LiberoNode(LavlaNode):
 
     def start(self) -> None:
         self._requests = queue.SimpleQueue()
-        self._interrupted = ""
         if self.parameters.commander == "topic":
             self._inputs.append(self.create_subscription(JointTrajectory, "/action_chunk", self._on_chunk, 10))
         if self.parameters.record:
@@ -166,17 +166,13 @@ class LiberoNode(LavlaNode):
         self._service = self.create_service(Trigger, "/episode/reset", self._on_reset)
         first = self._request()
         for index in range(self.parameters.episodes):
-            self._requests.put(
-                Request(
-                    suite=first.suite, task=first.task, initial_state=first.initial_state + index, seed=first.seed
-                )
-            )
+            self._requests.put((self._batch, replace(first, initial_state=first.initial_state + index)))
         self._thread = threading.Thread(target=self._work, name="episodes", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
         """An episode in progress ends as an error: nobody knows how it would have ended."""
-        self._interrupt("the node was deactivated")
+        self._end_batch("the node was deactivated")
         self._requests.put(None)
         if self._thread is not None:
             # The thread may wait for this one to take a message; a step and a picture are all that it may still do.
@@ -222,17 +218,16 @@ class LiberoNode(LavlaNode):
         except LiberoError as error:
             response.success, response.message = False, str(error)
             return response
-        self._interrupt("/episode/reset was called")
-        self._requests.put(request)
+        self._end_batch("/episode/reset was called")
+        self._requests.put((self._batch, request))
         response.success, response.message = True, json.dumps(asdict(request))
         return response
 
-    def _interrupt(self, reason: str) -> None:
+    def _end_batch(self, reason: str) -> None:
         """Whatever runs or waits to run is over."""
-        while not self._requests.empty():
-            self._requests.get_nowait()
         with self._changed:
-            self._interrupted = reason
+            self._batch += 1
+            self._why_ended = reason
             self._changed.notify_all()
 
     def _on_chunk(self, message: JointTrajectory) -> None:
@@ -243,8 +238,10 @@ class LiberoNode(LavlaNode):
     # Episodes: everything below runs in their thread.
 
     def _work(self) -> None:
-        while (request := self._requests.get()) is not None:
-            self._interrupted = ""
+        while (item := self._requests.get()) is not None:
+            self._running_batch, request = item
+            if self._ended or self._running_batch == self._failed_batch:
+                continue
             try:
                 self._run(request)
             except Exception as error:  # noqa: BLE001  # a thread must not end in silence
@@ -252,6 +249,11 @@ class LiberoNode(LavlaNode):
                 break
         if self._environment is not None:
             self._environment.release_pictures()
+
+    @property
+    def _ended(self) -> str:
+        """Why the present batch is over; empty while it is not."""
+        return self._why_ended if self._running_batch != self._batch else ""
 
     def _run(self, request: Request) -> None:
         """One episode to its end, whatever that is; after an error, what was queued behind it waits for a reset."""
@@ -272,11 +274,10 @@ class LiberoNode(LavlaNode):
             limit = self.parameters.max_steps or environment.task.step_limit
             success = self._act(request, environment, limit)
             state, reason = ("succeeded", "") if success else ("failed", f"the limit of {limit} steps is reached")
-        except (BridgeError, ServiceError, LiberoError, MessageError, ContractError, RuntimeError, ValueError) as error:
+        except (RuntimeError, ValueError) as error:
             reason = str(error) or type(error).__name__
-            self.get_logger().error(f"episode ended in an error: {reason}")
-            while not self._requests.empty() and not self._interrupted:
-                self._requests.get_nowait()
+            self._failed_batch = self._running_batch
+            self.get_logger().error(f"the episode ended in an error: {reason}")
         if self._environment is not None:
             steps, trajectory = self._environment.steps, self._environment.trajectory
         self._counts[state] += 1
@@ -343,8 +344,8 @@ class LiberoNode(LavlaNode):
         actions: NDArray[np.float64] = np.empty((0, 7))
         success = False
         while environment.steps < limit and not success:
-            if self._interrupted:
-                raise BridgeError(self._interrupted)
+            if self._ended:
+                raise BridgeError(self._ended)
             since = environment.steps % self.parameters.replan_steps
             # A recording shows every step; a policy looks at the ones that it plans from.
             self._publish_observation(environment, render=self.parameters.record or (commanded and since == 0))
@@ -364,14 +365,14 @@ class LiberoNode(LavlaNode):
         with self._changed:
             self._changed.wait_for(
                 lambda: (
-                    self._interrupted
+                    bool(self._ended)
                     or (self._chunk is not None and stamp_to_ns(self._chunk.header.stamp) == wanted_ns)
                 ),
                 timeout_s,
             )
             message = self._chunk
-        if self._interrupted:
-            raise BridgeError(self._interrupted)
+        if self._ended:
+            raise BridgeError(self._ended)
         if message is None or stamp_to_ns(message.header.stamp) != wanted_ns:
             last = "none came" if message is None else f"the newest is of {stamp_to_ns(message.header.stamp)} ns"
             raise BridgeError(
@@ -387,7 +388,7 @@ class LiberoNode(LavlaNode):
         stamp_ns = environment.time_ns + self._offset_ns
         clock = Clock()
         set_stamp(clock.clock, stamp_ns)
-        self._clock.publish(clock)
+        self._clock_out.publish(clock)
         set_stamp(self._state_message.header.stamp, stamp_ns)
         self._state_message.position = environment.state().tolist()
         self._states.publish(self._state_message)
@@ -430,8 +431,8 @@ class LiberoNode(LavlaNode):
                 missing.append("publisher of /action_chunk")
             if not missing:
                 return
-            if self._interrupted:
-                raise BridgeError(self._interrupted)
+            if self._ended:
+                raise BridgeError(self._ended)
             if time.monotonic() > deadline:
                 who = ["camera node"] + ["policy node"] * commanded + ["recorder"] * parameters.record
                 raise BridgeError(
