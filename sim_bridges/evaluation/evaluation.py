@@ -6,7 +6,7 @@ import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -214,12 +214,13 @@ class _Evaluation:
                 running = run_plans(
                     job, plans, workers=workers, task_in_process=self.suite.task_in_process, on_ready=on_ready
                 )
-                for episode in running:
-                    folder.add(episode)
-                    episodes[episode.index] = episode
-                    simulated_steps += episode.length_steps
-                    clips.choose(episodes)
-                    on_episode(episode)
+                with closing(running):  # whatever happens here, its workers end
+                    for episode in running:
+                        folder.add(episode)
+                        episodes[episode.index] = episode
+                        simulated_steps += episode.length_steps
+                        clips.choose(episodes)
+                        on_episode(episode)
             results = self._results(
                 episodes,
                 wall_s=time.perf_counter() - began,

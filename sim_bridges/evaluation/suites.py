@@ -67,6 +67,8 @@ class Assets:
     """Content hash, where they are not part of the package."""
     stand_ins: int = 0
     """Files that are not the benchmark's own."""
+    statement: str = ""
+    """What that means, in words."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

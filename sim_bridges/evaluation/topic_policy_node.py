@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import threading
 from dataclasses import replace
+from typing import Any
 
 from rclpy.context import Context
 from rclpy.duration import Duration
@@ -72,6 +73,7 @@ class TopicCommander:
         self._last_ns = 0
         self._plan, self._announced = plan, False
         self._announce("resetting")  # whatever became of the episode before: the policy forgets it at "running"
+        self._wait_until_taken(self._episode)
 
     def chunk(self, observation: Observation) -> ActionChunk:
         """Publish the observation and await its chunk. Raises PolicySilentError when none comes in time."""
@@ -114,11 +116,12 @@ class TopicCommander:
         self._instruction.publish(String(data=instruction))
         self._announce("running")
         for publisher in (self._instruction, self._episode):
-            if not publisher.wait_for_all_acked(Duration(seconds=self._timeout_s)):
-                raise PolicySilentError(
-                    f"a subscriber of {publisher.topic_name} takes no message ({self._timeout_s:g} s)"
-                )
+            self._wait_until_taken(publisher)
         self._announced = True
+
+    def _wait_until_taken(self, publisher: Any) -> None:
+        if not publisher.wait_for_all_acked(Duration(seconds=self._timeout_s)):
+            raise PolicySilentError(f"a subscriber of {publisher.topic_name} takes no message ({self._timeout_s:g} s)")
 
     def _announce(self, state: str) -> None:
         assert self._plan is not None

@@ -13,7 +13,7 @@ import signal
 import time
 import traceback
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
@@ -62,7 +62,7 @@ def run_plans(
     workers: int,
     task_in_process: bool,
     on_ready: Callable[[], None] = lambda: None,
-) -> Iterator[EpisodeResult]:
+) -> Generator[EpisodeResult, None, None]:
     """Run all plans, in whatever order they finish. ``on_ready`` is called for every worker that begins its first.
 
     Raises EvaluationError where a worker cannot start, or after ``MOST_ERRORS_IN_A_ROW`` episodes in error. Leaving
@@ -173,7 +173,6 @@ class _Slot:
         self.stop()
         if not ready:
             raise EvaluationError(f"{why.split(': ', 1)[1]} while it made the simulator and loaded the policy")
-        self._plan = plan
         self._advance(plan.task)
         return EpisodeResult(
             index=plan.index,

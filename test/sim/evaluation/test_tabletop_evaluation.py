@@ -1,38 +1,53 @@
-"""Lock-step evaluation: equal seeds give equal episodes, whoever commands and however many workers."""
+"""Lock-step evaluation of the tabletop: equal seeds give equal episodes, whoever commands and however many workers."""
 
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from lavla_ros import cli
+from lavla_ros.contract import load_contract
+from sim_bridges.evaluation.evaluation import evaluate as evaluate_config
 from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE, TabletopEvaluation, evaluate, same_episodes
+from sim_bridges.evaluation.workers import EvaluationError
+from sim_bridges.tabletop.collect import collect_episode, make_session
+from sim_bridges.tabletop.expert import ScriptedExpert
 from sim_bridges.tabletop.record import RecordConfig
+from training.dataset import DatasetWriter, EpisodeArrays, layout, stats
+from training.dataset.video import VideoWriter
+
+sys.path.insert(0, str(Path(__file__).parents[2] / "ros"))
+
+from random_policy import write_random_checkpoint
 
 pytestmark = pytest.mark.sim
+
 SHORT = TabletopEvaluation(policy="bundled", episodes=2, max_steps=20)
+EXPERT = replace(SHORT, policy="expert")
 
 
 def test_bundled_policy_twice_and_with_two_workers_is_the_same_bit_for_bit() -> None:
     once = evaluate(SHORT)
     assert [e.error for e in once.episodes] == [None, None]
-    assert all(e.length_steps > 0 and len(e.trajectory) == 16 for e in once.episodes)
+    assert all(e.length_steps > 0 and e.inferences == 2 and len(e.trajectory) == 16 for e in once.episodes)
     assert same_episodes(once, evaluate(SHORT))
     assert same_episodes(once, evaluate(SHORT, workers=2))
 
 
 def test_another_seed_is_another_episode() -> None:
-    once, other = (evaluate(replace(SHORT, policy="expert", seed=s, episodes=1)) for s in (0, 1))
+    once, other = (evaluate(replace(EXPERT, seed=s, episodes=1)) for s in (0, 1))
     assert once.episodes[0].seed == EVALUATION_SEED_BASE
     assert not same_episodes(once, other)
 
 
 def test_an_episode_does_not_depend_on_the_one_before() -> None:
-    two = evaluate(replace(SHORT, policy="expert", episodes=2))
-    again = evaluate(replace(SHORT, policy="expert", episodes=2), workers=2)
+    two = evaluate(EXPERT)
+    again = evaluate(EXPERT, workers=2)
     assert same_episodes(two, again)
 
 
@@ -53,3 +68,80 @@ def test_training_and_evaluation_seeds_do_not_meet(tmp_path: Path) -> None:
     assert last.seed + last.episodes - 1 < TabletopEvaluation(seed=0).episode_seed(0)
     with pytest.raises(ValueError, match="evaluation"):
         RecordConfig(out=tmp_path, episodes=11, seed=EVALUATION_SEED_BASE - 10)
+
+
+def test_videos_of_what_the_policy_saw_are_in_the_report_and_change_nothing(tmp_path: Path) -> None:
+    config = replace(SHORT.config, videos=1)
+    results = evaluate_config(config, out=tmp_path, workers=2)
+    assert same_episodes(results, evaluate(SHORT))
+    kept = sorted(int(file.stem) for file in (tmp_path / "clips").iterdir())
+    first = {e.success: e.index for e in reversed(results.episodes)}
+    assert kept == sorted(first.values())
+    assert (tmp_path / "report.html").read_text().count("data:video/mp4;base64,") == len(kept)
+
+
+@pytest.mark.ros
+def test_through_nodes_the_episodes_are_those_of_one_process(tmp_path: Path) -> None:
+    checkpoint = write_random_checkpoint(tmp_path / "checkpoint")
+    config = replace(SHORT.config, policy=str(checkpoint), max_steps=25)
+    in_process = evaluate_config(config)
+    through_nodes = evaluate_config(replace(config, through="nodes"), out=tmp_path / "out", workers=2)
+    assert [e.error for e in through_nodes.episodes] == [None, None]
+    assert same_episodes(in_process, through_nodes)
+    assert len({e.trajectory for e in in_process.episodes}) == 2
+
+
+@pytest.mark.ros
+def test_a_remote_policy_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ROS_DOMAIN_ID", "99")
+    config = replace(SHORT.config, policy="remote", timeout_s=2.0)
+    with pytest.raises(EvaluationError, match=r"no subscriber of .*no publisher of /action_chunk.*policy node run"):
+        evaluate_config(config)
+    with pytest.raises(EvaluationError, match="one policy node serves one worker"):
+        evaluate_config(config, workers=2)
+
+
+def test_recorded_actions_repeat_the_recorded_episodes(tmp_path: Path) -> None:
+    dataset, seeds = tmp_path / "dataset", [11, 12]
+    record(dataset, seeds)
+    config = replace(SHORT.config, policy=f"replay:{dataset}", max_steps=200)
+    results = evaluate_config(config)
+    assert [(e.seed, e.success) for e in results.episodes] == [(11, True), (12, True)]
+    with pytest.raises(RuntimeError, match="has 2 episodes"):
+        evaluate_config(replace(config, episodes=3))
+    (dataset / "meta" / "conversion.json").unlink()
+    with pytest.raises(RuntimeError, match="does not say which seeds"):
+        evaluate_config(config)
+
+
+def record(dataset: Path, seeds: list[int]) -> None:
+    """The expert's episodes as `lavla convert` would write them, but for black pictures."""
+    contract = load_contract("jaka_minicobo")
+    session = make_session(contract=contract, render=False)
+    expert = ScriptedExpert(session.sim)
+    writer = DatasetWriter(dataset, contract)
+    for seed in seeds:
+        steps = collect_episode(session, expert, seed, render=False)
+        videos = {}
+        for camera in contract.cameras:
+            videos[camera.name] = dataset / layout.STAGING / f"{camera.name}.mp4"
+            size = {"width": camera.width, "height": camera.height, "fps": round(contract.rate_hz)}
+            with VideoWriter(videos[camera.name], **size) as video:
+                for _ in steps:
+                    video.write(np.zeros((camera.height, camera.width, 3), np.uint8))
+        black = np.zeros((camera.height, camera.width, 3), np.uint8)
+        counts = np.asarray(sum(stats.image_histogram(black) for _ in stats.sample_frames(len(steps))))
+        stamps = np.array([observation.stamp_ns for observation, _ in steps])
+        writer.append(
+            EpisodeArrays(
+                state_LS=np.stack([observation.state for observation, _ in steps]),
+                action_LA=np.stack([action for _, action in steps]).astype(np.float32),
+                capture_ns_LK=np.repeat(stamps[:, None], len(contract.cameras) + 1, axis=1),
+                instructions=(session.sim.instruction,) * len(steps),
+                histograms=dict.fromkeys(contract.camera_names, counts),
+            ),
+            videos,
+        )
+    writer.finish()
+    bags = [{"episode": i, "seed": seed} for i, seed in enumerate(seeds)]
+    layout.write_json(dataset / "meta" / "conversion.json", {"bags": bags})

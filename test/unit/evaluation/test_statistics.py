@@ -1,14 +1,12 @@
 from __future__ import annotations
 
-import json
 import math
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sim_bridges.evaluation.results import EpisodeResult, Results, write_json
-from sim_bridges.evaluation.statistics import percentile, wilson95
+from sim_bridges.evaluation.statistics import mcnemar_exact, percentile, wilson95
 
 
 def test_wilson_matches_published_values() -> None:
@@ -34,31 +32,24 @@ def test_wilson_refuses_nonsense(successes: int, trials: int) -> None:
         wilson95(successes, trials)
 
 
+def test_mcnemar_is_the_binomial_test_of_the_discordant_pairs() -> None:
+    # 1 + 10 + 45 of the 1024 outcomes of ten tosses lie as far out on one side as 2 against 8.
+    assert mcnemar_exact(2, 8) == pytest.approx(2 * 56 / 1024)
+    assert mcnemar_exact(0, 6) == pytest.approx(2 / 64)  # the fewest pairs that reach 5%
+    assert mcnemar_exact(0, 5) > 0.05
+    assert mcnemar_exact(0, 0) == mcnemar_exact(4, 4) == 1.0
+    with pytest.raises(ValueError, match="-1"):
+        mcnemar_exact(-1, 3)
+
+
+@given(st.integers(0, 400), st.integers(0, 400))
+def test_mcnemar_is_a_symmetric_probability(left: int, right: int) -> None:
+    value = mcnemar_exact(left, right)
+    assert 0 < value <= 1
+    assert value == mcnemar_exact(right, left)
+
+
 def test_percentile() -> None:
     assert percentile([3.0, 1.0, 2.0], 50) == 2.0
     assert percentile([0.0, 10.0], 99) == pytest.approx(9.9)
     assert math.isnan(percentile([], 50))
-
-
-def _episode(index: int, *, success: bool, error: str | None = None) -> EpisodeResult:
-    return EpisodeResult(
-        index=index, seed=index, initial_state="x", success=success, score=float(success), length_steps=10, error=error
-    )
-
-
-def test_an_episode_in_error_is_no_failure(tmp_path) -> None:
-    results = Results(
-        suite="tabletop",
-        task="pick_place",
-        policy="p",
-        contract_hash="h",
-        settings={},
-        episodes=(_episode(0, success=True), _episode(1, success=False, error="worker killed")),
-    )
-    assert results.success_rate == 1.0
-    assert "1 in error" in results.summary()
-    write_json(tmp_path / "deep" / "results.json", results.to_dict())
-    data = json.loads((tmp_path / "deep" / "results.json").read_text())
-    assert data["schema"] == 1
-    assert data["errors"] == 1
-    assert [p.name for p in (tmp_path / "deep").iterdir()] == ["results.json"]

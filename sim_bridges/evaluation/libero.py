@@ -1,0 +1,223 @@
+"""LIBERO's suites: the standard protocol, on the package's own environment.
+
+Steps, waiting steps, initial states and the seed are those of OpenVLA-OFT's ``run_libero_eval.py`` and openpi's
+``examples/libero/main.py``; a new inference every 8 steps is OpenVLA-OFT's and the paper's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
+from sim_bridges.evaluation.suites import (
+    Assets,
+    Comparability,
+    Evaluated,
+    Expert,
+    Outcome,
+    Plan,
+    Rules,
+    SuiteError,
+)
+from sim_bridges.libero.assets import find_assets
+from sim_bridges.libero.tasks import PROTOCOL_SEED, PROTOCOL_TRIALS, STEP_LIMITS, suite_tasks
+
+if TYPE_CHECKING:
+    from sim_bridges.libero.environment import LiberoEnvironment
+    from sim_bridges.libero.expert import LiberoExpert
+
+NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+"""The protocol's waiting action: no motion, gripper open."""
+
+
+class LiberoSuite:
+    """See :class:`sim_bridges.evaluation.suites.Suite`."""
+
+    task_in_process = True  # robosuite 1.4 renders garbage with a second GL context in a process
+
+    def __init__(self, name: str, *, assets: str = "") -> None:
+        """``assets``: folder of LIBERO's scene files, where they are not found otherwise.
+
+        Raises LiberoError where LIBERO is not installed.
+        """
+        self.name = name
+        self.contract: Contract = load_contract("libero")
+        self.tasks = tuple(task.name for task in suite_tasks(name))
+        self.default_tasks = self.tasks
+        self.rules = Rules(
+            episodes=PROTOCOL_TRIALS, seed=PROTOCOL_SEED, max_steps=STEP_LIMITS[name], replan_steps=8
+        )
+        self._assets = assets
+
+    def plan(self, task: str, trial: int, seed: int) -> tuple[int, int | None]:
+        """The seed is the simulator's for every trial; what differs is the initial state."""
+        if not 0 <= trial < PROTOCOL_TRIALS:
+            raise SuiteError(
+                f"initial state {trial} of {self.name} is out of range: a task has {PROTOCOL_TRIALS}, 0 to "
+                f"{PROTOCOL_TRIALS - 1}, so --episodes is {PROTOCOL_TRIALS} at most"
+            )
+        return seed, trial
+
+    def environment(self, task: str, *, images: bool) -> LiberoTaskEnvironment:
+        from sim_bridges.libero.environment import LiberoEnvironment
+
+        folder = str(find_assets(self._assets).folder)
+        return LiberoTaskEnvironment(
+            LiberoEnvironment(self.name, self.tasks.index(task), assets=folder), self.contract
+        )
+
+    def assets(self) -> Assets:
+        found = find_assets(self._assets).provenance
+        return Assets(
+            source=f"{found.folder} ({found.found_by})",
+            hash=found.hash,
+            stand_ins=len(found.stand_ins) + len(found.altered),
+            statement=found.statement,
+        )
+
+    def comparability(self, evaluated: Evaluated) -> Comparability:
+        reasons = self._departures(evaluated)
+        if not reasons:
+            words = f"Comparable with published LIBERO numbers: the standard protocol. {self.assets().statement}"
+        else:
+            words = f"Not comparable with published LIBERO numbers: {'; '.join(reasons)}."
+        if evaluated.backbone == "tiny":
+            words += " The policy has the package's tiny backbone, trained from scratch, not the paper's Qwen3-VL."
+        return Comparability(comparable=not reasons, statement=words)
+
+    def _departures(self, evaluated: Evaluated) -> list[str]:
+        """What differs from the standard protocol."""
+        rules, assets = self.rules, self.assets()
+        reasons = []
+        if assets.stand_ins:
+            reasons.append(f"{assets.stand_ins} of the scenes' files are not LIBERO's own but stand-ins")
+        if evaluated.policy == "expert" or evaluated.policy.startswith("replay:"):
+            reasons.append("what acted is no policy: it looks at no image")
+        if evaluated.tasks != self.tasks:
+            reasons.append(f"{len(evaluated.tasks)} of the suite's {len(self.tasks)} tasks")
+        for word, ours, theirs in (
+            ("episodes a task", evaluated.episodes, rules.episodes),
+            ("steps at most", evaluated.max_steps, rules.max_steps),
+            ("as the seed", evaluated.seed, rules.seed),
+            ("steps between inferences", evaluated.replan_steps, rules.replan_steps),
+        ):
+            if ours != theirs:
+                reasons.append(f"{ours} {word} in place of {theirs}")
+        if evaluated.latency_steps:
+            reasons.append(f"every chunk arrived {evaluated.latency_steps} steps late")
+        return reasons
+
+    def versions(self) -> tuple[str, ...]:
+        return ("hf-libero", "robosuite", "bddl", "mujoco")
+
+
+libero_spatial = partial(LiberoSuite, "libero_spatial")
+libero_object = partial(LiberoSuite, "libero_object")
+libero_goal = partial(LiberoSuite, "libero_goal")
+libero_10 = partial(LiberoSuite, "libero_10")
+libero_90 = partial(LiberoSuite, "libero_90")
+
+
+class LiberoTaskEnvironment:
+    """One task as an environment of the harness: chunks of relative actions are executed action by action."""
+
+    def __init__(self, environment: LiberoEnvironment, contract: Contract) -> None:
+        self._environment = environment
+        self._contract = contract
+        self._digest = hashlib.sha256()
+        self._actions = RelativeActions(contract)
+        self._success = False
+
+    def reset(self, plan: Plan) -> str:
+        assert plan.state_index is not None
+        self._environment.reset(plan.state_index, plan.seed)
+        self._digest = hashlib.sha256()
+        self._actions = RelativeActions(self._contract)
+        self._success = False
+        return hashlib.sha256(self._environment.states().tobytes()).hexdigest()[:16]
+
+    def observe(self, *, images: bool) -> Observation:
+        """Stamps are steps of the episode: waiting steps are before time 0."""
+        return replace(self._environment.observe(images), stamp_ns=self._actions.time_ns)
+
+    def step(self, chunk: ActionChunk | None) -> None:
+        self._success = self._environment.step(self._actions.next(chunk)).success
+        self._digest.update(self._environment.states().tobytes())
+
+    def outcome(self) -> Outcome:
+        return Outcome(success=self._success, score=float(self._success))
+
+    @property
+    def trajectory(self) -> str:
+        return self._digest.hexdigest()[:16]
+
+    def expert(self) -> Expert:
+        from sim_bridges.libero.expert import LiberoExpert
+
+        return _Expert(LiberoExpert(self._environment), self._as_chunk)
+
+    def _as_chunk(self, action: NDArray[np.float64]) -> ActionChunk:
+        return ActionChunk(
+            stamp_ns=self._actions.time_ns,
+            dt_ns=self._contract.dt_ns,
+            actions_HA=np.asarray(action, np.float64)[None],
+            names=self._contract.action.names,
+        )
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+class RelativeActions:
+    """Which action of the newest chunk is due: they are executed one a step, never interpolated or blended.
+
+    A chunk that arrives late begins with the action that is due now. Without one that reaches this far, the arm does
+    not move, and the gripper does what it did last.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        self._dt_ns = contract.dt_ns
+        self._low = np.array([d.low for d in contract.action.dims])
+        self._high = np.array([d.high for d in contract.action.dims])
+        self._chunk: ActionChunk | None = None
+        self._step = 0
+        self._gripper = float(NO_MOTION[-1])
+
+    @property
+    def time_ns(self) -> int:
+        """Of the step that comes next; 0 at the beginning of the episode."""
+        return self._step * self._dt_ns
+
+    def next(self, chunk: ActionChunk | None) -> NDArray[np.float64]:
+        """(A,) for this step, within the contract's limits, as the simulator's controller clips them itself."""
+        if chunk is not None:
+            self._chunk = chunk
+        due = 0 if self._chunk is None else round((self.time_ns - self._chunk.stamp_ns) / self._dt_ns)
+        self._step += 1
+        if self._chunk is None or due >= self._chunk.horizon:
+            action = NO_MOTION.copy()
+            action[-1] = self._gripper
+            return action
+        action = np.clip(self._chunk.actions_HA[due], self._low, self._high)
+        self._gripper = float(action[-1])
+        return action
+
+
+class _Expert:
+    """The scripted expert of the suite."""
+
+    def __init__(self, expert: LiberoExpert, as_chunk: Callable[[NDArray[np.float64]], ActionChunk]) -> None:
+        self._expert, self._as_chunk = expert, as_chunk
+
+    def reset(self) -> None:
+        self._expert.reset()
+
+    def chunk(self) -> ActionChunk:
+        return self._as_chunk(self._expert.act())

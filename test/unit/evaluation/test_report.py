@@ -1,0 +1,151 @@
+"""The pages: whole, self-contained, and with every figure in its place."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import replace
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+from made_results import episode, results
+
+from sim_bridges.evaluation.compare import compare
+from sim_bridges.evaluation.paper import METHODS, TABLES, method_of
+from sim_bridges.evaluation.report import paper_tables, write_comparison, write_report
+
+VOID = {"meta", "rect", "line", "br"}
+PAPER = Path(__file__).parents[4] / "shared" / "paper.txt"
+
+
+class Reader(HTMLParser):
+    """Fails on an element that is not closed; collects text, tables and what is loaded."""
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.loads: list[str] = []
+        self.words: list[str] = []
+        self.rows: list[list[str]] = []
+        self.feed(page)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.loads += [str(value) for key, value in attrs if key in ("src", "href")]
+        if tag == "tr":
+            self.rows.append([])
+        elif tag in ("td", "th"):
+            self.rows[-1].append("")
+        if tag not in VOID:
+            self.open.append(tag)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        pass
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.words.append(data)
+        if {"td", "th"} & set(self.open):
+            self.rows[-1][-1] += data
+
+    def row(self, first: str) -> list[str]:
+        return next(row for row in self.rows if row and row[0] == first)
+
+
+def test_a_report_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
+    (tmp_path / "clip.mp4").write_bytes(b"not really a video")
+    some = results([True] * 8 + [False, None], method="la_direct")
+    write_report(
+        tmp_path / "report.html", some, title="A <title>", reproduce="lavla eval x", videos={0: tmp_path / "clip.mp4"}
+    )
+    page = Reader((tmp_path / "report.html").read_text())
+    words = " ".join(page.words)
+    assert all(link.startswith("data:video/mp4;base64,") for link in page.loads) and len(page.loads) == 1
+    for expected in (
+        "A <title>",
+        "89%",
+        "8 of",
+        "Wilson 95% interval",
+        "1 in error",
+        "Not comparable: stand-ins.",
+        "worker <killed>",
+        "lavla eval x",
+        some.fingerprint,
+        "Episode lengths",
+        "36 inferences",
+        "15 files of them stand-ins",
+    ):
+        assert expected in words, expected
+    assert page.row("LA-Direct")[2].startswith("98.688.9 (8/9")  # the paper's figure, ours below it
+    assert page.row("LA-Align")[2] == "98.6"
+
+
+def test_an_average_of_ours_needs_all_four_suites() -> None:
+    suites = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
+    four = [results([True, i % 2 == 0], suite=suite) for i, suite in enumerate(suites)]
+    assert Reader(paper_tables(four)).row("Baseline")[5] == "93.175.0"
+    assert Reader(paper_tables(four[:3])).row("Baseline")[5] == "93.1"
+    assert paper_tables([results([True], suite="tabletop")]) == ""
+    assert "no row of its tables is ours" in paper_tables([results([True], method="")])
+    ninety = paper_tables([results([True], suite="libero_90")])
+    assert "no row" in ninety and "Table 10" in ninety
+
+
+def test_several_tasks_each_with_their_interval(tmp_path: Path) -> None:
+    episodes = tuple(episode(i, success=i < 3, task=f"task {i % 2}") for i in range(4))
+    write_report(tmp_path / "r.html", replace(results([]), episodes=episodes), title="t", reproduce="c")
+    page = Reader((tmp_path / "r.html").read_text())
+    assert page.row("task 0")[1:] == ["2/2 (100%)", "", "34.2% to 100.0%"]
+    assert page.row("task 1")[1] == "1/2 (50%)"
+
+
+def test_a_report_without_a_scored_episode(tmp_path: Path) -> None:
+    write_report(tmp_path / "r.html", results([None]), title="t", reproduce="c")
+    assert "no episode was scored" in " ".join(Reader((tmp_path / "r.html").read_text()).words)
+
+
+def test_a_page_that_compares(tmp_path: Path) -> None:
+    left, right = results([False] * 6 + [True] * 2), results([True] * 8, method="la_tok", policy="q")
+    write_comparison(
+        tmp_path / "c.html", [left, right], ["old", "new"], [compare(left, right, names=("old", "new"))], reproduce="c"
+    )
+    page = Reader((tmp_path / "c.html").read_text())
+    assert "new is better" in " ".join(page.words)
+    assert page.row("all")[1:] == ["8", "25%", "100%", "0", "6", "0.031"]
+    assert page.row("Baseline")[2].startswith("97.225.0") and page.row("LA-Tok")[2].startswith("100.0100.0")
+
+
+@pytest.mark.skipif(not PAPER.exists(), reason="the paper is not beside the checkout")
+@pytest.mark.parametrize("number", ["1", "4 (left)", "4 (right)", "5", "6", "9", "10"])
+def test_the_printed_figures_are_the_papers(number: str) -> None:
+    text = PAPER.read_text()
+    section = text[text.index(f"\nTable {number.split()[0]}: ") :][:2600]
+    (table,) = (each for each in TABLES if each.number == number)
+    for method, figures in table.rows:
+        name = METHODS[method].replace(" (", r"\s*\(").replace(")", r"\)").replace("-", r"\-")
+        line = re.search(rf"^{name}[ (]?\s*(\d.*)$", section, re.MULTILINE)
+        assert line is not None, method
+        # What the table prints in parentheses is the change against the baseline.
+        printed = [float(value) for value in re.findall(r"\d+(?:\.\d+)?", re.sub(r"\([^)]*\)", " ", line[1]))]
+        assert tuple(printed) == figures, method
+
+
+@pytest.mark.parametrize(
+    ("strategy", "method"),
+    [
+        ({"name": "baseline", "options": {}}, "baseline"),
+        ({"name": "baseline", "options": {"placeholders": "PH-Cond"}}, "ph_cond"),
+        ({"name": "la_align"}, "la_align"),
+        ({"name": "la_align", "options": {"align_layer": "early"}}, "la_align_early"),
+        ({"name": "la_align", "options": {"align_layer": 9}}, ""),
+        ({"name": "la_direct", "options": {"continuous": True}}, "la_direct_continuous"),
+        ({"name": "la_cond", "options": {"continuous": True}}, ""),
+        ({"name": "la_tok", "options": {"continuous": False}}, "la_tok"),
+        ({"name": "mine"}, ""),
+        (None, ""),
+    ],
+)
+def test_the_row_that_a_checkpoint_belongs_to(strategy: object, method: str) -> None:
+    assert method_of({"strategy": strategy}) == method
