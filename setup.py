@@ -24,6 +24,20 @@ def tree(folder: str, pattern: str) -> list[tuple[str, list[str]]]:
 POLICY = ["torch>=2.8", "transformers>=5.20", "peft>=0.21", "safetensors", "tokenizers", "pillow"]
 DATA = ["av>=15", "pyarrow>=20"]
 SIM = ["mujoco>=3.3,<3.9", "matplotlib", *DATA]
+# What hf-libero, robosuite and bddl import. They themselves are installed without their dependencies (tools/setup.sh):
+# those are 2 GB of training code that nothing here uses, with pins of their own.
+LIBERO = [
+    *SIM,
+    "PyOpenGL",
+    "scipy",
+    "numba",
+    "termcolor",
+    "easydict",
+    "cloudpickle",
+    "gymnasium",
+    "future",
+    "huggingface-hub",
+]
 # vector-quantize-pytorch: since 1.32 a restart does not put two codes on one latent of a small batch.
 TRAIN = [
     *POLICY,
@@ -62,6 +76,7 @@ setup(
         "lavla_ros.policy": ["bundled/*", "bundled/*/*"],
         "sim_bridges.tabletop": ["*.xml", "assets/*"],
         "sim_bridges.evaluation": ["*.html"],
+        "sim_bridges.libero": ["asset_files.txt"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
@@ -88,10 +103,11 @@ setup(
         "policy": POLICY,
         "train": TRAIN,
         "sim": SIM,
+        "libero": LIBERO,
         "ray": RAY,
         "test": TEST,
         "dev": DEV,
-        "all": sorted({*ROS, *TRAIN, *SIM, *RAY, *DEV}),
+        "all": sorted({*ROS, *TRAIN, *LIBERO, *RAY, *DEV}),
     },
     entry_points={"console_scripts": ["lavla = lavla_ros.cli:main"]},
     zip_safe=False,

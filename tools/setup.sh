@@ -52,4 +52,7 @@ say "Installing PyTorch"
 "$venv/bin/python" -m pip install --quiet -c constraints.txt torch
 say "Installing lavla_ros and its dependencies"
 "$venv/bin/python" -m pip install --quiet -c constraints.txt -e '.[all]'
+# Without their dependencies: 2 GB of training code that is not used here. What they import is in the extra "libero".
+say "Installing LIBERO"
+"$venv/bin/python" -m pip install --quiet -c constraints.txt --no-deps hf-libero robosuite bddl
 say "Set-up complete"

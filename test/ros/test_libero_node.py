@@ -1,0 +1,260 @@
+"""LIBERO over topics: the same episodes as in one process, bit for bit; and every way in which one can end."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from random_policy import TINY
+from ros_harness import World, fails_to_start, pixels_of, running, wait_until
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from lavla_ros.contract import ActionChunk, load_contract
+from lavla_ros.nodes.lifecycle import stamp_to_ns
+from lavla_ros.nodes.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
+from lavla_ros.policy.backbone import build_backbone
+from lavla_ros.policy.checkpoint import save_checkpoint, trained_parameters
+from lavla_ros.policy.config import ActionCodingConfig, BackboneConfig, PolicyConfig
+from lavla_ros.policy.model import LatentActionVLA
+from lavla_ros.policy.normalization import compute_stats
+from lavla_ros.policy.policy import load_policy
+from lavla_ros.policy.prompt import train_tokenizer
+from sim_bridges.libero.environment import LiberoEnvironment
+from sim_bridges.libero.tasks import find_task
+
+pytest.importorskip("libero", reason="LIBERO is not installed")
+pytestmark = pytest.mark.timeout(600)
+SHARED = Path(__file__).resolve().parents[3] / "shared" / "libero_assets"
+ASSETS = os.environ.get("LAVLA_LIBERO_ASSETS", "") or str(SHARED)
+needs_assets = pytest.mark.skipif(not Path(ASSETS).is_dir(), reason="no LIBERO assets on this machine")
+MODULE = "sim_bridges.libero.libero_node"
+STEPS, REPLAN, SEED = 20, 8, 7
+CONTRACT = load_contract("libero")
+
+
+def write_checkpoint(path: Path) -> Path:
+    """A policy of random weights for LIBERO's contract."""
+    coding = ActionCodingConfig(relative_actions=False, per_step_statistics=False)
+    config = PolicyConfig(backbone=BackboneConfig(tiny=TINY), actions=coding)
+    tokenizer = train_tokenizer(["pick up the soup"], TINY.vocab_size, CONTRACT.chunk_size)
+    torch.manual_seed(0)
+    model = LatentActionVLA(config, CONTRACT, build_backbone(config.backbone, tokenizer))
+    rng = np.random.default_rng(0)
+    shape = (64, CONTRACT.chunk_size, CONTRACT.action_dim)
+    stats = compute_stats(
+        CONTRACT,
+        coding,
+        states_NS=rng.normal(0.0, 1.0, (64, CONTRACT.state_dim)),
+        actions_NHA=rng.uniform(-1.0, 1.0, shape),
+        mask_NH=np.ones(shape[:2], bool),
+    )
+    tensors = trained_parameters(model)
+    save_checkpoint(
+        path, config=config, contract=CONTRACT, stats=stats, tokenizer=tokenizer, tensors=tensors, training={}
+    )
+    return path
+
+
+def in_process(checkpoint: Path, initial_state: int) -> str:
+    """The episode's trajectory, without topics."""
+    policy = load_policy(checkpoint, threads=1)
+    environment = LiberoEnvironment("libero_object", 3, assets=ASSETS)
+    environment.reset(initial_state, SEED)
+    actions = np.empty((0, 7))
+    for step in range(STEPS):
+        if step % REPLAN == 0:
+            actions = policy.predict(environment.observe()).actions_HA
+        environment.step(actions[step % REPLAN])
+    environment.close()
+    return environment.trajectory
+
+
+def parameters(**more: Any) -> dict[str, Any]:
+    return {
+        "assets": ASSETS,
+        "suite": "libero_object",
+        "task": 3,
+        "seed": SEED,
+        "max_steps": STEPS,
+        "timeout_s": 60.0,
+        **more,
+    }
+
+
+class Listener:
+    """What the simulator says on /episode/state."""
+
+    def __init__(self, world: World) -> None:
+        self._messages = world.collect(String, "/episode/state", LATCHED_INPUT_QOS)
+
+    def states(self) -> list[str]:
+        return [s["state"] for s in self._all()]
+
+    def wait(self, state: str, timeout_s: float = 120.0) -> dict[str, Any]:
+        found = wait_until(lambda: [s for s in self._all() if s["state"] == state], f"{state!r}", timeout_s)
+        return dict(found[-1])
+
+    def _all(self) -> list[dict[str, Any]]:
+        read = [json.loads(m.data) for m in list(self._messages)]
+        return [s for s in read if s["source"] == "simulator"]
+
+
+def command_with(world: World, actions: np.ndarray) -> None:
+    """A commander that answers every picture of the static camera with ``actions`` (H, 7)."""
+    publisher = world.node.create_publisher(JointTrajectory, "/action_chunk", 10)
+
+    def answer(message: Image) -> None:
+        chunk = ActionChunk(
+            stamp_ns=stamp_to_ns(message.header.stamp),
+            dt_ns=CONTRACT.dt_ns,
+            actions_HA=actions,
+            names=CONTRACT.action.names,
+        )
+        publisher.publish(chunk_to_trajectory(chunk))
+
+    world.node.create_subscription(Image, "/camera/agentview/image_raw", answer, 50)
+    for topic, kind in (
+        ("/camera/wrist/image_raw", Image),
+        (CONTRACT.state.topic, JointState),
+        (CONTRACT.instruction_topic, String),
+    ):
+        world.node.create_subscription(kind, topic, lambda _: None, 50)
+
+
+@needs_assets
+def test_a_policy_node_gives_the_episodes_of_one_process(tmp_path: Path) -> None:
+    checkpoint = write_checkpoint(tmp_path / "checkpoint")
+    expected = [in_process(checkpoint, index) for index in (2, 3)]
+    progress = tmp_path / "progress.jsonl"
+    camera = {"contract": "libero", "frozen_after_s": 600.0, "missing_after_s": 60.0}
+    policy = {"contract": "libero", "policy": str(checkpoint), "replan_steps": REPLAN}
+    node = parameters(initial_state=2, episodes=2, progress=str(progress))
+    with (
+        running("lavla_ros.nodes.camera_node", "camera", tmp_path, use_sim_time=True, **camera),
+        running("lavla_ros.nodes.policy_node", "policy", tmp_path, use_sim_time=True, **policy),
+        running(MODULE, "libero", tmp_path, **node),
+    ):
+        wait_until(lambda: progress.is_file() and len(progress.read_text().splitlines()) == 2, "two episodes", 200.0)
+    episodes = [json.loads(line) for line in progress.read_text().splitlines()]
+    assert [e["state"] for e in episodes] == ["failed", "failed"], episodes
+    assert [e["steps"] for e in episodes] == [STEPS, STEPS] and "20 steps" in episodes[0]["reason"]
+    assert [e["trajectory"] for e in episodes] == expected and expected[0] != expected[1]
+
+
+@pytest.fixture
+def still() -> Iterator[np.ndarray]:
+    yield np.tile([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0], (CONTRACT.chunk_size, 1))
+
+
+@needs_assets
+def test_episodes_by_service(world: World, tmp_path: Path, still: np.ndarray) -> None:
+    listener = Listener(world)
+    pictures = world.collect(Image, "/camera/agentview/image_raw")
+    commands = world.collect(JointTrajectory, CONTRACT.action.topic)
+    states = world.collect(JointState, CONTRACT.state.topic, 500)
+    command_with(world, still)
+    with running(MODULE, "libero", tmp_path, **parameters(initial_state=4)):
+        answer = world.call("/episode/reset")
+        assert answer.success and json.loads(answer.message)["initial_state"] == 4
+        ended = listener.wait("failed")
+        assert ended["steps"] == STEPS and ended["task"] == 3 and ended["instruction"]
+        assert set(ended) >= {"assets", "comparable", "seed", "suite", "reason"}
+        assert listener.states()[-3:] == ["resetting", "running", "failed"]
+        wait_until(lambda: len(states) == STEPS + 1 and len(commands) == STEPS and len(pictures) == 4, "all messages")
+    # one picture per plan and one of the end, upside down as from the simulator
+    assert [stamp_to_ns(p.header.stamp) - stamp_to_ns(pictures[0].header.stamp) for p in pictures] == [
+        0, 400_000_000, 800_000_000, 1_000_000_000,
+    ]  # fmt: skip
+    environment = LiberoEnvironment("libero_object", 3, assets=ASSETS)
+    environment.reset(4, SEED)
+    np.testing.assert_array_equal(pixels_of(pictures[0]), environment.raw_images()["agentview"])
+    np.testing.assert_array_equal(list(states[0].position), environment.state())
+    environment.close()
+    assert tuple(states[0].name) == CONTRACT.state.names
+    assert list(commands[0].points[0].positions) == still[0].tolist()
+    assert stamp_to_ns(commands[0].header.stamp) == stamp_to_ns(states[0].header.stamp)
+
+
+@needs_assets
+@pytest.mark.parametrize(
+    ("actions", "words"),
+    [
+        (np.full((8, 7), np.nan), "nan"),
+        (np.full((8, 7), 3.0), "3.0"),
+        (np.zeros((4, 7)), "4 steps"),
+        (None, "no publisher of /action_chunk"),
+    ],
+)
+def test_what_a_commander_does_wrong_is_an_error_not_a_failure(
+    world: World, tmp_path: Path, actions: np.ndarray | None, words: str
+) -> None:
+    listener = Listener(world)
+    if actions is not None:
+        command_with(world, actions)
+    progress = tmp_path / "progress.jsonl"
+    with running(MODULE, "libero", tmp_path, **parameters(episodes=3, timeout_s=3.0, progress=str(progress))):
+        ended = listener.wait("error")
+        assert words in ended["reason"] and ended["steps"] == 0
+        assert "failed" not in listener.states()
+        wait_until(progress.is_file, "the episode's line")
+        # the two behind it wait for a person
+        assert len(progress.read_text().splitlines()) == 1
+
+
+@needs_assets
+def test_a_commander_that_falls_silent_and_a_reset_in_between(
+    world: World, tmp_path: Path, still: np.ndarray
+) -> None:
+    listener = Listener(world)
+    world.node.create_publisher(JointTrajectory, "/action_chunk", 10)  # is there, and says nothing
+    for topic, kind in (
+        *((c.topic, Image) for c in CONTRACT.cameras),
+        (CONTRACT.state.topic, JointState),
+        (CONTRACT.instruction_topic, String),
+    ):
+        world.node.create_subscription(kind, topic, lambda _: None, 50)
+    with running(MODULE, "libero", tmp_path, **parameters(timeout_s=4.0)):
+        world.call("/episode/reset")
+        listener.wait("running")
+        world.call("/episode/reset")
+        first = listener.wait("error")
+        assert first["reason"] == "/episode/reset was called"
+        wait_until(lambda: listener.states().count("error") == 2, "the second episode's end", 60.0)
+        assert "no /action_chunk for the observation" in listener.wait("error")["reason"]
+
+
+@needs_assets
+def test_what_cannot_be_reset_to_is_refused(tmp_path: Path) -> None:
+    count = 50
+    for values, words in (
+        ({"suite": "libero_kitchen"}, "libero_kitchen"),
+        ({"task": 12}, "12"),
+        ({"initial_state": count}, "0 to 49"),
+        ({"initial_state": 40, "episodes": 11}, "initial state 50"),
+        ({"assets": str(tmp_path / "none")}, "does not exist"),
+        ({"replan_steps": 9}, "replan_steps is 9"),
+        ({"contract": "jaka_minicobo"}, "front"),
+        ({"suite": "libero_goal", "commander": "expert"}, "no scripted expert"),
+    ):
+        assert words in fails_to_start(MODULE, "libero", tmp_path, **parameters(**values)), values
+
+
+def test_the_stack_names_the_protocol() -> None:
+    from lavla_ros.bringup.stack import load_stack
+
+    stack = load_stack("libero_policy", {"policy": "runs/x", "task": "3"}, run_dir=Path("/tmp"))
+    by_name = {p.name: p for p in stack.processes}
+    assert list(by_name) == ["camera", "policy", "libero"]
+    assert by_name["libero"].parameters["seed"] == 7 and by_name["libero"].parameters["commander"] == "topic"
+    assert find_task("libero_object", by_name["libero"].parameters["task"]).index == 3
+    expert = load_stack("libero_policy", {"expert": "true", "record": "true"}, run_dir=Path("/tmp"))
+    assert [p.name for p in expert.processes] == ["camera", "recorder", "libero"]
+    assert expert.processes[-1].parameters["commander"] == "expert"
