@@ -445,7 +445,7 @@ def demo(
 
 @app.command
 def bench(
-    name: tyro.conf.Positional[Literal["servo", "pipeline", "tabletop", "train"]],
+    name: tyro.conf.Positional[Literal["servo", "pipeline", "tabletop", "libero", "train"]],
     /,
     out: Path | None = None,
     duration: float = 60.0,
@@ -457,8 +457,8 @@ def bench(
     """Measure on this machine; JSON on standard output, and into a file.
 
     servo: punctuality of the 125 Hz loop, measured at the controller. pipeline: camera capture to first command.
-    tabletop: speed of lock-step evaluation against real time. train: seconds and memory of an optimizer step, for every
-    strategy.
+    tabletop: speed of lock-step evaluation against real time. libero: steps per second against a loop that draws every
+    step. train: seconds and memory of an optimizer step, for every strategy.
 
     Args:
         name: What to measure.
@@ -469,16 +469,27 @@ def bench(
         size: train: the full-size model, which needs a GPU, or a small one that shows that it runs.
         batch_size: train: samples per step.
     """
-    from benchmarks import gpu_train, pipeline, servo, tabletop
     from sim_bridges.evaluation.results import write_json
 
     if name == "servo":
+        from benchmarks import servo
+
         figures = servo.run(duration_s=duration, burn=burn, policy=policy)
     elif name == "pipeline":
+        from benchmarks import pipeline
+
         figures = pipeline.run(policy=policy, duration_s=duration)
     elif name == "train":
+        from benchmarks import gpu_train
+
         figures = gpu_train.run(size=size, batch_size=batch_size)
+    elif name == "libero":
+        from benchmarks import libero
+
+        figures = libero.run()
     else:
+        from benchmarks import tabletop
+
         figures = tabletop.run(policy=policy)
     if out is not None:
         write_json(out, figures)

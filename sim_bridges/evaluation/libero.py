@@ -7,8 +7,6 @@ Steps, waiting steps, initial states and the seed are those of OpenVLA-OFT's ``r
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -40,7 +38,7 @@ NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 class LiberoSuite:
     """See :class:`sim_bridges.evaluation.suites.Suite`."""
 
-    task_in_process = True  # robosuite 1.4 renders garbage with a second GL context in a process
+    task_in_process = False
 
     def __init__(self, name: str, *, assets: str = "") -> None:
         """``assets``: folder of LIBERO's scene files, where they are not found otherwise.
@@ -68,10 +66,11 @@ class LiberoSuite:
     def environment(self, task: str, *, images: bool) -> LiberoTaskEnvironment:
         from sim_bridges.libero.environment import LiberoEnvironment
 
-        folder = str(find_assets(self._assets).folder)
-        return LiberoTaskEnvironment(
-            LiberoEnvironment(self.name, self.tasks.index(task), assets=folder), self.contract
+        cameras = None if images else ()
+        environment = LiberoEnvironment(
+            self.name, task, assets=find_assets(self._assets), cameras=cameras, contract=self.contract
         )
+        return LiberoTaskEnvironment(environment, self.contract)
 
     def assets(self) -> Assets:
         found = find_assets(self._assets).provenance
@@ -131,45 +130,34 @@ class LiberoTaskEnvironment:
     def __init__(self, environment: LiberoEnvironment, contract: Contract) -> None:
         self._environment = environment
         self._contract = contract
-        self._digest = hashlib.sha256()
         self._actions = RelativeActions(contract)
-        self._success = False
 
     def reset(self, plan: Plan) -> str:
         assert plan.state_index is not None
         self._environment.reset(plan.state_index, plan.seed)
-        self._digest = hashlib.sha256()
         self._actions = RelativeActions(self._contract)
-        self._success = False
         return hashlib.sha256(self._environment.states().tobytes()).hexdigest()[:16]
 
     def observe(self, *, images: bool) -> Observation:
-        """Stamps are steps of the episode: waiting steps are before time 0."""
-        return replace(self._environment.observe(images), stamp_ns=self._actions.time_ns)
+        return self._environment.observe(images)
 
     def step(self, chunk: ActionChunk | None) -> None:
-        self._success = self._environment.step(self._actions.next(chunk)).success
-        self._digest.update(self._environment.states().tobytes())
+        """Raises LiberoError for an action beyond the contract's limits."""
+        self._environment.step(self._actions.due(chunk, self._environment.time_ns))
 
     def outcome(self) -> Outcome:
-        return Outcome(success=self._success, score=float(self._success))
+        success = self._environment.outcome.success
+        return Outcome(success=success, score=float(success))
 
     @property
     def trajectory(self) -> str:
-        return self._digest.hexdigest()[:16]
+        return self._environment.trajectory
 
     def expert(self) -> Expert:
-        from sim_bridges.libero.expert import LiberoExpert
+        from sim_bridges.libero.expert import LiberoExpert, require_expert
 
-        return _Expert(LiberoExpert(self._environment), self._as_chunk)
-
-    def _as_chunk(self, action: NDArray[np.float64]) -> ActionChunk:
-        return ActionChunk(
-            stamp_ns=self._actions.time_ns,
-            dt_ns=self._contract.dt_ns,
-            actions_HA=np.asarray(action, np.float64)[None],
-            names=self._contract.action.names,
-        )
+        require_expert(self._environment.task.suite)
+        return _Expert(LiberoExpert(self._environment), self._environment, self._contract)
 
     def close(self) -> None:
         self._environment.close()
@@ -184,28 +172,19 @@ class RelativeActions:
 
     def __init__(self, contract: Contract) -> None:
         self._dt_ns = contract.dt_ns
-        self._low = np.array([d.low for d in contract.action.dims])
-        self._high = np.array([d.high for d in contract.action.dims])
         self._chunk: ActionChunk | None = None
-        self._step = 0
         self._gripper = float(NO_MOTION[-1])
 
-    @property
-    def time_ns(self) -> int:
-        """Of the step that comes next; 0 at the beginning of the episode."""
-        return self._step * self._dt_ns
-
-    def next(self, chunk: ActionChunk | None) -> NDArray[np.float64]:
-        """(A,) for this step, within the contract's limits, as the simulator's controller clips them itself."""
+    def due(self, chunk: ActionChunk | None, time_ns: int) -> NDArray[np.float64]:
+        """(A,) for the step that begins at ``time_ns``; ``chunk`` if a new one has arrived."""
         if chunk is not None:
             self._chunk = chunk
-        due = 0 if self._chunk is None else round((self.time_ns - self._chunk.stamp_ns) / self._dt_ns)
-        self._step += 1
-        if self._chunk is None or due >= self._chunk.horizon:
+        number = 0 if self._chunk is None else round((time_ns - self._chunk.stamp_ns) / self._dt_ns)
+        if self._chunk is None or number >= self._chunk.horizon:
             action = NO_MOTION.copy()
             action[-1] = self._gripper
             return action
-        action = np.clip(self._chunk.actions_HA[due], self._low, self._high)
+        action = self._chunk.actions_HA[number]
         self._gripper = float(action[-1])
         return action
 
@@ -213,11 +192,16 @@ class RelativeActions:
 class _Expert:
     """The scripted expert of the suite."""
 
-    def __init__(self, expert: LiberoExpert, as_chunk: Callable[[NDArray[np.float64]], ActionChunk]) -> None:
-        self._expert, self._as_chunk = expert, as_chunk
+    def __init__(self, expert: LiberoExpert, environment: LiberoEnvironment, contract: Contract) -> None:
+        self._expert, self._environment, self._contract = expert, environment, contract
 
     def reset(self) -> None:
         self._expert.reset()
 
     def chunk(self) -> ActionChunk:
-        return self._as_chunk(self._expert.act())
+        return ActionChunk(
+            stamp_ns=self._environment.time_ns,
+            dt_ns=self._contract.dt_ns,
+            actions_HA=np.asarray(self._expert.act(), np.float64)[None],
+            names=self._contract.action.names,
+        )

@@ -200,8 +200,8 @@ def recorded_seeds(dataset: Path) -> list[int] | None:
 def check_chunk(chunk: ActionChunk, contract: Contract, *, steps: int) -> None:
     """Raises PolicyError for a chunk of the wrong size, order or rate, or with a value that is not finite.
 
-    ``steps``: how many of its actions will be executed. Values beyond the contract's limits are no error here: the
-    executor limits joint targets, and robosuite clips relative actions, in published evaluations too.
+    ``steps``: how many of its actions will be executed. What lies beyond the contract's limits is the environment's
+    to judge: the tabletop's executor limits joint targets, LIBERO's environment refuses relative actions.
     """
     shape = tuple(chunk.actions_HA.shape)
     if len(shape) != 2 or shape[1] != contract.action_dim or shape[0] < 1:
