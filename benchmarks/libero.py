@@ -46,7 +46,12 @@ class Timing:
 
 
 def run(
-    *, suite: str = "libero_object", task: int = 0, steps: int = 160, workers: tuple[int, ...] = (1, 2), assets: str = ""
+    *,
+    suite: str = "libero_object",
+    task: int = 0,
+    steps: int = 160,
+    workers: tuple[int, ...] = (1, 2),
+    assets: str = "",
 ) -> dict[str, Any]:
     """Steps per second of an episode under way (set-up apart), and whether all ended in the same state."""
     case = Case(suite=suite, task=task, assets=assets, steps=steps, initial_states=(0,), resolution=RESOLUTION)
@@ -147,7 +152,9 @@ def over_topics(case: Case) -> float:
         with (folder / "log").open("w") as log:
             bridge = subprocess.Popen(node, env=environment, stdout=log, stderr=subprocess.STDOUT)
             try:
-                answer = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+                answer = subprocess.run(
+                    command, env=environment, capture_output=True, text=True, timeout=600, check=False
+                )
             finally:
                 bridge.terminate()
                 bridge.wait(30.0)

@@ -74,8 +74,8 @@ class LiberoEnvironment:
         cameras: Sequence[str] | None = None,
         contract: Contract | str = "libero",
     ) -> None:
-        """``task``: number or name. ``assets``: see :func:`find_assets`. ``cameras``: those of the contract that will be
-        looked at (None: all; empty: none, and nothing is ever kept for pictures).
+        """``task``: number or name. ``assets``: see :func:`find_assets`. ``cameras``: those of the contract that will
+        be looked at (None: all; empty: none, and nothing is ever kept for pictures).
 
         Raises LiberoError for an unknown suite, task or camera, a contract that is not LIBERO's, or missing assets.
         """
@@ -173,9 +173,7 @@ class LiberoEnvironment:
         stamp = self.time_ns
         return Observation(
             stamp_ns=stamp,
-            images={
-                name: np.ascontiguousarray(prepare_image(raw[name], self.contract.camera(name))) for name in raw
-            },
+            images={name: np.ascontiguousarray(prepare_image(raw[name], self.contract.camera(name))) for name in raw},
             state=self.state().astype(np.float32),
             instruction=self.instruction,
             capture_ns=dict.fromkeys((*raw, "state"), stamp),
@@ -256,7 +254,9 @@ class LiberoEnvironment:
 
         sensor = observables.sensor(modality="picture")(sample)
         domain.add_observable(
-            observables.Observable(name="lavla_pictures", sensor=sensor, sampling_rate=domain.control_freq, active=False)
+            observables.Observable(
+                name="lavla_pictures", sensor=sensor, sampling_rate=domain.control_freq, active=False
+            )
         )
 
     def _make_reset(self) -> Callable[[], None]:

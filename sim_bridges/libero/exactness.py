@@ -1,8 +1,8 @@
 """Whether the bridge's environment is LIBERO, bit for bit: states, success, state vector and pictures.
 
-``python -m sim_bridges.libero.exactness`` steps LIBERO's own ``OffScreenRenderEnv``, as its users' evaluations do (a hard
-reset for every episode, both pictures drawn on every step), and :class:`LiberoEnvironment` with the same actions, each
-in a process of its own, for 5 tasks of each of the paper's suites, and compares everything.
+``python -m sim_bridges.libero.exactness`` steps LIBERO's own ``OffScreenRenderEnv``, as its users' evaluations do (a
+hard reset for every episode, both pictures drawn on every step), and :class:`LiberoEnvironment` with the same actions,
+each in a process of its own, for 5 tasks of each of the paper's suites, and compares everything.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Case:
 
     @property
     def actions(self) -> FloatArray:
-        """(steps, 7): smooth random motion, mostly downwards so that things are touched; the gripper opens and closes."""
+        """(steps, 7): smooth random motion, mostly downwards so that things are touched; the gripper moves too."""
         rng = np.random.default_rng([self.task, self.steps])
         knots = rng.uniform(-1.0, 1.0, (self.steps // 6 + 2, 7))
         at = np.linspace(0.0, len(knots) - 1.0, self.steps)
@@ -146,7 +146,7 @@ def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
 
 
 def draw_linear_colours() -> None:
-    """Let robosuite draw with the colours that LIBERO's demonstrations have (see :mod:`sim_bridges.libero.pictures`)."""
+    """Let robosuite draw the colours that LIBERO's demonstrations have (see :mod:`sim_bridges.libero.pictures`)."""
     contexts = importlib.import_module("robosuite.utils.binding_utils").MjRenderContext
     make = contexts._set_mujoco_context_and_buffers
 

@@ -376,8 +376,8 @@ class LiberoNode(LavlaNode):
         if message is None or stamp_to_ns(message.header.stamp) != wanted_ns:
             last = "none came" if message is None else f"the newest is of {stamp_to_ns(message.header.stamp)} ns"
             raise BridgeError(
-                f"no /action_chunk for the observation of {wanted_ns} ns within {timeout_s:g} s ({last}); do camera and "
-                "policy nodes run, active, on the same contract, with use_sim_time and the same replan_steps?"
+                f"no /action_chunk for the observation of {wanted_ns} ns within {timeout_s:g} s ({last}); do camera "
+                "and policy nodes run, active, on the same contract, with use_sim_time and the same replan_steps?"
             )
         chunk = trajectory_to_chunk(message, self._contract)
         if chunk.horizon < self.parameters.replan_steps:

@@ -1,8 +1,8 @@
 """Import of the LIBERO package without its questions and without writing into the user's home.
 
-At its import it wants ``config.yaml`` below ``LIBERO_CONFIG_PATH`` (default: ~/.libero) and calls ``input()`` where there
-is none; at the first environment it downloads assets. Here it gets a configuration of its own in a temporary folder,
-and the assets that were found before.
+At its import it wants ``config.yaml`` below ``LIBERO_CONFIG_PATH`` (default: ~/.libero) and calls ``input()`` where
+there is none; at the first environment it downloads assets. Here it gets a configuration of its own in a temporary
+folder, and the assets that were found before.
 """
 
 from __future__ import annotations

@@ -210,9 +210,7 @@ def test_what_a_commander_does_wrong_is_an_error_not_a_failure(
 
 
 @needs_assets
-def test_a_commander_that_falls_silent_and_a_reset_in_between(
-    world: World, tmp_path: Path, still: np.ndarray
-) -> None:
+def test_a_commander_that_falls_silent_and_a_reset_in_between(world: World, tmp_path: Path, still: np.ndarray) -> None:
     listener = Listener(world)
     world.node.create_publisher(JointTrajectory, "/action_chunk", 10)  # is there, and says nothing
     for topic, kind in (

@@ -144,9 +144,7 @@ def test_stand_ins_are_not_comparable_and_the_originals_would_be(libero_assets: 
     assert replaced.to_dict()["comparable"] is True
 
 
-def test_where_assets_are_looked_for(
-    libero_assets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_where_assets_are_looked_for(libero_assets: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VARIABLE, libero_assets)
     assert find_assets().found_by == VARIABLE
     assert find_assets("").folder == Path(libero_assets).resolve()
@@ -166,7 +164,7 @@ def test_where_assets_are_looked_for(
 def test_without_the_package_the_error_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(tasks.importlib.util, "find_spec", lambda name: None)
     tasks.suite_tasks.cache_clear()
-    with pytest.raises(LiberoError, match="not installed.*hf-libero"):
+    with pytest.raises(LiberoError, match=r"not installed.*hf-libero"):
         suite_tasks("libero_object")
 
 
