@@ -49,9 +49,7 @@ class LiberoSuite:
         self.contract: Contract = load_contract("libero")
         self.tasks = tuple(task.name for task in suite_tasks(name))
         self.default_tasks = self.tasks
-        self.rules = Rules(
-            episodes=PROTOCOL_TRIALS, seed=PROTOCOL_SEED, max_steps=STEP_LIMITS[name], replan_steps=8
-        )
+        self.rules = Rules(episodes=PROTOCOL_TRIALS, seed=PROTOCOL_SEED, max_steps=STEP_LIMITS[name], replan_steps=8)
         self._assets = assets
 
     def plan(self, task: str, trial: int, seed: int) -> tuple[int, int | None]:

@@ -23,13 +23,14 @@ p, li { max-width: 48rem; } .rate { font-size: 2.2rem; font-weight: 650; } .mute
 .bar b { position: absolute; top: -.2rem; bottom: -.2rem; width: 3px; margin-left: -1px; background: currentColor; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-td.words { white-space: normal; min-width: 12rem; overflow-wrap: anywhere; } td.number { text-align: right; }
+th { white-space: normal; vertical-align: bottom; }
+td.words { white-space: normal; min-width: 9rem; overflow-wrap: anywhere; } td.number { text-align: right; }
 th.number { text-align: right; }
-.ours { display: block; color: var(--ours); font-weight: 650; } .ours small { font-weight: 400; }
+.ours { display: block; color: var(--ours); font-weight: 650; } .ours small { font-weight: 400; display: block; }
 .good { color: var(--good); } .bad { color: var(--bad); } .error { color: #b26a00; white-space: normal; }
 .videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
 video { width: 100%; border-radius: .4rem; background: #000; } figure { margin: 0; }
-figcaption { overflow-wrap: anywhere; } svg { width: 100%; height: auto; display: block; }
+figcaption { overflow-wrap: anywhere; } svg { width: 100%; max-width: 40rem; height: auto; display: block; }
 code, pre { font-family: ui-monospace, monospace; font-size: .85rem; }
 pre { overflow-x: auto; background: var(--soft); padding: .6rem; border-radius: .4rem; }
 summary { cursor: pointer; padding: .3rem 0; }
@@ -49,6 +50,11 @@ def document(title: str, body: str) -> str:
 
 def text(value: object) -> str:
     return html.escape(str(value))
+
+
+def task_name(name: str) -> str:
+    """LIBERO's tasks are whole sentences in one word; as words they can be wrapped."""
+    return text(name.replace("_", " ")) if len(name) > 20 else text(name)
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = ()) -> str:
@@ -89,13 +95,13 @@ def interval(tally: Tally) -> str:
 
 def length_histogram(successes: Sequence[int], failures: Sequence[int], most: int, *, bins: int = 28) -> str:
     """Episode lengths in contract steps, successes and failures on one another, as a picture of its own."""
-    width, height, base = 720, 190, 150
+    width, height, base = 480, 205, 160
     counts = [[0, 0] for _ in range(bins)]
     for which, lengths in enumerate((successes, failures)):
         for length in lengths:
             counts[min(bins - 1, length * bins // max(1, most))][which] += 1
     highest = max((a + b for a, b in counts), default=0) or 1
-    step = (width - 40) / bins
+    step = (width - 50) / bins
     bars = []
     for i, (good, bad) in enumerate(counts):
         x, y = 30 + i * step, float(base)
@@ -107,13 +113,13 @@ def length_histogram(successes: Sequence[int], failures: Sequence[int], most: in
                     f'<rect x="{x:.1f}" y="{y:.1f}" width="{step - 2:.1f}" height="{tall:.1f}" fill="{colour}"/>'
                 )
     ticks = "".join(
-        f'<text x="{30 + (width - 40) * k / 4:.0f}" y="{base + 18}" text-anchor="middle">{most * k // 4}</text>'
+        f'<text x="{30 + (width - 50) * k / 4:.0f}" y="{base + 18}" text-anchor="middle">{most * k // 4}</text>'
         for k in range(5)
     )
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Histogram of episode lengths" '
-        f'font-size="13" fill="currentColor">{"".join(bars)}'
-        f'<line x1="30" x2="{width - 10}" y1="{base}" y2="{base}" stroke="currentColor" stroke-opacity=".4"/>'
+        f'font-size="15" fill="currentColor">{"".join(bars)}'
+        f'<line x1="30" x2="{width - 20}" y1="{base}" y2="{base}" stroke="currentColor" stroke-opacity=".4"/>'
         f'{ticks}<text x="24" y="20" text-anchor="end">{highest}</text>'
-        f'<text x="{width - 10}" y="{base + 36}" text-anchor="end">contract steps</text></svg>'
+        f'<text x="{width - 20}" y="{base + 38}" text-anchor="end">contract steps</text></svg>'
     )

@@ -8,7 +8,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from sim_bridges.evaluation.compare import Comparison
-from sim_bridges.evaluation.page import document, facts, interval, interval_bar, length_histogram, table, text
+from sim_bridges.evaluation.page import (
+    document,
+    facts,
+    interval,
+    interval_bar,
+    length_histogram,
+    table,
+    task_name,
+    text,
+)
 from sim_bridges.evaluation.paper import COLUMNS, METHODS, SUITES, TABLES, Table, our_figures
 from sim_bridges.evaluation.results import EpisodeResult, Results, Tally
 from sim_bridges.evaluation.statistics import percentile
@@ -138,11 +147,11 @@ def _facts(results: Results) -> dict[str, str]:
 
 
 def _by_task(results: Results) -> str:
-    rows = [
-        (f'<td class="words">{text(task)}</td>', _counts(tally), interval_bar(tally), interval(tally))
-        for task, tally in results.tasks.items()
-    ]
-    return "<h2>Success by task</h2>" + table(("task", "success", "0 to 100%", "Wilson 95%"), rows)
+    rows = []
+    for task, tally in results.tasks.items():
+        shown = f"{_counts(tally)}{interval_bar(tally)}<small>{interval(tally)}</small>"
+        rows.append((f'<td class="words">{task_name(task)}</td>', f'<td class="words">{shown}</td>'))
+    return "<h2>Success by task</h2>" + table(("task", "success, with its Wilson 95% interval"), rows)
 
 
 def _counts(tally: Tally) -> str:
@@ -203,8 +212,8 @@ def _videos(results: Results, videos: Mapping[int, Path]) -> str:
 def _caption(index: int, episode: EpisodeResult | None) -> str:
     if episode is None:
         return f"Episode {index}"
-    task = f"{episode.task}, trial {episode.trial}: " if episode.task else ""
-    return f"Episode {index}: {text(task)}{_outcome(episode)} after {episode.length_steps} steps"
+    task = f"{task_name(episode.task)}, trial {episode.trial}: " if episode.task else ""
+    return f"Episode {index}: {task}{_outcome(episode)} after {episode.length_steps} steps"
 
 
 def _outcome(episode: EpisodeResult) -> str:
@@ -218,12 +227,15 @@ def _episodes(results: Results) -> str:
     for e in results.episodes:
         timing = f"{e.latency_ms['p50']:.0f} / {e.latency_ms['p99']:.0f}" if e.latency_ms else "–"
         start = f"state {e.state_index}" if e.state_index is not None else f"seed {e.seed}"
-        cells = [str(e.index), f'<td class="words">{text(e.task or results.task)}</td>', start]
+        cells = [str(e.index), f'<td class="words">{task_name(e.task or results.task)}</td>', start]
         rows.append([*cells, _outcome(e), f"{e.score:.2f}", str(e.length_steps), timing])
     head = ("#", "task", "start", "outcome", "score", "steps", "inference p50 / p99 (ms)")
     content = table(head, rows)
     if len(rows) > 60:
         content = f"<details><summary>All {len(rows)} episodes</summary>{content}</details>"
+        if results.errors:
+            broken = [row for row, e in zip(rows, results.episodes, strict=True) if e.error is not None]
+            content = f"<p>In error:</p>{table(head, broken)}{content}"
     return f"<h2>Episodes</h2>{content}"
 
 
@@ -232,7 +244,7 @@ def _comparison(comparison: Comparison) -> str:
     left, right = text(comparison.left), text(comparison.right)
     rows = [
         (
-            f'<td class="words">{text(task)}</td>',
+            f'<td class="words">{task_name(task)}</td>',
             str(each.count),
             f"{each.left / each.count:.0%}",
             f"{each.right / each.count:.0%}",

@@ -79,14 +79,17 @@ def run_plans(
             handles = [handle for slot in slots if slot.busy for handle in slot.handles]
             wait(handles, timeout=max(0.0, min(1.0, deadline - time.monotonic())))
             for slot in slots:
-                for result in slot.poll():
-                    yield result
-                    errors_in_a_row = errors_in_a_row + 1 if result.error is not None else 0
-                    if errors_in_a_row >= MOST_ERRORS_IN_A_ROW:
-                        raise EvaluationError(
-                            f"{errors_in_a_row} episodes in a row ended in error, the last, episode {result.index}, "
-                            f"by {result.error}; mend that and give the same command again to go on"
-                        )
+                result = slot.poll()
+                if result is None:
+                    continue
+                yield result  # it is on the disk before anything else happens
+                errors_in_a_row = errors_in_a_row + 1 if result.error is not None else 0
+                if errors_in_a_row >= MOST_ERRORS_IN_A_ROW:
+                    raise EvaluationError(
+                        f"{errors_in_a_row} episodes in a row ended in error, the last, episode {result.index}, "
+                        f"by {result.error}; mend that and give the same command again to go on"
+                    )
+                slot.advance(result.task)
     finally:
         for slot in slots:
             slot.stop()
@@ -129,7 +132,7 @@ class _Slot:
         self._ready = False
         self._waiting_for, self._step = "start", 0
         self.deadline = 0.0
-        self._advance(None)
+        self.advance(None)
 
     @property
     def busy(self) -> bool:
@@ -139,10 +142,10 @@ class _Slot:
     def handles(self) -> list[Any]:
         return [self._connection, self._process.sentinel] if self._process is not None else []
 
-    def poll(self) -> list[EpisodeResult]:
-        """What has become of the worker since. Raises EvaluationError when it could not start."""
+    def poll(self) -> EpisodeResult | None:
+        """The plan's result, once there is one. Raises EvaluationError where the worker could not start."""
         if self._plan is None or self._connection is None or self._process is None:
-            return []
+            return None
         with contextlib.suppress(EOFError, ConnectionError):
             while self._connection.poll():
                 kind, value = self._connection.recv()
@@ -150,8 +153,8 @@ class _Slot:
                     raise EvaluationError(value)
                 if kind == "done":
                     self._waiting_for = "parent"
-                    self._advance(self._plan.task)
-                    return [value]
+                    result: EpisodeResult = value
+                    return result
                 if not self._ready:
                     self._ready = True
                     self._on_ready()
@@ -161,19 +164,17 @@ class _Slot:
             self._process.join()
             status = self._process.exitcode
             how = f"was killed by signal {-status}" if status is not None and status < 0 else f"ended with {status}"
-            return [self._lost(f"WorkerDied: the worker {how}")]
+            return self._lost(self._plan, f"WorkerDied: the worker {how}")
         if time.monotonic() > self.deadline:
             limit = self._job.timeout_s if self._ready else self._job.start_timeout_s
-            return [self._lost(f"NoAnswer: no answer of the {self._waiting_for} within {limit:g} s")]
-        return []
+            return self._lost(self._plan, f"NoAnswer: no answer of the {self._waiting_for} within {limit:g} s")
+        return None
 
-    def _lost(self, why: str) -> EpisodeResult:
-        plan, step, ready = self._plan, self._step, self._ready
-        assert plan is not None
-        self.stop()
-        if not ready:
+    def _lost(self, plan: Plan, why: str) -> EpisodeResult:
+        """The worker is gone, or is ended here, in the middle of an episode."""
+        self._end()
+        if not self._ready:
             raise EvaluationError(f"{why.split(': ', 1)[1]} while it made the simulator and loaded the policy")
-        self._advance(plan.task)
         return EpisodeResult(
             index=plan.index,
             task=plan.task,
@@ -183,19 +184,17 @@ class _Slot:
             initial_state="",
             success=False,
             score=0.0,
-            length_steps=step,
-            error=f"{why}, at step {step}",
+            length_steps=self._step,
+            error=f"{why}, at step {self._step}",
         )
 
-    def _advance(self, task: str | None) -> None:
-        """Take the next plan; a process that cannot run its task makes way for another."""
+    def advance(self, task: str | None) -> None:
+        """Take the next plan, after one of ``task``; a process that cannot run it makes way for another."""
         self._plan = plan = self._queue.next(task)
+        if plan is None or (self._task_in_process and plan.task != task):
+            self._end()
         if plan is None:
-            self.stop()
             return
-        if self._process is not None and self._task_in_process and plan.task != task:
-            self.stop()
-            self._plan = plan
         if self._process is None:
             self._start()
         assert self._connection is not None
@@ -216,8 +215,12 @@ class _Slot:
         self.deadline = time.monotonic() + self._job.start_timeout_s
 
     def stop(self) -> None:
-        """End the process; one that has finished its work gets time to close its simulator."""
+        """Give up the plan."""
         self._plan = None
+        self._end()
+
+    def _end(self) -> None:
+        """End the process; one that has finished its work gets time to close its simulator."""
         if self._process is None or self._connection is None:
             return
         with contextlib.suppress(OSError):

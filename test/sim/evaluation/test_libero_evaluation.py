@@ -51,7 +51,7 @@ def test_the_expert_on_one_worker_and_on_two(config: EvaluationConfig, tmp_path:
 
 
 def test_a_suite_without_an_expert_says_so(config: EvaluationConfig) -> None:
-    with pytest.raises(EvaluationError, match="libero_goal.*has no scripted expert"):
+    with pytest.raises(EvaluationError, match=r"libero_goal.*has no scripted expert"):
         evaluate(replace(config, suite="libero_goal", policy="expert"))
 
 

@@ -49,5 +49,5 @@ def test_what_cannot_be_paired(change: dict[str, object], says: str) -> None:
 def test_other_initial_states_are_found_out() -> None:
     left = results([True])
     moved = replace(left, episodes=(replace(left.episodes[0], initial_state="elsewhere"),))
-    with pytest.raises(ResultsError, match="began in state state0 .* and elsewhere"):
+    with pytest.raises(ResultsError, match=r"began in state state0 .* and elsewhere"):
         compare(left, moved)

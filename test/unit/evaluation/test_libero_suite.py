@@ -65,7 +65,7 @@ def test_tasks_by_number_and_by_name() -> None:
     assert by_number == by_name == (suite.tasks[3],)
     with pytest.raises(SuiteError, match=r"(?s)no task '10'; it has\s+0: pick_up_the_alphabet_soup.*9: "):
         choose_tasks(suite, ["10"])
-    with pytest.raises(SuiteError, match="initial state 50 of libero_object is out of range.*50 at most"):
+    with pytest.raises(SuiteError, match=r"initial state 50 of libero_object is out of range.*50 at most"):
         make_plans(suite, by_name, episodes=51, seed=7, max_steps=280)
 
 
