@@ -1,8 +1,8 @@
 """Whether the bridge's environment is LIBERO, bit for bit: states, success, state vector and pictures.
 
-``python -m sim_bridges.libero.exactness`` steps LIBERO's own ``OffScreenRenderEnv``, as its users' evaluations do (a
-hard reset for every episode, both pictures drawn on every step), and :class:`LiberoEnvironment` with the same actions,
-each in a process of its own, for 5 tasks of each of the paper's suites, and compares everything.
+``python -m sim_bridges.libero.exactness`` steps LIBERO's own ``OffScreenRenderEnv``, as its users' evaluations do (both
+pictures drawn on every step), and :class:`LiberoEnvironment` with the same actions, each in a process of its own, for 5
+tasks of each of the paper's suites, and compares everything.
 """
 
 from __future__ import annotations
@@ -74,12 +74,13 @@ def direct(case: Case) -> Trace:
     task = find_task(case.suite, case.task)
     envs = import_libero(find_assets(case.assets).folder)
     draw_linear_colours()
-    env = envs.OffScreenRenderEnv(
-        bddl_file_name=str(task.bddl_file), camera_heights=case.resolution, camera_widths=case.resolution
-    )
     to_axis_angle = importlib.import_module("robosuite.utils.transform_utils").quat2axisangle
     states, trace = read_initial_states(task.initial_states_file), Trace()
     for index in case.initial_states:
+        # A new one for every episode: what LIBERO draws depends on how often an environment was reset before.
+        env = envs.OffScreenRenderEnv(
+            bddl_file_name=str(task.bddl_file), camera_heights=case.resolution, camera_widths=case.resolution
+        )
         env.seed(case.seed)
         env.reset()
         observed = env.set_init_state(states[index])
@@ -100,7 +101,7 @@ def direct(case: Case) -> Trace:
             observed, _, done, _ = env.step(action)
             trace.states.append(np.array(env.get_sim_state()))
             trace.done.append(bool(done))
-    env.close()
+        env.close()
     return trace
 
 

@@ -48,6 +48,7 @@ from lavla_ros.nodes.messages import (
 from lavla_ros.nodes.parameters import NodeParameters, ParameterError, parameter
 from sim_bridges.libero.assets import find_assets
 from sim_bridges.libero.environment import LiberoEnvironment
+from sim_bridges.libero.expert import DisturbanceConfig, DisturbanceSource, LiberoExpert, require_expert
 from sim_bridges.libero.initial_states import read_initial_states
 from sim_bridges.libero.tasks import PROTOCOL_SEED, SUITES, LiberoError, find_task
 
@@ -115,7 +116,7 @@ class LiberoNode(LavlaNode):
         self.declare_parameter("initial_state", 0, ParameterDescriptor(description="Recorded initial state, from 0."))
         self.declare_parameter("seed", PROTOCOL_SEED, ParameterDescriptor(description="Places of LIBERO's fixtures."))
         self._environment: LiberoEnvironment | None = None
-        self._expert: Any = None
+        self._expert: LiberoExpert | None = None
         self._thread: threading.Thread | None = None
         self._requests: queue.SimpleQueue[tuple[int, Request] | None] = queue.SimpleQueue()
         # What is asked for at one time is one batch: a reset, a stop or an error ends all of it.
@@ -139,6 +140,7 @@ class LiberoNode(LavlaNode):
                 f"{contract.chunk_size} steps, and nothing is left to do after them"
             )
         self._assets = find_assets(parameters.assets)
+        self.get_logger().info(self._assets.provenance.statement)
         first = self._request()
         last = first.initial_state + max(parameters.episodes, 1) - 1
         self._check(replace(first, initial_state=last))
@@ -302,6 +304,8 @@ class LiberoNode(LavlaNode):
     def _load(self, request: Request) -> LiberoEnvironment:
         """The environment of the task: the present one, or a new one in its place."""
         task = find_task(request.suite, request.task)
+        if self.parameters.commander == "expert":
+            require_expert(task.suite)
         environment = self._environment
         if environment is None or environment.task != task:
             if environment is not None:
@@ -317,9 +321,6 @@ class LiberoNode(LavlaNode):
             self._environment = environment
             self._expert = None
         if self.parameters.commander == "expert" and self._expert is None:
-            from sim_bridges.libero.expert import LiberoExpert, require_expert
-
-            require_expert(task.suite)
             self._expert = LiberoExpert(environment)
         return environment
 
@@ -335,11 +336,10 @@ class LiberoNode(LavlaNode):
         """Steps until the goal holds or the limit is reached. Raises BridgeError where no chunk comes."""
         commanded = self.parameters.commander == "topic"
         disturbance = None
-        if not commanded:
-            self._expert.reset()
+        expert = None if commanded else self._expert
+        if expert is not None:
+            expert.reset()
             if self.parameters.disturb:
-                from sim_bridges.libero.expert import DisturbanceConfig, DisturbanceSource
-
                 disturbance = DisturbanceSource(DisturbanceConfig(), request.seed + request.initial_state)
         actions: NDArray[np.float64] = np.empty((0, 7))
         success = False
@@ -351,7 +351,7 @@ class LiberoNode(LavlaNode):
             self._publish_observation(environment, render=self.parameters.record or (commanded and since == 0))
             if commanded and since == 0:
                 actions = self._next_actions(environment)
-            action = actions[since] if commanded else self._expert.act()
+            action = actions[since] if expert is None else expert.act()
             self._publish_command(environment, action)
             executed = action if disturbance is None else disturbance.apply(action)
             success = environment.step(executed).success

@@ -200,7 +200,8 @@ def test_what_a_commander_does_wrong_is_an_error_not_a_failure(
     if actions is not None:
         command_with(world, actions)
     progress = tmp_path / "progress.jsonl"
-    with running(MODULE, "libero", tmp_path, **parameters(episodes=3, timeout_s=3.0, progress=str(progress))):
+    timeout_s = 3.0 if actions is None else 30.0
+    with running(MODULE, "libero", tmp_path, **parameters(episodes=3, timeout_s=timeout_s, progress=str(progress))):
         ended = listener.wait("error")
         assert words in ended["reason"] and ended["steps"] == 0
         assert "failed" not in listener.states()
