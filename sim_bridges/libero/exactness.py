@@ -97,7 +97,7 @@ def direct(case: Case) -> Trace:
                 )
             )
             if step % case.every == 0:
-                trace.pictures += [np.array(observed[f"{camera}_image"]) for camera in CAMERAS.values()]
+                trace.pictures.extend(np.array(observed[f"{camera}_image"]) for camera in CAMERAS.values())
             observed, _, done, _ = env.step(action)
             trace.states.append(np.array(env.get_sim_state()))
             trace.done.append(bool(done))
@@ -115,7 +115,7 @@ def bridged(case: Case) -> Trace:
             trace.seen.append(environment.state())
             if step % case.every == 0:
                 raw = environment.raw_images()
-                trace.pictures += [raw[camera] for camera in CAMERAS]
+                trace.pictures.extend(raw[camera] for camera in CAMERAS)
             outcome = environment.step(action)
             trace.states.append(environment.states())
             trace.done.append(outcome.success)
