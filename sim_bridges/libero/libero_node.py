@@ -124,7 +124,8 @@ class LiberoNode(LavlaNode):
         self._why_ended = ""
         self._changed = threading.Condition()
         self._chunk: JointTrajectory | None = None
-        self._offset_ns = NS_PER_S
+        self._offset_ns, self._last_ns = NS_PER_S, 0
+        self._recorder: dict[str, Any] = {}
         self._counts = dict.fromkeys(("succeeded", "failed", "error"), 0)
         self._inputs: list[Any] = []
         self._outputs: list[Any] = []
@@ -183,7 +184,9 @@ class LiberoNode(LavlaNode):
             self.destroy_service(self._service)
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        self._inputs = []
+        for client in self._recorder.values():
+            self.destroy_client(client)
+        self._inputs, self._recorder = [], {}
 
     def teardown(self) -> None:
         for publisher in self._outputs:
@@ -260,14 +263,16 @@ class LiberoNode(LavlaNode):
     def _run(self, request: Request) -> None:
         """One episode to its end, whatever that is; after an error, what was queued behind it waits for a reset."""
         began, state, reason, recording = time.monotonic(), "error", "", False
-        steps, trajectory, index = 0, "", -1
+        begun: LiberoEnvironment | None = None
+        index = -1
         try:
             environment = self._load(request)
             index = environment.task.index
             self._announce("resetting", request, index)
             # Further apart than any replanning interval: a late picture of one episode must not silence the next.
-            self._offset_ns += environment.time_ns + self._contract.chunk_size * self._contract.dt_ns + NS_PER_S
+            self._offset_ns = self._last_ns + self._contract.chunk_size * self._contract.dt_ns + NS_PER_S
             environment.reset(request.initial_state, request.seed)
+            begun = environment
             self._wait_for_listeners()
             if self.parameters.record:
                 self._call("start")
@@ -280,8 +285,7 @@ class LiberoNode(LavlaNode):
             reason = str(error) or type(error).__name__
             self._failed_batch = self._running_batch
             self.get_logger().error(f"the episode ended in an error: {reason}")
-        if self._environment is not None:
-            steps, trajectory = self._environment.steps, self._environment.trajectory
+        steps, trajectory = (begun.steps, begun.trajectory) if begun is not None else (0, "")
         self._counts[state] += 1
         self._announce(state, request, index, reason=reason, steps=steps)
         if recording:
@@ -385,7 +389,7 @@ class LiberoNode(LavlaNode):
         return chunk.actions_HA
 
     def _publish_observation(self, environment: LiberoEnvironment, *, render: bool) -> None:
-        stamp_ns = environment.time_ns + self._offset_ns
+        stamp_ns = self._last_ns = environment.time_ns + self._offset_ns
         clock = Clock()
         set_stamp(clock.clock, stamp_ns)
         self._clock_out.publish(clock)
