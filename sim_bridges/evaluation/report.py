@@ -73,7 +73,8 @@ def paper_tables(results: Sequence[Results]) -> str:
     if not ran:
         return ""
     ours = our_figures(ran)
-    shown, hidden = [], []
+    shown: list[str] = []
+    hidden: list[str] = []
     for each in TABLES:
         (shown if any(method in ours for method, _ in each.rows) else hidden).append(_paper_table(each, ours))
     comparable = all(each.is_comparable for each in ran)

@@ -32,7 +32,8 @@ def mcnemar_exact(only_left: int, only_right: int) -> float:
         raise ValueError(f"discordant pairs are {only_left} and {only_right}; expected counts")
     pairs = only_left + only_right
     tail = sum(math.comb(pairs, k) for k in range(min(only_left, only_right) + 1))
-    return min(1.0, 2 * tail / 2**pairs)
+    p_value: float = 2 * tail / 2**pairs
+    return min(1.0, p_value)
 
 
 def percentile(values: list[float], q: float) -> float:

@@ -242,7 +242,7 @@ def choose_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[str, ...]:
 
 def make_plans(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: int, max_steps: int) -> tuple[Plan, ...]:
     """``episodes`` of every task. Raises SuiteError where the suite has fewer initial states than that."""
-    plans = []
+    plans: list[Plan] = []
     for task in tasks:
         for trial in range(episodes):
             simulator_seed, state_index = suite.plan(task, trial, seed)
