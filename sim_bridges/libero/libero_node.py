@@ -248,7 +248,7 @@ class LiberoNode(LavlaNode):
             if self._ended or self._running_batch == self._failed_batch:
                 continue
             try:
-                self._run(request)
+                self._run_episode(request)
             except Exception as error:  # noqa: BLE001  # a thread must not end in silence
                 self.fail(f"the episode thread ended: {type(error).__name__}: {error}")
                 break
@@ -260,7 +260,7 @@ class LiberoNode(LavlaNode):
         """Why the present batch is over; empty while it is not."""
         return self._why_ended if self._running_batch != self._batch else ""
 
-    def _run(self, request: Request) -> None:
+    def _run_episode(self, request: Request) -> None:
         """One episode to its end, whatever that is; after an error, what was queued behind it waits for a reset."""
         began, state, reason, recording = time.monotonic(), "error", "", False
         begun: LiberoEnvironment | None = None
