@@ -11,7 +11,6 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lavla_ros.contract import Contract
 from sim_bridges.evaluation.paper import METHODS, method_of
 from sim_bridges.evaluation.policies import (
     REPLAY,
@@ -22,14 +21,13 @@ from sim_bridges.evaluation.policies import (
     policy_hash,
     recorded_seeds,
 )
+from sim_bridges.evaluation.policy_nodes import Watch, links_to_nodes, policy_nodes
 from sim_bridges.evaluation.report import write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results, versions, write_json
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
 from sim_bridges.evaluation.suites import Evaluated, Options, Plan, Suite, choose_tasks, load_suite, make_plans
 from sim_bridges.evaluation.workers import EvaluationError, Job, run_plans
 
-FIRST_DOMAIN = 40
-"""ROS domain of the first worker's policy node."""
 OnEpisode = Callable[[EpisodeResult], None]
 
 
@@ -207,12 +205,17 @@ class _Evaluation:
 
             plans = [plan for plan in self.plans if plan.index not in episodes]
             simulated_steps = 0
-            with self._links(path, min(workers, max(1, len(plans))), plans) as links:
+            with self._links(path, min(workers, max(1, len(plans))), plans) as (links, watch):
                 job = self._job(links, path / "clips" if clips.wanted else None)
                 if self.kind == "remote" and workers > 1:
                     raise EvaluationError(f"one policy node serves one worker; --workers is {workers}: make it 1")
                 running = run_plans(
-                    job, plans, workers=workers, task_in_process=self.suite.task_in_process, on_ready=on_ready
+                    job,
+                    plans,
+                    workers=workers,
+                    task_in_process=self.suite.task_in_process,
+                    on_ready=on_ready,
+                    watch=watch,
                 )
                 with closing(running):  # whatever happens here, its workers end
                     for episode in running:
@@ -251,17 +254,22 @@ class _Evaluation:
         )
 
     @contextmanager
-    def _links(self, path: Path, workers: int, plans: list[Plan]) -> Iterator[tuple[Link, ...]]:
-        """Topics to the policy, with policy nodes behind them while the block runs."""
+    def _links(self, path: Path, workers: int, plans: list[Plan]) -> Iterator[tuple[tuple[Link, ...], Watch]]:
+        """Topics to the policy, with policy nodes behind them while the block runs, and who looks after those."""
         timeout_s = 0.9 * self.config.timeout_s  # before the worker itself is taken for dead
         if self.kind == "remote":
-            yield (Link(domain=None, timeout_s=timeout_s),) * workers
+            yield (Link(domain=None, timeout_s=timeout_s),) * workers, lambda: None
         elif self.config.through == "nodes" and plans:
-            links = tuple(Link(domain=FIRST_DOMAIN + i, timeout_s=timeout_s) for i in range(workers))
-            with _policy_nodes(self.config, self.suite.contract, self.replan_steps, links, path / "nodes.log"):
-                yield links
+            links = links_to_nodes(workers, timeout_s)
+            parameters = {
+                "policy": self.config.policy,
+                "replan_steps": self.replan_steps,
+                "device": self.config.device,
+            }
+            with policy_nodes(parameters, self.suite.contract, links, path / "nodes.log") as watch:
+                yield links, watch
         else:
-            yield ()
+            yield (), lambda: None
 
     def _results(self, episodes: Mapping[int, EpisodeResult], *, wall_s: float, simulated_s: float) -> Results:
         return Results(
@@ -287,7 +295,7 @@ class _Evaluation:
                 results,
                 title=f"{results.suite}: {results.task if len(results.tasks) < 3 else f'{len(results.tasks)} tasks'}",
                 reproduce=self.config.command(),
-                videos=clips.files(),
+                videos=clips.files({e.index: e for e in results.episodes}),
             )
             write_json(folder.path / "results.json", results.to_dict())  # last: with it the evaluation is finished
         except OSError as error:
@@ -312,9 +320,9 @@ class _Clips:
             if index not in kept:
                 self._folder.clip(index).unlink(missing_ok=True)
 
-    def files(self) -> dict[int, Path]:
-        folder = self._folder.path / "clips"
-        return {int(file.stem): file for file in sorted(folder.glob("*.mp4"))} if self.wanted else {}
+    def files(self, episodes: Mapping[int, EpisodeResult]) -> dict[int, Path]:
+        clips = {index: self._folder.clip(index) for index in self._chosen(episodes)}
+        return {index: clip for index, clip in clips.items() if clip.exists()}
 
     def _chosen(self, episodes: Mapping[int, EpisodeResult]) -> Iterator[int]:
         for success in (True, False):
@@ -335,44 +343,3 @@ def _replayed(plans: tuple[Plan, ...], dataset: Path) -> tuple[Plan, ...]:
     if len({plan.task for plan in plans}) > 1 or len(seeds) < len(plans):
         raise PolicyError(f"{dataset} has {len(seeds)} episodes; replay at most as many, of one task at a time")
     return tuple(replace(plan, seed=seeds[plan.trial]) for plan in plans)
-
-
-@contextmanager
-def _policy_nodes(
-    config: EvaluationConfig, contract: Contract, replan_steps: int, links: tuple[Link, ...], log: Path
-) -> Iterator[None]:
-    """One policy node per link. Raises LaunchError with its last lines where one does not come up."""
-    import yaml
-
-    from lavla_ros.bringup.launcher import Launcher, run_dir
-    from lavla_ros.bringup.stack import NODE_READY, Process, Stack
-    from lavla_ros.policy.policy import checkpoint_path
-
-    with run_dir() as folder, log.open("w") as output:
-        contract_file = folder / "contract.yaml"
-        contract_file.write_text(yaml.safe_dump(contract.to_dict()))
-        parameters = {
-            "policy": str(checkpoint_path(config.policy).resolve()),
-            "contract": str(contract_file),
-            "replan_steps": replan_steps,
-            "device": config.device,
-            "use_sim_time": True,
-        }
-        processes = tuple(
-            Process(
-                name=f"policy_{i}",
-                module="lavla_ros.nodes.policy_node",
-                is_node=True,
-                parameters=parameters,
-                ready=NODE_READY,
-                environment={"ROS_DOMAIN_ID": str(link.domain)},
-            )
-            for i, link in enumerate(links)
-        )
-        stack = Stack(name="evaluation", description="policy nodes", arguments={}, processes=processes, run_dir=folder)
-        launcher = Launcher(stack, log=output, ready_timeout_s=600.0)
-        launcher.start()
-        try:
-            yield
-        finally:
-            launcher.stop()

@@ -9,12 +9,13 @@ from __future__ import annotations
 
 import json
 import threading
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any
 
 from rclpy.context import Context
 from rclpy.duration import Duration
-from rclpy.executors import SingleThreadedExecutor
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import Image, JointState
@@ -63,7 +64,7 @@ class TopicCommander:
         self._announced = False
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(node)
-        self._thread = threading.Thread(target=self._executor.spin, name="spin", daemon=True)
+        self._thread = threading.Thread(target=self._spin, name="spin", daemon=True)
         self._thread.start()
         self._wait_for_policy()
 
@@ -110,6 +111,10 @@ class TopicCommander:
         self._thread.join(5.0)
         self._node.destroy_node()
         self._context.try_shutdown()
+
+    def _spin(self) -> None:
+        with suppress(ExternalShutdownException):
+            self._executor.spin()
 
     def _begin(self, instruction: str) -> None:
         """Pictures must not overtake the instruction: a policy would take the first one for the episode before."""

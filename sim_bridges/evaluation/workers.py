@@ -62,8 +62,10 @@ def run_plans(
     workers: int,
     task_in_process: bool,
     on_ready: Callable[[], None] = lambda: None,
+    watch: Callable[[], None] = lambda: None,
 ) -> Generator[EpisodeResult, None, None]:
-    """Run all plans, in whatever order they finish. ``on_ready`` is called for every worker that begins its first.
+    """Run all plans, in whatever order they finish. ``on_ready`` is called for every worker that begins its first;
+    ``watch`` again and again, and what it raises ends everything.
 
     Raises EvaluationError where a worker cannot start, or after ``MOST_ERRORS_IN_A_ROW`` episodes in error. Leaving
     the iteration ends the workers.
@@ -78,6 +80,7 @@ def run_plans(
             deadline = min(slot.deadline for slot in slots if slot.busy)
             handles = [handle for slot in slots if slot.busy for handle in slot.handles]
             wait(handles, timeout=max(0.0, min(1.0, deadline - time.monotonic())))
+            watch()
             for slot in slots:
                 result = slot.poll()
                 if result is None:

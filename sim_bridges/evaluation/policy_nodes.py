@@ -1,0 +1,72 @@
+"""Policy nodes for an evaluation: one per worker, each in a ROS domain of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lavla_ros.bringup.launcher import Launcher, run_dir
+from lavla_ros.bringup.stack import NODE_READY, Process, Stack
+from lavla_ros.contract import Contract
+from sim_bridges.evaluation.policies import Link
+from sim_bridges.evaluation.workers import EvaluationError
+
+FIRST_DOMAIN = 40
+"""ROS domain of the first worker; up to domain 101 the ports lie below the ephemeral ones."""
+MOST = 16
+READY_TIMEOUT_S = 600.0
+
+Watch = Callable[[], None]
+"""Raises EvaluationError where something that an evaluation needs has died."""
+
+
+def links_to_nodes(workers: int, timeout_s: float) -> tuple[Link, ...]:
+    """Raises ValueError for more workers than there are domains to spare."""
+    if workers > MOST:
+        raise ValueError(f"workers is {workers}; at most {MOST} run with policy nodes")
+    return tuple(Link(domain=FIRST_DOMAIN + i, timeout_s=timeout_s) for i in range(workers))
+
+
+@contextmanager
+def policy_nodes(
+    parameters: Mapping[str, Any], contract: Contract, links: tuple[Link, ...], log: Path
+) -> Iterator[Watch]:
+    """One policy node per link while the block runs; they write to ``log``.
+
+    ``parameters``: of the node; ``policy`` may be ``bundled``. Raises LaunchError with its last lines where a node
+    does not come up.
+    """
+    from lavla_ros.policy.policy import checkpoint_path
+
+    with run_dir() as folder, log.open("w") as output:
+        file = folder / "contract.yaml"
+        file.write_text(yaml.safe_dump(contract.to_dict()))
+        checkpoint = checkpoint_path(parameters["policy"]).resolve()
+        given = {**parameters, "policy": str(checkpoint), "contract": str(file), "use_sim_time": True}
+        processes = tuple(
+            Process(
+                name=f"policy_{i}",
+                module="lavla_ros.nodes.policy_node",
+                is_node=True,
+                parameters=given,
+                ready=NODE_READY,
+                environment={"ROS_DOMAIN_ID": str(link.domain)},
+            )
+            for i, link in enumerate(links)
+        )
+        stack = Stack(name="evaluation", description="policy nodes", arguments={}, processes=processes, run_dir=folder)
+        launcher = Launcher(stack, log=output, ready_timeout_s=READY_TIMEOUT_S)
+        launcher.start()
+
+        def watch() -> None:
+            if not launcher.wait(0.0):
+                raise EvaluationError(f"{launcher.failure}\nthe whole log: {log}")
+
+        try:
+            yield watch
+        finally:
+            launcher.stop()
