@@ -62,6 +62,7 @@ class ExpertConfig:
     moved_m: float = 0.015
     """An object that has moved this far since the grasp was planned is planned for anew."""
     grip_steps: int = 9
+    """The fingers close for at least this long, and for up to twice as long while they still move."""
     release_steps: int = 7
     patience_steps: int = 45
     """A phase that should have ended after this long has got stuck."""
@@ -198,7 +199,9 @@ class LiberoExpert:
     def _after_grip(self, look: _Look) -> Phase:
         if _flat(look.item + self._grasp.offset - look.grip) > 2 * self.config.near_m:
             return Phase.APPROACH
-        return Phase.LIFT if self._steps >= self.config.grip_steps else Phase.GRIP
+        closing = self._gap_before - look.gap_m > _STEADY_M and self._steps < 2 * self.config.grip_steps
+        self._gap_before = look.gap_m
+        return Phase.GRIP if closing or self._steps < self.config.grip_steps else Phase.LIFT
 
     def _after_lift(self, look: _Look) -> Phase:
         if self._lost(look):
@@ -233,7 +236,7 @@ class LiberoExpert:
                 self._attempt += 1
             self._start_approach()
             return
-        self._phase, self._steps, self._entered_at = phase, 0, look.grip
+        self._phase, self._steps, self._entered_at, self._gap_before = phase, 0, look.grip, look.gap_m
         if phase is Phase.LIFT:
             self._held_offset = look.item - look.grip
             # Everything under the way is passed over by what hangs lowest; at the least it leaves the ground.
@@ -316,6 +319,8 @@ class LiberoExpert:
 
 
 _ALIGNED_RAD = 0.15
+_STEADY_M = 0.0005
+"""Fingers that have closed by less than this within a step have met something."""
 
 
 def _flat(vector: FloatArray) -> float:

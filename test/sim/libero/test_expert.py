@@ -228,7 +228,8 @@ def test_fetches_an_object_that_was_moved_while_the_hand_came_down(environment: 
             domain = environment.env.env
             joint = domain.objects_dict[domain.parsed_problem["goal_state"][0][1]].joints[0]
             place = domain.sim.data.get_joint_qpos(joint).copy()
-            domain.sim.data.set_joint_qpos(joint, place + [-0.03, 0.03, 0.0, 0.0, 0.0, 0.0, 0.0])
+            place[:2] += [-0.03, 0.03]
+            domain.sim.data.set_joint_qpos(joint, place)
             domain.sim.forward()
             moved = True
         environment.step(action)
