@@ -14,7 +14,6 @@ from lavla_ros import cli
 from lavla_ros.contract import load_contract
 from sim_bridges.evaluation.evaluation import evaluate as evaluate_config
 from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE, TabletopEvaluation, evaluate, same_episodes
-from sim_bridges.evaluation.workers import EvaluationError
 from sim_bridges.tabletop.collect import collect_episode, make_session
 from sim_bridges.tabletop.expert import ScriptedExpert
 from sim_bridges.tabletop.record import RecordConfig
@@ -89,16 +88,6 @@ def test_through_nodes_the_episodes_are_those_of_one_process(tmp_path: Path) -> 
     assert [e.error for e in through_nodes.episodes] == [None, None]
     assert same_episodes(in_process, through_nodes)
     assert len({e.trajectory for e in in_process.episodes}) == 2
-
-
-@pytest.mark.ros
-def test_a_remote_policy_that_is_not_there_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("ROS_DOMAIN_ID", "99")
-    config = replace(SHORT.config, policy="remote", timeout_s=2.0)
-    with pytest.raises(EvaluationError, match=r"no subscriber of .*no publisher of /action_chunk.*policy node run"):
-        evaluate_config(config)
-    with pytest.raises(EvaluationError, match="one policy node serves one worker"):
-        evaluate_config(config, workers=2)
 
 
 def test_recorded_actions_repeat_the_recorded_episodes(tmp_path: Path) -> None:
