@@ -27,7 +27,8 @@ class Boxes:
 
     def corners(self) -> FloatArray:
         """(N, 8, 3)."""
-        return self.centres[:, None] + np.einsum("nij,nkj->nki", self.axes, _SIGNS * self.halves[:, None])
+        corners: FloatArray = self.centres[:, None] + (_SIGNS * self.halves[:, None]) @ self.axes.transpose(0, 2, 1)
+        return corners
 
     def near(self, point: FloatArray, radius_m: float) -> Boxes:
         """Those that come within ``radius_m`` of the point (3,), roughly: bounded by spheres."""
