@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-import mujoco
 import numpy as np
 import pytest
 
@@ -98,6 +97,8 @@ def test_pictures_stand_upright(environment: LiberoEnvironment) -> None:
 
 
 def test_colours_are_not_darkened(environment: LiberoEnvironment) -> None:
+    import mujoco
+
     model = environment.env.sim.model._model
     assert np.all(np.asarray(model.tex_colorspace) == int(mujoco.mjtColorSpace.mjCOLORSPACE_LINEAR))
 
@@ -113,7 +114,7 @@ def test_the_state_is_the_protocols(environment: LiberoEnvironment) -> None:
     for _ in range(10):
         environment.step([0.5, 0.0, 0.0, 0.0, 0.0, 0.0, 1.0])
     after = environment.state()
-    assert after[0] - before[0] > 0.05 and abs(after[1] - before[1]) < 0.02
+    assert after[0] - before[0] > 0.04 and abs(after[1] - before[1]) < 0.02
 
 
 def test_minus_one_opens_and_one_closes(environment: LiberoEnvironment) -> None:
