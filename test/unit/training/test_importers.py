@@ -105,10 +105,8 @@ def test_libero_demonstrations_are_in_order_of_their_numbers(tmp_path, capsys):
     libero_file(tmp_path / "a_demo.hdf5", lengths=tuple(range(3, 15)), original=False)
     assert [e.demo for e in find_libero(tmp_path)] == [f"demo_{i}" for i in range(12)]
     contract = str(write(tmp_path, resized("libero")))
-    cli.main(
-        ["import", "libero", str(tmp_path), "--out", str(tmp_path / "out"), "--contract", contract]
-        + ["--jobs", "2", "--json"]
-    )
+    out = str(tmp_path / "out")
+    cli.main(["import", "libero", str(tmp_path), "--out", out, "--contract", contract, "--jobs", "2", "--json"])
     assert [source["steps"] for source in json.loads(capsys.readouterr().out)["sources"]] == list(range(3, 15))
     # the report is in the dataset too
     assert json.loads((tmp_path / "out" / layout.CONVERSION).read_text())["episodes"] == 12
