@@ -88,6 +88,7 @@ def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
             "steps": config.steps,
             "threads": max(1, (os.cpu_count() or 1) // config.workers),
             "data.dataset": str(dataset),
+            "data.frames": "file",  # decoded once for all of them
             "data.cache_dir": str(config.out / "frames"),
             "policy.strategy": {"name": strategy},
         }
