@@ -76,6 +76,16 @@ class Log:
         self.messages.append(text)
 
 
+@pytest.fixture(autouse=True)
+def alone():
+    """One thread; and accelerate forgets the precision of the last test."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+    AcceleratorState._reset_state(reset_partial_state=True)
+
+
 @pytest.fixture(scope="module")
 def contract() -> Contract:
     return world_contract()
