@@ -533,7 +533,7 @@ def study(
     bags: tyro.conf.Positional[tuple[Path, ...]],
     /,
     out: Path,
-    steps: int = 2500,
+    steps: int = 2000,
     strategies: tuple[Literal["baseline", "la_align", "la_direct", "la_cond", "la_tok"], ...] = (
         "baseline",
         "la_align",

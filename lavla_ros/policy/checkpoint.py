@@ -154,6 +154,35 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
         raise CheckpointError(f"{path} is not a readable safetensors file ({error}); copy it again") from None
 
 
+def read_fitting_tensors(
+    file: Path, expected: Mapping[str, Tensor], contract: Contract, *, hint: str = ""
+) -> dict[str, Tensor]:
+    """Exactly the ``expected`` tensors, by name and shape, finite, and written under ``contract``.
+
+    Raises CheckpointError that lists everything that does not fit; ``hint`` says what to look at.
+    """
+    tensors = read_tensors(file)
+    with safe_open(str(file), framework="pt") as opened:
+        written_for = (opened.metadata() or {}).get("contract")
+    if written_for != contract.hash:
+        raise CheckpointError(
+            f"{file} was trained under a contract with hash {written_for}, but {CONTRACT} beside it has "
+            f"{contract.hash}: one of the two files was replaced"
+        )
+    problems = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
+    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
+    for name in sorted(expected.keys() & tensors.keys()):
+        have, want = tuple(tensors[name].shape), tuple(expected[name].shape)
+        if have != want:
+            problems.append(f"{name} has shape {have}, expected {want}")
+        elif not bool(torch.isfinite(tensors[name]).all()):
+            problems.append(f"{name} holds values that are not finite")
+    if problems:
+        shown = "\n  ".join(problems[:12]) + (f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else "")
+        raise CheckpointError(f"{file} does not fit {CONFIG} beside it{hint}:\n  {shown}")
+    return tensors
+
+
 def _read_config(file: Path) -> tuple[PolicyConfig, Mapping[str, Any]]:
     try:
         document = yaml.safe_load(file.read_text())
@@ -179,26 +208,8 @@ def _read_tokenizer(folder: Path, config: PolicyConfig) -> PreTrainedTokenizerBa
 
 
 def _load_weights(file: Path, model: LatentActionVLA, contract: Contract) -> None:
-    tensors = read_tensors(file)
-    with safe_open(str(file), framework="pt") as opened:
-        written_for = (opened.metadata() or {}).get("contract")
-    if written_for is not None and written_for != contract.hash:
-        raise CheckpointError(
-            f"{file} was trained under a contract with hash {written_for}, but {CONTRACT} beside it has "
-            f"{contract.hash}: one of the two files was replaced"
-        )
     expected = trained_parameters(model)
-    problems = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
-    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
-    for name in sorted(expected.keys() & tensors.keys()):
-        have, want = tuple(tensors[name].shape), tuple(expected[name].shape)
-        if have != want:
-            problems.append(f"{name} has shape {have}, expected {want}")
-        elif not bool(torch.isfinite(tensors[name]).all()):
-            problems.append(f"{name} holds values that are not finite")
-    if problems:
-        shown = "\n  ".join(problems[:12]) + (f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else "")
-        raise CheckpointError(f"{file} does not fit {CONFIG} beside it:\n  {shown}")
+    tensors = read_fitting_tensors(file, expected, contract)
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(tensors[name])

@@ -57,22 +57,6 @@ def load_chunks(config: ActionDataConfig, contract: Contract) -> ActionChunks:
     )
 
 
-def split_chunks(chunks: ActionChunks, fraction: float, seed: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers for training and validation; an episode is wholly in one of them.
-
-    Raises DataError when validation is asked for and there is only one episode.
-    """
-    episodes = np.unique(chunks.episode_N)
-    if fraction > 0 and len(episodes) < 2:
-        raise DataError(
-            "the data hold a single episode, so none can be held out; add episodes or set data.validation_fraction: 0"
-        )
-    count = max(round(fraction * len(episodes)), 1) if fraction > 0 else 0
-    held_out = np.random.default_rng((seed, 7)).permutation(episodes)[:count]
-    is_validation = np.isin(chunks.episode_N, held_out)
-    return np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
-
-
 def chunk_stats(contract: Contract, coding: ActionCodingConfig, chunks: ActionChunks) -> dict[str, Any]:
     """Statistics of chunks as the model codes them: repeated last actions are tokens too, so they count.
 

@@ -22,7 +22,7 @@ from lavla_ros.policy.checkpoint import CheckpointError
 from lavla_ros.policy.config import ConfigError, to_plain
 from lavla_ros.policy.normalization import StatsError
 from training.command import run_command
-from training.data import DataError, SampleStream
+from training.data import DataError, SampleStream, split_by_episode
 from training.dataset import DatasetError
 from training.latent_actions.action_config import ActionLamTrainConfig
 from training.latent_actions.action_data import (
@@ -30,7 +30,6 @@ from training.latent_actions.action_data import (
     chunk_stats,
     constant_dimensions,
     load_chunks,
-    split_chunks,
 )
 from training.latent_actions.action_model import ActionLamLoss, ActionLatentModel
 from training.latent_actions.checkpoint import save_latent_model
@@ -55,7 +54,9 @@ class ActionLamTrainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config, self.contract, self.chunks, self.reporter = config, contract, chunks, reporter
-        self.train_rows, self.validation_rows = split_chunks(chunks, config.data.validation_fraction, config.seed)
+        self.train_rows, self.validation_rows = split_by_episode(
+            chunks.episode_N, config.data.validation_fraction, config.seed
+        )
         stats = chunk_stats(contract, config.model.actions, chunks.take(self.train_rows))
         for name in constant_dimensions(stats):
             reporter.message(f"warning: action {name!r} has one value throughout the training data; it is reproduced")

@@ -17,12 +17,11 @@ from typing import Any, ClassVar, TypeVar
 
 import torch
 import yaml
-from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lavla_ros.contract import Contract, ContractError, load_contract
-from lavla_ros.policy.checkpoint import CheckpointError, read_tensors, replace_directory
+from lavla_ros.policy.checkpoint import CheckpointError, read_fitting_tensors, replace_directory
 from lavla_ros.policy.config import ConfigError, from_plain, to_plain
 from lavla_ros.policy.normalization import StatsError, load_stats
 
@@ -152,26 +151,6 @@ def _read_config(file: Path) -> tuple[type[LatentModel], object]:
 
 
 def _fill(model: LatentModel, file: Path) -> None:
-    tensors, expected = read_tensors(file), model.saved_tensors()
-    with safe_open(str(file), framework="pt") as opened:
-        written_for = (opened.metadata() or {}).get("contract")
-    if written_for != model.contract.hash:
-        raise CheckpointError(
-            f"{file} was trained under a contract with hash {written_for}, but {CONTRACT} beside it has "
-            f"{model.contract.hash}: one of the two files was replaced"
-        )
-    problems = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
-    problems += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
-    for name in sorted(expected.keys() & tensors.keys()):
-        have, want = tuple(tensors[name].shape), tuple(expected[name].shape)
-        if have != want:
-            problems.append(f"{name} has shape {have}, expected {want}")
-        elif not bool(torch.isfinite(tensors[name]).all()):
-            problems.append(f"{name} holds values that are not finite")
-    if problems:
-        shown = "\n  ".join(problems[:12]) + (f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else "")
-        raise CheckpointError(
-            f"{file} does not fit {CONFIG} beside it (codebook size, widths and chunk size must be those it was "
-            f"trained with):\n  {shown}"
-        )
+    hint = " (codebook size, widths and chunk size must be those it was trained with)"
+    tensors = read_fitting_tensors(file, model.saved_tensors(), model.contract, hint=hint)
     model.load_state_dict(tensors, strict=False)

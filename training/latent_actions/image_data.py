@@ -120,24 +120,6 @@ def load_transitions(
     return Transitions(features=tuple(features), instructions=tuple(known), **whole)
 
 
-def split_transitions(
-    transitions: Transitions, fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers for training and validation; an episode is wholly in one of them, with all its cameras.
-
-    Raises DataError when validation is asked for and there is only one episode.
-    """
-    episodes = np.unique(transitions.episode_M)
-    if fraction > 0 and len(episodes) < 2:
-        raise DataError(
-            "the data hold a single episode, so none can be held out; add episodes or set data.validation_fraction: 0"
-        )
-    count = max(round(fraction * len(episodes)), 1) if fraction > 0 else 0
-    held_out = np.random.default_rng((seed, 7)).permutation(episodes)[:count]
-    is_validation = np.isin(transitions.episode_M, held_out)
-    return np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
-
-
 def supervised_rows(train_rows: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
     """The transitions whose action the action head may see (App. A.1): a draw that depends on the seed alone."""
     count = max(1, round(fraction * len(train_rows)))

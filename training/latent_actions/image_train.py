@@ -32,7 +32,7 @@ from lavla_ros.policy.checkpoint import CheckpointError, read_tensors, trained_p
 from lavla_ros.policy.config import ConfigError, to_plain
 from lavla_ros.policy.normalization import StatsError
 from training.command import run_command
-from training.data import DataError, SampleStream
+from training.data import DataError, SampleStream, split_by_episode
 from training.dataset import DatasetError
 from training.latent_actions.checkpoint import load_latent_model, save_latent_model
 from training.latent_actions.features import TextEncoder, TextStates, load_features
@@ -42,7 +42,6 @@ from training.latent_actions.image_data import (
     Transitions,
     load_transitions,
     normalised_actions,
-    split_transitions,
     supervised_rows,
 )
 from training.latent_actions.image_model import (
@@ -116,8 +115,8 @@ class ImageLamTrainer:
             )
         self.micro_batch = config.batch_size // share
 
-        self.train_rows, self.validation_rows = split_transitions(
-            transitions, config.data.validation_fraction, config.seed
+        self.train_rows, self.validation_rows = split_by_episode(
+            transitions.episode_M, config.data.validation_fraction, config.seed
         )
         self.stream = SampleStream(self.train_rows, config.seed)
         self.text = TextEncoder(config.model.text)(transitions.instructions) if config.model.stage == 1 else None

@@ -7,14 +7,9 @@ tokenizer from ``text.path``. A tensor that is missing, unknown or of another sh
 is skipped.
 
 The released files are Lightning checkpoints, which are pickles: to unpickle a file is to run what is in it. A ``.ckpt``
-is read with ``torch.load(…, weights_only=True)`` alone, which allows tensors and plain containers and refuses
-everything else. This is the only place of the project that reads a pickle; prefer a ``.safetensors`` file of the same
-tensors. Where a checkpoint is refused because of the hyper-parameters saved beside its weights, convert it once, on a
-machine where running foreign code does no harm::
-
-    import torch; from safetensors.torch import save_file
-    tensors = torch.load("lam-stage-2.ckpt", map_location="cpu", weights_only=False)["state_dict"]
-    save_file({k: v.contiguous().clone() for k, v in tensors.items()}, "lam-stage-2.safetensors")
+is read with torch's restricted reader alone, which builds tensors and plain containers and refuses everything else, and
+a checkpoint that it refuses is not imported; a ``.safetensors`` file of the same tensors always is. This is the only
+place of the project that opens a pickle.
 
 The attention heads can't be read off the weights; they are of 64 numbers, as UniVLA's and DINOv2's are.
 
@@ -89,8 +84,8 @@ def read_checkpoint(path: Path) -> dict[str, Tensor]:
             document = torch.load(path, map_location="cpu", weights_only=True)
         except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
             raise CheckpointError(
-                f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]}); see "
-                "training/latent_actions/univla.py for how to convert it to safetensors"
+                f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]}), and nothing else in a "
+                "pickle is run; give a .safetensors file of the same tensors"
             ) from None
         if not isinstance(document, dict) or not isinstance(document.get("state_dict"), dict):
             raise CheckpointError(f"{path} is no Lightning checkpoint: it has no state_dict")

@@ -11,14 +11,14 @@ import torch
 
 from lavla_ros.contract import load_contract
 from lavla_ros.policy.config import ConfigError, read_config
-from training.data import DataError
+from training.data import DataError, split_by_episode
 from training.latent_actions import action_train
 from training.latent_actions.action_config import (
     ActionDataConfig,
     ActionLamConfig,
     ActionLamTrainConfig,
 )
-from training.latent_actions.action_data import ActionChunks, chunk_stats, constant_dimensions, split_chunks
+from training.latent_actions.action_data import ActionChunks, chunk_stats, constant_dimensions
 from training.latent_actions.action_model import (
     ActionLatentModel,
     fit_window,
@@ -374,7 +374,7 @@ def test_a_finished_run_is_not_overwritten(finished, contract, chunks):
 
 
 def test_validation_holds_whole_episodes_out(chunks):
-    train, validation = split_chunks(chunks, 0.1, seed=0)
+    train, validation = split_by_episode(chunks.episode_N, 0.1, seed=0)
     assert len(validation) == 4 * 20
     assert not set(chunks.episode_N[train]) & set(chunks.episode_N[validation])
     assert len(train) + len(validation) == len(chunks)
@@ -383,8 +383,8 @@ def test_validation_holds_whole_episodes_out(chunks):
 def test_single_episode_needs_validation_off(chunks):
     one = chunks.take(np.arange(20))
     with pytest.raises(DataError, match="single episode"):
-        split_chunks(one, 0.1, seed=0)
-    assert len(split_chunks(one, 0.0, seed=0)[1]) == 0
+        split_by_episode(one.episode_N, 0.1, seed=0)
+    assert len(split_by_episode(one.episode_N, 0.0, seed=0)[1]) == 0
 
 
 def test_a_constant_dimension_is_kept_exactly(tmp_path, small, contract, chunks):

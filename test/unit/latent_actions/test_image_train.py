@@ -16,7 +16,7 @@ from moving_square import FEATURES, SMALL, square_contract, write_squares
 
 from lavla_ros.policy.checkpoint import CheckpointError
 from lavla_ros.policy.config import ConfigError, read_config, to_plain
-from training.data import DataError
+from training.data import DataError, split_by_episode
 from training.dataset import EpisodeDataset
 from training.latent_actions.checkpoint import load_latent_model, load_training_record
 from training.latent_actions.features import load_features
@@ -26,7 +26,6 @@ from training.latent_actions.image_data import (
     future_steps,
     load_transitions,
     normalised_actions,
-    split_transitions,
     supervised_rows,
 )
 from training.latent_actions.image_model import ImageLatentModel
@@ -123,7 +122,7 @@ def test_datasets_and_cameras_are_joined(data, tmp_path, transitions):
     mixed = np.array([0, front[0], len(joined) - 1])  # rows of several files at once
     for i, row in enumerate(mixed):
         torch.testing.assert_close(joined.pairs(mixed)[0][i], joined.pairs(np.array([row]))[0][0])
-    train, held_out = split_transitions(joined, 0.3, seed=0)
+    train, held_out = split_by_episode(joined.episode_M, 0.3, seed=0)
     assert not set(joined.episode_M[train]) & set(joined.episode_M[held_out])
     assert len(np.unique(joined.episode_M)) == len(LENGTHS) + 2
 

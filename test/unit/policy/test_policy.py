@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
 from lavla_ros.policy.checkpoint import CheckpointError, save_checkpoint, trained_parameters
@@ -123,9 +124,11 @@ def test_truncated_weights(checkpoint):
 
 def rewrite(checkpoint, change):
     file = checkpoint / "model.safetensors"
+    with safe_open(str(file), framework="pt") as opened:
+        metadata = opened.metadata()
     tensors = load_file(file)
     change(tensors)
-    save_file(tensors, file)
+    save_file(tensors, file, metadata=metadata)
 
 
 def test_weights_that_do_not_fit_are_listed(checkpoint):

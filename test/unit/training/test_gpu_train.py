@@ -2,10 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 
 from benchmarks import gpu_train
+
+
+@pytest.fixture(autouse=True)
+def forgetful() -> Iterator[None]:
+    """accelerate keeps the precision of the first run of a process."""
+    AcceleratorState._reset_state(reset_partial_state=True)
+    yield
+    AcceleratorState._reset_state(reset_partial_state=True)
 
 
 def test_every_strategy_is_measured() -> None:

@@ -16,6 +16,7 @@ import pytest
 from synthetic_bags import picture
 from synthetic_messages import small_contract
 
+from lavla_ros import cli
 from lavla_ros.contract import Contract, load_contract
 from training.dataset import EpisodeDataset, layout, validate
 from training.importers import (
@@ -100,15 +101,15 @@ def test_libero_pairs_observations_with_the_action_decided_on_them(tmp_path):
         assert validate(tmp_path / f"out{original}") == []
 
 
-def test_libero_demonstrations_are_in_order_of_their_numbers(tmp_path):
+def test_libero_demonstrations_are_in_order_of_their_numbers(tmp_path, capsys):
     libero_file(tmp_path / "a_demo.hdf5", lengths=tuple(range(3, 15)), original=False)
     assert [e.demo for e in find_libero(tmp_path)] == [f"demo_{i}" for i in range(12)]
-    kept = json.loads  # the report is in the dataset, in the same order
-    report = run_import(
-        "libero", tmp_path, tmp_path / "out", contract=str(write(tmp_path, resized("libero"))), workers=Workers(jobs=2)
-    )
-    assert [s.steps for s in report.sources] == list(range(3, 15))
-    assert kept((tmp_path / "out" / layout.CONVERSION).read_text())["episodes"] == 12
+    contract = str(write(tmp_path, resized("libero")))
+    out = str(tmp_path / "out")
+    cli.main(["import", "libero", str(tmp_path), "--out", out, "--contract", contract, "--jobs", "2", "--json"])
+    assert [source["steps"] for source in json.loads(capsys.readouterr().out)["sources"]] == list(range(3, 15))
+    # the report is in the dataset too
+    assert json.loads((tmp_path / "out" / layout.CONVERSION).read_text())["episodes"] == 12
 
 
 def write(folder: Path, contract: Contract) -> Path:

@@ -39,6 +39,7 @@ def cluster() -> Iterator[Any]:
     paths = [str(HERE), str(HERE.parent), str(HERE.parents[2]), *([before] if before else [])]
     os.environ["PYTHONPATH"] = os.pathsep.join(paths)
     os.environ["RAY_DISABLE_IMPORT_WARNING"] = "1"
+    os.environ["RAY_USAGE_STATS_ENABLED"] = "0"
     node = {"num_cpus": 1, "object_store_memory": 100 * 2**20}
     made = Cluster(initialize_head=True, head_node_args={**node, "include_dashboard": False})
     made.add_node(**node)

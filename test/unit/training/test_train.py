@@ -30,6 +30,7 @@ from small_world import (
 )
 
 from lavla_ros.contract import Contract, Observation
+from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint
 from lavla_ros.policy.config import (
     ActionCodingConfig,
@@ -38,8 +39,10 @@ from lavla_ros.policy.config import (
     read_config,
     to_plain,
 )
+from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
+from lavla_ros.policy.prompt import train_tokenizer
 from lavla_ros.policy.strategies import STRATEGIES
 from lavla_ros.resources import config_path
 from training import machine
@@ -593,9 +596,13 @@ def test_learning_rate_schedules():
     assert cosine.learning_rate_at(110, 110) == pytest.approx(1e-4)
 
 
-def test_the_bundled_recipe_loads():
-    config = read_config(TrainConfig, config_path("training/tabletop_tiny.yaml"))
-    assert config.policy.backbone.tiny.image_tokens == 49
+@pytest.mark.parametrize("name", ["tabletop_tiny", "tabletop_gpu"])
+def test_the_tabletops_recipes_build(contract, name):
+    config = read_config(TrainConfig, config_path(f"training/{name}.yaml"))
+    tiny = config.policy.backbone.tiny
+    tokenizer = train_tokenizer([INSTRUCTION], tiny.vocab_size, contract.chunk_size)
+    model = LatentActionVLA(config.policy, contract, build_backbone(config.policy.backbone, tokenizer))
+    assert model.backbone.image_tokens == tiny.image_tokens == 49
     assert config.policy.strategy.name == "baseline"
 
 
