@@ -10,6 +10,8 @@ import numpy as np
 from sim_bridges.libero.expert.boxes import Boxes, FloatArray, footprint
 from sim_bridges.libero.expert.scene import Scene
 
+_FINGER_M = 0.02
+"""Width of a fingertip."""
 _HAND_M = 0.25
 """No part of the hand is further than this from a gripped object's middle."""
 
@@ -25,6 +27,11 @@ class GraspConfig:
     """Height of the grip point over the underside of a low object: the fingertips reach 9 mm below that point."""
     widest_m: float = 0.072
     """Widest side that the open fingers (80 mm) are put around."""
+    side_shifts: tuple[float, ...] = (0.0, -0.25, 0.25, -0.5, 0.5)
+    """Where to grip along the side that is not gripped, as parts of its half length: beside tall neighbours the hand
+    has no room over the middle."""
+    side_turns_rad: tuple[float, ...] = (0.0, -0.3, 0.3)
+    """How far askew the fingers may meet the sides; closing, they straighten the object."""
     rim_radius_m: float = 0.049
     """Distance of the grip point from the bowl's centre: one finger inside, one outside, the wall between them."""
     rim_depths_m: tuple[float, ...] = (0.026, 0.020, 0.014)
@@ -32,10 +39,14 @@ class GraspConfig:
     rim_points: int = 24
     clear_m: float = 0.015
     """More room than this around the hand is not better."""
+    touch_cost: float = 10.0
+    """Room given up per metre that the hand would be inside something: walls are thin, so that this is never much."""
     turn_cost_m: float = 0.003
     """Room given up per radian that the hand need not turn."""
     depth_cost: float = 0.4
     """Room given up per metre of grip depth below the rim."""
+    shift_cost: float = 0.1
+    """Room given up per metre that a grip is nearer to the object's middle."""
 
     def __post_init__(self) -> None:
         for key in ("tall_m", "below_top_m", "above_ground_m", "widest_m", "rim_radius_m", "clear_m"):
@@ -43,6 +54,10 @@ class GraspConfig:
                 raise ValueError(f"{key} is {getattr(self, key)}; expected metres between 0 and 1")
         if self.rim_points < 4 or not self.rim_depths_m:
             raise ValueError(f"rim_points is {self.rim_points}, rim_depths_m {self.rim_depths_m}: nothing to choose")
+        if 0.0 not in self.side_shifts or max(abs(shift) for shift in self.side_shifts) >= 1:
+            raise ValueError(f"side_shifts is {self.side_shifts}; expected 0 among parts of a half length, below 1")
+        if 0.0 not in self.side_turns_rad or max(abs(turn) for turn in self.side_turns_rad) > math.pi / 4:
+            raise ValueError(f"side_turns_rad is {self.side_turns_rad}; expected 0 among turns of at most π/4")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +68,8 @@ class Grasp:
     """(3,) grip point minus the object's position, m."""
     yaw_rad: float
     """Direction along which the fingers close, in the world's xy plane; half turns are equal."""
+    shift_m: float = 0.0
+    """Distance from the middle of what is gripped."""
 
 
 def plan_grasps(scene: Scene, config: GraspConfig, home_yaw_rad: float) -> list[Grasp]:
@@ -75,23 +92,35 @@ def plan_grasps(scene: Scene, config: GraspConfig, home_yaw_rad: float) -> list[
         points = centre + grasp.offset + hand @ down(grasp.yaw_rad).T
         room = min(config.clear_m, float(obstacles.distance(points).min()))
         depth = top - float(centre[2] + grasp.offset[2])
-        return config.turn_cost_m * abs(grasp.yaw_rad - home_yaw_rad) - room - config.depth_cost * depth
+        given_up = config.turn_cost_m * abs(grasp.yaw_rad - home_yaw_rad) + config.shift_cost * grasp.shift_m
+        given_up += config.touch_cost * max(-room, 0.0)
+        return given_up - room - config.depth_cost * depth
 
     turned = [replace(g, yaw_rad=nearest_half_turn(g.yaw_rad, home_yaw_rad)) for g in grasps]
     return sorted(turned, key=cost)
 
 
 def _side_grasps(boxes: Boxes, position: FloatArray, config: GraspConfig) -> list[Grasp]:
-    """Around the object's middle: across the short side and, if it is narrow enough, across the long one."""
+    """Across the short side and, if it is narrow enough, across the long one; beside the middle and askew as well."""
     shape = footprint(boxes)
     if shape.top_m - shape.bottom_m > config.tall_m:
         height = shape.top_m - config.below_top_m
     else:
         height = shape.bottom_m + config.above_ground_m
-    offset = np.array([*shape.centre, height]) - position
-    grasps = [Grasp(offset, shape.short_yaw_rad)]
-    if shape.long_m < config.widest_m:
-        grasps.append(Grasp(offset, shape.short_yaw_rad + math.pi / 2))
+    middle = np.array([*shape.centre, height]) - position
+    grasps = []
+    for across_m, along_m, yaw in (
+        (shape.short_m, shape.long_m, shape.short_yaw_rad),
+        (shape.long_m, shape.short_m, shape.short_yaw_rad + math.pi / 2),
+    ):
+        for turn in config.side_turns_rad:
+            reached = across_m / math.cos(turn) + _FINGER_M * abs(math.tan(turn)) <= config.widest_m
+            if not reached and grasps:
+                continue  # the first, straight across the short side, is tried whatever it measures
+            for part in config.side_shifts:
+                shift = part * along_m / 2
+                aside = shift * np.array([-math.sin(yaw), math.cos(yaw), 0.0])
+                grasps.append(Grasp(middle + aside, yaw + turn, abs(shift)))
     return grasps
 
 
