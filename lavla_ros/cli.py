@@ -533,6 +533,8 @@ def study(
     bags: tyro.conf.Positional[tuple[Path, ...]],
     /,
     out: Path,
+    suite: str = "tabletop",
+    task: tuple[str, ...] = (),
     steps: int = 2000,
     strategies: tuple[Literal["baseline", "la_align", "la_direct", "la_cond", "la_tok"], ...] = (
         "baseline",
@@ -541,37 +543,43 @@ def study(
         "la_cond",
         "la_tok",
     ),
-    episodes: int = 100,
+    episodes: int | None = None,
     live_episodes: int = 3,
     workers: int = 2,
     action_recipe: Path | None = None,
     image_recipe: Path | None = None,
     policy_recipe: Path | None = None,
 ) -> None:
-    """Compare the strategies on the tabletop, from bags to a table, unattended. Goes on where it was stopped.
+    """Compare the strategies, from bags to a table, unattended. Goes on where it was stopped.
 
-    Bags → dataset → two latent action models → labels → a policy for each strategy → lock-step evaluation → each
-    policy through its node on the live stack. Writes OUT/study.md and OUT/study.json.
+    Bags → dataset → two latent action models → labels → a policy for each strategy → lock-step evaluation → comparison
+    → on the tabletop, each policy through its node on the live stack. Writes OUT/study.md, study.json, compared.html.
 
     Example: lavla record --out runs/bags --episodes 600 --workers 2 && lavla study runs/bags --out runs/study
+
+    Example: lavla study runs/libero_bags --suite libero_object --task 3 --out runs/libero_study
 
     Args:
         bags: Recorded episodes, or folders of them.
         out: Folder of the study.
+        suite: tabletop, or one of LIBERO's: where the bags were recorded, and the policies are evaluated.
+        task: Tasks of the suite, by name or number; none: its default ones.
         steps: Optimizer steps of every policy.
         strategies: Which to compare.
-        episodes: Lock-step episodes per policy; the layouts are the same for all.
-        live_episodes: Episodes of each policy through the policy node on the live stack; 0 leaves it out.
+        episodes: Lock-step episodes per task and policy, the same for all; default 100 on the tabletop, 20 in LIBERO.
+        live_episodes: On the tabletop, episodes of each policy through its node on the live stack; 0 leaves it out.
         workers: Policies that are trained and evaluated at a time.
-        action_recipe: Configuration of the action latent action model, if not config/latent/action_tabletop.yaml.
-        image_recipe: Configuration of the image latent action model, if not config/latent/image_tabletop.yaml.
-        policy_recipe: Configuration of the policies, if not config/training/tabletop_tiny.yaml.
+        action_recipe: Configuration of the action latent action model; default config/latent/action_SUITE.yaml.
+        image_recipe: Configuration of the image latent action model; default config/latent/image_SUITE.yaml.
+        policy_recipe: Configuration of the policies; default config/training/tabletop_tiny.yaml or libero_tiny.yaml.
     """
     from sim_bridges.evaluation.study import StudyConfig, run_study
 
     config = StudyConfig(
         bags=bags,
         out=out,
+        suite=suite,
+        tasks=task,
         steps=steps,
         strategies=strategies,
         episodes=episodes,

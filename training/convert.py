@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.contract import Contract, Observation
 from lavla_ros.observation import ObservationPipeline, camera_topic_choices
-from lavla_ros.recording import BagError, BagReader
+from lavla_ros.recording import BagError, BagReader, EpisodeInfo
 from training.dataset import layout, stats
 from training.dataset.labels import LabelTrack
 from training.dataset.layout import DatasetError
@@ -73,7 +73,8 @@ class BagReport:
     rejected: str = ""
     """Reason, beginning with its kind: ``gap: …``; empty where it was converted."""
     outcome: str = ""
-    seed: int | None = None
+    scene: dict[str, str | int] = field(default_factory=dict)
+    """Of a simulated episode, as the bag has it: suite, task, layout, initial_state, seed."""
     counters: dict[str, int] = field(default_factory=dict)
     """Everything that the alignment and the labels counted."""
 
@@ -192,19 +193,18 @@ def _convert_task(task: _Task) -> _Converted:
 
 
 def _died(task: _Task, reason: str) -> _Converted:
-    return _rejected(task.bag, f"worker: {reason}; out of memory?", "", None, Counter())
+    return _rejected(task.bag, f"worker: {reason}; out of memory?", EpisodeInfo(outcome=""), Counter())
 
 
 def convert_bag(bag: Path, staging: Path, contract: Contract, options: ConvertOptions) -> _Converted:
     """Convert one bag into arrays and staged videos, or say why not (report.rejected)."""
     counters: Counter[str] = Counter()
-    outcome, seed = "", None
+    episode = EpisodeInfo(outcome="")
     try:
         with BagReader(bag) as reader:
             episode = reader.episode()
-            outcome, seed = episode.outcome, episode.seed
-            if outcome not in options.outcomes:
-                raise _Rejected(f"outcome: marked {outcome!r}; converted are {list(options.outcomes)}")
+            if episode.outcome not in options.outcomes:
+                raise _Rejected(f"outcome: marked {episode.outcome!r}; converted are {list(options.outcomes)}")
             recorded = episode.metadata.get("contract_hash")
             if recorded is not None and recorded != contract.hash and not options.other_contracts:
                 raise _Rejected(
@@ -214,18 +214,29 @@ def convert_bag(bag: Path, staging: Path, contract: Contract, options: ConvertOp
                 )
             arrays, videos = _convert_open(reader, episode.instruction, staging, contract, options, counters)
     except BagError as error:
-        return _rejected(bag, f"bag: {error}", outcome, seed, counters)
+        return _rejected(bag, f"bag: {error}", episode, counters)
     except _Rejected as error:
-        return _rejected(bag, str(error), outcome, seed, counters)
+        return _rejected(bag, str(error), episode, counters)
     report = BagReport(
-        bag=str(bag), episode=None, steps=arrays.length, outcome=outcome, seed=seed, counters=dict(counters)
+        bag=str(bag),
+        episode=None,
+        steps=arrays.length,
+        outcome=episode.outcome,
+        scene=episode.scene,
+        counters=dict(counters),
     )
     return _Converted(report=report, arrays=arrays, videos=videos)
 
 
-def _rejected(bag: Path, reason: str, outcome: str, seed: int | None, counters: Counter[str]) -> _Converted:
+def _rejected(bag: Path, reason: str, episode: EpisodeInfo, counters: Counter[str]) -> _Converted:
     report = BagReport(
-        bag=str(bag), episode=None, steps=0, rejected=reason, outcome=outcome, seed=seed, counters=dict(counters)
+        bag=str(bag),
+        episode=None,
+        steps=0,
+        rejected=reason,
+        outcome=episode.outcome,
+        scene=episode.scene,
+        counters=dict(counters),
     )
     return _Converted(report=report, arrays=None, videos={})
 

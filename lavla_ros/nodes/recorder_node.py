@@ -24,7 +24,7 @@ from lavla_ros.nodes.diagnostics import Report
 from lavla_ros.nodes.lifecycle import LavlaNode, run_node, wall_ns
 from lavla_ros.nodes.messages import LATCHED_INPUT_QOS, LATCHED_QOS, RECORDING_QOS, recorded_topics, type_name
 from lavla_ros.nodes.parameters import NodeParameters, parameter
-from lavla_ros.recording.types import EPISODE_TOPIC, Outcome
+from lavla_ros.recording.types import EPISODE_TOPIC, SCENE_KEYS, Outcome
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
 
 
@@ -169,9 +169,7 @@ class RecorderNode(LavlaNode):
 
     def _about(self) -> dict[str, Any]:
         """What the simulator says about the episode, and the instruction in force."""
-        about: dict[str, Any] = {
-            key: self._simulated[key] for key in ("task", "seed", "layout") if key in self._simulated
-        }
+        about: dict[str, Any] = {key: self._simulated[key] for key in SCENE_KEYS if key in self._simulated}
         if self._instruction is not None:
             about["instruction"] = deserialize_message(self._instruction, String).data
         return about

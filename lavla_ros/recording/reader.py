@@ -18,7 +18,15 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
-from lavla_ros.recording.types import CUSTOM_KEY, EPISODE_TOPIC, EPISODE_TYPE, EpisodeMarks, jazzy, json_object
+from lavla_ros.recording.types import (
+    CUSTOM_KEY,
+    EPISODE_TOPIC,
+    EPISODE_TYPE,
+    SCENE_KEYS,
+    EpisodeMarks,
+    jazzy,
+    json_object,
+)
 
 # what damaged files make rosbags and its decompressors raise, besides its own ReaderError
 _DAMAGE = (
@@ -62,8 +70,8 @@ class EpisodeInfo:
 
     outcome: str
     """succeeded, failed, discarded, interrupted, unmarked; ``unmarked`` where the bag says nothing."""
-    task: str = ""
-    seed: int | None = None
+    scene: dict[str, str | int] = field(default_factory=dict)
+    """Of a simulated episode: those of ``SCENE_KEYS`` that the bag has."""
     instruction: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -149,11 +157,9 @@ class BagReader:
             for message in self.messages([EPISODE_TOPIC]):
                 marks.add(str(self.deserialize(message).data))
             state = {**marks.metadata, "state": marks.outcome or "unmarked"}
-        seed = state.get("seed")
         return EpisodeInfo(
             outcome=str(state.get("state", "unmarked")),
-            task=str(state.get("task") or ""),
-            seed=seed if isinstance(seed, int) else None,
+            scene={key: state[key] for key in SCENE_KEYS if isinstance(state.get(key), (str, int))},
             instruction=str(state.get("instruction") or ""),
             metadata=state,
         )

@@ -11,6 +11,8 @@ from rosbags.typesys.store import Typestore
 
 EPISODE_TOPIC = "/episode/state"
 EPISODE_TYPE = "std_msgs/msg/String"
+SCENE_KEYS = ("suite", "task", "layout", "initial_state", "seed")
+"""What a simulator says on /episode/state to tell one scene from another; those that it has."""
 CUSTOM_KEY = "lavla_episode"
 """Key of the episode's JSON in ``custom_data`` of metadata.yaml."""
 

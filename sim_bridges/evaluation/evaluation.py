@@ -19,7 +19,7 @@ from sim_bridges.evaluation.policies import (
     kind_of,
     policy_config,
     policy_hash,
-    recorded_seeds,
+    recorded_scenes,
 )
 from sim_bridges.evaluation.policy_nodes import Watch, links_to_nodes, policy_nodes
 from sim_bridges.evaluation.report import write_report
@@ -332,14 +332,9 @@ class _Clips:
 
 def _replayed(plans: tuple[Plan, ...], dataset: Path) -> tuple[Plan, ...]:
     """Where a seed decides the scene, the recorded episodes' own seeds; elsewhere the benchmark's initial states."""
+    seeds = [int(scene["seed"]) for scene in recorded_scenes(dataset)]
     if all(plan.state_index is not None for plan in plans):
         return plans
-    seeds = recorded_seeds(dataset)
-    if seeds is None:
-        raise PolicyError(
-            f"{dataset}/meta/conversion.json does not say which seeds the episodes were recorded with; "
-            "convert the bags again with `lavla convert`"
-        )
     if len({plan.task for plan in plans}) > 1 or len(seeds) < len(plans):
         raise PolicyError(f"{dataset} has {len(seeds)} episodes; replay at most as many, of one task at a time")
     return tuple(replace(plan, seed=seeds[plan.trial]) for plan in plans)

@@ -140,9 +140,9 @@ class ExpertCommander:
 class ReplayCommander:
     """The recorded actions of a dataset, whatever happens.
 
-    Trial ``k`` of a task replays the ``k``-th demonstration that carries the task's instruction, so that it succeeds
-    where that one began in the same initial state and the simulator repeats itself. After the demonstration's end
-    its last action is repeated.
+    Each episode replays the demonstration of its own scene (instruction, seed and, where the benchmark has one, initial
+    state), so that it succeeds where the simulator repeats itself. After the demonstration's end its last action is
+    repeated.
     """
 
     every = 1
@@ -153,23 +153,27 @@ class ReplayCommander:
 
         self._dataset = EpisodeDataset(dataset, contract)
         self._contract = contract
-        self._by_instruction: dict[str, list[int]] = {}
-        for number, episode in enumerate(self._dataset.episodes):
-            self._by_instruction.setdefault(self._dataset.instruction(episode.first), []).append(number)
-        self._trial = self._step = 0
+        scenes = recorded_scenes(dataset)
+        self._by_scene = {
+            (self._dataset.instruction(episode.first), scene.get("seed"), scene.get("initial_state")): episode
+            for episode, scene in reversed(list(zip(self._dataset.episodes, scenes, strict=True)))
+        }
+        self._plan: Plan | None = None
+        self._step = 0
 
     def reset(self, plan: Plan) -> None:
-        self._trial, self._step = plan.trial, 0
+        self._plan, self._step = plan, 0
 
     def chunk(self, observation: Observation) -> ActionChunk:
-        found = self._by_instruction.get(observation.instruction, [])
-        if self._trial >= len(found):
-            known = sorted(self._by_instruction)[:5]
+        assert self._plan is not None
+        wanted = (observation.instruction, self._plan.seed, self._plan.state_index)
+        episode = self._by_scene.get(wanted)
+        if episode is None:
+            known = "; ".join(f"{text!r}, {seed}, {state}" for text, seed, state in list(self._by_scene)[:3])
             raise PolicyError(
-                f"{self._dataset.path} has {len(found)} demonstrations of {observation.instruction!r}; "
-                f"trial {self._trial} needs one more (its instructions begin with {known})"
+                f"{self._dataset.path} has no demonstration of {wanted[0]!r} with seed {wanted[1]} and initial state "
+                f"{wanted[2]}; it has {len(self._by_scene)} scenes, such as {known}"
             )
-        episode = self._dataset.episodes[found[self._trial]]
         actions, _ = self._dataset.chunk(episode.first + min(self._step, episode.length - 1))
         self._step += 1
         return ActionChunk(
@@ -186,15 +190,23 @@ class ReplayCommander:
         self._dataset.close()
 
 
-def recorded_seeds(dataset: Path) -> list[int] | None:
-    """The simulator seeds that the episodes of a converted dataset were recorded with; None where it does not say."""
+def recorded_scenes(dataset: Path) -> list[dict[str, Any]]:
+    """What each episode of a converted dataset was recorded in: its seed and, where there is one, initial state.
+
+    Raises PolicyError where the dataset does not say.
+    """
+    file = dataset / "meta" / "conversion.json"
     try:
-        bags = json.loads((dataset / "meta" / "conversion.json").read_text())["bags"]
-        rows = {int(bag["episode"]): bag["seed"] for bag in bags if bag["episode"] is not None}
+        bags = json.loads(file.read_text())["bags"]
+        rows = {int(bag["episode"]): dict(bag["scene"]) for bag in bags if bag["episode"] is not None}
     except (OSError, ValueError, KeyError, TypeError):
-        return None
-    seeds = [rows[episode] for episode in sorted(rows)]
-    return None if any(seed is None for seed in seeds) else [int(seed) for seed in seeds]
+        rows = {}
+    if not rows or any("seed" not in scene for scene in rows.values()):
+        raise PolicyError(
+            f"{file} does not say in which scenes the episodes were recorded (seed, initial state); only simulated "
+            "episodes that were recorded as bags can be replayed: convert them with `lavla convert`"
+        )
+    return [rows[episode] for episode in sorted(rows)]
 
 
 def check_chunk(chunk: ActionChunk, contract: Contract, *, steps: int) -> None:
@@ -227,7 +239,7 @@ def policy_hash(policy: str) -> str | None:
         return None
     if kind == "replay":
         root = Path(policy.removeprefix(REPLAY))
-        files = [*(root / "data").rglob("*.parquet"), root / "meta" / "info.json"]
+        files = [*(root / "data").rglob("*.parquet"), root / "meta" / "info.json", root / "meta" / "conversion.json"]
     else:
         from lavla_ros.policy.checkpoint import CheckpointError
         from lavla_ros.policy.policy import checkpoint_path

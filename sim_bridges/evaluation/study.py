@@ -1,4 +1,4 @@
-"""The paper's comparison on the tabletop, end to end and unattended: bags → latent actions → five policies → a table.
+"""The paper's comparison, end to end and unattended: bags → latent actions → five policies → a table.
 
 Every stage is one ``lavla`` command in a process of its own, with its output in ``OUT/logs``; a stage that has been
 finished is not repeated, so a study that was stopped goes on.
@@ -24,12 +24,50 @@ import yaml
 from lavla_ros.resources import config_path
 from sim_bridges.evaluation.results import write_json
 from sim_bridges.evaluation.statistics import wilson95
+from sim_bridges.evaluation.suites import load_suite
 
 STRATEGIES = ("baseline", "la_align", "la_direct", "la_cond", "la_tok")
 
 
 class StudyError(RuntimeError):
     """A stage failed; the stages before it are kept."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipes:
+    """What a study of a simulator begins from: the contract, and shipped configurations for two CPU cores."""
+
+    contract: str
+    action: str
+    image: str
+    policy: str
+    episodes: int
+    """Per task and policy."""
+
+
+TABLETOP = Recipes(
+    contract="jaka_minicobo",
+    action="latent/action_tabletop",
+    image="latent/image_tabletop",
+    policy="training/tabletop_tiny",
+    episodes=100,
+)
+LIBERO = Recipes(
+    contract="libero",
+    action="latent/action_libero_tiny",
+    image="latent/image_libero_tiny",
+    policy="training/libero_tiny",
+    episodes=20,
+)
+
+
+def recipes_of(suite: str) -> Recipes:
+    """Raises ValueError for a suite that no study has been prepared for."""
+    if suite == "tabletop":
+        return TABLETOP
+    if suite.startswith("libero_"):
+        return LIBERO
+    raise ValueError(f"there is no study of suite {suite!r}; there are those of tabletop and LIBERO's suites")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,18 +77,23 @@ class StudyConfig:
     bags: tuple[Path, ...]
     """Recorded episodes, or folders of them."""
     out: Path
+    suite: str = "tabletop"
+    """Where the policies are evaluated, and the bags were recorded."""
+    tasks: tuple[str, ...] = ()
+    """Of the suite; none: its default ones."""
     steps: int = 2_000
     """Optimizer steps of every policy (Table 8: the same for all methods)."""
     strategies: tuple[str, ...] = STRATEGIES
-    episodes: int = 100
-    """Lock-step episodes per policy, the same layouts for all."""
-    evaluation_seed: int = 2
+    episodes: int | None = None
+    """Lock-step episodes per task and policy, the same for all; None: 100 on the tabletop, 20 in LIBERO."""
+    evaluation_seed: int | None = None
+    """None: 2 on the tabletop, elsewhere that of the suite's protocol."""
     live_episodes: int = 3
-    """Episodes of each policy through the policy node on the live stack; 0: none."""
+    """Episodes of each policy through the policy node on the live stack, on the tabletop; 0: none."""
     workers: int = 2
     """Policies that are trained and evaluated at a time."""
     action_recipe: Path | None = None
-    """Configuration of the action latent action model; None: that of the tabletop, as for the next two."""
+    """Configuration of the action latent action model; None: the suite's, as for the next two."""
     image_recipe: Path | None = None
     """Configuration of the image latent action model."""
     policy_recipe: Path | None = None
@@ -61,19 +104,26 @@ class StudyConfig:
         if unknown or not self.strategies:
             raise ValueError(f"strategies {unknown or '()'} are not of {list(STRATEGIES)}")
         for key, low in (("steps", 1), ("episodes", 1), ("live_episodes", 0), ("workers", 1)):
-            if getattr(self, key) < low:
-                raise ValueError(f"{key} is {getattr(self, key)}; expected at least {low}")
+            if (value := getattr(self, key)) is not None and value < low:
+                raise ValueError(f"{key} is {value}; expected at least {low}")
+        recipes = recipes_of(self.suite)
+        for key, value in (
+            ("episodes", recipes.episodes),
+            ("evaluation_seed", 2 if self.suite == "tabletop" else load_suite(self.suite).rules.seed),
+        ):
+            if getattr(self, key) is None:
+                object.__setattr__(self, key, value)
 
 
 def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
     """Run what is not done yet; returns the table (Markdown). Raises StudyError naming the stage and its log."""
-    stages = _Stages(config.out, say)
+    stages, recipes = _Stages(config.out, say), recipes_of(config.suite)
     dataset, action, image = config.out / "dataset", config.out / "latent_action", config.out / "latent_image"
-    stages.run("convert", ["convert", *map(str, config.bags)], output=dataset)
+    stages.run("convert", ["convert", *map(str, config.bags), "--contract", recipes.contract], output=dataset)
 
     def train_latent(name: str, output: Path, given: Path | None) -> None:
         overrides = {"output": str(output), "data.datasets": [str(dataset)]}
-        file = stages.write(f"latent_{name}.yaml", _recipe(given, f"latent/{name}_tabletop", overrides))
+        file = stages.write(f"latent_{name}.yaml", _recipe(given, getattr(recipes, name), overrides))
         stages.run(f"latent_{name}", ["latent", "train", name, "--config", str(file)])
 
     with stages.side_by_side(config.workers) as pool:
@@ -92,23 +142,27 @@ def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
             "data.cache_dir": str(config.out / "frames"),
             "policy.strategy": {"name": strategy},
         }
-        file = stages.write(f"{strategy}.yaml", _recipe(config.policy_recipe, "training/tabletop_tiny", overrides))
+        file = stages.write(f"{strategy}.yaml", _recipe(config.policy_recipe, recipes.policy, overrides))
         stages.run(f"train_{strategy}", ["train", "--config", str(file)])
-        evaluation = ["eval", "tabletop", "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
-        evaluation += ["--episodes", str(config.episodes)]
+        evaluation = ["eval", config.suite, "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
+        evaluation += ["--episodes", str(config.episodes), *(["--task", *config.tasks] if config.tasks else [])]
         stages.run(f"evaluate_{strategy}", evaluation, output=output / "evaluation")
 
     # those with most placeholders train longest: first, so that nothing is left alone at the end
     longest_first = sorted(config.strategies, key=lambda name: (name != "la_cond", name != "la_direct"))
     with stages.side_by_side(config.workers) as pool:
         list(pool.map(train_and_evaluate, longest_first))
+    if len(config.strategies) > 1:
+        evaluations = [str(config.out / strategy / "evaluation") for strategy in config.strategies]
+        stages.run("compare", ["compare", *evaluations], output=config.out / "compared.html")
     rows: list[dict[str, Any]] = []
+    live = config.suite == "tabletop" and config.live_episodes > 0
     for strategy in config.strategies:
         output = config.out / strategy
-        if config.live_episodes:  # in real time, so with nothing beside it
+        if live:  # in real time, so with nothing beside it
             demo = ["demo", "--policy", str(output / "best"), "--episodes", str(config.live_episodes)]
             stages.run(f"live_{strategy}", demo, output=output / "live", must=False)
-        rows.append(_row(strategy, output, stages.seconds(f"train_{strategy}"), live=bool(config.live_episodes)))
+        rows.append(_row(strategy, output, stages.seconds(f"train_{strategy}"), live=live))
     return _write_table(config, rows, stages)
 
 
@@ -229,8 +283,8 @@ def _row(strategy: str, output: Path, train_s: float, *, live: bool) -> dict[str
 
 def _write_table(config: StudyConfig, rows: list[dict[str, Any]], stages: _Stages) -> Path:
     lines = [
-        f"{config.steps} optimizer steps per policy, one training seed; {config.episodes} lock-step episodes of "
-        f"evaluation seed {config.evaluation_seed} each; {stages.total_s / 60:.0f} minutes in all.",
+        f"{config.suite}: {config.steps} optimizer steps per policy, one training seed; {rows[0]['episodes']} lock-step "
+        f"episodes of evaluation seed {config.evaluation_seed} each; {stages.total_s / 60:.0f} minutes in all.",
         "",
         "| strategy | success | Wilson 95% | live | validation MSE | best step | training |",
         "|---|---|---|---|---|---|---|",
@@ -243,7 +297,7 @@ def _write_table(config: StudyConfig, rows: list[dict[str, Any]], stages: _Stage
             f"| {low:.0f}% to {high:.0f}% | {row.get('live', '–')} "
             f"| {row['validation_mse']:.4f} | {row['best_step']} | {row['train_minutes']} min |"
         )
-    write_json(config.out / "study.json", {"steps": config.steps, "rows": rows, "seconds": stages.total_s})
+    write_json(config.out / "study.json", {"suite": config.suite, "steps": config.steps, "rows": rows, "seconds": stages.total_s})
     table = config.out / "study.md"
     table.write_text("\n".join(lines) + "\n")
     return table

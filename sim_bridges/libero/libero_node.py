@@ -275,6 +275,7 @@ class LiberoNode(LavlaNode):
             begun = environment
             self._wait_for_listeners()
             if self.parameters.record:
+                self._wait_until_taken(self._episode)  # which scene it is: the recorder writes it into the bag
                 self._call("start")
                 recording = True
             self._begin(request, environment)
@@ -333,8 +334,7 @@ class LiberoNode(LavlaNode):
         self._announce("running", request, environment.task.index)
         for publisher in (self._instruction, self._episode):
             # Pictures must not overtake them: a policy would take the first one for the episode before.
-            if not publisher.wait_for_all_acked(Duration(seconds=self.parameters.timeout_s)):
-                raise BridgeError(f"a subscriber of {publisher.topic_name} takes no message")
+            self._wait_until_taken(publisher)
 
     def _act(self, request: Request, environment: LiberoEnvironment, limit: int) -> bool:
         """Steps until the goal holds or the limit is reached. Raises BridgeError where no chunk comes."""
@@ -443,6 +443,10 @@ class LiberoNode(LavlaNode):
                     f"no {', no '.join(missing)} after {parameters.timeout_s:g} s; do {' and '.join(who)} run, active?"
                 )
             time.sleep(0.05)
+
+    def _wait_until_taken(self, publisher: Any) -> None:
+        if not publisher.wait_for_all_acked(Duration(seconds=self.parameters.timeout_s)):
+            raise BridgeError(f"a subscriber of {publisher.topic_name} takes no message")
 
     def _call(self, verb: str, request: Any = None) -> None:
         call(self._recorder[verb], request or Trigger.Request(), self.parameters.timeout_s)

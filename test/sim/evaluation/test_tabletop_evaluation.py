@@ -99,7 +99,7 @@ def test_recorded_actions_repeat_the_recorded_episodes(tmp_path: Path) -> None:
     with pytest.raises(RuntimeError, match="has 2 episodes"):
         evaluate_config(replace(config, episodes=3))
     (dataset / "meta" / "conversion.json").unlink()
-    with pytest.raises(RuntimeError, match="does not say which seeds"):
+    with pytest.raises(RuntimeError, match="does not say in which scenes"):
         evaluate_config(config)
 
 
@@ -132,5 +132,5 @@ def record(dataset: Path, seeds: list[int]) -> None:
             videos,
         )
     writer.finish()
-    bags = [{"episode": i, "seed": seed} for i, seed in enumerate(seeds)]
+    bags = [{"episode": i, "scene": {"seed": seed}} for i, seed in enumerate(seeds)]
     layout.write_json(dataset / "meta" / "conversion.json", {"bags": bags})

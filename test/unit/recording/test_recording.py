@@ -54,12 +54,8 @@ def test_an_episode_reads_back(tmp_path: Path) -> None:
         assert messages[3].raw == joint_state(T0 + 24_000_000)
         assert bag.deserialize(messages[3]).name == ["a", "b"]
         episode = bag.episode()
-        assert (episode.outcome, episode.task, episode.seed, episode.instruction) == (
-            "succeeded",
-            "pick_place",
-            7,
-            "put it",
-        )
+        assert (episode.outcome, episode.instruction) == ("succeeded", "put it")
+        assert episode.scene == {"task": "pick_place", "seed": 7}
         last = list(bag.messages(["/episode/state"]))[-1]
         assert json.loads(bag.deserialize(last).data)["state"] == "succeeded"
         with pytest.raises(BagError, match=r"/nowhere.*it has"):
