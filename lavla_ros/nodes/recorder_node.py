@@ -128,6 +128,8 @@ class RecorderNode(LavlaNode):
             self.get_logger().warning(f"{EPISODE_TOPIC} is not the JSON that it should be: {error}")
             return True
         self._simulated, self._simulation = state, raw
+        if state.get("state") == "running" and self._recorder is not None:
+            self._recorder.describe(self._about())
         return True
 
     def _take_waiting(self) -> None:

@@ -134,6 +134,12 @@ class EpisodeRecorder:
         self._flusher.start()
         return self._path
 
+    def describe(self, metadata: Mapping[str, Any]) -> None:
+        """Add to the open episode's metadata, or correct it; does nothing without one."""
+        with self._lock:
+            if self._writer is not None:
+                self._metadata |= json.loads(json.dumps(dict(metadata)))
+
     def write(self, topic: str, raw_cdr: bytes, stamp_ns: int) -> bool:
         """Append one serialised message with its log time. False when no episode is open.
 

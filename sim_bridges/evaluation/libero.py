@@ -179,10 +179,10 @@ class RelativeActions:
             self._chunk = chunk
         number = 0 if self._chunk is None else round((time_ns - self._chunk.stamp_ns) / self._dt_ns)
         if self._chunk is None or number >= self._chunk.horizon:
-            action = NO_MOTION.copy()
-            action[-1] = self._gripper
-            return action
-        action = self._chunk.actions_HA[number]
+            still = NO_MOTION.copy()
+            still[-1] = self._gripper
+            return still
+        action: NDArray[np.float64] = self._chunk.actions_HA[number]
         self._gripper = float(action[-1])
         return action
 

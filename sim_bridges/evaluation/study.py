@@ -283,8 +283,9 @@ def _row(strategy: str, output: Path, train_s: float, *, live: bool) -> dict[str
 
 def _write_table(config: StudyConfig, rows: list[dict[str, Any]], stages: _Stages) -> Path:
     lines = [
-        f"{config.suite}: {config.steps} optimizer steps per policy, one training seed; {rows[0]['episodes']} lock-step "
-        f"episodes of evaluation seed {config.evaluation_seed} each; {stages.total_s / 60:.0f} minutes in all.",
+        f"{config.suite}: {config.steps} optimizer steps per policy, one training seed; {rows[0]['episodes']} "
+        f"lock-step episodes of evaluation seed {config.evaluation_seed} each; {stages.total_s / 60:.0f} minutes in "
+        "all.",
         "",
         "| strategy | success | Wilson 95% | live | validation MSE | best step | training |",
         "|---|---|---|---|---|---|---|",
@@ -297,7 +298,10 @@ def _write_table(config: StudyConfig, rows: list[dict[str, Any]], stages: _Stage
             f"| {low:.0f}% to {high:.0f}% | {row.get('live', '–')} "
             f"| {row['validation_mse']:.4f} | {row['best_step']} | {row['train_minutes']} min |"
         )
-    write_json(config.out / "study.json", {"suite": config.suite, "steps": config.steps, "rows": rows, "seconds": stages.total_s})
+    write_json(
+        config.out / "study.json",
+        {"suite": config.suite, "steps": config.steps, "rows": rows, "seconds": stages.total_s},
+    )
     table = config.out / "study.md"
     table.write_text("\n".join(lines) + "\n")
     return table

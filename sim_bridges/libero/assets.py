@@ -172,7 +172,9 @@ def _listed() -> dict[str, _Listed]:
 @cache
 def _inspect(folder: Path, found_by: str) -> Provenance:
     overall = hashlib.sha256()
-    stand_ins, altered, unverified = [], [], []
+    stand_ins: list[str] = []
+    altered: list[str] = []
+    unverified: list[str] = []
     for path in sorted(_files(folder)):
         digest = hashlib.sha256((folder / path).read_bytes()).hexdigest()
         overall.update(f"{digest} {path}\n".encode())

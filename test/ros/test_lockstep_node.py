@@ -46,4 +46,4 @@ def test_a_policy_node_commands_the_bridge(tmp_path: Path) -> None:
 def test_a_silent_commander_is_an_error_that_says_so() -> None:
     result = bridge("--timeout", "1", "--seeds", "0")
     assert result.returncode == 1
-    assert "no publisher of /action_chunk" in result.stderr and "policy nodes run" in result.stderr
+    assert "no publisher of /action_chunk" in result.stderr and "policy node run" in result.stderr

@@ -128,6 +128,10 @@ class LiberoExpert:
             Phase.RELEASE: self._after_release,
             Phase.RETREAT: self._after_retreat,
         }
+        self._phase: Phase = Phase.APPROACH
+        self._steps = 0
+        """In the present phase."""
+        self._gap_before = 0.0
         self.reset()
 
     def reset(self) -> None:

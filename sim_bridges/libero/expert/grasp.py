@@ -108,7 +108,7 @@ def _side_grasps(boxes: Boxes, position: FloatArray, config: GraspConfig) -> lis
     else:
         height = shape.bottom_m + config.above_ground_m
     middle = np.array([*shape.centre, height]) - position
-    grasps = []
+    grasps: list[Grasp] = []
     for across_m, along_m, yaw in (
         (shape.short_m, shape.long_m, shape.short_yaw_rad),
         (shape.long_m, shape.short_m, shape.short_yaw_rad + math.pi / 2),

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from lavla_ros.contract import load_contract
-from lavla_ros.recording import find_bags
+from lavla_ros.recording import BagReader, find_bags
 from sim_bridges.tabletop.record import RecordConfig, RecordError, record_expert
 from training.convert import convert
 from training.dataset import EpisodeDataset
@@ -18,13 +18,20 @@ pytestmark = [pytest.mark.sim, pytest.mark.ros]
 
 def test_recorded_episodes_convert_without_losing_a_step(tmp_path: Path) -> None:
     told: list[dict[str, object]] = []
-    config = RecordConfig(out=tmp_path / "bags", episodes=2, seed=7, workers=2, disturb=False)
+    config = RecordConfig(out=tmp_path / "bags", episodes=3, seed=7, workers=2, disturb=False)
     summary = record_expert(config, told.append)
-    assert summary.succeeded == 2
-    assert {episode["seed"] for episode in told} == {7, 8}
+    assert summary.succeeded == 3
+    assert {episode["seed"] for episode in told} == {7, 8, 9}
+    scenes = []
+    for bag in find_bags([tmp_path / "bags"]):
+        with BagReader(bag) as reader:
+            scenes.append(reader.episode().scene)
+    assert sorted(scenes, key=lambda scene: scene["seed"]) == [
+        {"task": "pick_place", "layout": "id", "seed": seed} for seed in (7, 8, 9)
+    ]
     contract = load_contract("jaka_minicobo")
     report = convert(find_bags([tmp_path / "bags"]), tmp_path / "dataset", contract)
-    assert report.episodes == 2
+    assert report.episodes == 3
     assert report.steps == summary.steps
     assert validate(tmp_path / "dataset") == []
     dataset = EpisodeDataset(tmp_path / "dataset", contract)

@@ -45,6 +45,16 @@ def record(root: Path, count: int = 20, outcome: str = "succeeded") -> Path:
     return recorder.stop(outcome).path  # type: ignore[arg-type]
 
 
+def test_what_is_learned_of_an_episode_while_it_runs_is_what_the_bag_says(tmp_path: Path) -> None:
+    recorder = EpisodeRecorder(tmp_path, TOPICS)
+    recorder.describe({"seed": 3})  # nothing is open
+    path = recorder.start({"task": "pick_place", "seed": 6}, stamp_ns=T0)
+    recorder.describe({"seed": 7, "initial_state": 2})
+    recorder.stop("succeeded", stamp_ns=T0 + 1)
+    with BagReader(path) as bag:
+        assert bag.episode().scene == {"task": "pick_place", "seed": 7, "initial_state": 2}
+
+
 def test_an_episode_reads_back(tmp_path: Path) -> None:
     path = record(tmp_path)
     with BagReader(path) as bag:

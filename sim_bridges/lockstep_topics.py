@@ -1,0 +1,196 @@
+"""The topics of a simulator in lock-step: simulated time stands still until the commander has answered.
+
+Shared by every bridge, and by evaluations whose policy is a node. Simulated stamps start at one second and keep rising
+over the episodes of a process, so that subscribers never see time run backwards.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from rclpy.duration import Duration
+from rosgraph_msgs.msg import Clock
+from sensor_msgs.msg import Image, JointState
+from std_msgs.msg import String
+from trajectory_msgs.msg import JointTrajectory
+
+from lavla_ros.contract import NS_PER_S, ActionChunk, Contract
+from lavla_ros.nodes.lifecycle import set_stamp, stamp_to_ns
+from lavla_ros.nodes.messages import LATCHED_QOS, ImageBuffer, joint_state, single_point, trajectory_to_chunk
+
+DEPTH = 200
+"""Lock-step loses nothing: a slow subscriber may fall this many messages behind."""
+
+
+class BridgeError(RuntimeError):
+    """The episode cannot go on: the other side of a topic is not there or silent, or somebody stopped it."""
+
+
+class LockstepTopics:
+    """Publishers and the one subscription on a node that spins in another thread than the one that calls here."""
+
+    def __init__(
+        self,
+        node: Any,
+        contract: Contract,
+        *,
+        timeout_s: float,
+        commanded: bool,
+        prepared: bool = False,
+        ended: Callable[[], str] = lambda: "",
+    ) -> None:
+        """``timeout_s``: longest wait for a chunk or a subscriber. ``commanded``: a node answers on /action_chunk.
+        ``prepared``: pictures are the contract's and go past the camera node, to /observation/<camera>. ``ended``:
+        why nobody waits any longer, or "" (see :meth:`wake`).
+        """
+        self._node, self._contract, self._timeout_s = node, contract, timeout_s
+        self._commanded, self._ended = commanded, ended
+        self._publishers: list[Any] = []
+        self._cameras = {
+            c.name: self._out(Image, c.observation_topic if prepared else c.topic, DEPTH) for c in contract.cameras
+        }
+        self._buffers = {c.name: ImageBuffer(c.name) for c in contract.cameras}
+        self._states = self._out(JointState, contract.state.topic, DEPTH)
+        self._clock = self._out(Clock, "/clock", 10)
+        self._instruction = self._out(String, contract.instruction_topic, LATCHED_QOS)
+        self._episode = self._out(String, "/episode/state", LATCHED_QOS)
+        self._commands = None if prepared else self._out(JointTrajectory, contract.action.topic, DEPTH)
+        self._state_message = joint_state(contract.state.names)
+        self._command_message = single_point(contract.action.names, contract.dt_ns)
+        self._chunk: JointTrajectory | None = None
+        self._changed = threading.Condition()
+        self._chunks = (
+            node.create_subscription(JointTrajectory, "/action_chunk", self._on_chunk, 10) if commanded else None
+        )
+        self._offset_ns, self._last_ns = NS_PER_S, 0
+        self._about: dict[str, Any] = {}
+
+    def stamp_ns(self, time_ns: int) -> int:
+        """The stamp of a simulator's time in the present episode."""
+        return time_ns + self._offset_ns
+
+    def prepare(self, instruction: str, *, first_ns: int = 0, **about: Any) -> None:
+        """Describe the next episode: the instruction, and ``resetting`` with what it is ``about`` (JSON-ready) on
+        /episode/state, for a recorder to begin its bag with. ``first_ns``: simulator's time of the first observation.
+
+        Raises BridgeError where a subscriber takes no message.
+        """
+        # Further apart than any replanning interval: a late picture of one episode must not silence the next.
+        gap_ns = self._contract.chunk_size * self._contract.dt_ns if self._last_ns else 0
+        self._offset_ns = self._last_ns + gap_ns + NS_PER_S - first_ns
+        self._about = {**about, "instruction": instruction}
+        self._instruction.publish(String(data=instruction))
+        self.announce("resetting")
+        self._wait_until_taken()
+
+    def announce(self, state: str, **more: Any) -> None:
+        """Say on /episode/state how the episode stands."""
+        self._episode.publish(String(data=json.dumps({"source": "simulator", "state": state, **self._about, **more})))
+
+    def begin(self) -> None:
+        """Announce ``running``. Raises BridgeError where a subscriber takes no message."""
+        self.announce("running")
+        self._wait_until_taken()  # pictures must not overtake it: a policy would take them for the episode before
+
+    def observe(self, time_ns: int, state: ArrayLike, images: Mapping[str, NDArray[np.uint8]]) -> None:
+        """Publish /clock, the state (S,) in the contract's order, and what was drawn: camera → (H, W, 3) RGB."""
+        self._last_ns = stamp_ns = self.stamp_ns(time_ns)
+        clock = Clock()
+        set_stamp(clock.clock, stamp_ns)
+        self._clock.publish(clock)
+        set_stamp(self._state_message.header.stamp, stamp_ns)
+        self._state_message.position = [float(v) for v in np.asarray(state)]
+        self._states.publish(self._state_message)
+        for name, image in images.items():
+            self._cameras[name].publish(self._buffers[name].fill(image, stamp_ns))
+
+    def command(self, time_ns: int, action: ArrayLike) -> None:
+        """Publish the action (A,) of the step from ``time_ns``, which takes effect within it."""
+        assert self._commands is not None
+        set_stamp(self._command_message.header.stamp, self.stamp_ns(time_ns))
+        self._command_message.points[0].positions = [float(v) for v in np.asarray(action)]
+        self._commands.publish(self._command_message)
+
+    def chunk(self, time_ns: int, *, steps: int) -> ActionChunk:
+        """Await the chunk for the observation just published, of at least ``steps`` actions; in the simulator's time.
+
+        Raises BridgeError where none comes in time or it is too short, MessageError for one that is not the contract's.
+        """
+        wanted_ns = self.stamp_ns(time_ns)
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._ended()) or self._newest_ns() == wanted_ns, self._timeout_s)
+            message, newest_ns = self._chunk, self._newest_ns()
+        if why := self._ended():
+            raise BridgeError(why)
+        if message is None or newest_ns != wanted_ns:
+            last = "none came" if message is None else f"the newest is of {newest_ns} ns"
+            raise BridgeError(
+                f"no /action_chunk for the observation of {wanted_ns} ns within {self._timeout_s:g} s ({last}); does "
+                "the policy node run, active, on the same contract, with use_sim_time and the same replan_steps?"
+            )
+        chunk = trajectory_to_chunk(message, self._contract)
+        if chunk.horizon < steps:
+            raise BridgeError(f"the chunk has {chunk.horizon} steps; {steps} are executed before the next one")
+        return replace(chunk, stamp_ns=time_ns)
+
+    def wait_for_listeners(self, *, recorded: bool = False) -> None:
+        """Until somebody listens to every stream that an episode needs: what is published before would not arrive.
+
+        Raises BridgeError naming what is missing.
+        """
+        needed = [*self._cameras.values(), self._states, self._instruction] if self._commanded or recorded else []
+        needed += [self._commands] if recorded else []
+        needed += [self._episode] if self._commands is None else []
+        deadline = time.monotonic() + self._timeout_s
+        while True:
+            missing = [f"subscriber of {p.topic_name}" for p in needed if p.get_subscription_count() == 0]
+            if self._commanded and self._node.count_publishers("/action_chunk") == 0:
+                missing.append("publisher of /action_chunk")
+            if not missing:
+                return
+            if why := self._ended():
+                raise BridgeError(why)
+            if time.monotonic() > deadline:
+                who = " and ".join(["camera and policy node"] * self._commanded + ["recorder"] * recorded)
+                raise BridgeError(
+                    f"no {', no '.join(missing)} after {self._timeout_s:g} s; do {who} run, active, in this ROS domain?"
+                )
+            time.sleep(0.05)
+
+    def wake(self) -> None:
+        """Let whoever waits for a chunk look at ``ended`` again."""
+        with self._changed:
+            self._changed.notify_all()
+
+    def close(self) -> None:
+        for publisher in self._publishers:
+            self._node.destroy_publisher(publisher)
+        if self._chunks is not None:
+            self._node.destroy_subscription(self._chunks)
+
+    def _wait_until_taken(self) -> None:
+        for publisher in (self._instruction, self._episode):
+            if not publisher.wait_for_all_acked(Duration(seconds=self._timeout_s)):
+                raise BridgeError(
+                    f"a subscriber of {publisher.topic_name} takes no message within {self._timeout_s:g} s"
+                )
+
+    def _newest_ns(self) -> int | None:
+        return None if self._chunk is None else stamp_to_ns(self._chunk.header.stamp)
+
+    def _on_chunk(self, message: JointTrajectory) -> None:
+        with self._changed:
+            self._chunk = message
+            self._changed.notify_all()
+
+    def _out(self, kind: Any, topic: str, qos: Any) -> Any:
+        publisher = self._node.create_publisher(kind, topic, qos)
+        self._publishers.append(publisher)
+        return publisher
