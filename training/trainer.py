@@ -20,7 +20,7 @@ from contextlib import contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -91,12 +91,7 @@ class Trainer:
             torch.set_num_threads(config.threads)
         self.config, self.contract, self.data, self.reporter = config, contract, data, reporter
         self.accelerator = build_accelerator(config)
-        share = self.accelerator.num_processes * config.accumulation
-        if config.batch_size % share:
-            raise TrainingError(
-                f"batch_size is {config.batch_size}; expected a multiple of processes × accumulation = {share}"
-            )
-        self.micro_batch = config.batch_size // share
+        self.micro_batch = micro_batch(self.accelerator, config)
 
         # the data: who is trained on, in which order, and on which scale
         self.train_indices, self.validation_indices = split_episodes(
@@ -397,7 +392,18 @@ class Trainer:
             signal.signal(signal.SIGTERM, before)
 
 
-def build_accelerator(config: TrainConfig) -> Accelerator:
+class Shared(Protocol):
+    """What a configuration says about sharing the work of an optimizer step."""
+
+    @property
+    def batch_size(self) -> int: ...
+    @property
+    def accumulation(self) -> int: ...
+    @property
+    def precision(self) -> str: ...
+
+
+def build_accelerator(config: Shared) -> Accelerator:
     """On GPUs where there are any, else on the CPU; also with several processes (gloo).
 
     Raises TrainingError when a launcher started several processes that accelerate does not join.
@@ -414,6 +420,16 @@ def build_accelerator(config: TrainConfig) -> Accelerator:
             "`accelerate launch --config_file config/accelerate/…`"
         )
     return accelerator
+
+
+def micro_batch(accelerator: Accelerator, config: Shared) -> int:
+    """Samples of a process in one forward pass. Raises TrainingError where the batch cannot be shared evenly."""
+    share = accelerator.num_processes * config.accumulation
+    if config.batch_size % share:
+        raise TrainingError(
+            f"batch_size is {config.batch_size}; expected a multiple of processes × accumulation = {share}"
+        )
+    return int(config.batch_size // share)
 
 
 def training_stats(

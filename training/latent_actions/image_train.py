@@ -21,7 +21,6 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from accelerate import Accelerator
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from torch import Tensor
@@ -55,7 +54,7 @@ from training.latent_actions.image_model import (
 from training.machine import RoomError, flushed_denormals
 from training.reporting import Reporter, TerminalReporter
 from training.state import Progress, differences, gather_state, load_progress, load_state, recover, save_state
-from training.trainer import TrainingError
+from training.trainer import TrainingError, build_accelerator, micro_batch
 
 USER_ERRORS = (
     ConfigError,
@@ -103,17 +102,8 @@ class ImageLamTrainer:
         if config.threads is not None:
             torch.set_num_threads(config.threads)
         self.config, self.contract, self.transitions, self.reporter = config, contract, transitions, reporter
-        self.accelerator = Accelerator(
-            cpu=not torch.cuda.is_available(),
-            gradient_accumulation_steps=config.accumulation,
-            mixed_precision="bf16" if config.precision == "bfloat16" else "no",
-        )
-        share = self.accelerator.num_processes * config.accumulation
-        if config.batch_size % share:
-            raise TrainingError(
-                f"batch_size is {config.batch_size}; expected a multiple of processes × accumulation = {share}"
-            )
-        self.micro_batch = config.batch_size // share
+        self.accelerator = build_accelerator(config)
+        self.micro_batch = micro_batch(self.accelerator, config)
 
         self.train_rows, self.validation_rows = split_by_episode(
             transitions.episode_M, config.data.validation_fraction, config.seed
