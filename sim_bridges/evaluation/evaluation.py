@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -131,7 +131,7 @@ class _Evaluation:
     def __init__(self, config: EvaluationConfig) -> None:
         self.kind = kind_of(config.policy)
         self.suite: Suite = load_suite(config.suite, config.options)
-        rules = self.suite.rules
+        rules, wanted_episodes = self.suite.rules, config.episodes
         self.config = config = replace(
             config,
             tasks=choose_tasks(self.suite, config.tasks),
@@ -143,17 +143,21 @@ class _Evaluation:
         assert config.episodes is not None and config.seed is not None
         assert config.max_steps is not None and config.replan_steps is not None
         self.replan_steps = config.replan_steps
-        self.plans = make_plans(
-            self.suite, config.tasks, episodes=config.episodes, seed=config.seed, max_steps=config.max_steps
-        )
+        if self.kind == "replay":
+            dataset = Path(config.policy.removeprefix(REPLAY))
+            self.plans = tuple(_replayed(self.suite, config.tasks, wanted_episodes, config.max_steps, dataset))
+            self.config = config = replace(config, episodes=1 + max(plan.trial for plan in self.plans))
+            assert config.episodes is not None and config.seed is not None
+        else:
+            self.plans = make_plans(
+                self.suite, config.tasks, episodes=config.episodes, seed=config.seed, max_steps=config.max_steps
+            )
         contract = self.suite.contract
         if self.kind in ("checkpoint", "remote") and config.replan_steps + config.latency_steps > contract.chunk_size:
             raise ValueError(
                 f"replan_steps {config.replan_steps} + latency_steps {config.latency_steps} exceed the chunk size "
                 f"{contract.chunk_size}: the arm would run out of actions"
             )
-        if self.kind == "replay":
-            self.plans = _replayed(self.plans, Path(config.policy.removeprefix(REPLAY)))
         self.policy_hash = policy_hash(config.policy)
         network = policy_config(config.policy)
         backbone = network.get("backbone")
@@ -330,11 +334,34 @@ class _Clips:
             yield from same[: self.wanted]
 
 
-def _replayed(plans: tuple[Plan, ...], dataset: Path) -> tuple[Plan, ...]:
-    """Where a seed decides the scene, the recorded episodes' own seeds; elsewhere the benchmark's initial states."""
-    seeds = [int(scene["seed"]) for scene in recorded_scenes(dataset)]
-    if all(plan.state_index is not None for plan in plans):
-        return plans
-    if len({plan.task for plan in plans}) > 1 or len(seeds) < len(plans):
-        raise PolicyError(f"{dataset} has {len(seeds)} episodes; replay at most as many, of one task at a time")
-    return tuple(replace(plan, seed=seeds[plan.trial]) for plan in plans)
+def _replayed(suite: Suite, tasks: Sequence[str], episodes: int | None, max_steps: int, dataset: Path) -> list[Plan]:
+    """The recorded scenes of these tasks, ``episodes`` of each at most. Raises PolicyError where there are fewer."""
+    by_task: dict[str, dict[tuple[int, int | None], None]] = {task: {} for task in tasks}
+    for scene in recorded_scenes(dataset):
+        task = scene.get("task", suite.tasks[0])
+        name = suite.tasks[task] if isinstance(task, int) and task < len(suite.tasks) else task
+        here = scene.get("suite", suite.name) == suite.name and scene.get("layout") in (
+            None,
+            getattr(suite, "layout", None),
+        )
+        if here and name in by_task:
+            by_task[name][scene["seed"], scene.get("initial_state")] = None
+    plans: list[Plan] = []
+    for task, scenes in by_task.items():
+        if len(scenes) < (episodes or 1):
+            raise PolicyError(
+                f"{dataset} has {len(scenes)} recorded scenes of {suite.name}, {task}; there are none to replay beyond "
+                f"them (--episodes is {episodes or 'not given'})"
+            )
+        for trial, (seed, state_index) in enumerate(list(scenes)[:episodes]):
+            plans.append(
+                Plan(
+                    index=len(plans),
+                    task=task,
+                    trial=trial,
+                    seed=seed,
+                    state_index=state_index,
+                    max_steps=max_steps,
+                )
+            )
+    return plans

@@ -27,8 +27,12 @@ from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.policy.prompt import train_tokenizer
+from lavla_ros.recording import find_bags
+from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
 from sim_bridges.libero.environment import LiberoEnvironment
 from sim_bridges.libero.tasks import find_task
+from training.convert import convert
+from training.dataset import EpisodeDataset
 
 pytest.importorskip("libero", reason="LIBERO is not installed")
 pytestmark = pytest.mark.timeout(600)
@@ -228,6 +232,37 @@ def test_a_commander_that_falls_silent_and_a_reset_in_between(world: World, tmp_
         assert first["reason"] == "/episode/reset was called"
         wait_until(lambda: listener.states().count("error") == 2, "the second episode's end", 60.0)
         assert "no /action_chunk for the observation" in listener.wait("error")["reason"]
+
+
+@needs_assets
+def test_demonstrations_become_bags_and_a_dataset_and_repeat_themselves(tmp_path: Path) -> None:
+    bags, dataset, progress = tmp_path / "bags", tmp_path / "dataset", tmp_path / "progress.jsonl"
+    camera = {"contract": "libero", "frozen_after_s": 600.0, "missing_after_s": 60.0}
+    recorder = {"contract": "libero", "root": str(bags), "silent_after_s": 60.0}
+    node = parameters(commander="expert", record=True, initial_state=11, episodes=2, resolution=64, max_steps=0)
+    with (
+        running("lavla_ros.nodes.camera_node", "camera", tmp_path, use_sim_time=True, **camera),
+        running("lavla_ros.nodes.recorder_node", "recorder", tmp_path, **recorder),
+        running(MODULE, "libero", tmp_path, **node, progress=str(progress)),
+    ):
+        wait_until(lambda: progress.is_file() and len(progress.read_text().splitlines()) == 2, "two episodes", 300.0)
+    episodes = [json.loads(line) for line in progress.read_text().splitlines()]
+    assert [e["state"] for e in episodes] == ["succeeded", "succeeded"], episodes
+    report = convert(find_bags([bags]), dataset, CONTRACT)
+    assert [(bag.scene["suite"], bag.scene["task"], bag.scene["initial_state"]) for bag in report.bags] == [
+        ("libero_object", 3, 11),
+        ("libero_object", 3, 12),
+    ]
+    assert report.steps == sum(e["steps"] for e in episodes)
+    sample = EpisodeDataset(dataset, CONTRACT)[0]
+    assert sample.instruction == find_task("libero_object", 3).instruction
+    assert sample.images["wrist"].shape == (224, 224, 3)
+
+    replayed = evaluate(
+        EvaluationConfig(suite="libero_object", tasks=("3",), policy=f"replay:{dataset}", options={"assets": ASSETS})
+    )
+    # not to the last bit: datasets hold actions as float32
+    assert [(e.state_index, e.success) for e in replayed.episodes] == [(11, True), (12, True)]
 
 
 @needs_assets

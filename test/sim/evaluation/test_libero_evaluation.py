@@ -63,6 +63,7 @@ def test_a_checkpoint_through_nodes_gives_the_episodes_of_one_process(config: Ev
     assert [(e.error, e.inferences, e.length_steps) for e in in_process.episodes] == [(None, 3, 20)] * 2
     assert (tmp_path / "out" / "clips" / "000000.mp4").stat().st_size > 1000
     assert same_episodes(in_process, evaluate(replace(short, through="nodes")))
+    assert in_process.fingerprint == evaluate(short, workers=2).fingerprint
 
 
 def write_checkpoint(path: Path) -> Path:

@@ -96,7 +96,7 @@ def test_recorded_actions_repeat_the_recorded_episodes(tmp_path: Path) -> None:
     config = replace(SHORT.config, policy=f"replay:{dataset}", max_steps=200)
     results = evaluate_config(config)
     assert [(e.seed, e.success) for e in results.episodes] == [(11, True), (12, True)]
-    with pytest.raises(RuntimeError, match="has 2 episodes"):
+    with pytest.raises(RuntimeError, match="has 2 recorded scenes of tabletop, pick_place"):
         evaluate_config(replace(config, episodes=3))
     (dataset / "meta" / "conversion.json").unlink()
     with pytest.raises(RuntimeError, match="does not say in which scenes"):
