@@ -131,31 +131,25 @@ class _Evaluation:
     def __init__(self, config: EvaluationConfig) -> None:
         self.kind = kind_of(config.policy)
         self.suite: Suite = load_suite(config.suite, config.options)
-        rules, wanted_episodes = self.suite.rules, config.episodes
-        self.config = config = replace(
-            config,
-            tasks=choose_tasks(self.suite, config.tasks),
-            episodes=config.episodes if config.episodes is not None else rules.episodes,
-            seed=config.seed if config.seed is not None else rules.seed,
-            max_steps=config.max_steps if config.max_steps is not None else rules.max_steps,
-            replan_steps=config.replan_steps if config.replan_steps is not None else rules.replan_steps,
-        )
-        assert config.episodes is not None and config.seed is not None
-        assert config.max_steps is not None and config.replan_steps is not None
-        self.replan_steps = config.replan_steps
+        rules = self.suite.rules
+        tasks = choose_tasks(self.suite, config.tasks)
+        seed = rules.seed if config.seed is None else config.seed
+        max_steps = rules.max_steps if config.max_steps is None else config.max_steps
+        self.replan_steps = rules.replan_steps if config.replan_steps is None else config.replan_steps
         if self.kind == "replay":
             dataset = Path(config.policy.removeprefix(REPLAY))
-            self.plans = tuple(_replayed(self.suite, config.tasks, wanted_episodes, config.max_steps, dataset))
-            self.config = config = replace(config, episodes=1 + max(plan.trial for plan in self.plans))
-            assert config.episodes is not None and config.seed is not None
+            self.plans = _replayed(self.suite, tasks, config.episodes, max_steps, dataset)
+            episodes = 1 + max(plan.trial for plan in self.plans)
         else:
-            self.plans = make_plans(
-                self.suite, config.tasks, episodes=config.episodes, seed=config.seed, max_steps=config.max_steps
-            )
+            episodes = rules.episodes if config.episodes is None else config.episodes
+            self.plans = make_plans(self.suite, tasks, episodes=episodes, seed=seed, max_steps=max_steps)
+        self.config = replace(
+            config, tasks=tasks, episodes=episodes, seed=seed, max_steps=max_steps, replan_steps=self.replan_steps
+        )
         contract = self.suite.contract
-        if self.kind in ("checkpoint", "remote") and config.replan_steps + config.latency_steps > contract.chunk_size:
+        if self.kind in ("checkpoint", "remote") and self.replan_steps + config.latency_steps > contract.chunk_size:
             raise ValueError(
-                f"replan_steps {config.replan_steps} + latency_steps {config.latency_steps} exceed the chunk size "
+                f"replan_steps {self.replan_steps} + latency_steps {config.latency_steps} exceed the chunk size "
                 f"{contract.chunk_size}: the arm would run out of actions"
             )
         self.policy_hash = policy_hash(config.policy)
@@ -166,11 +160,11 @@ class _Evaluation:
         self.assets = self.suite.assets()
         self.comparability = self.suite.comparability(
             Evaluated(
-                tasks=config.tasks,
-                episodes=config.episodes,
-                seed=config.seed,
-                max_steps=config.max_steps,
-                replan_steps=config.replan_steps,
+                tasks=tasks,
+                episodes=episodes,
+                seed=seed,
+                max_steps=max_steps,
+                replan_steps=self.replan_steps,
                 latency_steps=config.latency_steps,
                 policy=config.policy,
                 backbone=self.backbone,
@@ -334,7 +328,9 @@ class _Clips:
             yield from same[: self.wanted]
 
 
-def _replayed(suite: Suite, tasks: Sequence[str], episodes: int | None, max_steps: int, dataset: Path) -> list[Plan]:
+def _replayed(
+    suite: Suite, tasks: Sequence[str], episodes: int | None, max_steps: int, dataset: Path
+) -> tuple[Plan, ...]:
     """The recorded scenes of these tasks, ``episodes`` of each at most. Raises PolicyError where there are fewer."""
     by_task: dict[str, dict[tuple[int, int | None], None]] = {task: {} for task in tasks}
     for scene in recorded_scenes(dataset):
@@ -364,4 +360,4 @@ def _replayed(suite: Suite, tasks: Sequence[str], episodes: int | None, max_step
                     max_steps=max_steps,
                 )
             )
-    return plans
+    return tuple(plans)

@@ -172,7 +172,7 @@ def test_kill_9_loses_less_than_a_second(tmp_path: Path) -> None:
     with BagReader(report.path) as reader:
         data = list(reader.messages(["/data"]))
         numbers = [int(reader.deserialize(m).data.split()[0]) for m in data]
-        assert reader.episode().outcome == "interrupted" and reader.episode().task == "t"
+        assert reader.episode().outcome == "interrupted" and reader.episode().scene == {"task": "t"}
     assert numbers == list(range(len(numbers))) and len(numbers) == report.messages["/data"]
     assert killed_ns - data[-1].stamp_ns < 10**9
     with pytest.raises(BagError, match="exists already"):
