@@ -270,7 +270,7 @@ def test_bags_of_other_recorders_read_the_same(tmp_path: Path, plugin: StoragePl
         writer.write(marks, T0 + 8, string_cdr("not json"))
     with BagReader(tmp_path / "bag") as bag:
         assert [m.raw for m in bag.messages(["/joint_states"])] == [joint_state(T0 + i) for i in range(5)]
-        assert bag.episode().outcome == "failed" and bag.episode().task == "x"
+        assert bag.episode().outcome == "failed" and bag.episode().scene == {"task": "x"}
     assert find_bags([tmp_path]) == [tmp_path / "bag"]
 
 
