@@ -210,11 +210,11 @@ class LiberoExpert:
     def _after_lift(self, look: _Look) -> Phase:
         if self._lost(look):
             return Phase.APPROACH
-        high = look.grip[2] > self._carry_m - 0.02 or self._steps > self.config.patience_steps
+        high = look.bottom_m > self._pass_m - 0.02 or self._steps > self.config.patience_steps
         return Phase.CARRY if high else Phase.LIFT
 
     def _after_carry(self, look: _Look) -> Phase:
-        if self._lost(look):
+        if self._lost(look) or self._steps > 2 * self.config.patience_steps:
             return Phase.APPROACH
         return Phase.LOWER if _flat(look.target - look.item) < self._centred_m else Phase.CARRY
 
@@ -244,8 +244,7 @@ class LiberoExpert:
         if phase is Phase.LIFT:
             self._held_offset = look.item - look.grip
             # Everything under the way is passed over by what hangs lowest; at the least it leaves the ground.
-            above = max(self._pass_over(look.item, look.target), look.bottom_m + self.config.clearance_m)
-            self._carry_m = above + float(look.grip[2]) - look.bottom_m
+            self._pass_m = max(self._pass_over(look.item, look.target), look.bottom_m + self.config.clearance_m)
 
     def _start_approach(self) -> None:
         self._phase, self._steps = Phase.APPROACH, 0
@@ -269,11 +268,11 @@ class LiberoExpert:
             case Phase.GRIP:
                 return _Aim(self._entered_at, CLOSE)
             case Phase.LIFT:
-                return _Aim(np.array([*self._entered_at[:2], self._carry_m]), CLOSE)
+                return _Aim(np.array([*self._entered_at[:2], self._passing_m(look)]), CLOSE)
             case Phase.CARRY:
                 # The held object hangs askew: bring it over the target, not the hand.
                 over = look.grip[:2] + look.target[:2] - look.item[:2]
-                return _Aim(np.array([*over, self._carry_m]), CLOSE)
+                return _Aim(np.array([*over, self._passing_m(look)]), CLOSE)
             case Phase.LOWER:
                 over = look.grip[:2] + look.target[:2] - look.item[:2]
                 gently = float(np.clip((look.bottom_m - look.target[2]) / 0.08, cfg.lower_limit, 1.0))
@@ -302,6 +301,10 @@ class LiberoExpert:
             self._grasp = _nth_different(grasps, self._attempt)
             self._planned_for = look.item
         return self._grasp
+
+    def _passing_m(self, look: _Look) -> float:
+        """Height of the hand at which the held object passes over everything, however far it has tilted down."""
+        return float(look.grip[2]) + self._pass_m - look.bottom_m
 
     def _turn(self, look: _Look) -> float:
         """How far the hand is turned from where the grasp wants it, rad."""

@@ -43,13 +43,17 @@ class GraspConfig:
     """Room given up per metre that the hand would be inside something: walls are thin, so that this is never much."""
     turn_cost_m: float = 0.003
     """Room given up per radian that the hand need not turn."""
+    far_m: float = 0.75
+    """Distance of the hand from the arm's base beyond which the elbow may get straight, and then stuck."""
+    far_cost: float = 0.5
+    """Room given up per metre that the hand is not further away than that."""
     depth_cost: float = 0.4
     """Room given up per metre of grip depth below the rim."""
     shift_cost: float = 0.1
     """Room given up per metre that a grip is nearer to the object's middle."""
 
     def __post_init__(self) -> None:
-        for key in ("tall_m", "below_top_m", "above_ground_m", "widest_m", "rim_radius_m", "clear_m"):
+        for key in ("tall_m", "below_top_m", "above_ground_m", "widest_m", "rim_radius_m", "clear_m", "far_m"):
             if not 0 < getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; expected metres between 0 and 1")
         if self.rim_points < 4 or not self.rim_depths_m:
@@ -84,7 +88,7 @@ def plan_grasps(scene: Scene, config: GraspConfig, home_yaw_rad: float) -> list[
         grasps = _rim_grasps(boxes, scene.position(name), config)
     else:
         grasps = _side_grasps(boxes, scene.position(name), config)
-    centre = scene.position(name)
+    centre, base = scene.position(name), scene.base_position
     hand, obstacles = scene.open_gripper_points(), scene.obstacles().near(centre, _HAND_M)
     top = float(boxes.corners()[..., 2].max())
 
@@ -94,6 +98,8 @@ def plan_grasps(scene: Scene, config: GraspConfig, home_yaw_rad: float) -> list[
         depth = top - float(centre[2] + grasp.offset[2])
         given_up = config.turn_cost_m * abs(grasp.yaw_rad - home_yaw_rad) + config.shift_cost * grasp.shift_m
         given_up += config.touch_cost * max(-room, 0.0)
+        reach = float(np.hypot(*(centre + grasp.offset - base)[:2]))
+        given_up += config.far_cost * max(reach - config.far_m, 0.0)
         return given_up - room - config.depth_cost * depth
 
     turned = [replace(g, yaw_rad=nearest_half_turn(g.yaw_rad, home_yaw_rad)) for g in grasps]

@@ -81,6 +81,11 @@ class Scene:
         return bool(self._env._check_success())
 
     @property
+    def base_position(self) -> FloatArray:
+        """Of the arm."""
+        return np.array(self._data.body_xpos[self._model.body_name2id("robot0_base")])
+
+    @property
     def grip_position(self) -> FloatArray:
         """The point between the fingertips that the controller moves."""
         return np.array(self._data.site_xpos[self._grip_site])
