@@ -8,6 +8,7 @@ another grasp.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from enum import StrEnum
@@ -64,6 +65,8 @@ class ExpertConfig:
     grip_steps: int = 9
     """The fingers close for at least this long, and for up to twice as long while they still move."""
     release_steps: int = 7
+    stall_steps: int = 12
+    """A hand that has come no nearer to its grasp for this long is held up by something."""
     patience_steps: int = 45
     """A phase that should have ended after this long has got stuck."""
     turn_limit: float = 0.5
@@ -76,7 +79,7 @@ class ExpertConfig:
         for key in (*lengths, "empty_gap_m", "open_gap_m"):
             if not 0 < getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; expected metres between 0 and 1")
-        for key in ("grip_steps", "release_steps", "patience_steps"):
+        for key in ("grip_steps", "release_steps", "stall_steps", "patience_steps"):
             if getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; expected at least 1 step")
         for key in ("turn_limit", "lower_limit"):
@@ -132,6 +135,7 @@ class LiberoExpert:
         self._steps = 0
         """In the present phase."""
         self._gap_before = 0.0
+        self._nearest_m, self._nearest_at = math.inf, 0
         self.reset()
 
     def reset(self) -> None:
@@ -191,7 +195,7 @@ class LiberoExpert:
         miss, above = _flat(place - look.grip), float(look.grip[2] - place[2])
         if miss < cfg.reach_m and above < cfg.reach_m:
             return Phase.GRIP
-        if self._steps > cfg.patience_steps:
+        if self._stalled(float(np.linalg.norm(place - look.grip))):
             # Something keeps the hand from getting there: near enough, or another grasp.
             if miss < 2 * cfg.reach_m and above < 3 * cfg.reach_m:
                 return Phase.GRIP
@@ -241,6 +245,7 @@ class LiberoExpert:
             self._start_approach()
             return
         self._phase, self._steps, self._entered_at, self._gap_before = phase, 0, look.grip, look.gap_m
+        self._nearest_m, self._nearest_at = math.inf, 0
         if phase is Phase.LIFT:
             self._held_offset = look.item - look.grip
             # Everything under the way is passed over by what hangs lowest; at the least it leaves the ground.
@@ -310,6 +315,12 @@ class LiberoExpert:
         """How far the hand is turned from where the grasp wants it, rad."""
         return float(np.linalg.norm(_rotation_vector(down(self._grasp.yaw_rad) @ look.rotation.T)))
 
+    def _stalled(self, miss_m: float) -> bool:
+        """Whether a distance that should shrink has not done so for too long."""
+        if miss_m < self._nearest_m - _PROGRESS_M:
+            self._nearest_m, self._nearest_at = miss_m, self._steps
+        return self._steps - self._nearest_at > self.config.stall_steps
+
     def _lost(self, look: _Look) -> bool:
         slipped = float(np.linalg.norm(look.item - look.grip - self._held_offset)) > self.config.slip_m
         return slipped or look.gap_m < self.config.empty_gap_m
@@ -326,6 +337,7 @@ class LiberoExpert:
 
 
 _ALIGNED_RAD = 0.15
+_PROGRESS_M = 0.001
 _STEADY_M = 0.0005
 """Fingers that have closed by less than this within a step have met something."""
 
