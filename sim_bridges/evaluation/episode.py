@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from sim_bridges.evaluation.policies import Commander, check_chunk
@@ -65,12 +65,8 @@ def run_episode(
     except Exception as raised:  # noqa: BLE001  # whatever went wrong is the episode's error, not its failure
         error, success, score, trajectory = f"{type(raised).__name__}: {raised}", False, 0.0, ""
         latencies_ms = []
-    return EpisodeResult(
-        index=plan.index,
-        task=plan.task,
-        trial=plan.trial,
-        seed=plan.seed,
-        state_index=plan.state_index,
+    return result_of(
+        plan,
         initial_state=initial,
         success=success,
         score=score,
@@ -80,4 +76,16 @@ def run_episode(
         inferences=len(latencies_ms),
         latency_ms=latency_summary(latencies_ms),
         wall_s=time.perf_counter() - began,
+    )
+
+
+def result_of(plan: Plan, **outcome: Any) -> EpisodeResult:
+    """The result of a plan; ``outcome``: the fields of :class:`EpisodeResult` that the plan does not know."""
+    return EpisodeResult(
+        index=plan.index,
+        task=plan.task,
+        trial=plan.trial,
+        seed=plan.seed,
+        state_index=plan.state_index,
+        **outcome,
     )

@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lavla_ros.contract import Observation
-from sim_bridges.evaluation.episode import OnBusy, run_episode
+from sim_bridges.evaluation.episode import OnBusy, result_of, run_episode
 from sim_bridges.evaluation.policies import Commander, Link, kind_of, make_commander
 from sim_bridges.evaluation.results import EpisodeResult
 from sim_bridges.evaluation.suites import Environment, Options, Plan, load_suite
@@ -178,12 +178,8 @@ class _Slot:
         self._end()
         if not self._ready:
             raise EvaluationError(f"{why.split(': ', 1)[1]} while it made the simulator and loaded the policy")
-        return EpisodeResult(
-            index=plan.index,
-            task=plan.task,
-            trial=plan.trial,
-            seed=plan.seed,
-            state_index=plan.state_index,
+        return result_of(
+            plan,
             initial_state="",
             success=False,
             score=0.0,
