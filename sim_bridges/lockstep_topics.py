@@ -146,8 +146,7 @@ class LockstepTopics:
         Raises BridgeError naming what is missing.
         """
         needed = [*self._cameras.values(), self._states, self._instruction] if self._commanded or recorded else []
-        needed += [self._commands] if recorded else []
-        needed += [self._episode] if self._commands is None else []
+        needed += [self._commands, self._episode] if recorded else []
         deadline = time.monotonic() + self._timeout_s
         while True:
             missing = [f"subscriber of {p.topic_name}" for p in needed if p.get_subscription_count() == 0]

@@ -103,6 +103,7 @@ class LiberoNode(LavlaNode):
         # What is asked for at one time is one batch: a reset, a stop or an error ends all of it.
         self._batch, self._running_batch, self._failed_batch = 0, -1, -1
         self._why_ended = ""
+        self._made_topics: LockstepTopics | None = None
         self._recorder: dict[str, Any] = {}
         self._counts = dict.fromkeys(("succeeded", "failed", "error"), 0)
 
@@ -122,7 +123,7 @@ class LiberoNode(LavlaNode):
         last = first.initial_state + max(parameters.episodes, 1) - 1
         self._check(replace(first, initial_state=last))
         self._load(first)
-        self._topics = LockstepTopics(
+        self._made_topics = LockstepTopics(
             self,
             contract,
             timeout_s=parameters.timeout_s,
@@ -159,10 +160,17 @@ class LiberoNode(LavlaNode):
         self._recorder = {}
 
     def teardown(self) -> None:
-        self._topics.close()
+        if self._made_topics is not None:
+            self._made_topics.close()
+            self._made_topics = None
         if self._environment is not None:
             self._environment.close()
             self._environment = None
+
+    @property
+    def _topics(self) -> LockstepTopics:
+        assert self._made_topics is not None
+        return self._made_topics
 
     # Requests.
 
@@ -230,11 +238,11 @@ class LiberoNode(LavlaNode):
         provenance = self._assets.provenance
         about = {**asdict(request), "task": task.index, "assets": provenance.hash, "comparable": provenance.comparable}
         try:
+            self._topics.wait_for_listeners(recorded=self.parameters.record)
             self._topics.prepare(task.instruction, **about)
             environment = self._load(request)
             environment.reset(request.initial_state, request.seed)
             begun = environment
-            self._topics.wait_for_listeners(recorded=self.parameters.record)
             if self.parameters.record:
                 self._call("start")
                 recording = True
