@@ -12,6 +12,8 @@ from sim_bridges.libero.expert.scene import Scene
 
 _FINGER_M = 0.02
 """Width of a fingertip."""
+_SHOULDER_ABOVE_M, _WRIST_ABOVE_M, _WRIST_BEHIND_M = 0.333, 0.210, 0.088
+"""The Panda's: joint 2 over the base; joint 6 over the grip point, and nearer to the base than it."""
 _HAND_M = 0.25
 """No part of the hand is further than this from a gripped object's middle."""
 
@@ -43,17 +45,17 @@ class GraspConfig:
     """Room given up per metre that the hand would be inside something: walls are thin, so that this is never much."""
     turn_cost_m: float = 0.003
     """Room given up per radian that the hand need not turn."""
-    far_m: float = 0.75
-    """Distance of the hand from the arm's base beyond which the elbow may get straight, and then stuck."""
-    far_cost: float = 0.5
-    """Room given up per metre that the hand is not further away than that."""
+    stretch_m: float = 0.68
+    """Distance from shoulder to wrist beyond which the elbow may bend over to its other side, and get stuck there."""
+    stretch_cost: float = 0.5
+    """Room given up per metre that the arm is not stretched further than that."""
     depth_cost: float = 0.4
     """Room given up per metre of grip depth below the rim."""
     shift_cost: float = 0.1
     """Room given up per metre that a grip is nearer to the object's middle."""
 
     def __post_init__(self) -> None:
-        for key in ("tall_m", "below_top_m", "above_ground_m", "widest_m", "rim_radius_m", "clear_m", "far_m"):
+        for key in ("tall_m", "below_top_m", "above_ground_m", "widest_m", "rim_radius_m", "clear_m", "stretch_m"):
             if not 0 < getattr(self, key) < 1:
                 raise ValueError(f"{key} is {getattr(self, key)}; expected metres between 0 and 1")
         if self.rim_points < 4 or not self.rim_depths_m:
@@ -98,8 +100,7 @@ def plan_grasps(scene: Scene, config: GraspConfig, home_yaw_rad: float) -> list[
         depth = top - float(centre[2] + grasp.offset[2])
         given_up = config.turn_cost_m * abs(grasp.yaw_rad - home_yaw_rad) + config.shift_cost * grasp.shift_m
         given_up += config.touch_cost * max(-room, 0.0)
-        reach = float(np.hypot(*(centre + grasp.offset - base)[:2]))
-        given_up += config.far_cost * max(reach - config.far_m, 0.0)
+        given_up += config.stretch_cost * max(stretch_m(centre + grasp.offset - base) - config.stretch_m, 0.0)
         return given_up - room - config.depth_cost * depth
 
     turned = [replace(g, yaw_rad=nearest_half_turn(g.yaw_rad, home_yaw_rad)) for g in grasps]
@@ -140,6 +141,15 @@ def _rim_grasps(boxes: Boxes, position: FloatArray, config: GraspConfig) -> list
             point = np.array([*(shape.centre + outwards), shape.top_m - depth])
             grasps.append(Grasp(point - position, float(angle)))
     return grasps
+
+
+def stretch_m(grip_from_base: FloatArray) -> float:
+    """Distance from the Panda's shoulder (joint 2) to its wrist (joint 6) with the gripper pointing down.
+
+    ``grip_from_base``: (3,) grip point in the base's frame, m.
+    """
+    away = float(np.hypot(grip_from_base[0], grip_from_base[1])) - _WRIST_BEHIND_M
+    return math.hypot(away, float(grip_from_base[2]) + _WRIST_ABOVE_M - _SHOULDER_ABOVE_M)
 
 
 def nearest_half_turn(yaw_rad: float, home_rad: float) -> float:
