@@ -15,7 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_contract
-from sim_bridges.evaluation.suites import Environment, Expert, Plan, SuiteError
+from sim_bridges.evaluation.suites import Expert, Plan, SuiteError
 
 Kind = Literal["checkpoint", "expert", "replay", "remote"]
 REPLAY = "replay:"
@@ -65,17 +65,13 @@ def kind_of(policy: str) -> Kind:
     return "replay" if policy.startswith(REPLAY) else "checkpoint"
 
 
-def make_commander(
-    policy: str, environment: Environment, contract: Contract, *, every: int, device: str, link: Link | None
-) -> Commander:
-    """Called in the worker that runs the environment. ``link``: the checkpoint is behind these topics, not here.
+def make_commander(policy: str, contract: Contract, *, every: int, device: str, link: Link | None) -> Commander:
+    """Of every kind but the expert, which needs an environment. ``link``: the checkpoint is behind these topics, not
+    here.
 
     Raises what loading raises (CheckpointError, ContractError, DatasetError, SuiteError).
     """
-    kind = kind_of(policy)
-    if kind == "expert":
-        return ExpertCommander(environment.expert())
-    if kind == "replay":
+    if kind_of(policy) == "replay":
         return ReplayCommander(Path(policy.removeprefix(REPLAY)), contract)
     if link is not None:
         from sim_bridges.evaluation.topic_policy_node import TopicCommander

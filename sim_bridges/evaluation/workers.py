@@ -22,7 +22,7 @@ from typing import Any
 
 from lavla_ros.contract import Observation
 from sim_bridges.evaluation.episode import OnBusy, result_of, run_episode
-from sim_bridges.evaluation.policies import Commander, Link, kind_of, make_commander
+from sim_bridges.evaluation.policies import Commander, ExpertCommander, Link, kind_of, make_commander
 from sim_bridges.evaluation.results import EpisodeResult
 from sim_bridges.evaluation.suites import Environment, Options, Plan, load_suite
 
@@ -267,12 +267,15 @@ class _Worker:
         """Raises what the simulator and the policy raise."""
         if task == self._task:
             return
-        self.close()
-        job, contract = self._job, self._suite.contract
-        self._environment = self._suite.environment(task, images=kind_of(job.policy) in ("checkpoint", "remote"))
-        self._commander = make_commander(
-            job.policy, self._environment, contract, every=job.replan_steps, device=job.device, link=self._link
-        )
+        self._close_environment()
+        job, contract, kind = self._job, self._suite.contract, kind_of(self._job.policy)
+        if self._commander is None and kind != "expert":  # first: what does not fit is said before anything is built
+            self._commander = make_commander(
+                job.policy, contract, every=job.replan_steps, device=job.device, link=self._link
+            )
+        self._environment = self._suite.environment(task, images=kind in ("checkpoint", "remote"))
+        if kind == "expert":
+            self._commander = ExpertCommander(self._environment.expert())
         self._task = task
 
     def run(self, plan: Plan, on_busy: OnBusy) -> EpisodeResult:
@@ -297,10 +300,14 @@ class _Worker:
         return result
 
     def close(self) -> None:
-        for part in (self._commander, self._environment):
-            if part is not None:
-                part.close()
-        self._task = self._environment = self._commander = None
+        if self._commander is not None:
+            self._commander.close()
+        self._close_environment()
+
+    def _close_environment(self) -> None:
+        if self._environment is not None:
+            self._environment.close()
+        self._task = self._environment = None
 
 
 def _explain(error: Exception) -> str:
