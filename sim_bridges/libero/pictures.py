@@ -7,7 +7,6 @@ same pixels, for a copy's price.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from typing import Any
 
@@ -15,7 +14,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim_bridges.tabletop.gl import GL_PACKAGES, NoGLError
+from sim_bridges.gl import no_gl_error
 
 CAMERAS: Mapping[str, str] = {"agentview": "agentview", "wrist": "robot0_eye_in_hand"}
 """Camera of the contract → of the simulation."""
@@ -74,7 +73,4 @@ class Pictures:
             return mujoco.Renderer(self._model, size, size, _MAX_GEOMS)
         except (ImportError, RuntimeError, AttributeError, OSError, TypeError, mujoco.FatalError) as error:
             # PyOpenGL turns a missing library or an unusable driver into any of these.
-            raise NoGLError(
-                f"LIBERO's cameras need OpenGL, but no context could be made ({error}). MUJOCO_GL is "
-                f"{os.environ.get('MUJOCO_GL', 'not set')!r}. On Debian or Ubuntu: apt-get install {GL_PACKAGES}"
-            ) from error
+            raise no_gl_error("LIBERO's", f"no context could be made ({error})") from error

@@ -14,7 +14,7 @@ import mujoco
 import numpy as np
 from numpy.typing import NDArray
 
-from sim_bridges.tabletop.gl import GL_PACKAGES, NoGLError, no_gl_error
+from sim_bridges.gl import GL_PACKAGES, NoGLError, no_gl_error
 from sim_bridges.tabletop.scene import TABLE_Z_M
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ class TabletopRenderer:
         """
         height, width = (size, size) if isinstance(size, int) else size
         if os.environ.get("MUJOCO_GL", "").lower() in ("disable", "disabled", "off", "false", "0"):
-            raise no_gl_error("rendering is switched off")
+            raise no_gl_error("the tabletop's", "rendering is switched off")
         self._sim = sim
         self._shadows = shadows
         # The context takes its buffer sizes from the model: no larger than needed, clearing them costs time.
@@ -45,7 +45,7 @@ class TabletopRenderer:
             self._renderer: Any = mujoco.Renderer(sim.model, height, width)
         except (ImportError, RuntimeError, AttributeError, OSError, TypeError, mujoco.FatalError) as error:
             # PyOpenGL turns a missing library or an unusable driver into any of these.
-            raise no_gl_error(f"no context could be made ({error})") from error
+            raise no_gl_error("the tabletop's", f"no context could be made ({error})") from error
         # Freed while Python still stands: the EGL bindings cannot be called during interpreter shutdown.
         self._finalizer = weakref.finalize(self, self._renderer.close)
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows

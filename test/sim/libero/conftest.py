@@ -7,8 +7,6 @@ from pathlib import Path
 
 import pytest
 
-import sim_bridges.libero  # noqa: F401  # chooses the OpenGL before a test imports MuJoCo
-
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "libero_assets"
 
 

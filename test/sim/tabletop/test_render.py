@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim_bridges.tabletop.gl import choose_gl_backend
+from sim_bridges.gl import choose_gl_backend
 from sim_bridges.tabletop.render import TabletopRenderer, render_all
 from sim_bridges.tabletop.sim import TabletopSim
 

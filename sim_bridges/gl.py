@@ -36,9 +36,9 @@ def choose_gl_backend() -> str | None:
     return backend
 
 
-def no_gl_error(cause: str) -> NoGLError:
+def no_gl_error(whose: str, cause: str) -> NoGLError:
     """The error that names the cause, the setting in force and the packages to install."""
     return NoGLError(
-        f"the tabletop's cameras need OpenGL, but {cause}. MUJOCO_GL is {os.environ.get('MUJOCO_GL', 'not set')!r} "
+        f"{whose} cameras need OpenGL, but {cause}. MUJOCO_GL is {os.environ.get('MUJOCO_GL', 'not set')!r} "
         f"(egl and osmesa need no display). On Debian or Ubuntu: apt-get install {GL_PACKAGES}"
     )
