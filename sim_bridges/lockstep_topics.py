@@ -28,6 +28,8 @@ from lavla_ros.nodes.messages import LATCHED_QOS, ImageBuffer, joint_state, sing
 DEPTH = 200
 """Lock-step loses nothing: a slow subscriber may fall this many messages behind."""
 
+DISCOVERY_S = 10.0
+
 
 class BridgeError(RuntimeError):
     """The episode cannot go on: the other side of a topic is not there or silent, or somebody stopped it."""
@@ -142,12 +144,14 @@ class LockstepTopics:
 
     def wait_for_listeners(self, *, recorded: bool = False) -> None:
         """Until somebody listens to every stream that an episode needs: what is published before would not arrive.
+        Finding one another takes a while on a busy machine, so that this waits for ``DISCOVERY_S`` at the least.
 
         Raises BridgeError naming what is missing.
         """
         needed = [*self._cameras.values(), self._states, self._instruction] if self._commanded or recorded else []
         needed += [self._commands, self._episode] if recorded else []
-        deadline = time.monotonic() + self._timeout_s
+        timeout_s = max(self._timeout_s, DISCOVERY_S)
+        deadline = time.monotonic() + timeout_s
         while True:
             missing = [f"subscriber of {p.topic_name}" for p in needed if p.get_subscription_count() == 0]
             if self._commanded and self._node.count_publishers("/action_chunk") == 0:
@@ -159,7 +163,7 @@ class LockstepTopics:
             if time.monotonic() > deadline:
                 who = " and ".join(["camera and policy node"] * self._commanded + ["recorder"] * recorded)
                 raise BridgeError(
-                    f"no {', no '.join(missing)} after {self._timeout_s:g} s; do {who} run, active, in this ROS domain?"
+                    f"no {', no '.join(missing)} after {timeout_s:g} s; do {who} run, active, in this ROS domain?"
                 )
             time.sleep(0.05)
 
