@@ -25,7 +25,17 @@ from sim_bridges.evaluation.policy_nodes import Watch, links_to_nodes, policy_no
 from sim_bridges.evaluation.report import write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results, versions, write_json
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
-from sim_bridges.evaluation.suites import Evaluated, Options, Plan, Suite, choose_tasks, load_suite, make_plans
+from sim_bridges.evaluation.suites import (
+    Evaluated,
+    Options,
+    Plan,
+    Start,
+    Suite,
+    choose_tasks,
+    load_suite,
+    make_plans,
+    protocol_starts,
+)
 from sim_bridges.evaluation.workers import EvaluationError, Job, run_plans
 
 OnEpisode = Callable[[EpisodeResult], None]
@@ -137,12 +147,12 @@ class _Evaluation:
         max_steps = rules.max_steps if config.max_steps is None else config.max_steps
         self.replan_steps = rules.replan_steps if config.replan_steps is None else config.replan_steps
         if self.kind == "replay":
-            dataset = Path(config.policy.removeprefix(REPLAY))
-            self.plans = _replayed(self.suite, tasks, config.episodes, max_steps, dataset)
-            episodes = 1 + max(plan.trial for plan in self.plans)
+            starts = _recorded_starts(self.suite, tasks, config.episodes, Path(config.policy.removeprefix(REPLAY)))
+            episodes = max(map(len, starts.values()))
         else:
             episodes = rules.episodes if config.episodes is None else config.episodes
-            self.plans = make_plans(self.suite, tasks, episodes=episodes, seed=seed, max_steps=max_steps)
+            starts = protocol_starts(self.suite, tasks, episodes=episodes, seed=seed)
+        self.plans = make_plans(starts, max_steps=max_steps)
         self.config = replace(
             config, tasks=tasks, episodes=episodes, seed=seed, max_steps=max_steps, replan_steps=self.replan_steps
         )
@@ -328,36 +338,19 @@ class _Clips:
             yield from same[: self.wanted]
 
 
-def _replayed(
-    suite: Suite, tasks: Sequence[str], episodes: int | None, max_steps: int, dataset: Path
-) -> tuple[Plan, ...]:
+def _recorded_starts(suite: Suite, tasks: Sequence[str], episodes: int | None, dataset: Path) -> dict[str, list[Start]]:
     """The recorded scenes of these tasks, ``episodes`` of each at most. Raises PolicyError where there are fewer."""
-    by_task: dict[str, dict[tuple[int, int | None], None]] = {task: {} for task in tasks}
+    starts: dict[str, dict[Start, None]] = {task: {} for task in tasks}
     for scene in recorded_scenes(dataset):
-        task = scene.get("task", suite.tasks[0])
-        name = suite.tasks[task] if isinstance(task, int) and task < len(suite.tasks) else task
-        here = scene.get("suite", suite.name) == suite.name and scene.get("layout") in (
-            None,
-            getattr(suite, "layout", None),
-        )
-        if here and name in by_task:
-            by_task[name][scene["seed"], scene.get("initial_state")] = None
-    plans: list[Plan] = []
-    for task, scenes in by_task.items():
-        if len(scenes) < (episodes or 1):
+        task = scene["task"]
+        name = suite.tasks[task] if isinstance(task, int) and 0 <= task < len(suite.tasks) else task
+        layouts = (None, getattr(suite, "layout", None))
+        if scene.get("suite", suite.name) == suite.name and scene.get("layout") in layouts and name in starts:
+            starts[name][scene["seed"], scene.get("initial_state")] = None
+    for name, found in starts.items():
+        if len(found) < (episodes or 1):
             raise PolicyError(
-                f"{dataset} has {len(scenes)} recorded scenes of {suite.name}, {task}; there are none to replay beyond "
+                f"{dataset} has {len(found)} recorded scenes of {suite.name}, {name}; there are none to replay beyond "
                 f"them (--episodes is {episodes or 'not given'})"
             )
-        for trial, (seed, state_index) in enumerate(list(scenes)[:episodes]):
-            plans.append(
-                Plan(
-                    index=len(plans),
-                    task=task,
-                    trial=trial,
-                    seed=seed,
-                    state_index=state_index,
-                    max_steps=max_steps,
-                )
-            )
-    return tuple(plans)
+    return {name: list(found)[:episodes] for name, found in starts.items()}

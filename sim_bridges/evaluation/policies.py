@@ -197,10 +197,10 @@ def recorded_scenes(dataset: Path) -> list[dict[str, Any]]:
         rows = {int(bag["episode"]): dict(bag["scene"]) for bag in bags if bag["episode"] is not None}
     except (OSError, ValueError, KeyError, TypeError):
         rows = {}
-    if not rows or any("seed" not in scene for scene in rows.values()):
+    if not rows or any(not {"task", "seed"} <= scene.keys() for scene in rows.values()):
         raise PolicyError(
-            f"{file} does not say in which scenes the episodes were recorded (seed, initial state); only simulated "
-            "episodes that were recorded as bags can be replayed: convert them with `lavla convert`"
+            f"{file} does not say in which scenes the episodes were recorded (task, seed, initial state); only "
+            "simulated episodes that were recorded as bags can be replayed: convert them with `lavla convert`"
         )
     return [rows[episode] for episode in sorted(rows)]
 

@@ -240,20 +240,19 @@ def choose_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(task for task in suite.tasks if task in names)
 
 
-def make_plans(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: int, max_steps: int) -> tuple[Plan, ...]:
+Start = tuple[int, int | None]
+"""How an episode begins: the simulator's seed, and the index of the benchmark's initial state."""
+
+
+def protocol_starts(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: int) -> dict[str, list[Start]]:
     """``episodes`` of every task. Raises SuiteError where the suite has fewer initial states than that."""
-    plans: list[Plan] = []
-    for task in tasks:
-        for trial in range(episodes):
-            simulator_seed, state_index = suite.plan(task, trial, seed)
-            plans.append(
-                Plan(
-                    index=len(plans),
-                    task=task,
-                    trial=trial,
-                    seed=simulator_seed,
-                    state_index=state_index,
-                    max_steps=max_steps,
-                )
-            )
-    return tuple(plans)
+    return {task: [suite.plan(task, trial, seed) for trial in range(episodes)] for task in tasks}
+
+
+def make_plans(starts: Mapping[str, Sequence[Start]], *, max_steps: int) -> tuple[Plan, ...]:
+    """One episode for each start, numbered task by task."""
+    listed = [(task, trial, *start) for task, of_task in starts.items() for trial, start in enumerate(of_task)]
+    return tuple(
+        Plan(index=index, task=task, trial=trial, seed=seed, state_index=state_index, max_steps=max_steps)
+        for index, (task, trial, seed, state_index) in enumerate(listed)
+    )

@@ -132,5 +132,5 @@ def record(dataset: Path, seeds: list[int]) -> None:
             videos,
         )
     writer.finish()
-    bags = [{"episode": i, "scene": {"seed": seed}} for i, seed in enumerate(seeds)]
+    bags = [{"episode": i, "scene": {"task": "pick_place", "seed": seed}} for i, seed in enumerate(seeds)]
     layout.write_json(dataset / "meta" / "conversion.json", {"bags": bags})

@@ -10,7 +10,15 @@ import pytest
 
 from lavla_ros.contract import ActionChunk, load_contract
 from sim_bridges.evaluation.libero import LiberoSuite, RelativeActions
-from sim_bridges.evaluation.suites import Assets, Evaluated, SuiteError, choose_tasks, load_suite, make_plans
+from sim_bridges.evaluation.suites import (
+    Assets,
+    Evaluated,
+    SuiteError,
+    choose_tasks,
+    load_suite,
+    make_plans,
+    protocol_starts,
+)
 
 CONTRACT = load_contract("libero")
 DT = CONTRACT.dt_ns
@@ -53,7 +61,10 @@ def test_the_standard_protocol(name: str, tasks: int, steps: int) -> None:
     suite = load_suite(f"libero_{name}")
     rules = suite.rules
     assert (len(suite.tasks), rules.max_steps, rules.episodes, rules.seed) == (tasks, steps, 50, 7)
-    plans = make_plans(suite, suite.default_tasks, episodes=rules.episodes, seed=rules.seed, max_steps=rules.max_steps)
+    plans = make_plans(
+        protocol_starts(suite, suite.default_tasks, episodes=rules.episodes, seed=rules.seed),
+        max_steps=rules.max_steps,
+    )
     assert len(plans) == 50 * tasks
     assert {(p.seed, p.state_index) for p in plans} == {(7, k) for k in range(50)}
 
@@ -66,7 +77,7 @@ def test_tasks_by_number_and_by_name() -> None:
     with pytest.raises(SuiteError, match=r"(?s)no task '10'; it has\s+0: pick_up_the_alphabet_soup.*9: "):
         choose_tasks(suite, ["10"])
     with pytest.raises(SuiteError, match=r"initial state 50 of libero_object is out of range.*50 at most"):
-        make_plans(suite, by_name, episodes=51, seed=7, max_steps=280)
+        protocol_starts(suite, by_name, episodes=51, seed=7)
 
 
 @needs_libero
