@@ -222,7 +222,7 @@ def convert_bag(bag: Path, staging: Path, contract: Contract, options: ConvertOp
         episode=None,
         steps=arrays.length,
         outcome=episode.outcome,
-        scene=episode.scene,
+        scene={**episode.scene, "instruction": episode.instruction} if episode.scene else {},
         counters=dict(counters),
     )
     return _Converted(report=report, arrays=arrays, videos=videos)

@@ -27,6 +27,7 @@ from sim_bridges.evaluation.results import EpisodeResult, Results, versions, wri
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
 from sim_bridges.evaluation.suites import (
     Evaluated,
+    FindsEpisodes,
     Options,
     Plan,
     Start,
@@ -130,7 +131,7 @@ def evaluate(
         raise ValueError(f"workers is {workers}; expected 1 to 64")
     evaluation = _Evaluation(config)
     if on_start is not None:
-        on_start(len(evaluation.plans))
+        on_start(evaluation.count)
     with tempfile.TemporaryDirectory() if out is None else nullcontext(str(out)) as path:
         return evaluation.run(Path(path), workers, on_episode or (lambda episode: None), keep=out is not None)
 
@@ -144,7 +145,6 @@ class _Evaluation:
         rules = self.suite.rules
         tasks = choose_tasks(self.suite, config.tasks)
         seed = rules.seed if config.seed is None else config.seed
-        max_steps = rules.max_steps if config.max_steps is None else config.max_steps
         self.replan_steps = rules.replan_steps if config.replan_steps is None else config.replan_steps
         if self.kind == "replay":
             starts = _recorded_starts(self.suite, tasks, config.episodes, Path(config.policy.removeprefix(REPLAY)))
@@ -152,7 +152,13 @@ class _Evaluation:
         else:
             episodes = rules.episodes if config.episodes is None else config.episodes
             starts = protocol_starts(self.suite, tasks, episodes=episodes, seed=seed)
-        self.plans = make_plans(starts, max_steps=max_steps)
+        self.finder = (
+            self.suite if self.kind in ("checkpoint", "remote") and isinstance(self.suite, FindsEpisodes) else None
+        )
+        self.starts = starts
+        self.count = sum(map(len, starts.values()))
+        limits = [start.max_steps or rules.max_steps for of_task in starts.values() for start in of_task]
+        max_steps = config.max_steps or max(limits)
         self.config = replace(
             config, tasks=tasks, episodes=episodes, seed=seed, max_steps=max_steps, replan_steps=self.replan_steps
         )
@@ -211,7 +217,7 @@ class _Evaluation:
                 if len(episodes) == before:
                     began = time.perf_counter()
 
-            plans = [plan for plan in self.plans if plan.index not in episodes]
+            plans = [plan for plan in self._plans(folder.path, workers) if plan.index not in episodes]
             simulated_steps = 0
             with self._links(path, min(workers, max(1, len(plans))), plans) as (links, watch):
                 job = self._job(links, path / "clips" if clips.wanted else None)
@@ -240,6 +246,16 @@ class _Evaluation:
             if keep:
                 self._write(folder, results, clips)
             return results
+
+    def _plans(self, folder: Path, workers: int) -> tuple[Plan, ...]:
+        """All episodes; where they have to be found, those that the folder has are taken from there."""
+        config, starts = self.config, self.starts
+        assert config.max_steps is not None and config.episodes is not None and config.seed is not None
+        if self.finder is not None:
+            starts = self.finder.find(
+                config.tasks, episodes=config.episodes, seed=config.seed, folder=folder, workers=workers
+            )
+        return make_plans(starts, max_steps=config.max_steps)
 
     def _job(self, links: tuple[Link, ...], clips: Path | None) -> Job:
         environment: dict[str, str] = {}
@@ -346,7 +362,9 @@ def _recorded_starts(suite: Suite, tasks: Sequence[str], episodes: int | None, d
         name = suite.tasks[task] if isinstance(task, int) and 0 <= task < len(suite.tasks) else task
         layouts = (None, getattr(suite, "layout", None))
         if scene.get("suite", suite.name) == suite.name and scene.get("layout") in layouts and name in starts:
-            starts[name][scene["seed"], scene.get("initial_state")] = None
+            limit = Start(*suite.plan(name, 0, 0)).max_steps
+            start = Start(scene["seed"], scene.get("initial_state"), str(scene.get("instruction", "")), limit)
+            starts[name][start] = None
     for name, found in starts.items():
         if len(found) < (episodes or 1):
             raise PolicyError(

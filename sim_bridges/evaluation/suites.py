@@ -10,12 +10,13 @@ from __future__ import annotations
 import importlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Protocol
+from pathlib import Path
+from typing import NamedTuple, Protocol, runtime_checkable
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 
 Options = Mapping[str, str]
-"""What only some suites have: the tabletop's ``layout``, LIBERO's ``assets``."""
+"""What only some suites have: the tabletop's ``layout``, LIBERO's ``assets``, RoboTwin's ``robotwin_root``."""
 
 SUITES = {
     "tabletop": "sim_bridges.evaluation.tabletop:TabletopSuite",
@@ -24,6 +25,8 @@ SUITES = {
     "libero_goal": "sim_bridges.evaluation.libero:libero_goal",
     "libero_10": "sim_bridges.evaluation.libero:libero_10",
     "libero_90": "sim_bridges.evaluation.libero:libero_90",
+    "robotwin": "sim_bridges.evaluation.robotwin:robotwin",
+    "robotwin_standin": "sim_bridges.evaluation.robotwin:robotwin_standin",
 }
 """Name → factory of the suites that come with the package."""
 
@@ -46,6 +49,8 @@ class Plan:
     """Which of the benchmark's recorded initial states; None where the seed decides the scene."""
     max_steps: int
     """Contract steps after which it has failed."""
+    instruction: str = ""
+    """What is said, where the task alone does not decide it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,7 +152,7 @@ class Suite(Protocol):
         """Whether a process can run one task only (a GL context that cannot be made twice)."""
         ...
 
-    def plan(self, task: str, trial: int, seed: int) -> tuple[int, int | None]:
+    def plan(self, task: str, trial: int, seed: int) -> tuple[int, int | None] | Start:
         """(seed of the simulator, index of the initial state) of a trial. Raises SuiteError where there is none."""
         ...
 
@@ -167,6 +172,30 @@ class Suite(Protocol):
         ...
 
 
+@runtime_checkable
+class FindsEpisodes(Protocol):
+    """A suite whose episodes have to be found before a policy is evaluated on them."""
+
+    def find(
+        self, tasks: Sequence[str], *, episodes: int, seed: int, folder: Path, workers: int
+    ) -> dict[str, list[Start]]:
+        """``episodes`` of every task. What is found is kept in ``folder``, and not looked for again."""
+        ...
+
+
+class Start(NamedTuple):
+    """How an episode begins."""
+
+    seed: int
+    """Of the simulator."""
+    state_index: int | None = None
+    """Which of the benchmark's initial states."""
+    instruction: str = ""
+    """What is said, where the task alone does not decide it."""
+    max_steps: int | None = None
+    """Contract steps after which it has failed, where that differs from task to task."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rules:
     """How a benchmark is to be run."""
@@ -175,6 +204,7 @@ class Rules:
     """Per task."""
     seed: int
     max_steps: int
+    """The most of any task."""
     replan_steps: int
     """Contract steps between two inferences."""
 
@@ -222,10 +252,13 @@ def load_suite(name: str, options: Options | None = None) -> Suite:
 
 
 def choose_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[str, ...]:
-    """Tasks by name or by number, in the suite's order; none wanted: the suite's default ones.
+    """Tasks by name, by number or by the name of a set of them (``suite.task_sets``), in the suite's order; the suite's
+    default ones where none is wanted.
 
     Raises SuiteError naming the tasks that there are.
     """
+    sets: Mapping[str, Sequence[str]] = getattr(suite, "task_sets", {})
+    wanted = [task for text in wanted for task in sets.get(text, (text,))]
     if not wanted:
         return suite.default_tasks
     names = []
@@ -240,19 +273,23 @@ def choose_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(task for task in suite.tasks if task in names)
 
 
-Start = tuple[int, int | None]
-"""How an episode begins: the simulator's seed, and the index of the benchmark's initial state."""
-
-
 def protocol_starts(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: int) -> dict[str, list[Start]]:
     """``episodes`` of every task. Raises SuiteError where the suite has fewer initial states than that."""
-    return {task: [suite.plan(task, trial, seed) for trial in range(episodes)] for task in tasks}
+    return {task: [Start(*suite.plan(task, trial, seed)) for trial in range(episodes)] for task in tasks}
 
 
 def make_plans(starts: Mapping[str, Sequence[Start]], *, max_steps: int) -> tuple[Plan, ...]:
-    """One episode for each start, numbered task by task."""
-    listed = [(task, trial, *start) for task, of_task in starts.items() for trial, start in enumerate(of_task)]
+    """One episode for each start, numbered task by task; ``max_steps``, or a task's own limit where that is less."""
+    listed = [(task, trial, start) for task, of_task in starts.items() for trial, start in enumerate(of_task)]
     return tuple(
-        Plan(index=index, task=task, trial=trial, seed=seed, state_index=state_index, max_steps=max_steps)
-        for index, (task, trial, seed, state_index) in enumerate(listed)
+        Plan(
+            index=index,
+            task=task,
+            trial=trial,
+            seed=start.seed,
+            state_index=start.state_index,
+            max_steps=min(max_steps, start.max_steps or max_steps),
+            instruction=start.instruction,
+        )
+        for index, (task, trial, start) in enumerate(listed)
     )

@@ -39,19 +39,17 @@ class Robot(Protocol):
     left_arm_joints: Sequence[Joint]
     right_arm_joints: Sequence[Joint]
 
-    def get_left_arm_jointState(self) -> Sequence[float]:  # noqa: N802  # RoboTwin's name
+    def get_left_arm_jointState(self) -> Sequence[float]:  # RoboTwin's name
         """(7,) where the drives are to go: what the observation's ``joint_action`` is, without drawing a picture."""
         ...
 
-    def get_right_arm_jointState(self) -> Sequence[float]:  # noqa: N802
-        ...
+    def get_right_arm_jointState(self) -> Sequence[float]: ...
 
-    def get_left_arm_real_jointState(self) -> Sequence[float]:  # noqa: N802
+    def get_left_arm_real_jointState(self) -> Sequence[float]:
         """(7,) where the joints are; the gripper is commanded here too."""
         ...
 
-    def get_right_arm_real_jointState(self) -> Sequence[float]:  # noqa: N802
-        ...
+    def get_right_arm_real_jointState(self) -> Sequence[float]: ...
 
 
 class Pose(Protocol):

@@ -1,0 +1,311 @@
+"""RoboTwin 2.0 as a suite, by its official protocol, and its stand-in.
+
+As RoboTwin's ``eval_policy`` does it: seeds from 100000 · (1 + seed) on, of which those count that the expert solves;
+for each of them an instruction from the unseen templates; a new scene of that seed for the policy; RoboTwin's step
+limit of the task, and its own check. What is done differently: the instruction depends on the episode's seed alone, and
+a command that is not finite, of the wrong size or out of the joints' limits is an error of the policy, not executed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import multiprocessing
+from collections import deque
+from collections.abc import Generator, Sequence
+from concurrent.futures import Future, ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import closing
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import cast, get_args
+
+import numpy as np
+
+from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
+from sim_bridges.evaluation.suites import (
+    Assets,
+    Comparability,
+    Evaluated,
+    Expert,
+    Outcome,
+    Plan,
+    Rules,
+    Start,
+    SuiteError,
+)
+from sim_bridges.robotwin.environment import FloatArray, RobotwinEnvironment, RobotwinError
+from sim_bridges.robotwin.seeds import MOST_REJECTED_IN_A_ROW, SeedFile, Tried, accepted, first_seed, try_seed
+from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source
+from sim_bridges.robotwin.task_sets import PAPER_4, TASK_SETS
+
+SEEDS_FILE = "seeds.json"
+"""In the folder of an evaluation: what was tried, what counts, and what is said."""
+PROTOCOL_EPISODES = 100
+CHUNK_STEPS = 25
+"""Commands between two inferences: the whole chunk, as RoboTwin's own policies do."""
+
+
+class RobotwinSuite:
+    """See :class:`sim_bridges.evaluation.suites.Suite` and :class:`sim_bridges.evaluation.suites.FindsEpisodes`."""
+
+    task_in_process = False
+
+    def __init__(
+        self,
+        name: str,
+        source: TaskSource,
+        *,
+        default_tasks: tuple[str, ...],
+        instructions: str = "",
+        seeds: str = "",
+        most_rejected: str = "",
+    ) -> None:
+        """``instructions``: ``unseen`` (default) or ``seen`` templates. ``seeds``: a seeds.json whose episodes are
+        run. ``most_rejected``: seeds in a row that the expert may fail on."""
+        self.name = name
+        self.contract: Contract = load_contract("robotwin_aloha")
+        self.tasks = source.tasks
+        self.task_sets = TASK_SETS
+        self.default_tasks = default_tasks
+        self.source = source
+        if (instructions or "unseen") not in get_args(Instructions):
+            raise SuiteError(f"instructions is {instructions!r}; expected one of {list(get_args(Instructions))}")
+        self.instructions = cast(Instructions, instructions or "unseen")
+        self._seeds = seeds
+        self._most_rejected = int(most_rejected or MOST_REJECTED_IN_A_ROW)
+        self.rules = Rules(
+            episodes=PROTOCOL_EPISODES,
+            seed=0,
+            max_steps=max(map(source.step_limit, self.tasks), default=1),
+            replan_steps=CHUNK_STEPS,
+        )
+
+    def plan(self, task: str, trial: int, seed: int) -> Start:
+        """The seeds in a row, for whoever is not to be protected from what the expert cannot do: itself."""
+        return Start(first_seed(seed) + trial, None, "", self.source.step_limit(task))
+
+    def find(
+        self, tasks: Sequence[str], *, episodes: int, seed: int, folder: Path, workers: int
+    ) -> dict[str, list[Start]]:
+        """The protocol's episodes: those of the list that was given, else those that the expert solves.
+
+        Kept in the folder's seeds.json as they are found. Raises RobotwinError where the expert solves none, SuiteError
+        where the list that was given has too few or other ones than the folder's.
+        """
+        listed = SeedFile(folder / SEEDS_FILE, self.source.provenance(), self.instructions)
+        if self._seeds:
+            self._take_given(listed, tasks, episodes)
+        found: dict[str, list[Start]] = {}
+        for task in tasks:
+            tries = partial(_tries, self, task, workers)
+            rows = accepted(
+                task,
+                first_seed(seed),
+                listed.tasks.get(task, []),
+                tries,
+                most_rejected=self._most_rejected,
+                on_tried=partial(listed.add, task),
+            )
+            limit = self.source.step_limit(task)
+            with closing(rows):  # its processes end
+                found[task] = [Start(row.seed, None, row.instruction, limit) for row in islice(rows, episodes)]
+        return found
+
+    def environment(self, task: str, *, images: bool) -> RobotwinTaskEnvironment:
+        return RobotwinTaskEnvironment(self.source.environment(task, self.contract))
+
+    def assets(self) -> Assets:
+        made = self.source.provenance()
+        return Assets(source=made.source, hash=made.hash, statement=made.statement)
+
+    def comparability(self, evaluated: Evaluated) -> Comparability:
+        made, reasons = self.source.provenance(), []
+        if not made.comparable:
+            reasons.append("the scenes are a stand-in's, not RoboTwin's")
+        if evaluated.policy == "expert" or evaluated.policy.startswith("replay:"):
+            reasons.append("what acted is no policy: it looks at no image")
+        if evaluated.episodes != PROTOCOL_EPISODES:
+            reasons.append(f"{evaluated.episodes} episodes a task in place of {PROTOCOL_EPISODES}")
+        if self.instructions != "unseen":
+            reasons.append(f"{self.instructions} instructions in place of unseen ones")
+        if evaluated.max_steps < max(map(self.source.step_limit, evaluated.tasks)):
+            reasons.append(f"{evaluated.max_steps} steps at most in place of RoboTwin's limits")
+        if evaluated.latency_steps:
+            reasons.append(f"every chunk arrived {evaluated.latency_steps} steps late")
+        if reasons:
+            words = f"Not comparable with published RoboTwin 2.0 numbers: {'; '.join(reasons)}."
+        else:
+            words = f"Comparable with published RoboTwin 2.0 numbers of its official protocol. {made.statement}"
+        if evaluated.backbone == "tiny":
+            words += " The policy has the package's tiny backbone, trained from scratch, not the paper's Qwen3-VL."
+        return Comparability(comparable=not reasons, statement=words)
+
+    def versions(self) -> tuple[str, ...]:
+        return self.source.distributions
+
+    def _take_given(self, listed: SeedFile, tasks: Sequence[str], episodes: int) -> None:
+        """Make the folder's list the one that was given."""
+        path = Path(self._seeds)
+        if not path.is_file():
+            raise SuiteError(f"--seeds {path} is not a file; give the seeds.json of an evaluation's folder")
+        given = SeedFile(path, self.source.provenance(), self.instructions)
+        for task in tasks:
+            if (count := len(given.accepted(task))) < episodes:
+                raise SuiteError(f"{path} has {count} episodes of {task}; {episodes} are to be run")
+            if listed.tasks.setdefault(task, given.tasks[task]) != given.tasks[task]:
+                raise SuiteError(f"{listed.path} has other episodes of {task} than {path}; give another --out")
+        listed.write()
+
+
+def robotwin(
+    *, robotwin_root: str = "", task_config: str = "", instructions: str = "", seeds: str = "", most_rejected: str = ""
+) -> RobotwinSuite:
+    """RoboTwin itself, from a checkout. Raises RobotwinError where there is none, or of another layout."""
+    source = open_source(robotwin_root, task_config)
+    return RobotwinSuite(
+        "robotwin",
+        source,
+        default_tasks=tuple(task for task in PAPER_4 if task in source.tasks),
+        instructions=instructions,
+        seeds=seeds,
+        most_rejected=most_rejected,
+    )
+
+
+def robotwin_standin(*, instructions: str = "", seeds: str = "", most_rejected: str = "") -> RobotwinSuite:
+    """The stand-in, which needs no assets."""
+    source = open_source("standin")
+    return RobotwinSuite(
+        "robotwin_standin",
+        source,
+        default_tasks=source.tasks,
+        instructions=instructions,
+        seeds=seeds,
+        most_rejected=most_rejected,
+    )
+
+
+# The search, in processes of its own: what the expert's planner and the renderer do there ends with them.
+
+
+def _tries(suite: RobotwinSuite, task: str, workers: int, first: int) -> Generator[Tried]:
+    """Seeds from ``first`` on, in order, tried ``workers`` at a time. Raises RobotwinError where a process dies."""
+    context = multiprocessing.get_context("spawn")
+    pending: deque[tuple[int, Future[Tried]]] = deque()
+    with ProcessPoolExecutor(
+        workers, mp_context=context, initializer=_make, initargs=(suite.source, suite.contract, task)
+    ) as pool:
+        try:
+            seed = first
+            while True:
+                while len(pending) < workers:
+                    pending.append((seed, pool.submit(_try, seed, suite.instructions)))
+                    seed += 1
+                yield pending.popleft()[1].result()
+        except BrokenProcessPool as error:
+            at = pending[0][0] if pending else seed
+            raise RobotwinError(
+                f"the process that tried seeds of {task} died at or before seed {at}; what was found is kept"
+            ) from error
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
+
+
+_made: tuple[TaskSource, Contract, str] | None = None
+_environment: RobotwinEnvironment | None = None
+
+
+def _make(source: TaskSource, contract: Contract, task: str) -> None:
+    global _made
+    _made = (source, contract, task)
+
+
+def _try(seed: int, kind: Instructions) -> Tried:
+    global _environment
+    assert _made is not None
+    source, contract, task = _made
+    if _environment is None:
+        _environment = source.environment(task, contract)
+    return try_seed(_environment, source, seed, kind)
+
+
+class RobotwinTaskEnvironment:
+    """One task as an environment of the harness: the commands of a chunk are executed one a step, each to its end."""
+
+    def __init__(self, environment: RobotwinEnvironment) -> None:
+        self.environment = environment
+        self._observed: dict[int, int] = {}
+        """Stamp of an observation → the step at which it was taken."""
+        self._chunk: ActionChunk | None = None
+        self._plan: Plan | None = None
+
+    def reset(self, plan: Plan) -> str:
+        """The hash is over the scene and what is said: episodes pair where both are equal."""
+        self._observed, self._chunk, self._plan = {}, None, plan
+        self.environment.reset(plan.seed, instruction=plan.instruction)
+        digest = hashlib.sha256(self.environment.states().tobytes() + plan.instruction.encode())
+        return digest.hexdigest()[:16]
+
+    def observe(self, *, images: bool) -> Observation:
+        observation = self.environment.observe(images)
+        self._observed[observation.stamp_ns] = self.environment.steps
+        return observation
+
+    def step(self, chunk: ActionChunk | None) -> None:
+        """Raises RobotwinError for a command that is refused."""
+        if chunk is not None:
+            self._chunk = chunk
+        self.environment.step(self._due())
+
+    def outcome(self) -> Outcome:
+        success = self.environment.outcome.success
+        return Outcome(success=success, score=float(success))
+
+    @property
+    def trajectory(self) -> str:
+        return self.environment.trajectory
+
+    def expert(self) -> Expert:
+        return _Demonstrator(self)
+
+    def restart(self) -> None:
+        """The episode anew, after the expert has shown it."""
+        assert self._plan is not None
+        self.reset(self._plan)
+
+    def close(self) -> None:
+        self.environment.close()
+
+    def _due(self) -> FloatArray:
+        """The chunk's action for the present step: steps are counted, as they take unequal times. A chunk that arrives
+        late begins with the action that is due now; past its end the robot keeps its targets."""
+        if self._chunk is not None:
+            number = self.environment.steps - self._observed[self._chunk.stamp_ns]
+            if number < self._chunk.horizon:
+                return np.asarray(self._chunk.actions_HA[number], np.float64)
+        return self.environment.commanded()
+
+
+class _Demonstrator:
+    """The scripted expert by way of commands: what it shows is repeated, target by target, in the scene anew."""
+
+    def __init__(self, owner: RobotwinTaskEnvironment) -> None:
+        self._owner = owner
+        self._targets: FloatArray = np.empty((0, 0))
+
+    def reset(self) -> None:
+        self._targets = self._owner.environment.demonstrate().targets_N
+        self._owner.restart()
+
+    def chunk(self) -> ActionChunk:
+        environment = self._owner.environment
+        contract = environment.contract
+        number = min(environment.steps + 1, len(self._targets) - 1)
+        self._owner.observe(images=False)
+        return ActionChunk(
+            stamp_ns=environment.time_ns,
+            dt_ns=contract.dt_ns,
+            actions_HA=self._targets[number][None],
+            names=contract.action.names,
+        )

@@ -1,0 +1,68 @@
+"""Where tasks come from: a RoboTwin checkout (:mod:`.checkout`) or the stand-in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from lavla_ros.contract import Contract
+from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
+
+Instructions = Literal["seen", "unseen"]
+"""Which of RoboTwin's two sets of instruction templates: ``seen`` for training, ``unseen`` for evaluation."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Provenance:
+    """What the episodes are made of."""
+
+    source: str
+    hash: str
+    """Over what decides an episode beside the seed."""
+    comparable: bool
+    """Whether it is RoboTwin itself."""
+    statement: str
+
+
+class TaskSource(Protocol):
+    """Making one is cheap: no simulator, no pictures."""
+
+    @property
+    def tasks(self) -> tuple[str, ...]: ...
+
+    def step_limit(self, task: str) -> int:
+        """Commands after which an episode has failed."""
+        ...
+
+    def environment(self, task: str, contract: Contract) -> RobotwinEnvironment:
+        """Raises RobotwinError for an unknown task, or naming what this machine lacks."""
+        ...
+
+    def instruction(self, task: str, seed: int, info: Mapping[str, Any], kind: Instructions) -> str:
+        """The instruction of an episode, a function of its seed: equal arguments, equal words, whoever asks."""
+        ...
+
+    def provenance(self) -> Provenance: ...
+
+    @property
+    def distributions(self) -> tuple[str, ...]:
+        """Those whose versions decide the bits of an episode."""
+        ...
+
+
+def require_task(source: TaskSource, task: str) -> None:
+    """Raises RobotwinError naming the tasks that there are."""
+    if task not in source.tasks:
+        raise RobotwinError(f"there is no task {task!r}; there are {', '.join(source.tasks)}")
+
+
+def open_source(robotwin_root: str, task_config: str = "") -> TaskSource:
+    """The checkout in a folder, or the stand-in for ``standin``. Raises RobotwinError for a folder that is none."""
+    if robotwin_root == "standin":
+        from sim_bridges.robotwin.standin_source import StandinSource
+
+        return StandinSource()
+    from sim_bridges.robotwin.checkout import DEFAULT_CONFIG, Checkout, find_root
+
+    return Checkout(find_root(robotwin_root), task_config or DEFAULT_CONFIG)
