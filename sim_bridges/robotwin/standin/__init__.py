@@ -1,0 +1,14 @@
+"""A stand-in for RoboTwin 2.0 that needs none of its assets: the interface of its tasks on a SAPIEN scene of boxes."""
+
+from __future__ import annotations
+
+from sim_bridges.robotwin.standin.engine import SapienMissing, StandinError
+from sim_bridges.robotwin.standin.task import StandinTask, UnStableError
+from sim_bridges.robotwin.standin.tasks import TASK_TYPES, make_task
+
+TASKS: tuple[str, ...] = tuple(TASK_TYPES)
+"""Names of the tasks."""
+STEP_LIMITS: dict[str, int] = {name: task.step_limit for name, task in TASK_TYPES.items()}
+"""Commands of an evaluated episode, at most."""
+
+__all__ = ["STEP_LIMITS", "TASKS", "SapienMissing", "StandinError", "StandinTask", "UnStableError", "make_task"]
