@@ -59,6 +59,13 @@ LIBERO = Recipes(
     policy="training/libero_tiny",
     episodes=20,
 )
+ROBOTWIN = Recipes(
+    contract="robotwin_aloha",
+    action="latent/action_robotwin_tiny",
+    image="latent/image_robotwin_tiny",
+    policy="training/robotwin_tiny",
+    episodes=100,
+)
 
 
 def recipes_of(suite: str) -> Recipes:
@@ -67,7 +74,9 @@ def recipes_of(suite: str) -> Recipes:
         return TABLETOP
     if suite.startswith("libero_"):
         return LIBERO
-    raise ValueError(f"there is no study of suite {suite!r}; there are those of tabletop and LIBERO's suites")
+    if suite.startswith("robotwin"):
+        return ROBOTWIN
+    raise ValueError(f"there is no study of suite {suite!r}; there are those of tabletop, LIBERO and RoboTwin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -85,7 +94,7 @@ class StudyConfig:
     """Optimizer steps of every policy (Table 8: the same for all methods)."""
     strategies: tuple[str, ...] = STRATEGIES
     episodes: int | None = None
-    """Lock-step episodes per task and policy, the same for all; None: 100 on the tabletop, 20 in LIBERO."""
+    """Lock-step episodes per task and policy, the same for all; None: 20 in LIBERO, elsewhere 100."""
     evaluation_seed: int | None = None
     """None: 2 on the tabletop, elsewhere that of the suite's protocol."""
     live_episodes: int = 3
