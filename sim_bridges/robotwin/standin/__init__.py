@@ -1,8 +1,13 @@
-"""A stand-in for RoboTwin 2.0 that needs none of its assets: the interface of its tasks on a SAPIEN scene of boxes."""
+"""A stand-in for RoboTwin 2.0 that needs none of its assets: the interface of its tasks on a SAPIEN scene of boxes.
+
+SAPIEN itself is imported when a task is set up.
+"""
 
 from __future__ import annotations
 
-from sim_bridges.robotwin.standin.engine import SapienMissing, StandinError
+from sim_bridges.robotwin.standin.disturbance import DisturbanceConfig, DisturbanceSource
+from sim_bridges.robotwin.standin.expert import Expert
+from sim_bridges.robotwin.standin.instructions import instruction_of
 from sim_bridges.robotwin.standin.task import StandinTask, UnStableError
 from sim_bridges.robotwin.standin.tasks import TASK_TYPES, make_task
 
@@ -11,4 +16,14 @@ TASKS: tuple[str, ...] = tuple(TASK_TYPES)
 STEP_LIMITS: dict[str, int] = {name: task.step_limit for name, task in TASK_TYPES.items()}
 """Commands of an evaluated episode, at most."""
 
-__all__ = ["STEP_LIMITS", "TASKS", "SapienMissing", "StandinError", "StandinTask", "UnStableError", "make_task"]
+__all__ = [
+    "STEP_LIMITS",
+    "TASKS",
+    "DisturbanceConfig",
+    "DisturbanceSource",
+    "Expert",
+    "StandinTask",
+    "UnStableError",
+    "instruction_of",
+    "make_task",
+]

@@ -1,5 +1,8 @@
-"""Three cameras, as RoboTwin's (D435: 320x240, 37 degrees high). Everything is drawn in a scene of its own, which copies
-the bodies' poses when a picture is asked for: physics neither waits for nor depends on it, and needs no Vulkan."""
+"""Three cameras, as RoboTwin's (D435: 320x240, 37 degrees high).
+
+Everything is drawn in a scene of its own, which copies the bodies' poses when a picture is asked for: physics neither
+waits for nor depends on it, and needs no Vulkan.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_bridges.robotwin.standin.body import Body
-from sim_bridges.robotwin.standin.engine import import_sapien
-from sim_bridges.robotwin.vulkan import render_system
+from sim_bridges.robotwin.vulkan import import_sapien, render_system
 
 WIDTH_PX, HEIGHT_PX, FOVY_RAD = 320, 240, math.radians(37)
 NEAR_M, FAR_M = 0.1, 100.0

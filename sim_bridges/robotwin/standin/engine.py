@@ -1,36 +1,14 @@
-"""SAPIEN, imported only where a scene is built: nothing else of the package needs it."""
+"""The stand-in's physics."""
 
 from __future__ import annotations
 
-import importlib
-import warnings
 from typing import Any
 
-
-class StandinError(RuntimeError):
-    """The stand-in cannot do that here; the message says why."""
-
-
-class SapienMissing(StandinError):
-    """SAPIEN is not installed, or cannot be loaded."""
-
-
-def import_sapien() -> Any:
-    """The module ``sapien``. Raises SapienMissing."""
-    try:
-        with warnings.catch_warnings():
-            # Without a system libvulkan it warns and takes its own; physics needs neither.
-            warnings.simplefilter("ignore", UserWarning)
-            return importlib.import_module("sapien")
-    except ImportError as error:
-        raise SapienMissing(
-            f"SAPIEN cannot be loaded ({error}): run `make`, or `pip install -c constraints.txt --no-deps sapien` beside "
-            "the extra `robotwin` (docs/robotwin.md)"
-        ) from None
+from sim_bridges.robotwin.vulkan import import_sapien
 
 
 def physics_scene() -> Any:
-    """A scene of 250 Hz physics on the CPU, without a renderer: it needs no Vulkan."""
+    """A scene of 250 Hz physics on the CPU, without a renderer: it needs no Vulkan. Raises SapienMissing."""
     sapien = import_sapien()
     # These are SAPIEN's settings for whatever is built next in the process, not the scene's: set every time.
     sapien.physx.set_scene_config(enable_enhanced_determinism=True)

@@ -66,7 +66,8 @@ class Place:
         point, yaw = expert.hand(side)
         x, y, z = point - self.grip.block.at_m
         c, s = math.cos(turn), math.sin(turn)
-        return Reach(point_m=self.at_m + [c * x - s * y, s * x + c * y, z], yaw_rad=yaw + turn, gripper=0.0)
+        offset = np.array([c * x - s * y, s * x + c * y, z])
+        return Reach(point_m=self.at_m + offset, yaw_rad=yaw + turn, gripper=0.0)
 
 
 def yaw_of(block: Block) -> float:
@@ -76,7 +77,7 @@ def yaw_of(block: Block) -> float:
 
 
 def pick(expert: Expert, grips: Mapping[Side, Grip], *, lift: bool = True) -> Iterator[Stage]:
-    """Grip blocks, one with each of the arms named, at the same time, and lift them. Raises Lost after some attempts."""
+    """Grip blocks and lift them, each with the arm named, all at the same time. Raises Lost after some attempts."""
     for _ in range(TRIES):
         missing = {side: grip for side, grip in grips.items() if not grip.held(expert, side)}
         if not missing:
@@ -109,7 +110,7 @@ def put_down(
 
 
 def lifted(reach: Reach, by_m: float = ABOVE_M) -> Reach:
-    return Reach(point_m=reach.point_m + [0.0, 0.0, by_m], yaw_rad=reach.yaw_rad, gripper=reach.gripper)
+    return Reach(point_m=reach.point_m + np.array([0.0, 0.0, by_m]), yaw_rad=reach.yaw_rad, gripper=reach.gripper)
 
 
 def with_gripper(reach: Reach, gripper: float) -> Reach:

@@ -12,7 +12,6 @@ from typing import Any, Literal
 import numpy as np
 
 from sim_bridges.robotwin.standin.body import Body, Part, Vector
-from sim_bridges.robotwin.standin.engine import import_sapien
 from sim_bridges.robotwin.standin.kinematics import (
     FOREARM_M,
     HAND_M,
@@ -24,6 +23,7 @@ from sim_bridges.robotwin.standin.kinematics import (
     hand_down,
     inverse,
 )
+from sim_bridges.robotwin.vulkan import import_sapien
 
 Side = Literal["left", "right"]
 SIDES: tuple[Side, Side] = ("left", "right")

@@ -5,11 +5,12 @@ Where it differs from RoboTwin's own tasks:
 - Robot, objects, pictures and tasks are others: made of boxes, without textures, with a rasteriser and no shadows. An
   end-effector pose is that of the point between the fingertips, z pointing out of the hand.
 - ``take_action``: a command that is not 14 finite numbers raises ValueError and counts as nothing (RoboTwin takes NaN,
-  and counts a short command before it fails); only ``"qpos"`` is known. An arm with the shorter way moves slower, so that
-  both arrive together (RoboTwin holds back its steps, but drives it with the velocities of the faster motion). An arm
-  without a way to go takes 50 steps, as there.
-- Success must last 25 physics steps (0.1 s), with all blocks at rest; RoboTwin takes the first step on which objects are
-  in place and grippers open, whatever moves.
+  and counts a short command before it fails); only ``"qpos"`` is known. An arm with the shorter way moves slower, so
+  that both arrive together (RoboTwin holds back its steps, but drives it with the velocities of the faster motion). A
+  command that moves no arm takes 50 steps, as there.
+- Success must last 25 physics steps (0.1 s), with all blocks at rest; RoboTwin takes the first step on which objects
+  are in place and grippers open, whatever moves.
+- ``play_once`` streams commands at 15 Hz; RoboTwin's experts follow trajectories of a motion planner.
 - Everything random comes from a generator of this episode's seed; the process's global ones are left alone.
 - ``close_env`` frees the scene. ``check_success`` and the counters keep answering for the episode that ended.
 - ``setup_demo`` knows ``seed``, ``now_ep_num``, ``eval_mode`` and ``data_type`` (``rgb``, ``endpose``, ``qpos``: all
@@ -20,7 +21,7 @@ from __future__ import annotations
 
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,9 +31,10 @@ from sim_bridges.robotwin.interface import ARM_JOINTS, COMMAND_SIZE
 from sim_bridges.robotwin.standin import motion
 from sim_bridges.robotwin.standin.body import Body, Part, Vector
 from sim_bridges.robotwin.standin.cameras import Cameras
-from sim_bridges.robotwin.standin.engine import StandinError, import_sapien, physics_scene
+from sim_bridges.robotwin.standin.engine import physics_scene
 from sim_bridges.robotwin.standin.expert import Expert, Lost, Stage
 from sim_bridges.robotwin.standin.robot import CAMERA_M, CAMERA_TILT_RAD, SIDES, Robot, Side
+from sim_bridges.robotwin.vulkan import import_sapien
 
 FloatArray = NDArray[np.float64]
 
@@ -42,6 +44,8 @@ SETTLING_STEPS = 50
 LASTING_STEPS = 25
 """Physics steps for which the goal must hold."""
 AT_REST_M_S, AT_REST_RAD_S = 0.02, 0.3
+EXPERT_HZ = 15
+"""Commands of the expert a second where it does not stop at each: the rate at which RoboTwin samples demonstrations."""
 
 _TABLE = Body(
     parts=(
@@ -60,7 +64,7 @@ _ROOM = Body(
 )
 
 
-class UnStableError(StandinError):
+class UnStableError(RuntimeError):
     """The blocks of this seed do not come to rest where they were put. (RoboTwin's name.)"""
 
 
@@ -118,8 +122,9 @@ class StandinTask(ABC):
     # ------------------------------------------------------------------ what a task says of itself
 
     @abstractmethod
-    def _lay_out(self, rng: np.random.Generator) -> None:
-        """Put blocks and pads on the table, all of them drawn from ``rng``."""
+    def _lay_out(self, coin: int, rng: np.random.Generator) -> None:
+        """Put blocks and pads on the table. ``coin`` (0 or 1) decides what the instruction's words depend on, ``rng``
+        everything else."""
 
     @abstractmethod
     def _in_place(self) -> bool:
@@ -129,8 +134,9 @@ class StandinTask(ABC):
     def _script(self, expert: Expert) -> Iterator[Stage]:
         """The expert's stages, each made of what is seen when it begins. Raises Lost, OutOfReach."""
 
+    @classmethod
     @abstractmethod
-    def _words(self) -> dict[str, str]:
+    def _words(cls, coin: int) -> dict[str, str]:
         """What the placeholders of the instruction templates stand for."""
 
     # ------------------------------------------------------------------ RoboTwin's interface
@@ -157,7 +163,7 @@ class StandinTask(ABC):
         self.scene = physics_scene()
         self._build_room()
         self.robot = Robot(self.scene)
-        self._lay_out(np.random.default_rng([self.seed, zlib.crc32(self.name.encode())]))
+        self._lay_out(*self._draw(self.seed))
         put = [block.at_m for block in self._blocks]
         for _ in range(SETTLING_STEPS):
             self.scene.step()
@@ -191,8 +197,8 @@ class StandinTask(ABC):
         return seen
 
     def take_action(self, action: ArrayLike, action_type: str = "qpos") -> None:
-        """Move to ``action`` (14,): left arm, left gripper, right arm, right gripper; from rest to rest, as many physics
-        steps as that takes. Does nothing at the step limit and after success.
+        """Move to ``action`` (14,): left arm, left gripper, right arm, right gripper; from rest to rest, as many
+        physics steps as that takes. Does nothing at the step limit and after success.
 
         Raises ValueError, before anything moves or counts, for another shape or type, or values that are not finite.
         """
@@ -204,22 +210,24 @@ class StandinTask(ABC):
         if command.shape != (COMMAND_SIZE,) or not np.isfinite(command).all():
             raise ValueError(f"the action is {command}, of shape {command.shape}; expected 14 finite numbers")
         self.take_action_cnt += 1
-        self._move(command, until_success=True)
+        for _ in self._follow(*self._rest_to_rest(command)):
+            if self.check_success():
+                self.eval_success = True
+                return
 
     def check_success(self) -> bool:
         """The goal has held for the last 25 physics steps."""
         return self._lasted >= LASTING_STEPS if self.scene is not None else self._final
 
     def play_once(self) -> dict[str, Any]:
-        """The scripted expert to its end, by the same commands that it gives one by one (:meth:`expert`).
+        """The scripted expert to its end, without stops: its commands follow one another at 15 Hz.
 
-        ``plan_success`` is false where it could not go on. Returns ``{"info": placeholders}``.
+        Sampled at that rate, drive targets are its commands, and so make a demonstration of the length that
+        ``take_action`` needs to repeat it. ``plan_success`` is false where it could not go on. Returns
+        ``{"info": placeholders}``.
         """
-        expert = self.expert()
-        while not expert.done:
-            self._move(expert.act(), until_success=False)
-        self.plan_success = not expert.lost
-        return {"info": self._words()}
+        self.plan_success = self.play(self.expert())
+        return {"info": self.words_of(self.seed)}
 
     def set_instruction(self, instruction: str | None = None) -> None:
         self.instruction = instruction
@@ -242,9 +250,23 @@ class StandinTask(ABC):
         """The scripted expert of this episode, command by command: for recordings, disturbed or not."""
         return Expert(self.robot, self._script)
 
-    def words(self) -> Mapping[str, str]:
-        """What the instruction templates' placeholders stand for in this episode."""
-        return self._words()
+    def play(self, expert: Expert, on_frame: Callable[[], None] = lambda: None) -> bool:
+        """Let it act to its end, as :meth:`play_once` does; whether it was not lost. ``on_frame`` is called before
+        every command and at the end: whenever the drives' targets are one of the commands."""
+        begun, before = self.physics_steps, expert.commands
+        while not expert.done:
+            on_frame()
+            command = expert.act()
+            due = begun + round((expert.commands - before) * motion.STEPS_PER_S / EXPERT_HZ)
+            for _ in self._follow(*self._streamed(command, due - self.physics_steps)):
+                pass
+        on_frame()
+        return not expert.lost
+
+    @classmethod
+    def words_of(cls, seed: int) -> dict[str, str]:
+        """What the instruction templates' placeholders (``{A}``, …) stand for in the episode of this seed."""
+        return cls._words(cls._draw(seed)[0])
 
     def state(self) -> FloatArray:
         """(32 + 13 B,) positions and velocities of all joints, then of the B blocks: everything that moves."""
@@ -252,23 +274,39 @@ class StandinTask(ABC):
 
     # ------------------------------------------------------------------ inside
 
-    def _move(self, command: FloatArray, *, until_success: bool) -> None:
-        parts = {"left": command[: ARM_JOINTS + 1], "right": command[ARM_JOINTS + 1 :]}
-        arms = [self.robot.arm(side) for side in SIDES]
-        goals = [parts[side][:ARM_JOINTS] for side in SIDES]
-        steps = max(motion.physics_steps(arm.targets, goal) for arm, goal in zip(arms, goals, strict=True))
-        ways = [motion.rest_to_rest(arm.targets, goal, steps) for arm, goal in zip(arms, goals, strict=True)]
-        grippers = [np.linspace(arm.gripper, parts[arm.side][-1], steps + 1)[1:].tolist() for arm in arms]
-        for step in range(steps):
-            for arm, (positions, velocities), gripper in zip(arms, ways, grippers, strict=True):
-                arm.drive(positions[step], velocities[step])
-                arm.drive_gripper(gripper[step])
+    @classmethod
+    def _draw(cls, seed: int) -> tuple[int, np.random.Generator]:
+        rng = np.random.default_rng([seed, zlib.crc32(cls.name.encode())])
+        return int(rng.integers(2)), rng
+
+    def _rest_to_rest(self, command: FloatArray) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
+        """Of both arms: positions (N, 6), velocities (N, 6) and gripper values (N,) by physics step."""
+        arms, goals = self.robot.arms, _by_arm(command)
+        steps = max(motion.physics_steps(arm.targets, goal[:-1]) for arm, goal in zip(arms, goals, strict=True))
+        ways = [motion.rest_to_rest(arm.targets, goal[:-1], steps) for arm, goal in zip(arms, goals, strict=True)]
+        grippers = [_evenly(arm.gripper, goal[-1], steps) for arm, goal in zip(arms, goals, strict=True)]
+        return [way[0] for way in ways], [way[1] for way in ways], grippers
+
+    def _streamed(self, command: FloatArray, steps: int) -> tuple[list[FloatArray], list[FloatArray], list[FloatArray]]:
+        """Likewise, at an even speed."""
+        arms, goals = self.robot.arms, _by_arm(command)
+        positions = [_evenly(arm.targets, goal[:-1], steps) for arm, goal in zip(arms, goals, strict=True)]
+        speeds = [(goal[:-1] - arm.targets) * motion.STEPS_PER_S / steps for arm, goal in zip(arms, goals, strict=True)]
+        grippers = [_evenly(arm.gripper, goal[-1], steps) for arm, goal in zip(arms, goals, strict=True)]
+        return positions, [np.tile(speed, (steps, 1)) for speed in speeds], grippers
+
+    def _follow(
+        self, positions: list[FloatArray], velocities: list[FloatArray], grippers: list[FloatArray]
+    ) -> Iterator[None]:
+        """Drive both arms along, one physics step at a time, and look after each whether the goal has lasted."""
+        for step in range(len(grippers[0])):
+            for index, arm in enumerate(self.robot.arms):
+                arm.drive(positions[index][step], velocities[index][step])
+                arm.drive_gripper(float(grippers[index][step]))
             self.scene.step()
             self.physics_steps += 1
             self._lasted = self._lasted + 1 if self._goal_holds() else 0
-            if until_success and self._lasted >= LASTING_STEPS:
-                self.eval_success = True
-                return
+            yield
 
     def _goal_holds(self) -> bool:
         return self._in_place() and all(block.at_rest for block in self._blocks)
@@ -314,6 +352,16 @@ class StandinTask(ABC):
         matrix[:3, 3] = CAMERA_M
         mount = sapien.Pose(matrix)
         return lambda: hand.get_entity_pose() * mount
+
+
+def _by_arm(command: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """(7,) of each arm."""
+    return command[: ARM_JOINTS + 1], command[ARM_JOINTS + 1 :]
+
+
+def _evenly(start: FloatArray | float, goal: FloatArray | float, steps: int) -> FloatArray:
+    """(steps, ...) from ``start``, which is left out, to ``goal``."""
+    return np.asarray(np.linspace(start, goal, steps + 1)[1:], np.float64)
 
 
 __all__ = ["TABLE_TOP_M", "Block", "Lost", "StandinTask", "UnStableError"]

@@ -32,8 +32,8 @@ class StackTwoBlocks(StandinTask):
     step_limit: ClassVar[int] = 150
     MIDDLE_M: ClassVar[tuple[float, float]] = (0.0, -0.03)
 
-    def _lay_out(self, rng: np.random.Generator) -> None:
-        self._side: Side = SIDES[int(rng.integers(2))]
+    def _lay_out(self, coin: int, rng: np.random.Generator) -> None:
+        self._side: Side = SIDES[coin]
         sides = (self._side, _other(self._side))
         places = {side: _place(rng, side, x_m=(0.13, 0.28), y_m=(-0.09, 0.09)) for side in SIDES}
         yaws = {side: float(rng.uniform(-0.6, 0.6)) for side in SIDES}
@@ -55,12 +55,13 @@ class StackTwoBlocks(StandinTask):
         yield from pick(expert, grips)
         middle = np.array([*self.MIDDLE_M, TABLE_TOP_M + CUBE_M[2]])
         yield from put_down(expert, {first: Place(grip=grips[first], at_m=middle, yaw_rad=0.0)})
-        onto = self._bottom.at_m + [0.0, 0.0, 2 * CUBE_M[2]]
+        onto = self._bottom.at_m + np.array([0.0, 0.0, 2 * CUBE_M[2]])
         place = Place(grip=grips[second], at_m=onto, yaw_rad=yaw_of(self._bottom))
         yield from put_down(expert, {second: place}, meanwhile={first: home(first)})
 
-    def _words(self) -> dict[str, str]:
-        return {"{A}": "red block", "{B}": "blue block", "{a}": self._side, "{b}": _other(self._side)}
+    @classmethod
+    def _words(cls, coin: int) -> dict[str, str]:
+        return {"{A}": "red block", "{B}": "blue block", "{a}": SIDES[coin], "{b}": _other(SIDES[coin])}
 
 
 class HandoverBlock(StandinTask):
@@ -72,7 +73,7 @@ class HandoverBlock(StandinTask):
     GRIP_M: ClassVar[float] = 0.065
     """From the bar's middle to where either hand grips it."""
 
-    def _lay_out(self, rng: np.random.Generator) -> None:
+    def _lay_out(self, coin: int, rng: np.random.Generator) -> None:
         self._bar = self._add_block(
             "bar",
             BAR_M,
@@ -98,9 +99,7 @@ class HandoverBlock(StandinTask):
         )
         yield from pick(expert, {"left": left})
         meeting = Place(grip=left, at_m=np.array(self.MEETING_M), yaw_rad=0.0)
-        waiting = Reach(
-            point_m=np.array(self.MEETING_M) + [self.GRIP_M, 0.0, ABOVE_M], yaw_rad=math.pi / 2, gripper=1.0
-        )
+        waiting = Reach(point_m=np.add(self.MEETING_M, (self.GRIP_M, 0.0, ABOVE_M)), yaw_rad=math.pi / 2, gripper=1.0)
         yield stage({"left": meeting.hand(expert, "left"), "right": waiting})
         yield from pick(expert, {"right": right}, lift=False)
         point, yaw = expert.hand("left")
@@ -111,7 +110,8 @@ class HandoverBlock(StandinTask):
         place = Place(grip=right, at_m=on_pad, yaw_rad=0.0)
         yield from put_down(expert, {"right": place}, meanwhile={"left": home("left")})
 
-    def _words(self) -> dict[str, str]:
+    @classmethod
+    def _words(cls, coin: int) -> dict[str, str]:
         return {"{A}": "yellow bar", "{B}": "green pad", "{a}": "left", "{b}": "right"}
 
 
@@ -122,9 +122,8 @@ class MoveBlocksToPads(StandinTask):
     step_limit: ClassVar[int] = 120
     PAD_M: ClassVar[float] = 0.05
 
-    def _lay_out(self, rng: np.random.Generator) -> None:
-        names = ("red", "blue") if rng.integers(2) else ("blue", "red")
-        self._colours = dict(zip(SIDES, names, strict=True))
+    def _lay_out(self, coin: int, rng: np.random.Generator) -> None:
+        self._colours = self._sides(coin)
         self._pads_m: dict[Side, FloatArray] = {}
         self._cubes: dict[Side, Block] = {}
         for side in SIDES:
@@ -155,8 +154,13 @@ class MoveBlocksToPads(StandinTask):
         places = {s: Place(grip=grips[s], at_m=np.array([*self._pads_m[s], height]), yaw_rad=0.0) for s in SIDES}
         yield from put_down(expert, places)
 
-    def _words(self) -> dict[str, str]:
-        left, right = (self._colours[side] for side in SIDES)
+    @classmethod
+    def _sides(cls, coin: int) -> dict[Side, str]:
+        return dict(zip(SIDES, ("red", "blue") if coin else ("blue", "red"), strict=True))
+
+    @classmethod
+    def _words(cls, coin: int) -> dict[str, str]:
+        left, right = (cls._sides(coin)[side] for side in SIDES)
         return {"{A}": f"{left} block", "{B}": f"{right} block", "{C}": f"{left} pad", "{D}": f"{right} pad"}
 
 
