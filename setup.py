@@ -38,6 +38,9 @@ LIBERO = [
     "future",
     "huggingface-hub",
 ]
+# The stand-in for RoboTwin. SAPIEN itself (3.0.3: RoboTwin's own 3.0.0b1 draws on no CPU) is installed without its
+# dependencies, as LIBERO is: it names opencv-python, which would overwrite the headless one. What it imports is here.
+ROBOTWIN = ["h5py>=3.11", "transforms3d", "requests"]
 # vector-quantize-pytorch: since 1.32 a restart does not put two codes on one latent of a small batch.
 TRAIN = [
     *POLICY,
@@ -55,6 +58,7 @@ ROS = [
     "ros-rclpy[fastrtps]==7.1.6",
     "ros-std-msgs==5.3.6",
     "ros-sensor-msgs==5.3.6",
+    "ros-geometry-msgs==5.3.6",
     "ros-trajectory-msgs==5.3.6",
     "ros-diagnostic-msgs==5.3.6",
     "ros-std-srvs==5.3.6",
@@ -77,6 +81,8 @@ setup(
         "sim_bridges.tabletop": ["*.xml", "assets/*"],
         "sim_bridges.evaluation": ["*.html"],
         "sim_bridges.libero": ["asset_files.txt"],
+        "sim_bridges.robotwin.standin": ["shaders/*"],
+        "sim_bridges.robotwin.deploy_policy": ["*.yml"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),
@@ -104,10 +110,11 @@ setup(
         "train": TRAIN,
         "sim": SIM,
         "libero": LIBERO,
+        "robotwin": ROBOTWIN,
         "ray": RAY,
         "test": TEST,
         "dev": DEV,
-        "all": sorted({*ROS, *TRAIN, *LIBERO, *RAY, *DEV}),
+        "all": sorted({*ROS, *TRAIN, *LIBERO, *ROBOTWIN, *RAY, *DEV}),
     },
     entry_points={"console_scripts": ["lavla = lavla_ros.cli:main"]},
     zip_safe=False,

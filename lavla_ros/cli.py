@@ -43,6 +43,10 @@ def evaluate(
     layout: str = "",
     contract: str = "",
     assets: str = "",
+    robotwin_root: str = "",
+    task_config: str = "",
+    instructions: Literal["", "unseen", "seen"] = "",
+    seeds: str = "",
     method: str = "",
     videos: int = 2,
     timeout: float = 120.0,
@@ -58,12 +62,16 @@ def evaluate(
 
     Example: lavla eval libero_object --task 3 --policy runs/policy/best --workers 2 --out runs/object
 
+    Example: lavla eval robotwin --robotwin-root RoboTwin --task paper_4 --policy runs/policy/best --out runs/robotwin
+
     Args:
-        suite: tabletop, libero_spatial, libero_object, libero_goal, libero_10, libero_90, or module:factory of yours.
-        task: Names or numbers; none: pick_place on the tabletop, all tasks of a LIBERO suite.
+        suite: tabletop, libero_spatial, libero_object, libero_goal, libero_10, libero_90, robotwin, robotwin_standin,
+            or module:factory of yours.
+        task: Names or numbers; none: pick_place on the tabletop, all tasks of a LIBERO suite or of RoboTwin's stand-in,
+            in RoboTwin paper_4. paper_4 and paper_10 are the paper's sets of RoboTwin tasks.
         policy: Checkpoint directory, "bundled", "expert" (scripted, on privileged state), "replay:DATASET"
             (recorded actions), or "remote" (a policy node with use_sim_time that runs in this ROS domain).
-        episodes: Per task. Defaults of this and the next: tabletop 50, 0; LIBERO 50, 7.
+        episodes: Per task. Defaults of this and the next: tabletop 50, 0; LIBERO 50, 7; RoboTwin 100, 0.
         seed: Seed of the evaluation; episode i of seed s always begins in the same state.
         workers: Parallel simulators; changes nothing but the wall time.
         max_steps: Contract steps after which an episode has failed.
@@ -74,6 +82,10 @@ def evaluate(
         layout: tabletop: placements like those of the demonstrations (id) or outside of them (ood).
         contract: tabletop: contract name or file.
         assets: LIBERO: folder of its assets, if not found otherwise.
+        robotwin_root: RoboTwin: a checkout with its assets; default is LAVLA_ROBOTWIN_ROOT.
+        task_config: RoboTwin: its configuration of the scenes; default is demo_clean.
+        instructions: RoboTwin: which instruction templates; default is unseen.
+        seeds: RoboTwin: the seeds.json of another evaluation, whose episodes are run.
         method: Row of the paper's tables, if not the one that the checkpoint says.
         videos: So many successes and failures are shown in the report.
         timeout: Seconds without an answer of policy or simulator after which an episode is in error.
@@ -84,6 +96,15 @@ def evaluate(
     from sim_bridges.evaluation.evaluation import evaluate as run
     from sim_bridges.evaluation.results import EpisodeResult
 
+    options = {
+        "layout": layout,
+        "contract": contract,
+        "assets": assets,
+        "robotwin_root": robotwin_root,
+        "task_config": task_config,
+        "instructions": instructions,
+        "seeds": seeds,
+    }
     config = EvaluationConfig(
         suite=suite,
         tasks=task,
@@ -95,9 +116,7 @@ def evaluate(
         replan_steps=replan_steps,
         latency_steps=latency_steps,
         device=device,
-        options={
-            name: value for name, value in {"layout": layout, "contract": contract, "assets": assets}.items() if value
-        },
+        options={name: value for name, value in options.items() if value},
         method=method,
         videos=videos,
         timeout_s=timeout,
@@ -445,7 +464,7 @@ def demo(
 
 @app.command
 def bench(
-    name: tyro.conf.Positional[Literal["servo", "pipeline", "tabletop", "libero", "train"]],
+    name: tyro.conf.Positional[Literal["servo", "pipeline", "tabletop", "libero", "robotwin", "train"]],
     /,
     out: Path | None = None,
     duration: float = 60.0,
@@ -458,7 +477,8 @@ def bench(
 
     servo: punctuality of the 125 Hz loop, measured at the controller. pipeline: camera capture to first command.
     tabletop: speed of lock-step evaluation against real time. libero: steps per second against a loop that draws every
-    step. train: seconds and memory of an optimizer step, for every strategy.
+    step. robotwin: the stand-in's physics, pictures, memory, and lock-step over topics against in process. train:
+    seconds and memory of an optimizer step, for every strategy.
 
     Args:
         name: What to measure.
@@ -487,6 +507,10 @@ def bench(
         from benchmarks import libero
 
         figures = libero.run()
+    elif name == "robotwin":
+        from benchmarks import robotwin
+
+        figures = robotwin.run()
     else:
         from benchmarks import tabletop
 

@@ -188,6 +188,10 @@ class Contract:
     action: ActionSpec
     alignment: AlignmentSpec
     instruction_topic: str = "/instruction"
+    step: Literal["period", "command"] = "period"
+    """period: steps are ``1 / rate_hz`` apart. command: a step is one command, carried out to its end, which takes as
+    long as it takes: every observation is a step, stamps are unevenly far apart, and an action follows the one before
+    it. ``rate_hz`` is then only the spacing at which chunks and labels are written down."""
 
     def __post_init__(self) -> None:
         _require(0 < self.rate_hz <= 1000, "contract", "rate_hz", self.rate_hz, "a rate in (0, 1000] Hz")
@@ -242,6 +246,8 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Plain YAML/JSON-ready form; :meth:`from_dict` restores an equal contract."""
         plain: dict[str, Any] = _plain(asdict(self))
+        if self.step == "period":  # contracts from before there was a choice keep their hash
+            del plain["step"]
         return plain
 
     @property

@@ -15,7 +15,8 @@ OnChunk = Callable[[ActionChunk, Observation, float], None]
 
 
 class InferenceWorker:
-    """Replan every ``replan_steps`` contract steps; a slow policy skips observations, never queues them.
+    """Replan every ``replan_steps`` contract steps; a slow policy skips observations, never queues them. Where a step
+    is a command, whoever carries commands out shows an observation when a chunk is wanted: every one is answered.
 
     ``counters``: inferences, superseded (a newer observation came first), stale (older than
     ``max_observation_age_s`` when its turn came: dropped).
@@ -37,7 +38,8 @@ class InferenceWorker:
         self._on_failure = on_failure
         contract = policy.contract
         # Half a step of slack: capture stamps jitter around the contract's rate.
-        self._interval_ns = replan_steps * contract.dt_ns - contract.dt_ns // 2
+        periodic = contract.step == "period"
+        self._interval_ns = replan_steps * contract.dt_ns - contract.dt_ns // 2 if periodic else 0
         self._max_age_s = contract.alignment.max_observation_age_s
         self._wake = threading.Condition()
         self._slot: Observation | None = None

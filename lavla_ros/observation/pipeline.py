@@ -46,7 +46,7 @@ class Thinner:
     A grid of due times follows the accepted frames (a quarter of each deviation moves the grid, so
     it tracks the camera's phase and drift); a frame is taken when it lies less than half a camera
     period before the due time. A 30 Hz camera at 10 Hz therefore gives every third frame, and
-    jitter below half a camera period neither skips nor doubles one.
+    jitter below half a camera period neither skips nor doubles one. With a period of 0 every frame is taken.
     """
 
     def __init__(self, dt_ns: int) -> None:
@@ -147,7 +147,8 @@ class ObservationPipeline:
         self._states = _Stream(round(alignment.state_tolerance_s * NS_PER_S), deque(maxlen=_MAX_STATES))
         # (stamp, frame, received): steps that are not decided yet
         self._pending: deque[tuple[int, Any, int]] = deque()
-        self._thinner = Thinner(self.contract.dt_ns)
+        # Where a step is a command, every frame is one, however soon it comes.
+        self._thinner = Thinner(self.contract.dt_ns if self.contract.step == "period" else 0)
         self._decided_ns: int | None = None
         self._instructions: deque[tuple[int, str]] = deque(maxlen=64)
         if self._initial_instruction is not None:

@@ -109,7 +109,7 @@ class EvaluationConfig:
             words += ["--device", self.device]
         for name, value in self.options.items():
             if value:
-                words += [f"--{name}", value]
+                words += [f"--{name.replace('_', '-')}", value]
         return shlex.join(words)
 
 

@@ -35,6 +35,7 @@ from sim_bridges.evaluation.suites import (
     SuiteError,
 )
 from sim_bridges.robotwin.environment import FloatArray, RobotwinEnvironment, RobotwinError
+from sim_bridges.robotwin.interface import CommandExpert
 from sim_bridges.robotwin.seeds import MOST_REJECTED_IN_A_ROW, SeedFile, Tried, accepted, first_seed, try_seed
 from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source
 from sim_bridges.robotwin.task_sets import PAPER_4, TASK_SETS
@@ -288,24 +289,42 @@ class RobotwinTaskEnvironment:
 
 
 class _Demonstrator:
-    """The scripted expert by way of commands: what it shows is repeated, target by target, in the scene anew."""
+    """The scripted expert by way of commands. Where it plays by itself, what it shows is repeated in the scene anew,
+    target by target."""
 
     def __init__(self, owner: RobotwinTaskEnvironment) -> None:
         self._owner = owner
-        self._targets: FloatArray = np.empty((0, 0))
+        self._expert: CommandExpert
 
     def reset(self) -> None:
-        self._targets = self._owner.environment.demonstrate().targets_N
-        self._owner.restart()
+        environment = self._owner.environment
+        if environment.has_commands_of_an_expert:
+            self._expert = environment.commands_of_expert()
+        else:
+            self._expert = _Repeated(environment.demonstrate().targets_N[1:])
+            self._owner.restart()
 
     def chunk(self) -> ActionChunk:
-        environment = self._owner.environment
-        contract = environment.contract
-        number = min(environment.steps + 1, len(self._targets) - 1)
-        self._owner.observe(images=False)
+        contract = self._owner.environment.contract
         return ActionChunk(
-            stamp_ns=environment.time_ns,
+            stamp_ns=self._owner.observe(images=False).stamp_ns,
             dt_ns=contract.dt_ns,
-            actions_HA=self._targets[number][None],
+            actions_HA=self._expert.act()[None],
             names=contract.action.names,
         )
+
+
+class _Repeated:
+    """Commands in a row; after the end the last one again."""
+
+    def __init__(self, commands_N: FloatArray) -> None:
+        self._commands_N, self._next = commands_N, 0
+
+    @property
+    def done(self) -> bool:
+        return self._next >= len(self._commands_N)
+
+    def act(self) -> FloatArray:
+        command: FloatArray = self._commands_N[min(self._next, len(self._commands_N) - 1)]
+        self._next += 1
+        return command

@@ -25,7 +25,8 @@ import yaml
 
 from lavla_ros.contract import Contract
 from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
-from sim_bridges.robotwin.sources import Instructions, Provenance, require_task
+from sim_bridges.robotwin.sources import Disturbance, Instructions, Provenance, require_task
+from sim_bridges.robotwin.vulkan import SapienError, render_system
 
 DEFAULT_CONFIG = "demo_clean"
 _VARIABLE = "LAVLA_ROBOTWIN_ROOT"
@@ -178,6 +179,9 @@ class Checkout:
             raise RobotwinError(f"RoboTwin has no {kind} instruction for {task} with {dict(info)}")
         return str(texts[int(np.random.default_rng(seed).integers(len(texts)))])
 
+    def disturbance(self, seed: int) -> Disturbance:
+        raise RobotwinError("RoboTwin's expert plays by itself, not through commands: it cannot be disturbed")
+
     def provenance(self) -> Provenance:
         digest = hashlib.sha256()
         folders = ("envs", self.layout.configs, "description/task_instruction", "description/utils")
@@ -214,7 +218,10 @@ class Checkout:
                 f"RoboTwin's expert needs {', '.join(missing)}, not installed in this environment; curobo plans its "
                 f"motions on a GPU. See RoboTwin's own installation, and docs/robotwin.md"
             )
-        require_vulkan()
+        try:
+            render_system()
+        except SapienError as error:
+            raise RobotwinError(f"RoboTwin cannot draw here: {error}") from error
 
     @contextlib.contextmanager
     def _on_path(self) -> Iterator[None]:
@@ -223,17 +230,6 @@ class Checkout:
             if str(folder) not in sys.path:
                 sys.path.insert(0, str(folder))
         yield
-
-
-def require_vulkan() -> None:
-    """Raises RobotwinError where SAPIEN finds nothing to render with."""
-    sapien = importlib.import_module("sapien")
-    try:
-        sapien.render.RenderSystem()
-    except Exception as error:
-        raise RobotwinError(
-            f"SAPIEN finds no Vulkan driver that it can render with ({error}); see docs/robotwin.md on Vulkan"
-        ) from error
 
 
 def _yaml(file: Path) -> dict[str, Any]:

@@ -16,14 +16,21 @@ import hashlib
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lavla_ros.contract import NS_PER_S, Contract, Observation, load_contract
 from lavla_ros.observation.images import prepare_image
-from sim_bridges.robotwin.interface import ARM_JOINTS, COMMAND_SIZE, PHYSICS_STEP_NS, Scene, Task
+from sim_bridges.robotwin.interface import (
+    ARM_JOINTS,
+    COMMAND_SIZE,
+    PHYSICS_STEP_NS,
+    CommandExpert,
+    Scene,
+    Task,
+)
 
 CAMERAS = {"head": "head_camera", "left_wrist": "left_camera", "right_wrist": "right_camera"}
 """Camera of the contract → RoboTwin's name of it."""
@@ -114,8 +121,10 @@ class RobotwinEnvironment:
     # The present episode.
 
     @property
-    def step_limit(self) -> int | None:
-        """RoboTwin's own for this task."""
+    def step_limit(self) -> int:
+        """RoboTwin's own for this task. Raises RobotwinError where the task was not set up for evaluation."""
+        if self.task.step_lim is None:
+            raise RobotwinError(f"{self.name} has no step limit: it is set up without eval_mode")
         return self.task.step_lim
 
     @property
@@ -134,8 +143,8 @@ class RobotwinEnvironment:
 
     @property
     def outcome(self) -> StepOutcome:
-        success, limit = bool(self.task.eval_success), self.task.step_lim
-        return StepOutcome(success=success, done=success or (limit is not None and self.steps >= limit))
+        success = bool(self.task.eval_success)
+        return StepOutcome(success=success, done=success or self.task.take_action_cnt >= self.step_limit)
 
     @property
     def trajectory(self) -> str:
@@ -258,6 +267,18 @@ class RobotwinEnvironment:
         return np.concatenate([[float(self.physics_steps)], self.measured(), *bodies]).astype(np.float64)
 
     # The expert.
+
+    @property
+    def has_commands_of_an_expert(self) -> bool:
+        """Whether the expert acts through commands (the stand-in's); RoboTwin's plays by itself."""
+        return hasattr(self.task, "expert")
+
+    def commands_of_expert(self) -> CommandExpert:
+        """The expert of this episode, from where the scene is now. Raises RobotwinError where there is none."""
+        self._require_reset()
+        if not self.has_commands_of_an_expert:
+            raise RobotwinError(f"the expert of {self.name} does not act through commands: demonstrate() plays it")
+        return cast(CommandExpert, cast(Any, self.task).expert())
 
     def demonstrate(self, on_frame: Callable[[], None] | None = None) -> Demonstration:
         """Let the expert act in the scene that was just reset; a failure of it is told, not raised.

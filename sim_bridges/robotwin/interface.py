@@ -17,7 +17,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
-from numpy.typing import ArrayLike
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
 
 PHYSICS_STEP_NS = 4_000_000
 """Simulated time of one ``scene.step()``."""
@@ -36,8 +37,11 @@ class Joint(Protocol):
 class Robot(Protocol):
     """Both arms. Joint states are six joints and the gripper."""
 
-    left_arm_joints: Sequence[Joint]
-    right_arm_joints: Sequence[Joint]
+    @property
+    def left_arm_joints(self) -> Sequence[Joint]: ...
+
+    @property
+    def right_arm_joints(self) -> Sequence[Joint]: ...
 
     def get_left_arm_jointState(self) -> Sequence[float]:  # RoboTwin's name
         """(7,) where the drives are to go: what the observation's ``joint_action`` is, without drawing a picture."""
@@ -76,19 +80,47 @@ class Scene(Protocol):
     def get_all_actors(self) -> Sequence[Actor]: ...
 
 
+class CommandExpert(Protocol):
+    """A scripted expert that acts through commands. RoboTwin's own does not; the stand-in's does."""
+
+    @property
+    def done(self) -> bool:
+        """There is nothing left to do, or it cannot go on."""
+        ...
+
+    def act(self) -> NDArray[np.float64]:
+        """The next command (14,), for the scene as it is now."""
+        ...
+
+
 class Task(Protocol):
     """One task. Everything but :meth:`setup_demo` needs that first."""
 
-    scene: Scene
-    robot: Robot
-    take_action_cnt: int
-    """Commands of the episode."""
-    step_lim: int | None
-    """Commands after which the episode has failed."""
-    eval_success: bool
-    """The goal held at some physics step of a command."""
-    plan_success: bool
-    """The expert could plan all of its motions."""
+    @property
+    def scene(self) -> Scene: ...
+
+    @property
+    def robot(self) -> Robot: ...
+
+    @property
+    def take_action_cnt(self) -> int:
+        """Commands of the episode."""
+        ...
+
+    @property
+    def step_lim(self) -> int | None:
+        """Commands after which the episode has failed."""
+        ...
+
+    @property
+    def eval_success(self) -> bool:
+        """The goal held at some physics step of a command."""
+        ...
+
+    @property
+    def plan_success(self) -> bool:
+        """The expert could plan all of its motions."""
+        ...
 
     def setup_demo(self, **kwargs: Any) -> None:
         """Build the scene of ``seed``. Raises where its objects do not come to rest (``UnStableError``)."""

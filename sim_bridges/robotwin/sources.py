@@ -6,6 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
 from lavla_ros.contract import Contract
 from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
 
@@ -25,6 +28,14 @@ class Provenance:
     statement: str
 
 
+class Disturbance(Protocol):
+    """One episode's."""
+
+    def apply(self, command: NDArray[np.float64]) -> NDArray[np.float64]:
+        """What is executed in place of the command (14,)."""
+        ...
+
+
 class TaskSource(Protocol):
     """Making one is cheap: no simulator, no pictures."""
 
@@ -41,6 +52,10 @@ class TaskSource(Protocol):
 
     def instruction(self, task: str, seed: int, info: Mapping[str, Any], kind: Instructions) -> str:
         """The instruction of an episode, a function of its seed: equal arguments, equal words, whoever asks."""
+        ...
+
+    def disturbance(self, seed: int) -> Disturbance:
+        """Pushes for an expert's commands. Raises RobotwinError where its expert does not act through commands."""
         ...
 
     def provenance(self) -> Provenance: ...

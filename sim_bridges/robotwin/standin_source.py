@@ -30,6 +30,9 @@ class StandinSource:
         """A template of the kind, drawn with the seed."""
         return standin.instruction(task, seed, kind)
 
+    def disturbance(self, seed: int) -> standin.DisturbanceSource:
+        return standin.DisturbanceSource(standin.DisturbanceConfig(), seed)
+
     def provenance(self) -> Provenance:
         folder = Path(standin.__file__).parent
         digest = hashlib.sha256()

@@ -15,8 +15,8 @@ import numpy as np
 
 from lavla_ros.contract import Contract
 from sim_bridges.evaluation.robotwin import RobotwinSuite
-from sim_bridges.robotwin.environment import RobotwinEnvironment
-from sim_bridges.robotwin.sources import Instructions, Provenance
+from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
+from sim_bridges.robotwin.sources import Disturbance, Instructions, Provenance
 
 NAME = "swing_task:SwingSuite"
 SPEED = 0.002
@@ -77,6 +77,7 @@ class SwingTask:
         self.scene = SwingScene()
         self.robot = SwingRobot(self.scene)
         self._marks = np.random.default_rng(seed).uniform(0.1, 0.4, 2) * [1, -1]
+        self.scene.ball.p[:2] = self._marks
         self._seed = seed
         self.take_action_cnt, self.step_lim = 0, LIMIT if kwargs.get("eval_mode") else None
         self.eval_success, self.plan_success = False, True
@@ -157,6 +158,9 @@ class SwingSource:
     def instruction(self, task: str, seed: int, info: Mapping[str, Any], kind: Instructions) -> str:
         verb = np.random.default_rng(seed).choice(["Swing to", "Reach", "Go to"])
         return f"{verb} the {info['{A}']} and the {info['{B}']} ({kind})."
+
+    def disturbance(self, seed: int) -> Disturbance:
+        raise RobotwinError("it plays by itself")
 
     def provenance(self) -> Provenance:
         return Provenance(source="drawn in the test", hash="swing", comparable=not self.fault, statement="It swings.")

@@ -121,14 +121,14 @@ def test_a_task_that_raises_in_get_obs_is_named() -> None:
     environment.step(np.zeros(14))
     task.fault = "get_obs"
     for look in (environment.view, environment.observe):
-        with pytest.raises(RobotwinError, match="get_obs of SwingTask failed after 1 commands.*ErrorDeviceLost"):
+        with pytest.raises(RobotwinError, match=r"get_obs of SwingTask failed after 1 commands.*ErrorDeviceLost"):
             look()
     assert (environment.steps, task.take_action_cnt) == (1, 1)
 
 
 def test_after_an_error_inside_a_command_only_a_reset_helps() -> None:
     environment, task = made("take_action")
-    with pytest.raises(RobotwinError, match="command 0 of SwingTask failed in RoboTwin.*TOPP"):
+    with pytest.raises(RobotwinError, match=r"command 0 of SwingTask failed in RoboTwin.*TOPP"):
         environment.step(np.zeros(14))
     assert environment.steps == 0
     with pytest.raises(RobotwinError, match="reset to go on"):
@@ -209,7 +209,7 @@ def test_what_a_frames_receiver_raises_goes_through_the_expert() -> None:
     def careless() -> dict[str, object]:
         try:
             return play()
-        except Exception:
+        except (RuntimeError, OSError):
             return {}
 
     def stop() -> None:

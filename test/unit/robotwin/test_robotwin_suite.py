@@ -1,0 +1,188 @@
+"""RoboTwin's official protocol in the harness, on a task with its interface."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from robotwin_checkpoint import write_checkpoint
+from swing_task import LIMIT, NAME, SwingSource, SwingSuite
+
+from lavla_ros.contract import ActionChunk
+from sim_bridges.evaluation import robotwin
+from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
+from sim_bridges.evaluation.results import same_episodes
+from sim_bridges.evaluation.robotwin import SEEDS_FILE, RobotwinTaskEnvironment
+from sim_bridges.evaluation.suites import Evaluated, Plan, SuiteError, choose_tasks
+from sim_bridges.robotwin.environment import RobotwinError
+from sim_bridges.robotwin.task_sets import PAPER_4, PAPER_10
+
+ACCEPTED = [100_000, 100_001, 100_002, 100_004, 100_006, 100_008]  # 3: unstable, 5: stops short, 7: no plan
+EVALUATION = EvaluationConfig(suite=NAME, episodes=3, max_steps=4, replan_steps=2, videos=0)
+
+
+def test_the_official_numbers() -> None:
+    suite = SwingSuite()
+    assert (suite.rules.episodes, suite.rules.seed, suite.rules.replan_steps) == (100, 0, 25)
+    assert [suite.plan("swing", trial, 2).seed for trial in (0, 1, 99)] == [300_000, 300_001, 300_099]
+    assert suite.plan("swing", 0, 0).max_steps == LIMIT
+
+
+def test_a_seed_counts_where_the_expert_solves_it(tmp_path: Path) -> None:
+    suite = SwingSuite()
+    found = suite.find(["swing"], episodes=6, seed=0, folder=tmp_path, workers=2)
+    assert [start.seed for start in found["swing"]] == ACCEPTED
+    said = {start.seed: start.instruction for start in found["swing"]}
+    assert said == {seed: SwingSource().instruction("swing", seed, INFO, "unseen") for seed in ACCEPTED}
+    assert len(set(said.values())) > 1
+    rows = {row["seed"]: row for row in json.loads((tmp_path / SEEDS_FILE).read_text())["tasks"]["swing"]}
+    assert list(rows) == list(range(100_000, 100_009))
+    assert "UnStableError" in rows[100_003]["rejected"] and "no plan" in rows[100_007]["rejected"]
+    assert rows[100_004] == {"seed": 100_004, "instruction": said[100_004]}
+
+
+INFO = {"{A}": "left mark", "{B}": "right mark"}
+
+
+def test_what_was_found_is_not_looked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    suite = SwingSuite()
+    first = suite.find(["swing"], episodes=4, seed=0, folder=tmp_path, workers=1)
+    asked: list[int] = []
+    tries = robotwin._tries
+
+    def counted(suite: SwingSuite, task: str, workers: int, seed: int):
+        asked.append(seed)
+        yield from tries(suite, task, workers, seed)
+
+    monkeypatch.setattr(robotwin, "_tries", counted)
+    assert suite.find(["swing"], episodes=3, seed=0, folder=tmp_path, workers=1)["swing"] == first["swing"][:3]
+    assert asked == []
+    more = suite.find(["swing"], episodes=5, seed=0, folder=tmp_path, workers=1)
+    assert asked == [100_005] and [start.seed for start in more["swing"]] == ACCEPTED[:5]
+
+
+def test_an_expert_that_solves_nothing_ends_the_search(tmp_path: Path) -> None:
+    suite = SwingSuite(fault="expert", most_rejected="4")
+    with pytest.raises(
+        RobotwinError, match=r"none of 4 seeds of swing in a row, 100000 to 100003 \(3: no plan was found; 1: the scene"
+    ):
+        suite.find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
+    rows = json.loads((tmp_path / SEEDS_FILE).read_text())["tasks"]["swing"]
+    assert [row["seed"] for row in rows] == [100_000, 100_001, 100_002, 100_003]
+
+
+def test_a_given_list_is_run_and_nothing_else(tmp_path: Path) -> None:
+    SwingSuite().find(["swing"], episodes=4, seed=0, folder=tmp_path / "a", workers=1)
+    given = str(tmp_path / "a" / SEEDS_FILE)
+    replayed = SwingSuite(seeds=given)
+    found = replayed.find(["swing"], episodes=3, seed=0, folder=tmp_path / "b", workers=1)
+    assert [start.seed for start in found["swing"]] == ACCEPTED[:3]
+    assert (tmp_path / "b" / SEEDS_FILE).read_text() == Path(given).read_text()
+    with pytest.raises(SuiteError, match="has 4 episodes of swing; 5 are to be run"):
+        replayed.find(["swing"], episodes=5, seed=0, folder=tmp_path / "c", workers=1)
+    with pytest.raises(SuiteError, match="has 0 episodes of swing_again"):
+        replayed.find(["swing_again"], episodes=1, seed=0, folder=tmp_path / "c", workers=1)
+    SwingSuite().find(["swing"], episodes=1, seed=5, folder=tmp_path / "d", workers=1)
+    with pytest.raises(SuiteError, match="has other episodes of swing"):
+        replayed.find(["swing"], episodes=1, seed=0, folder=tmp_path / "d", workers=1)
+    with pytest.raises(SuiteError, match="is not a file"):
+        SwingSuite(seeds=str(tmp_path / "none")).find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
+
+
+def test_lists_of_other_episodes_are_refused(tmp_path: Path) -> None:
+    suite = SwingSuite()
+    suite.find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
+    with pytest.raises(RobotwinError, match="instructions 'unseen' there, 'seen' now"):
+        SwingSuite(instructions="seen").find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
+    (tmp_path / SEEDS_FILE).write_text('{"tasks": []}')
+    with pytest.raises(RobotwinError, match="is no list of seeds"):
+        suite.find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
+    with pytest.raises(SuiteError, match="instructions is 'spoken'"):
+        SwingSuite(instructions="spoken")
+
+
+def test_an_evaluation_is_the_same_on_any_workers_and_with_its_list(tmp_path: Path) -> None:
+    config = replace(EVALUATION, policy=str(write_checkpoint(tmp_path / "policy")))
+    once = evaluate(config, out=tmp_path / "one")
+    assert [(e.seed, e.error, e.inferences, e.length_steps) for e in once.episodes] == [
+        (seed, None, 2, 4) for seed in ACCEPTED[:3]
+    ]
+    assert len({e.initial_state for e in once.episodes}) == 3
+    assert same_episodes(once, evaluate(config, workers=2))
+    listed = replace(config, options={"seeds": str(tmp_path / "one" / SEEDS_FILE)}, seed=8)
+    assert same_episodes(once, evaluate(listed, out=tmp_path / "listed"))
+
+
+def test_a_stopped_evaluation_goes_on_with_the_episodes_it_had_found(tmp_path: Path) -> None:
+    config = replace(EVALUATION, policy=str(write_checkpoint(tmp_path / "policy")), episodes=2)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(episode: object) -> None:
+        raise Stopped
+
+    with pytest.raises(Stopped):
+        evaluate(config, out=tmp_path / "out", on_episode=stop)
+    found = (tmp_path / "out" / SEEDS_FILE).read_text()
+    assert len(list((tmp_path / "out" / "episodes").glob("*.json"))) == 1
+    assert len(evaluate(config, out=tmp_path / "out").episodes) == 2
+    assert (tmp_path / "out" / SEEDS_FILE).read_text() == found
+
+
+def test_the_expert_is_judged_on_all_seeds_by_way_of_commands(tmp_path: Path) -> None:
+    expert = evaluate(replace(EVALUATION, policy="expert", episodes=8, max_steps=None))
+    outcomes = {e.seed: (e.success, e.error) for e in expert.episodes}
+    assert {seed for seed, (success, _) in outcomes.items() if success} == set(ACCEPTED[:5])
+    assert outcomes[100_005] == (False, None)
+    assert outcomes[100_003][1] is not None and "UnStableError" in outcomes[100_003][1]
+    assert all(3 <= e.length_steps <= 18 for e in expert.episodes if e.success)
+
+
+def test_a_chunk_is_counted_in_commands_not_in_time() -> None:
+    environment = RobotwinTaskEnvironment(SwingSource().environment("swing", SwingSuite().contract))
+    environment.reset(Plan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=9))
+    inner = environment.environment
+    actions = np.zeros((3, 14))
+    actions[:, 1] = (0.1, 0.15, 0.2)
+    seen = environment.observe(images=False)
+    names, dt_ns = inner.contract.action.names, inner.contract.dt_ns
+    chunk = ActionChunk(stamp_ns=seen.stamp_ns, dt_ns=dt_ns, actions_HA=actions, names=names)
+    environment.step(None)  # it comes a step late: its first action is past
+    targets = []
+    for late in (chunk, None, None):
+        environment.step(late)
+        targets.append(inner.commanded()[1])
+    assert targets == [0.15, 0.2, 0.2]  # past the end the arms stay
+    assert inner.time_ns > 4 * inner.contract.dt_ns / 4
+
+
+def test_task_sets_and_comparability() -> None:
+    assert len(PAPER_4) == 4 and len(PAPER_10) == 10 and len(set(PAPER_10)) == 10
+    suite = SwingSuite()
+    suite.task_sets = {"both": ("swing_again", "swing")}
+    assert choose_tasks(suite, ["both"]) == ("swing", "swing_again")
+    official = Evaluated(
+        tasks=("swing",),
+        episodes=100,
+        seed=0,
+        max_steps=LIMIT,
+        replan_steps=25,
+        latency_steps=0,
+        policy="runs/p",
+        backbone="pretrained",
+    )
+    assert suite.comparability(official).comparable
+    for changed, words in (
+        (replace(official, episodes=20), "20 episodes a task in place of 100"),
+        (replace(official, max_steps=30), "30 steps at most"),
+        (replace(official, policy="expert"), "no policy"),
+        (replace(official, latency_steps=1), "1 steps late"),
+    ):
+        judged = suite.comparability(changed)
+        assert not judged.comparable and words in judged.statement
+    assert "stand-in" in SwingSuite(fault="expert").comparability(official).statement
+    assert "seen instructions" in SwingSuite(instructions="seen").comparability(official).statement
