@@ -13,7 +13,7 @@ export OMP_NUM_THREADS ?= 1
 
 setup: $(READY)
 
-$(READY): setup.py constraints.txt tools/setup.sh
+$(READY): setup.py constraints.txt tools/setup.sh tools/vulkan.sh
 	PYTHON=$(PYTHON) sh tools/setup.sh $(VENV)
 	touch $@
 

@@ -55,4 +55,11 @@ say "Installing lavla_ros and its dependencies"
 # Without their dependencies: 2 GB of training code that is not used here. What they import is in the extra "libero".
 say "Installing LIBERO"
 "$venv/bin/python" -m pip install --quiet -c constraints.txt --no-deps hf-libero robosuite bddl
+# Without its dependencies: opencv-python would overwrite the headless one. There are wheels for x86-64 only.
+say "Installing SAPIEN (the stand-in for RoboTwin)"
+if "$venv/bin/python" -m pip install --quiet -c constraints.txt --no-deps sapien; then
+    sh tools/vulkan.sh "$venv/bin/python" || true
+else
+    echo "SAPIEN cannot be installed here: everything works but the stand-in for RoboTwin." >&2
+fi
 say "Set-up complete"
