@@ -28,7 +28,7 @@ class StandinSource:
 
     def instruction(self, task: str, seed: int, info: Mapping[str, Any], kind: Instructions) -> str:
         """A template of the kind, drawn with the seed."""
-        return standin.instruction(task, seed, kind)
+        return standin.instruction_of(task, seed, info, kind)
 
     def disturbance(self, seed: int) -> standin.DisturbanceSource:
         return standin.DisturbanceSource(standin.DisturbanceConfig(), seed)

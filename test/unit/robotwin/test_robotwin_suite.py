@@ -104,20 +104,8 @@ def test_lists_of_other_episodes_are_refused(tmp_path: Path) -> None:
         SwingSuite(instructions="spoken")
 
 
-def test_an_evaluation_is_the_same_on_any_workers_and_with_its_list(tmp_path: Path) -> None:
+def test_an_evaluation_goes_on_with_its_episodes_and_its_list_repeats_them(tmp_path: Path) -> None:
     config = replace(EVALUATION, policy=str(write_checkpoint(tmp_path / "policy")))
-    once = evaluate(config, out=tmp_path / "one")
-    assert [(e.seed, e.error, e.inferences, e.length_steps) for e in once.episodes] == [
-        (seed, None, 2, 4) for seed in ACCEPTED[:3]
-    ]
-    assert len({e.initial_state for e in once.episodes}) == 3
-    assert same_episodes(once, evaluate(config, workers=2))
-    listed = replace(config, options={"seeds": str(tmp_path / "one" / SEEDS_FILE)}, seed=8)
-    assert same_episodes(once, evaluate(listed, out=tmp_path / "listed"))
-
-
-def test_a_stopped_evaluation_goes_on_with_the_episodes_it_had_found(tmp_path: Path) -> None:
-    config = replace(EVALUATION, policy=str(write_checkpoint(tmp_path / "policy")), episodes=2)
 
     class Stopped(Exception):
         pass
@@ -126,11 +114,18 @@ def test_a_stopped_evaluation_goes_on_with_the_episodes_it_had_found(tmp_path: P
         raise Stopped
 
     with pytest.raises(Stopped):
-        evaluate(config, out=tmp_path / "out", on_episode=stop)
-    found = (tmp_path / "out" / SEEDS_FILE).read_text()
-    assert len(list((tmp_path / "out" / "episodes").glob("*.json"))) == 1
-    assert len(evaluate(config, out=tmp_path / "out").episodes) == 2
-    assert (tmp_path / "out" / SEEDS_FILE).read_text() == found
+        evaluate(config, out=tmp_path / "one", on_episode=stop)
+    found = (tmp_path / "one" / SEEDS_FILE).read_text()
+    assert len(list((tmp_path / "one" / "episodes").glob("*.json"))) == 1
+    once = evaluate(config, out=tmp_path / "one")
+    assert [(e.seed, e.error, e.inferences, e.length_steps) for e in once.episodes] == [
+        (seed, None, 2, 4) for seed in ACCEPTED[:3]
+    ]
+    assert len({e.initial_state for e in once.episodes}) == 3
+    assert (tmp_path / "one" / SEEDS_FILE).read_text() == found
+
+    listed = replace(config, options={"seeds": str(tmp_path / "one" / SEEDS_FILE)}, seed=8)
+    assert same_episodes(once, evaluate(listed, out=tmp_path / "listed", workers=2))
 
 
 def test_the_expert_is_judged_on_all_seeds_by_way_of_commands(tmp_path: Path) -> None:
