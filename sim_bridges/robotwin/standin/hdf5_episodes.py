@@ -46,15 +46,15 @@ class CollectConfig:
 def collect(config: CollectConfig) -> list[int]:
     """Write the episodes; the seeds that they are of. Raises RuntimeError where the expert fails again and again,
     NoVulkanError, SapienMissing."""
-    task, seeds, seed = make_task(config.task), list[int](), config.first_seed
+    task, seeds, seed, rejected = make_task(config.task), list[int](), config.first_seed, 0
     while len(seeds) < config.episodes:
         frames = demonstrate(task, seed)
         if frames:
             write_episode(config.out, len(seeds), frames)
             write_instructions(config.out, len(seeds), config.task, seed)
             seeds.append(seed)
-        seed += 1
-        if seed - (seeds[-1] if seeds else config.first_seed) > MOST_REJECTED:
+        seed, rejected = seed + 1, 0 if frames else rejected + 1
+        if rejected >= MOST_REJECTED:
             raise RuntimeError(f"the expert of {config.task} fails on all of the {MOST_REJECTED} seeds before {seed}")
     return seeds
 

@@ -28,8 +28,8 @@ from sim_bridges.robotwin.vulkan import import_sapien
 Side = Literal["left", "right"]
 SIDES: tuple[Side, Side] = ("left", "right")
 BASES_M: dict[Side, Vector] = {"left": (-0.30, -0.36, 0.74), "right": (0.30, -0.36, 0.74)}
-HOME_M: dict[Side, Vector] = {"left": (-0.24, -0.18, 0.97), "right": (0.24, -0.18, 0.97)}
-"""Tool points of the hands at the start, pointing down."""
+HOME_M: dict[Side, Vector] = {"left": (-0.30, -0.22, 0.92), "right": (0.30, -0.22, 0.92)}
+"""Tool points of the hands at the start, pointing down: where they hide nothing from the head camera."""
 FINGER_TRAVEL_M = 0.045
 """Way of each finger between closed and open."""
 CAMERA_M: Vector = (0.0, 0.11, -0.03)
