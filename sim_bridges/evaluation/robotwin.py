@@ -54,17 +54,16 @@ class RobotwinSuite:
 
     def __init__(
         self,
-        name: str,
         source: TaskSource,
         *,
         default_tasks: tuple[str, ...],
         instructions: str = "",
         seeds: str = "",
-        most_rejected: str = "",
+        most_rejected: int = MOST_REJECTED_IN_A_ROW,
     ) -> None:
         """``instructions``: ``unseen`` (default) or ``seen`` templates. ``seeds``: a seeds.json whose episodes are
         run. ``most_rejected``: seeds in a row that the expert may fail on."""
-        self.name = name
+        self.name = source.suite
         self.contract: Contract = load_contract("robotwin_aloha")
         self.tasks = source.tasks
         self.task_sets = TASK_SETS
@@ -74,7 +73,7 @@ class RobotwinSuite:
             raise SuiteError(f"instructions is {instructions!r}; expected one of {list(get_args(Instructions))}")
         self.instructions = cast(Instructions, instructions or "unseen")
         self._seeds = seeds
-        self._most_rejected = int(most_rejected or MOST_REJECTED_IN_A_ROW)
+        self._most_rejected = most_rejected
         self.rules = Rules(
             episodes=PROTOCOL_EPISODES,
             seed=0,
@@ -160,31 +159,18 @@ class RobotwinSuite:
 
 
 def robotwin(
-    *, robotwin_root: str = "", task_config: str = "", instructions: str = "", seeds: str = "", most_rejected: str = ""
+    *, robotwin_root: str = "", task_config: str = "", instructions: str = "", seeds: str = ""
 ) -> RobotwinSuite:
     """RoboTwin itself, from a checkout. Raises RobotwinError where there is none, or of another layout."""
     source = open_source(robotwin_root, task_config)
-    return RobotwinSuite(
-        "robotwin",
-        source,
-        default_tasks=tuple(task for task in PAPER_4 if task in source.tasks),
-        instructions=instructions,
-        seeds=seeds,
-        most_rejected=most_rejected,
-    )
+    default_tasks = tuple(task for task in PAPER_4 if task in source.tasks)
+    return RobotwinSuite(source, default_tasks=default_tasks, instructions=instructions, seeds=seeds)
 
 
-def robotwin_standin(*, instructions: str = "", seeds: str = "", most_rejected: str = "") -> RobotwinSuite:
+def robotwin_standin(*, instructions: str = "", seeds: str = "") -> RobotwinSuite:
     """The stand-in, which needs no assets."""
     source = open_source("standin")
-    return RobotwinSuite(
-        "robotwin_standin",
-        source,
-        default_tasks=source.tasks,
-        instructions=instructions,
-        seeds=seeds,
-        most_rejected=most_rejected,
-    )
+    return RobotwinSuite(source, default_tasks=source.tasks, instructions=instructions, seeds=seeds)
 
 
 # The search, in processes of its own: what the expert's planner and the renderer do there ends with them.

@@ -90,6 +90,7 @@ def find_layout(root: Path) -> Layout:
 class Checkout:
     """See :class:`sim_bridges.robotwin.sources.TaskSource`."""
 
+    suite = "robotwin"
     distributions = ("sapien", "mplib", "toppra", "nvidia-curobo", "numpy")
 
     def __init__(self, root: Path, task_config: str = DEFAULT_CONFIG) -> None:

@@ -134,7 +134,7 @@ class RobotwinNode(EpisodeNode):
         self._episode = self._find(request)
         made = self._provenance
         about = {
-            "suite": "robotwin" if made.comparable else "robotwin_standin",
+            "suite": self._source.suite,
             "task": request.task,
             "seed": self._episode.seed,
             "assets": made.hash,

@@ -40,6 +40,11 @@ class TaskSource(Protocol):
     """Making one is cheap: no simulator, no pictures."""
 
     @property
+    def suite(self) -> str:
+        """Name that its episodes are known by."""
+        ...
+
+    @property
     def tasks(self) -> tuple[str, ...]: ...
 
     def step_limit(self, task: str) -> int:

@@ -16,6 +16,7 @@ from sim_bridges.robotwin.sources import Instructions, Provenance, require_task
 class StandinSource:
     """See the module."""
 
+    suite = "robotwin_standin"
     tasks = standin.TASKS
     distributions = ("sapien", "numpy")
 

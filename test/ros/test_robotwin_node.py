@@ -216,12 +216,8 @@ def test_demonstrations_become_bags_and_a_dataset(tmp_path: Path, source: TaskSo
 def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
     for values, words in (
         ({"task": "fly"}, "no task 'fly'"),
-        ({"seed": -1}, "seed is -1"),
-        ({"replan_steps": 26}, "replan_steps is 26"),
         ({"record": True}, "set commander to expert"),
-        ({"contract": "jaka_minicobo", "replan_steps": 5}, "front"),
         ({"robotwin_root": str(tmp_path)}, "no RoboTwin 2.0 checkout"),
-        ({"seeds": "none.json"}, "not a file"),
     ):
         assert words in fails_to_start(MODULE, "robotwin", tmp_path, **parameters(**values)), values
 

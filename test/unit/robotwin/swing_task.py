@@ -143,6 +143,7 @@ class SwingTask:
 
 
 class SwingSource:
+    suite = "swing"
     tasks = ("swing", "swing_again")
     distributions = ("numpy",)
 
@@ -169,8 +170,8 @@ class SwingSource:
 class SwingSuite(RobotwinSuite):
     """Two tasks of a few dozen commands."""
 
-    def __init__(self, *, fault: str = "", **options: str) -> None:
-        super().__init__("swing", SwingSource(fault), default_tasks=("swing",), **options)
+    def __init__(self, *, fault: str = "", **options: Any) -> None:
+        super().__init__(SwingSource(fault), default_tasks=("swing",), **options)
 
 
 def goal_of(task: SwingTask) -> np.ndarray:

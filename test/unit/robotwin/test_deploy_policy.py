@@ -66,6 +66,7 @@ def test_commands_end_with_success(checkpoint: Path) -> None:
     model = deploy_policy.get_model(settings(checkpoint=str(checkpoint), replan_steps=3))
     task = SwingTask()
     task.setup_demo(seed=100_001, eval_mode=True)
+    task.set_instruction("swing")
     task.check_success = lambda: True  # type: ignore[method-assign]
     deploy_policy.eval(task, model, task.get_obs())
     assert task.eval_success and task.take_action_cnt == 1

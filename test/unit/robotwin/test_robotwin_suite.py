@@ -11,8 +11,9 @@ import pytest
 from robotwin_checkpoint import write_checkpoint
 from swing_task import LIMIT, NAME, SwingSource, SwingSuite
 
-from lavla_ros.contract import ActionChunk
+from lavla_ros.contract import ActionChunk, Observation
 from sim_bridges.evaluation import robotwin
+from sim_bridges.evaluation.episode import run_episode
 from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
 from sim_bridges.evaluation.results import same_episodes
 from sim_bridges.evaluation.robotwin import SEEDS_FILE, RobotwinTaskEnvironment
@@ -65,7 +66,7 @@ def test_what_was_found_is_not_looked_for_again(tmp_path: Path, monkeypatch: pyt
 
 
 def test_an_expert_that_solves_nothing_ends_the_search(tmp_path: Path) -> None:
-    suite = SwingSuite(fault="expert", most_rejected="4")
+    suite = SwingSuite(fault="expert", most_rejected=4)
     with pytest.raises(
         RobotwinError, match=r"none of 4 seeds of swing in a row, 100000 to 100003 \(3: no plan was found; 1: the scene"
     ):
@@ -153,6 +154,31 @@ def test_a_chunk_is_counted_in_commands_not_in_time() -> None:
         targets.append(inner.commanded()[1])
     assert targets == [0.15, 0.2, 0.2]  # past the end the arms stay
     assert inner.time_ns > 4 * inner.contract.dt_ns / 4
+
+
+@pytest.mark.parametrize(("fault", "words"), [("get_obs", "get_obs of swing failed after 0"), ("take_action", "TOPP")])
+def test_an_episode_in_which_robotwin_raises_is_in_error_and_the_next_one_is_not(fault: str, words: str) -> None:
+    environment = RobotwinTaskEnvironment(SwingSource(fault).environment("swing", SwingSuite().contract))
+    plan = Plan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=2)
+    contract = environment.environment.contract
+
+    class Still:
+        every, needs_images = 1, True
+
+        def reset(self, plan: Plan) -> None: ...
+
+        def chunk(self, observation: Observation) -> ActionChunk:
+            names, dt_ns, actions = contract.action.names, contract.dt_ns, np.zeros((1, 14))
+            return ActionChunk(stamp_ns=observation.stamp_ns, dt_ns=dt_ns, actions_HA=actions, names=names)
+
+        def finish(self, *, success: bool) -> None: ...
+
+        def close(self) -> None: ...
+
+    result = run_episode(environment, Still(), contract, plan)
+    assert result.error is not None and words in result.error and result.length_steps == 0 and not result.success
+    environment.environment.task.fault = ""
+    assert run_episode(environment, Still(), contract, plan).error is None
 
 
 def test_task_sets_and_comparability() -> None:
