@@ -43,6 +43,9 @@ from sim_bridges.robotwin.task_sets import PAPER_4, TASK_SETS
 SEEDS_FILE = "seeds.json"
 """In the folder of an evaluation: what was tried, what counts, and what is said."""
 PROTOCOL_EPISODES = 100
+TRY_TIMEOUT_S = 900.0
+"""Longest that the expert may take over a seed."""
+_KEPT = "what was found is kept, and the same command goes on there"
 CHUNK_STEPS = 25
 """Commands between two inferences: the whole chunk, as RoboTwin's own policies do."""
 
@@ -177,7 +180,8 @@ def robotwin_standin(*, instructions: str = "", seeds: str = "") -> RobotwinSuit
 
 
 def _tries(suite: RobotwinSuite, task: str, workers: int, first: int) -> Generator[Tried]:
-    """Seeds from ``first`` on, in order, tried ``workers`` at a time. Raises RobotwinError where a process dies."""
+    """Seeds from ``first`` on, in order, tried ``workers`` at a time. Raises RobotwinError where a process dies, or
+    does not come to an end with a seed."""
     context = multiprocessing.get_context("spawn")
     pending: deque[tuple[int, Future[Tried]]] = deque()
     with ProcessPoolExecutor(
@@ -189,11 +193,15 @@ def _tries(suite: RobotwinSuite, task: str, workers: int, first: int) -> Generat
                 while len(pending) < workers:
                     pending.append((seed, pool.submit(_try, seed, suite.instructions)))
                     seed += 1
-                yield pending.popleft()[1].result()
+                oldest, future = pending.popleft()
+                yield future.result(TRY_TIMEOUT_S)
         except BrokenProcessPool as error:
-            at = pending[0][0] if pending else seed
+            raise RobotwinError(f"a process that tried seeds of {task} from {oldest} on died; {_KEPT}") from error
+        except TimeoutError as error:
+            for process in list(pool._processes.values()):  # from Python 3.14 on: kill_workers()
+                process.kill()
             raise RobotwinError(
-                f"the process that tried seeds of {task} died at or before seed {at}; what was found is kept"
+                f"the expert did not come to an end with seed {oldest} of {task} in {TRY_TIMEOUT_S:g} s; {_KEPT}"
             ) from error
         finally:
             pool.shutdown(wait=True, cancel_futures=True)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -99,8 +100,8 @@ class RobotwinEnvironment:
         folder: Path | None = None,
         contract: Contract | str = "robotwin_aloha",
     ) -> None:
-        """``arguments``: of ``setup_demo``, besides the seed. ``folder``: the working directory that the task needs, as
-        it looks for its files from there.
+        """``arguments``: of ``setup_demo``, besides the seed. ``folder``: of a checkout, whose code looks for its files
+        from there.
 
         Raises RobotwinError for a contract that is not RoboTwin's.
         """
@@ -185,7 +186,8 @@ class RobotwinEnvironment:
             why = "the goal is reached" if self.outcome.success else f"the limit of {self.step_limit} steps is reached"
             raise RobotwinError(f"the episode is over after {self.steps} steps: {why}; reset before the next command")
         try:
-            self.task.take_action(values, action_type="qpos")
+            with self._inside():
+                self.task.take_action(values, action_type="qpos")
         except Exception as error:
             self._broken = f"command {self.steps} of {self.name} failed in RoboTwin: {_why(error)}"
             raise RobotwinError(self._broken) from error
@@ -319,8 +321,14 @@ class RobotwinEnvironment:
         if self._broken:
             raise RobotwinError(f"{self._broken}; reset to go on")
 
-    def _inside(self) -> contextlib.AbstractContextManager[None]:
-        return contextlib.nullcontext() if self._folder is None else contextlib.chdir(self._folder)
+    @contextlib.contextmanager
+    def _inside(self) -> Iterator[None]:
+        """A checkout's code finds its files from its root, and what it prints must not mix with our own output."""
+        if self._folder is None:
+            yield
+            return
+        with contextlib.chdir(self._folder), contextlib.redirect_stdout(sys.stderr):
+            yield
 
 
 class _PhysicsSteps:

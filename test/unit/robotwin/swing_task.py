@@ -7,6 +7,8 @@ As RoboTwin's, it does not check commands, and does nothing at the step limit or
 
 from __future__ import annotations
 
+import os
+import time
 from collections.abc import Mapping
 from types import SimpleNamespace
 from typing import Any
@@ -62,7 +64,8 @@ class SwingRobot:
 
 
 class SwingTask:
-    """``fault``: ``get_obs`` or ``take_action`` raises, or the ``expert`` solves nothing."""
+    """``fault``: ``get_obs`` or ``take_action`` raises; the ``expert`` solves nothing, or has its process ``die`` or
+    ``hang``."""
 
     def __init__(self, fault: str = "") -> None:
         self.fault = fault
@@ -120,6 +123,10 @@ class SwingTask:
         return bool(there and min(self.scene.targets[[ARM - 1, -1]]) > 0.8)
 
     def play_once(self) -> dict[str, Any]:
+        if self.fault == "die":
+            os._exit(3)
+        if self.fault == "hang":
+            time.sleep(600)
         self.plan_success = self._seed % 10 != 7 and self.fault != "expert"
         if self.plan_success:
             goal = np.zeros(14)

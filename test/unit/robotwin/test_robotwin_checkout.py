@@ -37,6 +37,7 @@ from swing_task import SwingTask
 class swing(SwingTask):
     def setup_demo(self, **kwargs):
         assert Path("assets").is_dir(), "RoboTwin looks for its files from its root"
+        print("RoboTwin prints a lot")
         super().setup_demo(**kwargs)
 """
 GENERATOR = """
@@ -101,7 +102,9 @@ def test_both_layouts_are_found_and_read(root: Path) -> None:
     assert "seed" not in arguments and "eval_video_save_dir" not in arguments
 
 
-def test_its_tasks_run_from_its_root(root: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_its_tasks_run_from_its_root(
+    root: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     monkeypatch.setattr(Checkout, "_require_packages", lambda self: None)
     source, before = Checkout(root), Path.cwd()
     environment = source.environment("swing", CONTRACT)
@@ -110,6 +113,8 @@ def test_its_tasks_run_from_its_root(root: Path, monkeypatch: pytest.MonkeyPatch
     environment.reset(100_000)
     assert environment.step_limit == 60 and environment.view().images["head"].shape == (240, 320, 3)
     assert Path.cwd() == before
+    printed = capsys.readouterr()
+    assert printed.out == "" and "RoboTwin prints" in printed.err
 
 
 def test_an_instruction_depends_on_the_seed_alone(root: Path) -> None:

@@ -75,6 +75,15 @@ def test_an_expert_that_solves_nothing_ends_the_search(tmp_path: Path) -> None:
     assert [row["seed"] for row in rows] == [100_000, 100_001, 100_002, 100_003]
 
 
+@pytest.mark.parametrize(("fault", "words"), [("die", "from 100000 on died"), ("hang", "with seed 100000 of swing in")])
+def test_an_expert_that_takes_its_process_along_or_never_ends(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
+) -> None:
+    monkeypatch.setattr(robotwin, "TRY_TIMEOUT_S", 2.0 if fault == "hang" else 200.0)
+    with pytest.raises(RobotwinError, match=words):
+        SwingSuite(fault=fault).find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
+
+
 def test_a_given_list_is_run_and_nothing_else(tmp_path: Path) -> None:
     SwingSuite().find(["swing"], episodes=4, seed=0, folder=tmp_path / "a", workers=1)
     given = str(tmp_path / "a" / SEEDS_FILE)
