@@ -50,16 +50,18 @@ class Case:
         return swayed
 
 
-def run(case: Case | None = None) -> dict[str, Any]:
-    """Every figure in a process of its own."""
+def run(case: Case | None = None, repeats: int = 3) -> dict[str, Any]:
+    """Every figure in a process of its own; lock-step in turn, so often, of which the fastest counts."""
     case = case or Case()
-    figures = {name: _in_own_process(name, case) for name in ("physics", "pictures", "lockstep")}
-    in_process, topics = figures["lockstep"], over_topics(case)
+    figures = {name: _in_own_process(name, case) for name in ("physics", "pictures")}
+    runs = [(_in_own_process("lockstep", case), over_topics(case)) for _ in range(repeats)]
+    in_process, topics = (min(same, key=lambda timed: timed["wall_s"]) for same in zip(*runs, strict=True))
     step_s, topics_s = in_process["wall_s"] / case.commands, topics["wall_s"] / case.commands
     return {
         "benchmark": "robotwin",
         "cores": os.cpu_count(),
         **asdict(case),
+        "repeats": repeats,
         "physics_steps_per_s": figures["physics"]["per_s"],
         "observations_per_s": figures["pictures"]["per_s"],
         "first_observation_s": figures["pictures"]["first_s"],
