@@ -133,8 +133,9 @@ def evaluate(
     else:
         print(results.summary())
         print(results.comparable)
-        if results.real_time_factor:
-            print(f"{results.real_time_factor:.1f} x real time" + (f"; written to {out}" if out else ""))
+        speed = [f"{results.real_time_factor:.1f} x real time"] if results.real_time_factor else []
+        if last := "; ".join([*speed, *([f"written to {out}"] if out else [])]):
+            print(last)
     if results.errors:
         first = results.errors[0]
         raise CommandError(

@@ -238,10 +238,11 @@ class _Evaluation:
                         simulated_steps += episode.length_steps
                         clips.choose(episodes)
                         on_episode(episode)
+            contract = self.suite.contract
             results = self._results(
                 episodes,
                 wall_s=time.perf_counter() - began,
-                simulated_s=simulated_steps * self.suite.contract.dt_s,
+                simulated_s=simulated_steps * contract.dt_s if contract.step == "period" else 0.0,
             )
             if keep:
                 self._write(folder, results, clips)

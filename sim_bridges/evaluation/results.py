@@ -71,6 +71,7 @@ class Results:
     versions: dict[str, str] = field(default_factory=lambda: versions())
     wall_s: float = 0.0
     simulated_s: float = 0.0
+    """0 where steps take unequal times: they are not added up."""
 
     @property
     def scored(self) -> list[EpisodeResult]:
@@ -94,7 +95,7 @@ class Results:
 
     @property
     def real_time_factor(self) -> float | None:
-        return self.simulated_s / self.wall_s if self.wall_s > 0 else None
+        return self.simulated_s / self.wall_s if self.wall_s > 0 and self.simulated_s > 0 else None
 
     @property
     def tasks(self) -> dict[str, Tally]:

@@ -100,7 +100,8 @@ class RobotwinNode(EpisodeNode):
         self._episode = Tried(seed=-1)
         self._source = open_source(parameters.robotwin_root, parameters.task_config)
         self.check(first)
-        self._kind = cast(Instructions, parameters.instructions or ("unseen", "seen")[parameters.commander == "expert"])
+        usual = "seen" if parameters.commander == "expert" else "unseen"
+        self._kind = cast(Instructions, parameters.instructions or usual)
         self._provenance = self._source.provenance()
         if parameters.seeds:
             if not Path(parameters.seeds).is_file():
