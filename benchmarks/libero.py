@@ -3,7 +3,8 @@
 The plain loop is what LeRobot's and openpi's evaluations do: ``OffScreenRenderEnv``, both cameras drawn on every step.
 The bridge draws where a policy looks, every 8 steps. Both step the same actions, in processes of their own, and their
 states are compared at the end. ``topics`` is the same episode through the node, with a commander on the other side of
-the topics that answers at once. ``lavla bench libero --out FILE.json``.
+the topics that answers at once. All are timed in turn, several times, and the medians compared.
+``lavla bench libero --out FILE.json``.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import os
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -42,7 +44,20 @@ class Timing:
 
     steps: int
     wall_s: float
+    cpu_s: float
+    """Of all threads: drawing in software uses several."""
     last_state: list[float]
+
+
+class _Clock:
+    """Begins when it is made."""
+
+    def __init__(self) -> None:
+        self._wall_s, self._cpu_s = time.perf_counter(), time.process_time()
+
+    def timing(self, steps: int, last_state: list[float]) -> Timing:
+        wall_s, cpu_s = time.perf_counter() - self._wall_s, time.process_time() - self._cpu_s
+        return Timing(steps=steps, wall_s=wall_s, cpu_s=cpu_s, last_state=last_state)
 
 
 def run(
@@ -51,35 +66,49 @@ def run(
     task: int = 0,
     steps: int = 160,
     workers: tuple[int, ...] = (1, 2),
+    rounds: int = 3,
     assets: str = "",
 ) -> dict[str, Any]:
     """Steps per second of an episode under way (set-up apart), and whether all ended in the same state."""
+    if 1 not in workers:
+        raise ValueError(f"the workers to try are {list(workers)}; one alone is what the others are compared with")
     case = Case(suite=suite, task=task, assets=assets, steps=steps, initial_states=(0,), resolution=RESOLUTION)
-    plain = in_own_process(plain_loop, case)
-    bridge = {count: _many(case, count) for count in workers}
-    one = bridge[workers[0]][0]
-    topics = over_topics(case)
-    equal = all(t.last_state == plain.last_state for timings in bridge.values() for t in timings)
-    plain_rate, step_s = plain.steps / plain.wall_s, one.wall_s / one.steps
+    plain, topics = [], []
+    bridge: dict[int, list[list[Timing]]] = {count: [] for count in workers}
+    for _ in range(rounds):
+        plain.append(in_own_process(plain_loop, case))
+        for count in workers:
+            bridge[count].append(_many(case, count))
+        topics.append(over_topics(case))
+    every = [*plain, *(timing for many in bridge.values() for timings in many for timing in timings)]
+    plain_rate = statistics.median(_rate([timing]) for timing in plain)
+    bridge_rates = {count: statistics.median(map(_rate, many)) for count, many in bridge.items()}
+    step_s, topics_step_s = 1.0 / bridge_rates[1], statistics.median(topics)
     return {
         "benchmark": "libero",
         "cores": os.cpu_count(),
         "suite": suite,
         "task": task,
         "steps": steps,
+        "rounds": rounds,
         "replan_steps": REPLAN_STEPS,
         "resolution": RESOLUTION,
         "assets": find_assets(assets).provenance.to_dict(),
         "plain_steps_per_s": plain_rate,
-        "bridge_steps_per_s": {
-            str(count): sum(t.steps for t in timings) / max(t.wall_s for t in timings)
-            for count, timings in bridge.items()
-        },
-        "times_plain_per_core": (one.steps / one.wall_s) / plain_rate,
-        "equal_states": equal,
-        "topics_step_ms": topics * 1e3,
+        "plain_cpu_ms_per_step": _cpu_s_per_step(plain) * 1e3,
+        "bridge_cpu_ms_per_step": _cpu_s_per_step([many[0] for many in bridge[1]]) * 1e3,
+        "bridge_steps_per_s": {str(count): rate for count, rate in bridge_rates.items()},
+        "times_plain": bridge_rates[1] / plain_rate,
+        "times_plain_per_core": _cpu_s_per_step(plain) / _cpu_s_per_step([many[0] for many in bridge[1]]),
+        "equal_states": all(timing.last_state == plain[0].last_state for timing in every),
         "in_process_step_ms": step_s * 1e3,
-        "topics_overhead": topics / step_s - 1.0,
+        "topics_step_ms": topics_step_s * 1e3,
+        "topics_overhead": topics_step_s / step_s - 1.0,
+        "all": {
+            "plain_steps_per_s": [_rate([timing]) for timing in plain],
+            "bridge_steps_per_s": {str(count): list(map(_rate, many)) for count, many in bridge.items()},
+            "topics_step_ms": [seconds * 1e3 for seconds in topics],
+        },
         "goal": {"times_plain_per_core": 3.0, "topics_overhead": 0.10, "equal_states": True},
     }
 
@@ -97,10 +126,10 @@ def plain_loop(case: Case) -> Timing:
     env.set_init_state(read_initial_states(task.initial_states_file)[case.initial_states[0]])
     for _ in range(WAIT_STEPS):
         env.step(list(WAIT_ACTION))
-    began = time.perf_counter()
+    clock = _Clock()
     for action in case.actions:
         env.step(action)
-    timing = Timing(steps=case.steps, wall_s=time.perf_counter() - began, last_state=env.get_sim_state().tolist())
+    timing = clock.timing(case.steps, env.get_sim_state().tolist())
     env.close()
     return timing
 
@@ -109,14 +138,25 @@ def bridge_loop(case: Case) -> Timing:
     """The bridge's environment; pictures where a policy would look."""
     environment = LiberoEnvironment(case.suite, case.task, assets=case.assets, resolution=case.resolution)
     environment.reset(case.initial_states[0], case.seed)
-    environment.observe()  # makes the OpenGL context
-    began = time.perf_counter()
+    environment.raw_images()  # makes the OpenGL context
+    clock = _Clock()
     for step, action in enumerate(case.actions):
-        environment.observe(images=step % REPLAN_STEPS == 0)
+        if step % REPLAN_STEPS == 0:
+            environment.raw_images()
+        environment.state()
         environment.step(action)
-    timing = Timing(steps=case.steps, wall_s=time.perf_counter() - began, last_state=environment.states().tolist())
+    timing = clock.timing(case.steps, environment.states().tolist())
     environment.close()
     return timing
+
+
+def _rate(timings: list[Timing]) -> float:
+    """Steps per second of episodes that ran side by side."""
+    return sum(t.steps for t in timings) / max(t.wall_s for t in timings)
+
+
+def _cpu_s_per_step(timings: list[Timing]) -> float:
+    return statistics.median(t.cpu_s / t.steps for t in timings)
 
 
 def _many(case: Case, workers: int) -> list[Timing]:

@@ -164,13 +164,14 @@ def compare(
         as_json: Print the comparisons as JSON.
     """
     from sim_bridges.evaluation.compare import compare as pair
+    from sim_bridges.evaluation.compare import short_names
     from sim_bridges.evaluation.report import write_comparison
     from sim_bridges.evaluation.results import Results
 
     if len(evaluations) < 2:
         raise CommandError(f"{len(evaluations)} evaluations given; a comparison needs two or more")
     results = [Results.read(path) for path in evaluations]
-    names = [str(path.parent if path.suffix == ".json" else path) for path in evaluations]
+    names = short_names([path.parent if path.suffix == ".json" else path for path in evaluations])
     others = [i for i in range(1, len(results)) if results[i].suite == results[0].suite]
     if not others:
         suites = sorted({each.suite for each in results})

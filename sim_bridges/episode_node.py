@@ -1,9 +1,10 @@
 """What the nodes of simulators in lock-step share: episodes that are asked for, run, recorded and told of.
 
 Which episode: parameters that may be set at any time and take effect at ``/episode/reset``. With ``episodes`` > 0 so
-many begin by themselves, one after another. ``/episode/state`` says, latched, as JSON: ``resetting``, ``running``, then
-``succeeded``, ``failed`` (the step limit) or ``error`` (whatever else, with its reason: no chunk in time, a bad one, a
-stop), which is never a failure. After an error the episodes that were to follow wait for a reset.
+many begin by themselves, one after another; with ``exit_when_done`` the process ends after the last. ``/episode/state``
+says, latched, as JSON: ``resetting``, ``running``, then ``succeeded``, ``failed`` (the step limit) or ``error``
+(whatever else, with its reason: no chunk in time, a bad one, a stop), which is never a failure. After an error the
+episodes that were to follow wait for a reset, or, with ``exit_when_done``, never come.
 
 Episodes run in a thread of their own, messages arrive in the executor's. One process per simulator.
 """
@@ -39,6 +40,7 @@ class EpisodeParameters(NodeParameters):
     replan_steps: int = parameter(8, "Steps between two pictures for the policy.", low=1, high=256)
     max_steps: int = parameter(0, "An episode this long has failed; 0: the official limit.", low=0, high=10_000)
     episodes: int = parameter(0, "Episodes that begin by themselves; 0: only at /episode/reset.", low=0, high=10_000)
+    exit_when_done: bool = parameter(False, "End after the last of these; with status 1 after an error.")
     record: bool = parameter(False, "Record every episode through the recorder node's services.")
     progress: str = parameter("", "File that gets one JSON line per episode.")
     timeout_s: float = parameter(10.0, "Wait for a chunk, a subscriber or a service.", low=0.1, high=600.0, unit="s")
@@ -214,7 +216,15 @@ class EpisodeNode(LavlaNode, ABC):
             except Exception as error:  # noqa: BLE001  # a thread must not end in silence
                 self.fail(f"the episode thread ended: {type(error).__name__}: {error}")
                 break
+            failed = self._running_batch == self._failed_batch
+            if self._may_finish and not self.ended and (failed or self._requests.empty()):
+                self.finish(int(failed))
+                break
         self.rest()
+
+    @property
+    def _may_finish(self) -> bool:
+        return bool(self.parameters.exit_when_done and self.parameters.episodes > 0)
 
     def _run_episode(self, request: Any) -> None:
         """One episode to its end, whatever that is; after an error, what was queued behind it waits for a reset."""

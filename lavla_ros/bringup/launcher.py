@@ -159,13 +159,16 @@ class Launcher:
                 raise LaunchError(self.failure)
 
     def wait(self, timeout_s: float | None = None) -> bool:
-        """Until a signal (or the time-out): True; when a process died: False, and ``failure`` says which."""
+        """Until a signal, the time-out, or one that ``finishes`` has: True; when a process died: False, and ``failure``
+        says which."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         while True:
             event = self._next(None if deadline is None else deadline - time.monotonic())
             if event is None or event.kind == "signal":
                 return True
             if event.kind == "exit":
+                if event.status == 0 and self._running[event.name].process.finishes:
+                    return True
                 self.failure = f"{event.name} died with status {event.status}{self._tail(event.name)}"
                 return False
 

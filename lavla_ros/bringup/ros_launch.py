@@ -19,7 +19,7 @@ from typing import Any
 from launch import LaunchContext, LaunchDescription
 from launch.actions import DeclareLaunchArgument, EmitEvent, ExecuteProcess, OpaqueFunction, RegisterEventHandler
 from launch.event_handlers import OnProcessExit, OnProcessIO
-from launch.events import matches_action
+from launch.events import Shutdown, matches_action
 from launch.events.process import SignalProcess
 from launch_ros.actions import Node
 
@@ -96,6 +96,8 @@ class _Supervisor:
     def _on_exit(self, process: Process, event: Any, context: LaunchContext) -> list[Any]:
         if context.is_shutdown:
             return []
+        if self._dead is None and process.finishes and event.returncode == 0:
+            return [EmitEvent(event=Shutdown(reason=f"{process.name} has finished"))]
         if self._dead is None:
             self._dead = f"{process.name} died with status {event.returncode}"
             self._waiting = []

@@ -13,6 +13,7 @@
         node: lavla_ros.nodes.executor_node      # a ROS node, run as a Python module
         after: [emulator]                        # started once those are ready
         stop_first: true                         # when anything dies, this one is stopped before the rest
+        finishes: true                           # it ends by itself with status 0: the stack's work is done
         parameters: {host: "${arm_host}"}
       - name: emulator
         module: sim_bridges.tabletop.live        # any other Python module
@@ -46,7 +47,7 @@ _REFERENCE = re.compile(r"\$\{(\w+)\}")
 _ARGUMENT_KEYS = {"default", "description", "choices", "required_unless"}
 _PROCESS_KEYS = {
     "name", "node", "module", "arguments", "parameters", "parameter_file", "when", "after", "ready", "stop_first",
-    "environment",
+    "finishes", "environment",
 }  # fmt: skip
 
 
@@ -90,6 +91,7 @@ class Process:
     after: tuple[str, ...] = ()
     ready: str | None = None
     stop_first: bool = False
+    finishes: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
 
     def command(self, run_dir: Path) -> list[str]:
@@ -243,6 +245,7 @@ def _process(entry: Mapping[str, Any], values: Mapping[str, Any], where: str) ->
         after=tuple(filled.get("after", ())),
         ready=filled.get("ready", NODE_READY if is_node else None),
         stop_first=bool(filled.get("stop_first", False)),
+        finishes=bool(filled.get("finishes", False)),
         environment={k: str(v) for k, v in filled.get("environment", {}).items()},
     )
 

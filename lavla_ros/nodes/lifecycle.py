@@ -42,9 +42,12 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         super().__init__(name, context=context, **options)
         self.parameters: Any = declare(self, self.parameters_type)
         self.fault: str | None = None
+        self.exit_status: int | None = None
+        """Of the process, once the node has nothing left to do; None: it runs on."""
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
         self.create_timer(self.parameters.diagnostics_period_s, self._publish_diagnostics)
         self._failure = self.create_guard_condition(self._deactivate_after_failure)
+        self._finished = self.create_guard_condition(lambda: None)  # wakes the executor
 
     # Hooks, overridden by the nodes.
 
@@ -79,6 +82,11 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
             self.fault = reason
             self.get_logger().error(reason)
             self._failure.trigger()
+
+    def finish(self, exit_status: int = 0) -> None:
+        """Everything is done: the process ends in order soon after, from any thread."""
+        self.exit_status = exit_status
+        self._finished.trigger()
 
     def bring_up(self) -> bool:
         """Configure and activate; False when either refused (the reason is in ``fault``)."""
@@ -163,7 +171,8 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
 
 
 def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None) -> int:
-    """Run one node until SIGINT or SIGTERM; the exit status: 0 clean, 1 when it could not come up.
+    """Run one node until SIGINT, SIGTERM or its own end; the exit status: 0 clean, 1 when it could not come up, or
+    the one that it finished with.
 
     Signals wake the spin loop through a pipe instead of raising in the middle of a callback, so
     one or several of them, at any moment, end in the same orderly way: safe, then gone.
@@ -194,9 +203,9 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
             return 1
         gc.collect()
         gc.freeze()  # what is loaded stays: a collection over it would pause callbacks for up to 0.1 s
-        while not stopping.is_set():
+        while not stopping.is_set() and node.exit_status is None:
             executor.spin_once()
-        return 0
+        return node.exit_status or 0
     except ExternalShutdownException:
         return 0
     except ValueError as error:

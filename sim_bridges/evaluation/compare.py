@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from sim_bridges.evaluation.results import EpisodeResult, Results, ResultsError
@@ -96,6 +98,19 @@ class Comparison:
             f"neither {pairs.neither}"
         )
         return "\n".join([*lines, self.verdict()])
+
+
+def short_names(folders: Sequence[Path]) -> list[str]:
+    """What tells the folders apart: their paths without the parts that all of them begin or end with.
+
+    Whole paths where that leaves one of them without a name.
+    """
+    paths = [folder.parts for folder in folders]
+    shortest = min(map(len, paths))
+    begin = next((i for i in range(shortest) if len({path[i] for path in paths}) > 1), shortest)
+    end = next((i for i in range(shortest) if len({path[-1 - i] for path in paths}) > 1), shortest)
+    names = [path[begin : len(path) - end] for path in paths]
+    return [str(Path(*name)) for name in (names if all(names) else paths)]
 
 
 def compare(left: Results, right: Results, *, names: tuple[str, str] | None = None) -> Comparison:

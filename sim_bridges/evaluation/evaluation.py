@@ -11,6 +11,7 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sim_bridges.evaluation.page import in_words
 from sim_bridges.evaluation.paper import METHODS, method_of
 from sim_bridges.evaluation.policies import (
     REPLAY,
@@ -314,11 +315,13 @@ class _Evaluation:
         )
 
     def _write(self, folder: EvaluationFolder, results: Results, clips: _Clips) -> None:
+        tasks = self.config.tasks
+        what = ", ".join(map(in_words, tasks)) if len(tasks) < 3 else f"{len(tasks)} tasks"
         try:
             write_report(
                 folder.path / "report.html",
                 results,
-                title=f"{results.suite}: {results.task if len(results.tasks) < 3 else f'{len(results.tasks)} tasks'}",
+                title=f"{results.suite}: {what}",
                 reproduce=self.config.command(),
                 videos=clips.files({e.index: e for e in results.episodes}),
             )

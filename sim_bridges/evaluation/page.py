@@ -11,11 +11,12 @@ STYLE = """
 :root { color-scheme: light dark; --line: #8884; --good: #1a7f37; --bad: #c62828; --soft: #8882; --ours: #2f6fb3; }
 @media (prefers-color-scheme: dark) { :root { --good: #4ac26b; --bad: #ff7b72; --ours: #79b8ff; } }
 * { box-sizing: border-box; }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem; }
-h1 { font-size: 1.5rem; margin: .5rem 0; overflow-wrap: anywhere; }
+body { font: 16px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 0 auto; padding: 1rem;
+  overflow-wrap: anywhere; }
+h1 { font-size: 1.5rem; margin: .5rem 0; }
 h2 { font-size: 1.2rem; margin: 2.2rem 0 .5rem; } h3 { font-size: 1rem; margin: 1.4rem 0 .3rem; }
 p, li { max-width: 48rem; } .rate { font-size: 2.2rem; font-weight: 650; } .muted { opacity: .7; }
-.note { border-left: .25rem solid #b26a00; padding: .2rem 0 .2rem .8rem; margin: .8rem 0; overflow-wrap: anywhere; }
+.note { border-left: .25rem solid #b26a00; padding: .2rem 0 .2rem .8rem; margin: .8rem 0; }
 .note.fine { border-color: var(--good); }
 .bar { position: relative; height: .8rem; background: var(--soft); border-radius: .4rem; margin: .3rem 0;
   min-width: 7rem; }
@@ -23,14 +24,14 @@ p, li { max-width: 48rem; } .rate { font-size: 2.2rem; font-weight: 650; } .mute
 .bar b { position: absolute; top: -.2rem; bottom: -.2rem; width: 3px; margin-left: -1px; background: currentColor; }
 .scroll { overflow-x: auto; } table { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 th, td { text-align: left; padding: .3rem .6rem; border-bottom: 1px solid var(--line); white-space: nowrap; }
-th { white-space: normal; vertical-align: bottom; }
-td.words { white-space: normal; min-width: 9rem; overflow-wrap: anywhere; } td.number { text-align: right; }
-th.number { text-align: right; }
+th { white-space: normal; overflow-wrap: normal; vertical-align: bottom; }
+td.words { white-space: normal; min-width: 9rem; } td.number { text-align: right; }
+th.number { text-align: right; } .facts th, .facts td { vertical-align: top; }
 .ours { display: block; color: var(--ours); font-weight: 650; } .ours small { font-weight: 400; display: block; }
 .good { color: var(--good); } .bad { color: var(--bad); } .error { color: #b26a00; white-space: normal; }
 .videos { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 24rem), 1fr)); gap: 1rem; }
 video { width: 100%; border-radius: .4rem; background: #000; } figure { margin: 0; }
-figcaption { overflow-wrap: anywhere; } svg { width: 100%; max-width: 40rem; height: auto; display: block; }
+svg { width: 100%; max-width: 40rem; height: auto; display: block; }
 code, pre { font-family: ui-monospace, monospace; font-size: .85rem; }
 pre { overflow-x: auto; background: var(--soft); padding: .6rem; border-radius: .4rem; }
 summary { cursor: pointer; padding: .3rem 0; }
@@ -52,9 +53,13 @@ def text(value: object) -> str:
     return html.escape(str(value))
 
 
-def task_name(name: str) -> str:
+def in_words(task: str) -> str:
     """LIBERO's tasks are whole sentences in one word; as words they can be wrapped."""
-    return text(name.replace("_", " ")) if len(name) > 20 else text(name)
+    return task.replace("_", " ") if len(task) > 20 else task
+
+
+def task_name(name: str) -> str:
+    return text(in_words(name))
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterable[int] = ()) -> str:
@@ -74,7 +79,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], *, numbers: Iterab
 def facts(values: Mapping[str, str]) -> str:
     """A table of two columns, in plain text."""
     rows = "".join(f'<tr><th>{text(k)}</th><td class="words">{text(v)}</td></tr>' for k, v in values.items())
-    return f'<div class="scroll"><table>{rows}</table></div>'
+    return f'<div class="scroll"><table class="facts">{rows}</table></div>'
 
 
 def interval_bar(tally: Tally) -> str:

@@ -56,10 +56,10 @@ def write_comparison(
     for name, each in zip(names, results, strict=True):
         tally = Tally.of(each.episodes)
         method = METHODS.get(each.method, "–")
-        rows.append((text(name), text(each.suite), text(method), _counts(tally), interval_bar(tally), interval(tally)))
+        rows.append((text(name), _counts(tally), interval_bar(tally), interval(tally), text(method), text(each.suite)))
     body = [
         _comparability(results),
-        table(("evaluation", "suite", "method", "success", "0 to 100%", "Wilson 95%"), rows),
+        table(("evaluation", "success", "0 to 100%", "Wilson 95%", "method", "suite"), rows),
         *(_comparison(each) for each in comparisons),
         paper_tables(results),
         _reproduce([reproduce], results),
@@ -184,15 +184,16 @@ def _latency(results: Results) -> str:
     inferences = sum(e.inferences for e in timed)
     mean = sum(e.latency_ms.get("mean", 0.0) * e.inferences for e in timed) / max(1, inferences)
     rows = [
-        ("mean over all inferences", f"{mean:.1f} ms"),
-        ("median of the episodes' medians", f"{percentile([e.latency_ms['p50'] for e in timed], 50):.1f} ms"),
-        ("largest of the episodes' 99th percentiles", f"{max(e.latency_ms['p99'] for e in timed):.1f} ms"),
-        ("slowest", f"{max(e.latency_ms['max'] for e in timed):.1f} ms"),
+        ("mean over all inferences", mean),
+        ("median of the episodes' medians", percentile([e.latency_ms["p50"] for e in timed], 50)),
+        ("largest of the episodes' 99th percentiles", max(e.latency_ms["p99"] for e in timed)),
+        ("slowest", max(e.latency_ms["max"] for e in timed)),
     ]
     delay = results.settings.get("latency_steps")
+    lines = [(f'<td class="words">{text(name)}</td>', f"{latency_ms:.1f} ms") for name, latency_ms in rows]
     words = f"Wall time of {inferences} inferences, in {len(timed)} episodes. "
     words += f"Every chunk arrived {delay} steps late." if delay else "Simulated time stood still meanwhile."
-    return f"<h2>Latency</h2><p>{text(words)}</p>" + table(("", "inference"), rows, numbers=(1,))
+    return f"<h2>Latency</h2><p>{text(words)}</p>" + table(("", "inference"), lines, numbers=(1,))
 
 
 def _videos(results: Results, videos: Mapping[int, Path]) -> str:

@@ -117,6 +117,25 @@ def test_a_killed_node_stops_the_arm_first_and_is_reported(tmp_path: Path) -> No
     assert "executor ended with status" not in text, "the executor ended in order"
 
 
+@pytest.mark.parametrize(("status", "words"), [(0, ""), (3, "work died with status 3")])
+def test_a_stack_ends_with_the_process_that_finishes(tmp_path: Path, status: int, words: str) -> None:
+    (tmp_path / "work.py").write_text(f"import sys, time\nprint('at work')\ntime.sleep(1.0)\nsys.exit({status})\n")
+    stack = tmp_path / "work.yaml"
+    recorder = {"name": "recorder", "node": "lavla_ros.nodes.recorder_node", "parameters": {"root": str(tmp_path)}}
+    work = {"name": "work", "module": "work", "after": ["recorder"], "finishes": True}
+    stack.write_text(yaml.safe_dump({"description": "Some work.", "processes": [recorder, work]}))
+    ended = subprocess.run(
+        [sys.executable, "-c", UP, str(stack)],
+        env={**ros_environment(), "PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])},
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ended.returncode == (1 if status else 0), ended.stderr
+    assert words in ended.stderr and "Traceback" not in ended.stderr
+
+
 def test_a_process_that_does_not_come_up_is_named(tmp_path: Path) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         up = Up(tmp_path, port=taken.getsockname()[1])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -17,6 +19,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.nodes.lifecycle import stamp_to_ns
 from lavla_ros.nodes.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
@@ -263,6 +266,32 @@ def test_demonstrations_become_bags_and_a_dataset_and_repeat_themselves(tmp_path
     )
     # not to the last bit: datasets hold actions as float32
     assert [(e.state_index, e.success) for e in replayed.episodes] == [(11, True), (12, True)]
+
+
+@needs_assets
+def test_a_stack_ends_after_its_last_episode(tmp_path: Path) -> None:
+    progress = tmp_path / "progress.jsonl"
+    arguments = {"expert": "true", "task": 3, "episodes": 2, "max_steps": 5, "assets": ASSETS, "progress": progress}
+    command = [sys.executable, "-m", "lavla_ros.cli", "up", "libero_policy"]
+    ended = subprocess.run(
+        [*command, *(f"{name}:={value}" for name, value in arguments.items())],
+        env=ros_environment(),
+        capture_output=True,
+        text=True,
+        timeout=200,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr
+    episodes = [json.loads(line) for line in progress.read_text().splitlines()]
+    assert [(e["initial_state"], e["state"], e["steps"]) for e in episodes] == [(0, "failed", 5), (1, "failed", 5)]
+
+
+@needs_assets
+def test_an_error_ends_a_node_that_is_to_exit_when_done(tmp_path: Path) -> None:
+    progress = tmp_path / "progress.jsonl"
+    node = parameters(episodes=3, timeout_s=1.0, exit_when_done=True, progress=str(progress))
+    assert "no publisher of /action_chunk" in fails_to_start(MODULE, "libero", tmp_path, **node)
+    assert [json.loads(line)["state"] for line in progress.read_text().splitlines()] == ["error"]
 
 
 @needs_assets

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from made_results import results
 
-from sim_bridges.evaluation.compare import compare
+from sim_bridges.evaluation.compare import compare, short_names
 from sim_bridges.evaluation.results import ResultsError
 
 
@@ -29,6 +30,20 @@ def test_a_difference_and_how_sure_it_is() -> None:
     assert "10/10 (100.0%" in str(sure) and "4/10 (40.0%" in str(sure)
     unsure = compare(results([False] * 5 + [True] * 5), right, names=("old", "new"))
     assert "by chance alone" in unsure.verdict() and unsure.verdict().startswith("new succeeded more often")
+
+
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["runs/s/baseline/evaluation", "runs/s/la_tok/evaluation"], ["baseline", "la_tok"]),
+        (["runs/a/1/e", "runs/b/2/e"], ["a/1", "b/2"]),
+        (["/old/object", "new"], ["/old/object", "new"]),
+        (["runs/object", "runs/object/again"], ["runs/object", "runs/object/again"]),
+        (["a", "b", "b"], ["a", "b", "b"]),
+    ],
+)
+def test_evaluations_are_named_by_what_tells_them_apart(folders: list[str], names: list[str]) -> None:
+    assert short_names([Path(folder) for folder in folders]) == names
 
 
 @pytest.mark.parametrize(
