@@ -27,17 +27,22 @@ class DisturbanceConfig(BurstConfig):
     joint_std_rad: tuple[float, ...] = (0.05, 0.03, 0.03, 0.02, 0.03, 0.08)
     """Standard deviation of a burst's largest offset, the first joint first, of either arm. Commands add up: the expert
     goes on from where it was pushed to."""
+    holding: float = 0.3
+    """Part of a push that an arm gets whose gripper is closed: hands that hold one thing must not tear it apart."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.joint_std_rad) != ARM_JOINTS or min(self.joint_std_rad) < 0:
             raise ValueError(f"joint_std_rad is {self.joint_std_rad}; expected {ARM_JOINTS} values >= 0")
+        if not 0.0 <= self.holding <= 1.0:
+            raise ValueError(f"holding is {self.holding}; expected 0 to 1")
 
 
 class DisturbanceSource:
     """The bursts of one episode, of each arm its own: the same seed gives the same ones. One call per command."""
 
     def __init__(self, config: DisturbanceConfig, seed: int) -> None:
+        self._holding = config.holding
         self._bursts = [Bursts(config, config.joint_std_rad, 2 * seed + arm) for arm in range(len(SIDES))]
 
     def apply(self, command: FloatArray) -> FloatArray:
@@ -49,7 +54,8 @@ class DisturbanceSource:
         low, high = np.array(LIMITS_RAD).T
         for index, (side, bursts) in enumerate(zip(SIDES, self._bursts, strict=True)):
             joints = slice(index * (ARM_JOINTS + 1), index * (ARM_JOINTS + 1) + ARM_JOINTS)
-            pushed = np.clip(command[joints] + bursts.swell() * bursts.offset, low, high)
+            part = bursts.swell() * (self._holding if command[joints.stop] < 0.5 else 1.0)
+            pushed = np.clip(command[joints] + part * bursts.offset, low, high)
             height = BASES_M[side][2] + forward(pushed)[0][2]
             if height >= min(_LOWEST_M, BASES_M[side][2] + forward(command[joints])[0][2]):
                 executed[joints] = pushed

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_bridges.robotwin.standin.body import Vector
-from sim_bridges.robotwin.standin.expert import Expert, Reach, Stage
+from sim_bridges.robotwin.standin.expert import Expert, Lost, Reach, Stage
 from sim_bridges.robotwin.standin.moves import ABOVE_M, Grip, Place, home, lifted, pick, put_down, stage, yaw_of
 from sim_bridges.robotwin.standin.robot import SIDES, Side
 from sim_bridges.robotwin.standin.task import TABLE_TOP_M, Block, StandinTask
@@ -55,9 +55,15 @@ class StackTwoBlocks(StandinTask):
         yield from pick(expert, grips)
         middle = np.array([*self.MIDDLE_M, TABLE_TOP_M + CUBE_M[2]])
         yield from put_down(expert, {first: Place(grip=grips[first], at_m=middle, yaw_rad=0.0)})
-        onto = self._bottom.at_m + np.array([0.0, 0.0, 2 * CUBE_M[2]])
-        place = Place(grip=grips[second], at_m=onto, yaw_rad=yaw_of(self._bottom))
-        yield from put_down(expert, {second: place}, meanwhile={first: home(first)})
+        meanwhile = {first: home(first)}
+        for _ in range(2):
+            onto = self._bottom.at_m + np.array([0.0, 0.0, 2 * CUBE_M[2]])
+            place = Place(grip=grips[second], at_m=onto, yaw_rad=yaw_of(self._bottom))
+            yield from put_down(expert, {second: place}, meanwhile=meanwhile)
+            if self._in_place():
+                return
+            yield from pick(expert, {second: grips[second]})  # it fell off
+        raise Lost("the blue block fell off the red one twice")
 
     @classmethod
     def _words(cls, coin: int) -> dict[str, str]:

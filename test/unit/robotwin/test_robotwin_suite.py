@@ -135,7 +135,7 @@ def test_an_evaluation_goes_on_with_its_episodes_and_its_list_repeats_them(tmp_p
     assert (tmp_path / "one" / SEEDS_FILE).read_text() == found
 
     listed = replace(config, options={"seeds": str(tmp_path / "one" / SEEDS_FILE)}, seed=8)
-    assert same_episodes(once, evaluate(listed, out=tmp_path / "listed", workers=2))
+    assert same_episodes(once, evaluate(listed, out=tmp_path / "listed"))
 
 
 def test_the_expert_is_judged_on_all_seeds_by_way_of_commands(tmp_path: Path) -> None:
