@@ -295,7 +295,7 @@ class _Demonstrator:
         if environment.has_commands_of_an_expert:
             self._expert = environment.commands_of_expert()
         else:
-            self._expert = _Repeated(environment.demonstrate().targets_N[1:])
+            self._expert = _Repeated(environment.demonstrate().targets_NA[1:])
             self._owner.restart()
 
     def chunk(self) -> ActionChunk:
@@ -311,14 +311,14 @@ class _Demonstrator:
 class _Repeated:
     """Commands in a row; after the end the last one again."""
 
-    def __init__(self, commands_N: FloatArray) -> None:
-        self._commands_N, self._next = commands_N, 0
+    def __init__(self, commands_NA: FloatArray) -> None:
+        self._commands_NA, self._next = commands_NA, 0
 
     @property
     def done(self) -> bool:
-        return self._next >= len(self._commands_N)
+        return self._next >= len(self._commands_NA)
 
     def act(self) -> FloatArray:
-        command: FloatArray = self._commands_N[min(self._next, len(self._commands_N) - 1)]
+        command: FloatArray = self._commands_NA[min(self._next, len(self._commands_NA) - 1)]
         self._next += 1
         return command

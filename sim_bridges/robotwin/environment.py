@@ -84,7 +84,7 @@ class Demonstration:
     """What the placeholders of the instruction templates stand for."""
     reason: str
     """Why it is not solved; empty where it is."""
-    targets_N: FloatArray
+    targets_NA: FloatArray
     """(N, 14) commanded joints at every frame, the contract's period apart, the first at the start."""
 
 
@@ -300,10 +300,10 @@ class RobotwinEnvironment:
         except _Interrupted as interruption:
             raise interruption.cause from None
         except Exception as error:  # noqa: BLE001  # RoboTwin: whatever the expert raises, the seed does not count
-            return Demonstration(solved=False, info={}, reason=_why(error), targets_N=frames.targets_N)
+            return Demonstration(solved=False, info={}, reason=_why(error), targets_NA=frames.targets_NA)
         reason = "" if solved else "the goal does not hold" if self.task.plan_success else "no plan was found"
         info = dict(played["info"]) if isinstance(played, Mapping) and "info" in played else {}
-        return Demonstration(solved=solved, info=info, reason=reason, targets_N=frames.targets_N)
+        return Demonstration(solved=solved, info=info, reason=reason, targets_NA=frames.targets_NA)
 
     def close(self) -> None:
         """Free the scene; calling it again does nothing."""
@@ -385,7 +385,7 @@ class _Frames:
         self._first = self._due
 
     @property
-    def targets_N(self) -> FloatArray:
+    def targets_NA(self) -> FloatArray:
         return np.reshape(self._targets, (-1, COMMAND_SIZE))
 
     def step(self) -> None:

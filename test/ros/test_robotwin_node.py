@@ -22,7 +22,7 @@ from lavla_ros.nodes.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.recording import find_bags
 from sim_bridges.robotwin.environment import RobotwinEnvironment
-from sim_bridges.robotwin.sources import TaskSource, open_source
+from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source
 from training.convert import convert
 from training.dataset import EpisodeDataset
 
@@ -38,9 +38,9 @@ def source() -> TaskSource:
     return open_source("standin")
 
 
-def scene(source: TaskSource, seed: int = SEED, instruction: str = "") -> RobotwinEnvironment:
-    environment = source.environment(TASK, CONTRACT)
-    environment.reset(seed, instruction=instruction)
+def scene(source: TaskSource, task: str = TASK, instruction: str = "") -> RobotwinEnvironment:
+    environment = source.environment(task, CONTRACT)
+    environment.reset(SEED, instruction=instruction)
     return environment
 
 
@@ -107,7 +107,7 @@ def test_an_episode_by_service_and_every_bad_chunk(world: World, tmp_path: Path,
         ended = listener.wait("failed")
         assert [s["state"] for s in listener.all()] == ["resetting", "running", "failed"]
         assert ended["steps"] == 4 and "4 steps" in ended["reason"] and ended["comparable"] is False
-        assert ended["instruction"] == source.instruction(TASK, SEED, played(source), "unseen")
+        assert ended["instruction"] == said(source, TASK, "unseen")
         wait_until(lambda: len(states) == 5 and len(poses) == 3 and len(commands) == 4, "all messages")
 
         # a bad chunk is an error, nothing moves, and the next reset works
@@ -150,13 +150,13 @@ def test_an_episode_by_service_and_every_bad_chunk(world: World, tmp_path: Path,
     assert list(commands[0].points[0].positions) == moves[0].tolist()
 
 
-def played(source: TaskSource) -> Any:
-    return scene(source).demonstrate().info
+def said(source: TaskSource, task: str, kind: Instructions) -> str:
+    return source.instruction(task, SEED, scene(source, task).demonstrate().info, kind)
 
 
 def test_a_policy_node_gives_the_episode_of_one_process(tmp_path: Path, source: TaskSource) -> None:
-    said = "swing both arms"
-    environment = scene(source, instruction=said)
+    words = "swing both arms"
+    environment = scene(source, instruction=words)
     checkpoint = write_random_checkpoint(
         tmp_path / "policy", robot="robotwin_aloha", home=environment.commanded().tolist(), relative=False
     )
@@ -167,7 +167,7 @@ def test_a_policy_node_gives_the_episode_of_one_process(tmp_path: Path, source: 
     made = source.provenance()
     listed = {"schema": 1, "source": made.source, "hash": made.hash, "instructions": "unseen"}
     seeds, progress = tmp_path / "seeds.json", tmp_path / "progress.jsonl"
-    seeds.write_text(json.dumps({**listed, "tasks": {TASK: [{"seed": SEED, "instruction": said}]}}))
+    seeds.write_text(json.dumps({**listed, "tasks": {TASK: [{"seed": SEED, "instruction": words}]}}))
     camera = {"contract": "robotwin_aloha", "frozen_after_s": 600.0, "missing_after_s": 60.0}
     node = parameters(episodes=1, seeds=str(seeds), max_steps=6, replan_steps=3, progress=str(progress))
     with (
@@ -192,7 +192,8 @@ def test_demonstrations_become_bags_and_a_dataset(tmp_path: Path, source: TaskSo
     bags, dataset, progress = tmp_path / "bags", tmp_path / "dataset", tmp_path / "progress.jsonl"
     camera = {"contract": "robotwin_aloha", "frozen_after_s": 600.0, "missing_after_s": 60.0}
     recorder = {"contract": "robotwin_aloha", "root": str(bags), "silent_after_s": 60.0}
-    node = parameters(commander="expert", record=True, episodes=1, disturb=True, progress=str(progress))
+    task = "move_blocks_to_pads"  # the shortest
+    node = parameters(task=task, commander="expert", record=True, episodes=1, disturb=True, progress=str(progress))
     with (
         running("lavla_ros.nodes.camera_node", "camera", tmp_path, use_sim_time=True, **camera),
         running("lavla_ros.nodes.recorder_node", "recorder", tmp_path, **recorder),
@@ -202,9 +203,10 @@ def test_demonstrations_become_bags_and_a_dataset(tmp_path: Path, source: TaskSo
         episode = json.loads(wait_until(progress.read_text, "its line"))
     assert episode["state"] == "succeeded", episode
     report = convert(find_bags([bags]), dataset, CONTRACT)
-    words = source.instruction(TASK, SEED, played(source), "seen")
+    words = said(source, task, "seen")
     assert report.steps == episode["steps"] > 20, report.bags
-    assert {**report.bags[0].scene, "suite": ""} == {"suite": "", "task": TASK, "seed": SEED, "instruction": words}
+    scene_of_bag = {"suite": "robotwin_standin", "task": task, "seed": SEED, "instruction": words}
+    assert report.bags[0].scene == scene_of_bag
     read = EpisodeDataset(dataset, CONTRACT)
     assert read.instruction(0) == words
     first = read[0]

@@ -183,9 +183,9 @@ def test_a_demonstration_has_a_frame_every_contract_period() -> None:
     shown = environment.demonstrate(lambda: stamps.append(environment.time_ns))
     assert shown.solved and shown.reason == "" and shown.info == {"{A}": "left mark", "{B}": "right mark"}
     assert np.abs(np.array(stamps) - np.arange(len(stamps)) * CONTRACT.dt_ns).max() <= 2_000_000
-    assert len(stamps) == len(shown.targets_N) == 18  # 270 physics steps, and on to the next frame
-    np.testing.assert_allclose(shown.targets_N[0], np.zeros(14))
-    np.testing.assert_allclose(shown.targets_N[-1], goal_of(task))
+    assert len(stamps) == len(shown.targets_NA) == 18  # 270 physics steps, and on to the next frame
+    np.testing.assert_allclose(shown.targets_NA[0], np.zeros(14))
+    np.testing.assert_allclose(shown.targets_NA[-1], goal_of(task))
 
 
 @pytest.mark.parametrize(("seed", "words"), [(100_007, "no plan"), (100_005, "the goal does not hold")])
