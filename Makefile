@@ -1,6 +1,7 @@
-# make demo   a learned policy moves the simulated JAKA arm over ROS 2 (about 10 minutes on a bare machine)
-# make test   linters, type checks and every test tier
-# Both do all their own set-up: system libraries (apt, where permitted), .venv, Python packages.
+# make demo           a learned policy moves the simulated JAKA arm over ROS 2 (about 10 minutes on a bare machine)
+# make demo-bimanual  two arms in the stand-in for RoboTwin, moved by its scripted expert over ROS 2
+# make test           linters, type checks and every test tier
+# They do all their own set-up: system libraries (apt, where permitted), .venv, Python packages.
 
 PYTHON ?= python3.11
 VENV   := .venv
@@ -9,7 +10,7 @@ READY  := $(VENV)/.ready
 # One thread a process: many processes share few cores, and single-threaded sums are reproducible.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo test lint unit ros sim clean
+.PHONY: setup demo demo-bimanual test lint unit ros sim clean
 
 setup: $(READY)
 
@@ -19,6 +20,9 @@ $(READY): setup.py constraints.txt tools/setup.sh tools/vulkan.sh
 
 demo: $(READY)
 	$(BIN)/lavla demo
+
+demo-bimanual: $(READY)
+	$(BIN)/lavla demo-bimanual
 
 test: lint unit sim ros
 

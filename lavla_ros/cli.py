@@ -465,6 +465,32 @@ def demo(
 
 
 @app.command
+def demo_bimanual(
+    out: Path | None = None, tasks: tuple[str, ...] = (), episodes: int = 1, seed: int = 0, disturb: bool = False
+) -> None:
+    """Watch two arms solve the tasks of the stand-in for RoboTwin, live over ROS 2; writes bags, videos and a report.
+
+    The scripted expert acts; a policy of yours does with "lavla up robotwin_policy policy:=…".
+
+    Args:
+        out: New folder; default runs/demo-bimanual-<time>.
+        tasks: stack_two_blocks, handover_block, move_blocks_to_pads; none: all of them.
+        episodes: How many of each.
+        seed: Their scenes.
+        disturb: Push the arms now and then, and see the expert recover.
+    """
+    from datetime import datetime
+
+    from sim_bridges.robotwin.demo import BimanualDemoConfig, run_bimanual_demo
+
+    folder = out or Path("runs") / f"demo-bimanual-{datetime.now():%Y%m%d-%H%M%S}"
+    config = BimanualDemoConfig(out=folder, tasks=tasks, episodes=episodes, seed=seed, disturb=disturb)
+    results = run_bimanual_demo(config, lambda text: print(f"demo: {text}", flush=True))
+    print(f"demo: {results.summary()}")
+    print(f"demo: open {folder}/report.html; videos {folder}/episode_*.mp4, bags {folder}/bags, {folder}/results.json")
+
+
+@app.command
 def bench(
     name: tyro.conf.Positional[Literal["servo", "pipeline", "tabletop", "libero", "robotwin", "train"]],
     /,

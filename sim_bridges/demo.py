@@ -8,15 +8,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from lavla_ros.bringup.session import SessionError
-from lavla_ros.contract import NS_PER_S, Contract, load_contract
-from lavla_ros.recording import BagReader
+from lavla_ros.contract import load_contract
+from sim_bridges.bag_video import write_bag_video
 from sim_bridges.evaluation.report import write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results, write_json
 from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE, policy_hash
-from sim_bridges.evaluation.video import write_episode_video
 from sim_bridges.live_episodes import LiveEpisodes
 
 CONTRACT = "jaka_minicobo"
@@ -51,7 +47,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> Results:
     for row in rows:
         index, state = row["index"], row["state"]
         videos[index] = config.out / f"episode_{index}.mp4"
-        _video(Path(row["bag"]), videos[index], contract, f"episode {index}: {state}")
+        write_bag_video(Path(row["bag"]), videos[index], contract, caption=f"episode {index}: {state}")
     episodes = tuple(
         EpisodeResult(
             index=row["index"],
@@ -101,37 +97,3 @@ def _run_live(config: DemoConfig, say: Callable[[str], None]) -> list[dict[str, 
                 outcome = f"{row['state']} after {row['elapsed_s']:.1f} s"
                 say(f"episode {told}/{config.episodes}, seed {row['seed']}: {outcome}")
         return live.finished
-
-
-def _video(bag: Path, out: Path, contract: Contract, caption: str) -> None:
-    """The bag's pictures side by side, its commands below: what was recorded is what is shown."""
-    from lavla_ros.observation import decode_image
-
-    topics = {spec.observation_topic: spec.name for spec in contract.cameras}
-    frames: dict[str, dict[int, Any]] = {name: {} for name in contract.camera_names}
-    command_ns: list[int] = []
-    commands: list[list[float]] = []
-    with BagReader(bag) as reader:
-        for message in reader.messages([*topics, contract.action.topic]):
-            data = reader.deserialize(message)
-            stamp = data.header.stamp
-            stamp_ns = stamp.sec * NS_PER_S + stamp.nanosec
-            if message.topic in topics:
-                frames[topics[message.topic]][stamp_ns] = decode_image(data)
-            else:
-                order = [list(data.joint_names).index(name) for name in contract.action.names]
-                commands.append([float(data.points[0].positions[i]) for i in order])
-                command_ns.append(stamp_ns)
-    common = sorted(set.intersection(*(set(images) for images in frames.values())))
-    if not common or not commands:
-        raise SessionError(f"{bag} holds {len(common)} pictures and {len(commands)} commands; expected both")
-    write_episode_video(
-        out,
-        {name: [images[t] for t in common] for name, images in frames.items()},
-        [(t - common[0]) / NS_PER_S for t in common],
-        (np.array(command_ns) - common[0]) / NS_PER_S,
-        np.array(commands),
-        contract.action.names,
-        fps=round(contract.rate_hz),
-        caption=caption,
-    )

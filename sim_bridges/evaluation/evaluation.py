@@ -366,7 +366,7 @@ def _recorded_starts(suite: Suite, tasks: Sequence[str], episodes: int | None, d
         name = suite.tasks[task] if isinstance(task, int) and 0 <= task < len(suite.tasks) else task
         layouts = (None, getattr(suite, "layout", None))
         if scene.get("suite", suite.name) == suite.name and scene.get("layout") in layouts and name in starts:
-            limit = Start(*suite.plan(name, 0, 0)).max_steps
+            limit = suite.plan(name, 0, 0).max_steps
             start = Start(scene["seed"], scene.get("initial_state"), str(scene.get("instruction", "")), limit)
             starts[name][start] = None
     for name, found in starts.items():

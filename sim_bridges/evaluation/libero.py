@@ -22,6 +22,7 @@ from sim_bridges.evaluation.suites import (
     Outcome,
     Plan,
     Rules,
+    Start,
     SuiteError,
 )
 from sim_bridges.libero.assets import find_assets
@@ -52,14 +53,14 @@ class LiberoSuite:
         self.rules = Rules(episodes=PROTOCOL_TRIALS, seed=PROTOCOL_SEED, max_steps=STEP_LIMITS[name], replan_steps=8)
         self._assets = assets
 
-    def plan(self, task: str, trial: int, seed: int) -> tuple[int, int | None]:
+    def plan(self, task: str, trial: int, seed: int) -> Start:
         """The seed is the simulator's for every trial; what differs is the initial state."""
         if not 0 <= trial < PROTOCOL_TRIALS:
             raise SuiteError(
                 f"initial state {trial} of {self.name} is out of range: a task has {PROTOCOL_TRIALS}, 0 to "
                 f"{PROTOCOL_TRIALS - 1}, so --episodes is {PROTOCOL_TRIALS} at most"
             )
-        return seed, trial
+        return Start(seed, trial)
 
     def environment(self, task: str, *, images: bool) -> LiberoTaskEnvironment:
         from sim_bridges.libero.environment import LiberoEnvironment

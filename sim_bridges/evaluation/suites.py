@@ -152,8 +152,8 @@ class Suite(Protocol):
         """Whether a process can run one task only (a GL context that cannot be made twice)."""
         ...
 
-    def plan(self, task: str, trial: int, seed: int) -> tuple[int, int | None] | Start:
-        """(seed of the simulator, index of the initial state) of a trial. Raises SuiteError where there is none."""
+    def plan(self, task: str, trial: int, seed: int) -> Start:
+        """How a trial begins. Raises SuiteError where there is none."""
         ...
 
     def environment(self, task: str, *, images: bool) -> Environment:
@@ -275,7 +275,7 @@ def choose_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[str, ...]:
 
 def protocol_starts(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: int) -> dict[str, list[Start]]:
     """``episodes`` of every task. Raises SuiteError where the suite has fewer initial states than that."""
-    return {task: [Start(*suite.plan(task, trial, seed)) for trial in range(episodes)] for task in tasks}
+    return {task: [suite.plan(task, trial, seed) for trial in range(episodes)] for task in tasks}
 
 
 def make_plans(starts: Mapping[str, Sequence[Start]], *, max_steps: int) -> tuple[Plan, ...]:

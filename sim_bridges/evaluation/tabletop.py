@@ -12,7 +12,17 @@ from sim_bridges.evaluation.evaluation import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate as evaluate_suite
 from sim_bridges.evaluation.policies import policy_hash
 from sim_bridges.evaluation.results import EpisodeResult, Results, same_episodes
-from sim_bridges.evaluation.suites import Assets, Comparability, Evaluated, Expert, Outcome, Plan, Rules, SuiteError
+from sim_bridges.evaluation.suites import (
+    Assets,
+    Comparability,
+    Evaluated,
+    Expert,
+    Outcome,
+    Plan,
+    Rules,
+    Start,
+    SuiteError,
+)
 from sim_bridges.tabletop.tasks import LayoutName, TaskName
 
 __all__ = ["EVALUATION_SEED_BASE", "TabletopEvaluation", "TabletopSuite", "evaluate", "policy_hash", "same_episodes"]
@@ -43,10 +53,10 @@ class TabletopSuite:
         self.layout = cast(LayoutName, layout)
         self.contract: Contract = load_contract(contract)
 
-    def plan(self, task: str, trial: int, seed: int) -> tuple[int, int | None]:
+    def plan(self, task: str, trial: int, seed: int) -> Start:
         if not 0 <= trial < 10_000:
             raise SuiteError(f"episodes is {trial + 1}; a seed of the tabletop has 10000 layouts")
-        return episode_seed(seed, trial), None
+        return Start(episode_seed(seed, trial))
 
     def environment(self, task: str, *, images: bool) -> TabletopEnvironment:
         return TabletopEnvironment(cast(TaskName, task), self.layout, self.contract, images=images)

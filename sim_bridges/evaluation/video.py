@@ -103,6 +103,7 @@ def _plot_commands(
     times_s: NDArray[np.float64], commands_TA: NDArray[np.float64], names: Sequence[str], width: int, end_s: float
 ) -> tuple[NDArray[np.uint8], int, int]:
     """The plot as a picture, and the pixel columns of time 0 and ``end_s``."""
+    from matplotlib import colormaps
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -110,22 +111,18 @@ def _plot_commands(
     figure = Figure(figsize=(width / dpi, PLOT_HEIGHT / dpi), dpi=dpi)
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_axes((0.095, 0.19, 0.76, 0.75))
+    axes.set_prop_cycle(color=colormaps["tab20" if len(names) > 10 else "tab10"].colors)  # type: ignore[attr-defined]
+    greys = iter(("black", "grey"))
     for column, name in enumerate(names):
-        dashed = name.startswith("gripper")
-        axes.plot(
-            times_s,
-            commands_TA[:, column],
-            label=name,
-            linewidth=1.2,
-            linestyle="--" if dashed else "-",
-            color="black" if dashed else None,
-        )
+        (line,) = axes.plot(times_s, commands_TA[:, column], label=name, linewidth=1.2)
+        if "gripper" in name:
+            line.set(linestyle="--", color=next(greys, "black"))
     axes.set_xlim(0, end_s)
     axes.set_xlabel("time (s)", fontsize=8)
     axes.set_ylabel("command (rad)", fontsize=8)
     axes.tick_params(labelsize=7)
     axes.grid(alpha=0.3)
-    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, frameon=False)
+    axes.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize=7, labelspacing=0.1, frameon=False)
     canvas.draw()
     picture = np.asarray(canvas.buffer_rgba())[..., :3].copy()
     box = axes.get_window_extent()

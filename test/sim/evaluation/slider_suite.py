@@ -24,6 +24,7 @@ from sim_bridges.evaluation.suites import (
     Outcome,
     Plan,
     Rules,
+    Start,
     SuiteError,
 )
 
@@ -63,10 +64,10 @@ class SliderSuite:
     def __init__(self, *, broken: str = "") -> None:
         self._broken = broken
 
-    def plan(self, task: str, trial: int, seed: int) -> tuple[int, int | None]:
+    def plan(self, task: str, trial: int, seed: int) -> Start:
         if trial >= 8:
             raise SuiteError(f"initial state {trial} is out of range: a task has 8")
-        return seed, trial
+        return Start(seed, trial)
 
     def environment(self, task: str, *, images: bool) -> Slider:
         if self._broken:

@@ -1,0 +1,61 @@
+"""The bimanual demo: what it writes, and what it says where it cannot."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import av
+import pytest
+
+from lavla_ros.bringup.launcher import LaunchError
+from lavla_ros.recording import BagReader, find_bags
+from sim_bridges.evaluation.results import Results
+from sim_bridges.robotwin.demo import BimanualDemoConfig, run_bimanual_demo
+from sim_bridges.robotwin.environment import RobotwinError
+
+pytest.importorskip("sapien", reason="SAPIEN is not installed")
+pytestmark = pytest.mark.timeout(300)
+TASK = "move_blocks_to_pads"
+
+
+def test_two_arms_solve_a_task_and_it_is_shown(tmp_path: Path) -> None:
+    said: list[str] = []
+    out = tmp_path / "demo"
+    results = run_bimanual_demo(BimanualDemoConfig(out=out, tasks=(TASK,)), said.append)
+    (episode,) = results.episodes
+    assert episode.success and episode.seed == 100_000 and episode.task == TASK
+    assert f"{TASK}, seed 100000: succeeded after {episode.length_steps} commands" in said
+    assert Results.read(out).fingerprint == results.fingerprint
+    (bag,) = find_bags([out / "bags"])
+    with BagReader(bag) as reader:
+        commands = sum(1 for _ in reader.messages(["/joint_command"]))
+    assert commands == episode.length_steps
+    with av.open(str(out / "episode_0.mp4")) as video:
+        pictures = [frame.to_ndarray(format="rgb24") for frame in video.decode(video=0)]
+    # one for every command; after the last nothing is decided, and the recording may end with or without its picture
+    assert len(pictures) - commands in (0, 1)
+    assert (pictures[0] != pictures[-1]).any(axis=2).mean() > 0.05
+    page = (out / "report.html").read_text()
+    assert "make demo-bimanual" in page and page.count("<video") == 1
+
+
+def test_what_it_refuses(tmp_path: Path) -> None:
+    with pytest.raises(RobotwinError, match="there is no task 'fold_shirt'; there are stack_two_blocks"):
+        BimanualDemoConfig(out=tmp_path, tasks=("fold_shirt",))
+    with pytest.raises(ValueError, match="episodes is 0; expected 1 to 1000"):
+        BimanualDemoConfig(out=tmp_path, episodes=0)
+    with pytest.raises(ValueError, match="seed is -1"):
+        BimanualDemoConfig(out=tmp_path, seed=-1)
+    with pytest.raises(FileExistsError):
+        run_bimanual_demo(BimanualDemoConfig(out=tmp_path), print)
+
+
+def test_a_stack_that_fails_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No Vulkan driver: the simulator cannot draw, the episode ends in an error, and so does the demo."""
+    (tmp_path / "none.json").write_text(json.dumps({}))
+    monkeypatch.setenv("VK_DRIVER_FILES", str(tmp_path / "none.json"))
+    monkeypatch.setenv("VK_ICD_FILENAMES", str(tmp_path / "none.json"))
+    with pytest.raises(LaunchError, match=rf"of 1 episodes of {TASK} ran, status 1; the end of .*{TASK}.log"):
+        run_bimanual_demo(BimanualDemoConfig(out=tmp_path / "demo", tasks=(TASK,)), print)
+    assert not (tmp_path / "demo" / "results.json").exists()
