@@ -100,16 +100,16 @@ def interval(tally: Tally) -> str:
 
 def length_histogram(successes: Sequence[int], failures: Sequence[int], most: int, *, bins: int = 28) -> str:
     """Episode lengths in contract steps, successes and failures on one another, as a picture of its own."""
-    width, height, base = 480, 205, 160
+    width, height, base, left = 480, 205, 160, 42  # four digits fit to the left
     counts = [[0, 0] for _ in range(bins)]
     for which, lengths in enumerate((successes, failures)):
         for length in lengths:
             counts[min(bins - 1, length * bins // max(1, most))][which] += 1
     highest = max((a + b for a, b in counts), default=0) or 1
-    step = (width - 50) / bins
+    step = (width - left - 20) / bins
     bars = []
     for i, (good, bad) in enumerate(counts):
-        x, y = 30 + i * step, float(base)
+        x, y = left + i * step, float(base)
         for count, colour in ((good, "var(--good)"), (bad, "var(--bad)")):
             tall = (base - 15) * count / highest
             y -= tall
@@ -118,13 +118,13 @@ def length_histogram(successes: Sequence[int], failures: Sequence[int], most: in
                     f'<rect x="{x:.1f}" y="{y:.1f}" width="{step - 2:.1f}" height="{tall:.1f}" fill="{colour}"/>'
                 )
     ticks = "".join(
-        f'<text x="{30 + (width - 50) * k / 4:.0f}" y="{base + 18}" text-anchor="middle">{most * k // 4}</text>'
+        f'<text x="{left + bins * step * k / 4:.0f}" y="{base + 18}" text-anchor="middle">{most * k // 4}</text>'
         for k in range(5)
     )
     return (
         f'<svg viewBox="0 0 {width} {height}" role="img" aria-label="Histogram of episode lengths" '
         f'font-size="15" fill="currentColor">{"".join(bars)}'
-        f'<line x1="30" x2="{width - 20}" y1="{base}" y2="{base}" stroke="currentColor" stroke-opacity=".4"/>'
-        f'{ticks}<text x="24" y="20" text-anchor="end">{highest}</text>'
+        f'<line x1="{left}" x2="{width - 20}" y1="{base}" y2="{base}" stroke="currentColor" stroke-opacity=".4"/>'
+        f'{ticks}<text x="{left - 6}" y="20" text-anchor="end">{highest}</text>'
         f'<text x="{width - 20}" y="{base + 38}" text-anchor="end">contract steps</text></svg>'
     )

@@ -18,6 +18,8 @@ PANEL = 336
 PLOT_HEIGHT = 240
 CLIP_PANEL = 224
 CLIP_FPS = 5
+FEW_OBSERVATIONS = 12
+"""So many or fewer are shown for half a second each: chunks were executed whole."""
 
 
 def write_episode_video(
@@ -72,7 +74,8 @@ def write_clip(path: Path, observations: Sequence[Observation], *, caption: str 
     begin_ns = observations[0].stamp_ns
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(CLIP_FPS), options={"crf": "28", "preset": "veryfast"})
+        fps = Fraction(2 if len(observations) <= FEW_OBSERVATIONS else CLIP_FPS)
+        stream = container.add_stream("libx264", rate=fps, options={"crf": "28", "preset": "veryfast"})
         stream.width, stream.height, stream.pix_fmt = CLIP_PANEL * len(cameras), CLIP_PANEL, "yuv420p"
         for observation in observations:
             panels = [_panel(observation.images[camera], camera, CLIP_PANEL) for camera in cameras]
