@@ -14,8 +14,7 @@ from sim_bridges.evaluation.results import Results
 from sim_bridges.robotwin.demo import BimanualDemoConfig, run_bimanual_demo
 from sim_bridges.robotwin.environment import RobotwinError
 
-pytest.importorskip("sapien", reason="SAPIEN is not installed")
-pytestmark = pytest.mark.timeout(300)
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("vulkan")]
 TASK = "move_blocks_to_pads"
 
 

@@ -26,8 +26,7 @@ from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source
 from training.convert import convert
 from training.dataset import EpisodeDataset
 
-pytest.importorskip("sapien", reason="SAPIEN is not installed")
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("vulkan")]
 MODULE = "sim_bridges.robotwin.robotwin_node"
 CONTRACT = load_contract("robotwin_aloha")
 TASK, SEED = "stack_two_blocks", 100_000

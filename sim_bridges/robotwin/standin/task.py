@@ -159,6 +159,8 @@ class StandinTask(ABC):
         self._blocks: list[Block] = []
         self._pads: list[Body] = []
         self._cameras: Cameras | None = None
+        self._drew = False
+        """Since SAPIEN's cache was last cleared, which takes a driver."""
 
         self.scene = physics_scene()
         self._build_room()
@@ -241,8 +243,9 @@ class StandinTask(ABC):
         self._cameras = None
         self._blocks, self._pads = [], []
         self.scene = None
-        if clear_cache:
+        if clear_cache and self._drew:
             import_sapien().render.clear_cache()
+            self._drew = False
 
     # ------------------------------------------------------------------ beyond RoboTwin's interface
 
@@ -340,6 +343,7 @@ class StandinTask(ABC):
             bodies = [_ROOM, _TABLE, *self._pads, *(block.body for block in self._blocks)]
             bodies += [body for arm in self.robot.arms for body in arm.bodies]
             self._cameras = Cameras(bodies, [(f"{side}_camera", self._wrist_camera(side)) for side in SIDES])
+            self._drew = True
         return self._cameras
 
     def _wrist_camera(self, side: Side) -> Any:

@@ -125,6 +125,7 @@ def test_without_a_driver_physics_works_and_a_picture_says_what_to_install() -> 
         "task = make_task('move_blocks_to_pads'); task.setup_demo(seed=0)\n"
         "task.play_once(); assert task.check_success()\n"
         "try:\n    task.get_obs()\nexcept NoVulkanError as error:\n    print(error)\n"
+        "task.close_env(clear_cache=True)\n"
     )
     nowhere = dict.fromkeys(("VK_DRIVER_FILES", "VK_ICD_FILENAMES"), "/nonexistent.json")
     done = subprocess.run(
