@@ -143,6 +143,7 @@ class _Evaluation:
     def __init__(self, config: EvaluationConfig) -> None:
         self.kind = kind_of(config.policy)
         self.suite: Suite = load_suite(config.suite, config.options)
+        self.finder = self._finder()
         rules = self.suite.rules
         tasks = choose_tasks(self.suite, config.tasks)
         seed = rules.seed if config.seed is None else config.seed
@@ -153,9 +154,6 @@ class _Evaluation:
         else:
             episodes = rules.episodes if config.episodes is None else config.episodes
             starts = protocol_starts(self.suite, tasks, episodes=episodes, seed=seed)
-        self.finder = (
-            self.suite if self.kind in ("checkpoint", "remote") and isinstance(self.suite, FindsEpisodes) else None
-        )
         self.starts = starts
         self.count = sum(map(len, starts.values()))
         limits = [start.max_steps or rules.max_steps for of_task in starts.values() for start in of_task]
@@ -248,6 +246,14 @@ class _Evaluation:
             if keep:
                 self._write(folder, results, clips)
             return results
+
+    def _finder(self) -> FindsEpisodes | None:
+        """The suite, where the episodes of who acts have to be found."""
+        if not isinstance(self.suite, FindsEpisodes):
+            return None
+        if self.suite.episodes_given and self.kind == "replay":
+            raise ValueError("a list of episodes is given, and replay: has those of its dataset; leave one of them out")
+        return self.suite if self.kind != "replay" and (self.kind != "expert" or self.suite.episodes_given) else None
 
     def _plans(self, folder: Path, workers: int) -> tuple[Plan, ...]:
         """All episodes; where they have to be found, those that the folder has are taken from there."""

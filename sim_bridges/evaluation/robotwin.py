@@ -84,6 +84,10 @@ class RobotwinSuite:
             replan_steps=CHUNK_STEPS,
         )
 
+    @property
+    def episodes_given(self) -> bool:
+        return bool(self._seeds)
+
     def plan(self, task: str, trial: int, seed: int) -> Start:
         """The seeds in a row, for whoever is not to be protected from what the expert cannot do: itself."""
         return Start(first_seed(seed) + trial, None, "", self.source.step_limit(task))

@@ -174,7 +174,13 @@ class Suite(Protocol):
 
 @runtime_checkable
 class FindsEpisodes(Protocol):
-    """A suite whose episodes have to be found before a policy is evaluated on them."""
+    """A suite whose episodes have to be found before a policy is evaluated on them. Its expert, by whom they are found,
+    is judged on what ``plan`` says, unless they are given."""
+
+    @property
+    def episodes_given(self) -> bool:
+        """The user has listed them."""
+        ...
 
     def find(
         self, tasks: Sequence[str], *, episodes: int, seed: int, folder: Path, workers: int

@@ -147,6 +147,17 @@ def test_the_expert_is_judged_on_all_seeds_by_way_of_commands(tmp_path: Path) ->
     assert all(3 <= e.length_steps <= 18 for e in expert.episodes if e.success)
 
 
+def test_the_expert_meets_the_episodes_of_a_given_list_and_a_replay_refuses_one(tmp_path: Path) -> None:
+    SwingSuite().find(["swing"], episodes=4, seed=0, folder=tmp_path, workers=1)
+    options = {"seeds": str(tmp_path / SEEDS_FILE)}
+    expert = evaluate(replace(EVALUATION, policy="expert", episodes=4, max_steps=None, options=options))
+    assert [(e.seed, e.success) for e in expert.episodes] == [(seed, True) for seed in ACCEPTED[:4]]
+    with pytest.raises(ValueError, match="replay: has those of its dataset"):
+        evaluate(replace(EVALUATION, policy="replay:anything", options=options))
+    with pytest.raises(SuiteError, match="none is not a file"):
+        evaluate(replace(EVALUATION, policy="expert", options={"seeds": str(tmp_path / "none")}))
+
+
 def test_a_chunk_is_counted_in_commands_not_in_time() -> None:
     environment = RobotwinTaskEnvironment(SwingSource().environment("swing", SwingSuite().contract))
     environment.reset(Plan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=9))
