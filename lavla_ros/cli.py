@@ -596,6 +596,7 @@ def study(
         "la_tok",
     ),
     episodes: int | None = None,
+    replan_steps: int | None = None,
     live_episodes: int = 3,
     workers: int = 2,
     action_recipe: Path | None = None,
@@ -614,16 +615,18 @@ def study(
     Args:
         bags: Recorded episodes, or folders of them.
         out: Folder of the study.
-        suite: tabletop, or one of LIBERO's: where the bags were recorded, and the policies are evaluated.
+        suite: tabletop, one of LIBERO's, or robotwin_standin: where the bags were recorded, and the policies are
+            evaluated.
         task: Tasks of the suite, by name or number; none: its default ones.
         steps: Optimizer steps of every policy.
         strategies: Which to compare.
-        episodes: Lock-step episodes per task and policy, the same for all; default 100 on the tabletop, 20 in LIBERO.
+        episodes: Lock-step episodes per task and policy, the same for all; default 20 in LIBERO, elsewhere 100.
+        replan_steps: Contract steps between two inferences; default: the suite's.
         live_episodes: On the tabletop, episodes of each policy through its node on the live stack; 0 leaves it out.
         workers: Policies that are trained and evaluated at a time.
         action_recipe: Configuration of the action latent action model; default config/latent/action_SUITE.yaml.
         image_recipe: Configuration of the image latent action model; default config/latent/image_SUITE.yaml.
-        policy_recipe: Configuration of the policies; default config/training/tabletop_tiny.yaml or libero_tiny.yaml.
+        policy_recipe: Configuration of the policies; default config/training/SUITE_tiny.yaml.
     """
     from sim_bridges.evaluation.study import StudyConfig, run_study
 
@@ -635,6 +638,7 @@ def study(
         steps=steps,
         strategies=strategies,
         episodes=episodes,
+        replan_steps=replan_steps,
         live_episodes=live_episodes,
         workers=workers,
         action_recipe=action_recipe,

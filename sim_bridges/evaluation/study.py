@@ -97,6 +97,8 @@ class StudyConfig:
     """Lock-step episodes per task and policy, the same for all; None: 20 in LIBERO, elsewhere 100."""
     evaluation_seed: int | None = None
     """None: 2 on the tabletop, elsewhere that of the suite's protocol."""
+    replan_steps: int | None = None
+    """Contract steps between two inferences; None: the suite's."""
     live_episodes: int = 3
     """Episodes of each policy through the policy node on the live stack, on the tabletop; 0: none."""
     workers: int = 2
@@ -112,7 +114,7 @@ class StudyConfig:
         unknown = sorted(set(self.strategies) - set(STRATEGIES))
         if unknown or not self.strategies:
             raise ValueError(f"strategies {unknown or '()'} are not of {list(STRATEGIES)}")
-        for key, low in (("steps", 1), ("episodes", 1), ("live_episodes", 0), ("workers", 1)):
+        for key, low in (("steps", 1), ("episodes", 1), ("replan_steps", 1), ("live_episodes", 0), ("workers", 1)):
             if (value := getattr(self, key)) is not None and value < low:
                 raise ValueError(f"{key} is {value}; expected at least {low}")
         recipes = recipes_of(self.suite)
@@ -155,6 +157,7 @@ def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
         stages.run(f"train_{strategy}", ["train", "--config", str(file)])
         evaluation = ["eval", config.suite, "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
         evaluation += ["--episodes", str(config.episodes), *(["--task", *config.tasks] if config.tasks else [])]
+        evaluation += ["--replan-steps", str(config.replan_steps)] if config.replan_steps else []
         stages.run(f"evaluate_{strategy}", evaluation, output=output / "evaluation")
 
     # those with most placeholders train longest: first, so that nothing is left alone at the end

@@ -42,6 +42,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
         steps=3,
         strategies=("la_cond", "la_tok"),
         episodes=2,
+        replan_steps=6,
         live_episodes=1,
         action_recipe=recipe(
             "latent/action_tabletop", folder / "action.yaml", steps=6, batch_size=8, data__validation_fraction=0.4
@@ -63,6 +64,8 @@ def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig) -> Non
     for strategy in config.strategies:
         policy = load_checkpoint(config.out / strategy / "best")
         assert policy.config.strategy.name == strategy
+        results = json.loads((config.out / strategy / "evaluation" / "results.json").read_text())
+        assert results["settings"]["replan_steps"] == 6
     seconds = json.loads((config.out / "study.json").read_text())["seconds"]
 
     told.clear()
