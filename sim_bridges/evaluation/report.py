@@ -167,9 +167,9 @@ def _lengths(results: Results) -> str:
         return ""
     successes = [e.length_steps for e in scored if e.success]
     failures = [e.length_steps for e in scored if not e.success]
-    most = int(results.settings.get("max_steps") or max(e.length_steps for e in scored))
-    picture = length_histogram(successes, failures, most)
-    words = f"Contract steps of {len(scored)} episodes; an episode fails at {most}."
+    limit = results.settings.get("max_steps")
+    picture = length_histogram(successes, failures, int(limit or max(e.length_steps for e in scored)))
+    words = f"Contract steps of {len(scored)} episodes" + (f"; an episode fails at {limit}." if limit else ".")
     if successes:
         middle = percentile([float(n) for n in successes], 50)
         words += f" A success took {min(successes)} to {max(successes)}, half of them {middle:.0f} or fewer."
@@ -268,14 +268,22 @@ def _comparison(comparison: Comparison) -> str:
 def _reproduce(commands: Iterable[str], results: Sequence[Results]) -> str:
     lines = "\n".join(commands)
     versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in each.versions.items()) for each in results)
-    prints = ", ".join(each.fingerprint for each in results)
     settings = "\n".join(json.dumps(each.settings, indent=1, ensure_ascii=False) for each in results)
     return (
         f"<h2>How to reproduce</h2><pre>{text(lines)}</pre>"
         f"<p>Versions: {text('; '.join(versions))}.</p>"
-        f"<p>The same settings with the same versions give the same episodes bit for bit, on any number of workers; "
-        f"results.json then has the fingerprint <code>{text(prints)}</code>.</p>"
+        f"<p>{_repeatable(results)}</p>"
         f"<details><summary>Settings</summary><pre>{text(settings)}</pre></details>"
+    )
+
+
+def _repeatable(results: Sequence[Results]) -> str:
+    if any(each.live for each in results):
+        return "Live episodes run on the wall clock: the same command gives the same scenes, not the same motions."
+    prints = ", ".join(each.fingerprint for each in results)
+    return (
+        "The same settings with the same versions give the same episodes bit for bit, on any number of workers; "
+        f"results.json then has the fingerprint <code>{text(prints)}</code>."
     )
 
 

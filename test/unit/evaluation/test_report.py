@@ -13,6 +13,7 @@ from made_results import episode, results
 from sim_bridges.evaluation.compare import compare
 from sim_bridges.evaluation.paper import METHODS, TABLES, method_of
 from sim_bridges.evaluation.report import paper_tables, write_comparison, write_report
+from sim_bridges.evaluation.results import Results, write_json
 
 VOID = {"meta", "rect", "line", "br"}
 PAPER = Path(__file__).parents[4] / "shared" / "paper.txt"
@@ -80,6 +81,19 @@ def test_a_report_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
         assert expected in words, expected
     assert page.row("LA-Direct")[2].startswith("98.688.9 (8/9")  # the paper's figure, ours below it
     assert page.row("LA-Align")[2] == "98.6"
+
+
+def test_a_live_report_claims_neither_repetition_nor_speed_nor_a_limit_that_it_does_not_know(tmp_path: Path) -> None:
+    shown = {}
+    for live in (False, True):
+        some = results([True, False], wall_s=10.0, simulated_s=30.0, live=live, settings={})
+        write_report(tmp_path / "r.html", some, title="t", reproduce="c")
+        shown[live] = " ".join(Reader((tmp_path / "r.html").read_text()).words)
+        assert "fails at" not in shown[live]
+        write_json(tmp_path / "results.json", some.to_dict())
+        assert Results.read(tmp_path).live is live
+    assert "bit for bit" in shown[False] and "3.0 × real time" in shown[False]
+    assert "bit for bit" not in shown[True] and "real time" not in shown[True] and some.fingerprint not in shown[True]
 
 
 def test_an_average_of_ours_needs_all_four_suites() -> None:
