@@ -253,6 +253,7 @@ def record(
     teleoperates the arm (a node of yours publishes /action_chunk) or guides it by hand (--stack standby:=true).
 
     Example: lavla record --out runs/bags --episodes 400 --seed 0 --workers 2
+
     Example: lavla record --by person --out runs/bags --instruction "Put the mango into the bowl."
     --stack simulate:=false robot_ip:=10.5.5.100 standby:=true
 
