@@ -46,6 +46,7 @@ def run(names: Sequence[str] = ()) -> dict[str, Any]:
 def _run(scenario: Scenario) -> dict[str, Any]:
     print(f"safety: {scenario.name}", file=sys.stderr, flush=True)
     row: dict[str, Any] = {"scenario": scenario.name}
+    began_s = time.monotonic()
     try:
         with running(
             scenario.policy, emulator=scenario.emulator, start=not scenario.from_rest, **scenario.servo
@@ -74,6 +75,7 @@ def _run(scenario: Scenario) -> dict[str, Any]:
         logging.getLogger(__name__).exception("scenario %r could not be run", scenario.name)
     else:
         row["said"] = rig.said
+    row["wall_s"] = round(time.monotonic() - began_s, 1)
     return row
 
 

@@ -7,6 +7,7 @@ import dataclasses
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -23,6 +24,7 @@ from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.servo_link import ServoLink
+from lavla_ros.jaka.codec import encode
 from lavla_ros.jaka.driver import JakaDriverConfig
 from lavla_ros.jaka.emulator import emulator_command
 from lavla_ros.resources import config_path
@@ -84,6 +86,17 @@ class Emulator:
     def fault(self, **changes: Any) -> None:
         """Switch faults of the emulator."""
         emulator_command(HOST, self.port, fault=changes)
+
+    @contextlib.contextmanager
+    def control(self) -> Iterator[Callable[..., None]]:
+        """:meth:`fault` over a connection that is kept: for faults that let no new one in."""
+        with socket.create_connection((HOST, self.port), timeout=2.0) as connection:
+
+            def fault(**changes: Any) -> None:
+                connection.sendall(encode({"cmdName": "_emulator", "fault": changes}))
+                connection.recv(65536)
+
+            yield fault
 
     def query(self, what: str, **fields: Any) -> Any:
         return emulator_command(HOST, self.port, query=what, **fields)[what]
@@ -154,8 +167,8 @@ class Rig:
         self.marked = self.emulator.cycle()
 
     def say(self, text: str) -> None:
-        """Note something, unless it was the last thing noted."""
-        if text and (not self.said or self.said[-1] != text):
+        """Note something, unless it was noted before."""
+        if text and text not in self.said:
             self.said.append(text)
 
     def ask(self, name: str, timeout_s: float = 8.0) -> bool:
@@ -284,7 +297,7 @@ def free_end_effector(folder: Path) -> str:
     """A contract in the end effector's space whose dimensions have no bounds."""
     dims: list[Mapping[str, Any]] = [
         {"name": n, "unit": u}
-        for n, u in zip(("x", "y", "z", "roll", "pitch", "yaw"), ("m",) * 3 + ("rad",) * 3, strict=True)
+        for n, u in zip(("x", "y", "z", "rx", "ry", "rz"), ("m",) * 3 + ("rad",) * 3, strict=True)
     ]
     contract = yaml.safe_load(config_path("contracts/jaka_minicobo.yaml").read_text())
     contract["name"] = "free_end_effector"

@@ -87,6 +87,8 @@ def stop_and_recover(rig: Rig, powered: bool = False, **faults: Any) -> None:
     _pause(0.3)
     rig.mark()  # how fast the controller itself stops isn't ours
     _pause(0.7)
+    if faults.get("error_text"):
+        rig.emulator.fault(delay_s=0.2)  # chunks are refused meanwhile, each with the text
     if faults.get("emergency_stop"):
         rig.emulator.fault(emergency_stop=False)
         _pause(0.2)
@@ -101,17 +103,18 @@ def stop_unmended(rig: Rig, **faults: Any) -> None:
 
 
 def drift_then_hold(rig: Rig) -> None:
-    """Follow for 10 s with another clock than the controller's, then a person asks for a hold."""
-    _pause(10.0)
+    """Follow for 8 s with another clock than the controller's, then a person asks for a hold."""
+    _pause(8.0)
     rig.wait_fast()
     rig.ask("hold")
 
 
 def drop(rig: Rig) -> None:
     """The connection breaks and cannot be made again for 3 s."""
-    rig.emulator.fault(drop_connection=True, refuse_connections=True)
-    _pause(3.0)
-    rig.emulator.fault(refuse_connections=False)
+    with rig.emulator.control() as fault:
+        fault(drop_connection=True, refuse_connections=True)
+        _pause(3.0)
+        fault(refuse_connections=False)
 
 
 def reboot(rig: Rig) -> None:
@@ -239,8 +242,8 @@ def scenarios(folder: Path) -> list[Scenario]:
         Scenario(name="no heartbeat for 3 s", act=silence),
         Scenario(name="no chunks any more", act=lull, settle_s=3.0),
         Scenario(name="flooded for 3 s", act=partial(switch, seconds=3.0, flood=True), settle_s=1.0),
-        Scenario(name="controller 0.5% slower, then hold", act=drift_then_hold, emulator=("--clock-drift", "0.005")),
-        Scenario(name="controller 0.5% faster, then hold", act=drift_then_hold, emulator=("--clock-drift", "-0.005")),
+        Scenario(name="controller 1% slower, then hold", act=drift_then_hold, emulator=("--clock-drift", "0.01")),
+        Scenario(name="controller 1% faster, then hold", act=drift_then_hold, emulator=("--clock-drift", "-0.01")),
         Scenario(
             name="queue of 6, controller 5% slower",
             act=nothing,

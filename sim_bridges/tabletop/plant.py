@@ -52,7 +52,10 @@ class SceneState:
 
 
 class TabletopPlant:
-    """Implements :class:`lavla_ros.jaka.emulator.ArmPlant`; :meth:`request_reset` may come from any thread."""
+    """Implements ``ArmPlant`` and ``ForceSensing`` of :mod:`lavla_ros.jaka.emulator`.
+
+    :meth:`request_reset` may come from any thread.
+    """
 
     def __init__(self, sim: TabletopSim, state: Ring | None = None) -> None:
         self._sim = sim
@@ -87,6 +90,10 @@ class TabletopPlant:
         self._sim.set_targets(self._target_rad, float(self._gripper_open))
         self._sim.advance(round(dt_s * 1e9))
         self._publish()
+
+    def external_force_n(self) -> float:
+        """See ForceSensing."""
+        return self._sim.external_force_n()
 
     def request_reset(self, seed: int) -> None:
         """New objects in the next cycle. Bring the arm to the seed's home pose first: it is set there."""
