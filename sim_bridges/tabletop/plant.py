@@ -57,8 +57,10 @@ class TabletopPlant:
     :meth:`request_reset` may come from any thread.
     """
 
-    def __init__(self, sim: TabletopSim, state: Ring | None = None) -> None:
+    def __init__(self, sim: TabletopSim, state: Ring | None = None, *, feels_collisions: bool = False) -> None:
+        """``feels_collisions``: otherwise the arm presses unfelt, as the scripted expert does when it nests bowls."""
         self._sim = sim
+        self._feels_collisions = feels_collisions
         self._state = state
         self._target_rad = sim.joint_position_rad
         self._gripper_open = True
@@ -93,7 +95,7 @@ class TabletopPlant:
 
     def external_force_n(self) -> float:
         """See ForceSensing."""
-        return self._sim.external_force_n()
+        return self._sim.external_force_n() if self._feels_collisions else 0.0
 
     def request_reset(self, seed: int) -> None:
         """New objects in the next cycle. Bring the arm to the seed's home pose first: it is set there."""

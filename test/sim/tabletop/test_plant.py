@@ -22,7 +22,7 @@ def test_pressing_the_tool_into_the_table_is_a_collision(pick_sim: TabletopSim) 
     # Beside the objects, with the gripper closed.
     x, y = HOME_GRASP_M[0], HOME_GRASP_M[1] - 0.18
     config = ControllerConfig(power_on_s=0.0, enable_s=0.0, collision_sensitivity=3)
-    controller = EmulatedController(TabletopPlant(pick_sim), config, Faults())
+    controller = EmulatedController(TabletopPlant(pick_sim, feels_collisions=True), config, Faults())
 
     def send(name: str, **fields: object) -> None:
         reply = controller.handle({"cmdName": name, **fields}, 0)
