@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from lavla_ros.contract import ActionChunk
 from lavla_ros.control.ring import Ring
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.wire import RING_FILES, ServoSnapshot, encode_chunk, encode_request
+from lavla_ros.lifeline import lifeline
 
 _POLL_S = 0.004
 _BACKLOG = 1024
@@ -65,6 +67,7 @@ class ServoLink:
         # A group of its own: Ctrl-C in a terminal reaches us alone, and we stop it in order.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lavla_ros.control.servo_process", "--config", str(file)],
+            env=os.environ | lifeline(),
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
