@@ -856,6 +856,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``lavla`` console script."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored: nohup
+        signal.signal(signal.SIGHUP, _interrupt)
     try:
         if arguments[:1] == ["train"]:  # its options are the keys of its own configuration
             from training.train import main as train_main
@@ -873,7 +875,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """SIGTERM ends a command as Ctrl-C does: whatever it started is stopped first."""
+    """SIGTERM, and the end of the terminal, end a command as Ctrl-C does: whatever it started is stopped first."""
     raise KeyboardInterrupt
 
 
