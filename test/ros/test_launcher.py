@@ -216,8 +216,8 @@ def test_a_stack_that_extends_another_has_less_in_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["jaka_policy", "record_demos"])
 def test_launch_files_have_the_stacks_arguments(name: str) -> None:
-    """Under the real launch_ros, where it is installed (no wheels exist)."""
-    pytest.importorskip("launch_ros")
+    """Under the real launch, where it is installed (no wheels exist)."""
+    pytest.importorskip("launch.actions")
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
     from lavla_ros.resources import share_path
@@ -429,3 +429,30 @@ def _node_classes(file: Path) -> list[ast.ClassDef]:
     tree = ast.parse(file.read_text(encoding="utf-8"))
     classes = [c for c in ast.walk(tree) if isinstance(c, ast.ClassDef)]
     return [c for c in classes if any(ast.unparse(base).endswith("Node") for base in c.bases)]
+
+
+def test_a_node_started_alone_listens_on_this_machine_only(tmp_path: Path) -> None:
+    ours = ("FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE")
+    with (tmp_path / "log").open("wb") as log:
+        node = subprocess.Popen(
+            [sys.executable, "-m", "lavla_ros.nodes.executor_node", "--ros-args", "-p", "driver:=loopback"],
+            env={name: value for name, value in os.environ.items() if name not in ours},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: b"lavla-ready" in (tmp_path / "log").read_bytes(), "readiness", 60.0)
+        first = 7400 + 250 * int(os.environ["ROS_DOMAIN_ID"])
+        heard_on = {host for host, port in _udp_sockets(node.pid) if first <= port < first + 250}
+        assert heard_on == {"127.0.0.1"}
+    finally:
+        node.send_signal(signal.SIGINT)
+        assert node.wait(20.0) == 0
+
+
+def _udp_sockets(pid: int) -> list[tuple[str, int]]:
+    links = [str(f.readlink()) for f in Path(f"/proc/{pid}/fd").iterdir()]
+    inodes = {link.removeprefix("socket:[").removesuffix("]") for link in links}
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]]
+    found = [row[1].split(":") for row in rows if row[9] in inodes]
+    return [(socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)) for host, port in found]
