@@ -38,17 +38,17 @@ def import_libero(assets: Path) -> Any:
     # robosuite recommends a file of private settings on every import; settings are part of the protocol here.
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     try:
-        with _configured(), _no_log_file():
+        with _configured(), without_log_file():
             package: Any = importlib.import_module("libero.libero")
         package._assets_path_cache = str(assets)
-        with _no_log_file():
+        with without_log_file():
             return importlib.import_module("libero.libero.envs")
     except ModuleNotFoundError as error:
         raise LiberoError(f"LIBERO lacks the package {error.name!r}: run `make` again (docs/libero.md)") from None
 
 
 @contextmanager
-def _no_log_file() -> Iterator[None]:
+def without_log_file() -> Iterator[None]:
     """At its import robosuite opens /tmp/robosuite.log, which on a shared machine is the first user's."""
     usual = logging.FileHandler
 

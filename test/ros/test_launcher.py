@@ -17,10 +17,11 @@ import hypothesis
 import hypothesis.strategies as st
 import pytest
 import yaml
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.context import Context
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
-from ros_harness import fails_to_start, running, wait_until
+from ros_harness import World, fails_to_start, running, wait_until
 
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.bringup.launcher import Launcher, notices, other_users, stack_domain
@@ -456,3 +457,22 @@ def _udp_sockets(pid: int) -> list[tuple[str, int]]:
     rows = [line.split() for line in Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]]
     found = [row[1].split(":") for row in rows if row[9] in inodes]
     return [(socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)) for host, port in found]
+
+
+def test_problems_are_shown_once(world: World) -> None:
+    shown = subprocess.Popen(
+        [sys.executable, "-m", "lavla_ros.nodes.problems"], env=ros_environment(), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        publisher = world.publisher(DiagnosticArray, "/diagnostics")
+        for text in ("no frame for 1 s", "no frame for 2 s", "all is lost"):
+            status = DiagnosticStatus(level=DiagnosticStatus.ERROR, name="camera: lavla", message=text)
+            publisher.publish(DiagnosticArray(status=[status]))
+        assert shown.stdout is not None
+        lines = [shown.stdout.readline().strip() for _ in range(2)]
+        assert lines == ["error: camera: no frame for 1 s", "error: camera: all is lost"]
+    finally:
+        shown.send_signal(signal.SIGINT)
+        assert shown.wait(20.0) == 0
+        assert shown.stdout is not None
+        shown.stdout.close()

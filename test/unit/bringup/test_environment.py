@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import subprocess
 import sys
@@ -14,6 +15,8 @@ from lavla_ros.bringup.environment import DISCOVERY, SettingError, ros_environme
 from lavla_ros.bringup.interpreter import InterpreterError, stack_python
 from lavla_ros.bringup.output import Output
 from lavla_ros.places import PlaceError, run_dir, writable_places
+from sim_bridges.gl import choose_gl_backend
+from sim_bridges.libero.package import without_log_file
 
 HOME = {"HOME": str(Path.home())}
 _NAME = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"
@@ -150,3 +153,19 @@ def test_an_interpreter_that_lacks_something_is_named(monkeypatch: pytest.Monkey
     monkeypatch.setattr("lavla_ros.bringup.interpreter.NEEDED", ("yaml", "no_such_module"))
     with pytest.raises(InterpreterError, match=r"python\S* lacks no_such_module.*: activate the virtual environment"):
         stack_python(os.environ)
+
+
+@pytest.mark.parametrize(("chosen", "left"), [("egl", "osmesa"), ("osmesa", "glx"), ("egl", None)])
+def test_pyopengl_follows_mujoco(chosen: str, left: str | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What robosuite once advised to put into a shell's start file would end MuJoCo's import."""
+    monkeypatch.setenv("MUJOCO_GL", chosen)
+    monkeypatch.setenv("PYOPENGL_PLATFORM", left or "")
+    assert choose_gl_backend() == os.environ["PYOPENGL_PLATFORM"] == chosen
+
+
+def test_robosuites_log_goes_nowhere(tmp_path: Path) -> None:
+    with without_log_file():
+        logging.FileHandler(tmp_path / "robosuite.log").close()
+        logging.FileHandler(tmp_path / "other.log").close()
+    logging.FileHandler(tmp_path / "later.log").close()
+    assert sorted(f.name for f in tmp_path.iterdir()) == ["later.log", "other.log"]
