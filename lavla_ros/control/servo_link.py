@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,6 +18,7 @@ from lavla_ros.control.ring import Ring
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.wire import RING_FILES, ServoSnapshot, encode_chunk, encode_request
 from lavla_ros.lifeline import lifeline
+from lavla_ros.places import run_dir
 
 _POLL_S = 0.004
 _BACKLOG = 1024
@@ -40,7 +40,7 @@ class ServoLink:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._rings: dict[str, Ring] = {}
-        self._folder: Path | None = None
+        self._folder: AbstractContextManager[Path] | None = None
         self._backlog: deque[ServoSnapshot] = deque(maxlen=_BACKLOG)
         self._newest: ServoSnapshot | None = None
         self._answers: dict[int, tuple[bool, str]] = {}
@@ -55,9 +55,8 @@ class ServoLink:
         """
         if self._process is not None:
             raise ServoLinkError("the servo process was already started")
-        base = Path("/dev/shm")
-        folder = Path(tempfile.mkdtemp(prefix="lavla-servo-", dir=base if base.is_dir() else None))
-        self._folder = folder
+        self._folder = run_dir("lavla-servo-")
+        folder = self._folder.__enter__()
         self._rings = {
             name: Ring.create(folder / name, slots=slots, capacity=capacity)
             for name, (slots, capacity) in RING_FILES.items()
@@ -214,7 +213,7 @@ class ServoLink:
             ring.close()
         self._rings = {}
         if self._folder is not None:
-            shutil.rmtree(self._folder)
+            self._folder.__exit__(None, None, None)
             self._folder = None
         return code
 
