@@ -142,7 +142,7 @@ class ServoLoop:
             elif name == "hold":
                 executor.hold("held by request", latch=True)
             elif name == "resume":
-                executor.resume()
+                executor.resume(time.time_ns())
             elif name == "speed_scale":
                 executor.set_speed_scale(value)
             else:
@@ -156,7 +156,7 @@ class ServoLoop:
         if self._executor.state is not ExecutorState.IDLE:
             raise ExecutorError("already active")
         self._driver.enter_servo()
-        self._executor.resume()
+        self._executor.resume(time.time_ns())
         self._executor.activate(self._driver.read(), time.time_ns())
         self._servo_on = True
         self._pacer.restart()
@@ -172,7 +172,7 @@ class ServoLoop:
             self._servo_on = False
             self._driver.clear_fault()
             self._driver.enter_servo()
-            executor.rebase(self._driver.read())
+            executor.rebase(self._driver.read(), time.time_ns())
             self._servo_on = True
             self._pacer.restart()
             self._cycle()
