@@ -16,7 +16,7 @@ from math import ceil
 from ruckig import InputParameter, Result, Ruckig, RuckigError, Trajectory
 
 from lavla_ros.control.curve import Curve, State
-from lavla_ros.control.stopping import brake_step, longest_stop, stop_range
+from lavla_ros.control.stopping import brake_step, longest_stop, still, stop_range
 from lavla_ros.jaka.limits import JointLimits
 
 SEARCH_ATTEMPTS = 3
@@ -77,9 +77,16 @@ class Limiter:
         self._committed = None
         self._guess_ticks = 1
 
+    def stop(self) -> None:
+        """The arm stands at the last position already (nothing was sent for some cycles): start from rest there."""
+        self.velocity = [0.0] * self._dof
+        self.acceleration = [0.0] * self._dof
+        self.forget()
+
     @property
     def at_rest(self) -> bool:
-        return not any(self.velocity) and not any(self.acceleration)
+        """Whether every joint stands still, up to the rounding that a trajectory to rest leaves behind."""
+        return still(self.velocity, self.acceleration)
 
     def advance(self, wanted: State) -> bool:
         """Take the wanted state one tick ahead, or brake the joints in which it is not admissible.
