@@ -5,7 +5,8 @@ absolute deadline: take chunks and requests from the rings, tick the executor, s
 a snapshot. While servo mode is on a command goes out in every cycle, whatever happens:
 
 - no heartbeat from the ROS side → HOLDING, then FAULT, then (at rest) leave servo mode and end;
-- SIGTERM, SIGINT → ramp to rest, leave servo mode, close, exit code 0;
+- SIGTERM, SIGINT (sent when the process that started this one dies, too) → ramp to rest, leave servo mode, close,
+  exit code 0;
 - any error in the loop → ramp to rest with what still works, leave servo mode, close, cause on stderr and in the
   last snapshot, exit code 1;
 - no connection or no servo mode at the start → the same, exit code 3; bad configuration: 2.
@@ -30,6 +31,7 @@ from lavla_ros.control.ring import Ring, RingError
 from lavla_ros.control.servo_config import ServoConfig, make_driver
 from lavla_ros.control.servo_loop import ServoLoop, write_exit
 from lavla_ros.control.wire import RING_FILES
+from lavla_ros.lifeline import die_with_parent
 
 _log = logging.getLogger(__name__)
 EXIT_OK, EXIT_ERROR, EXIT_CONFIG, EXIT_DRIVER = 0, 1, 2, 3
@@ -76,6 +78,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
+    die_with_parent()
     stop_collecting()
     code, reason = EXIT_OK, ""
     try:

@@ -1,6 +1,7 @@
 """What goes through the rings between the ROS side and the servo process, as bytes. No pickle.
 
-Chunks are in joint space already: a small header and raw float64. Everything else is JSON (a snapshot costs about 20 µs).
+Chunks are in joint space already: a small header and raw float64. Everything else is JSON (a snapshot costs about
+20 µs).
 """
 
 from __future__ import annotations
