@@ -14,7 +14,6 @@ Which defects latch a fault and which only cost the chunk:
 from __future__ import annotations
 
 from dataclasses import dataclass
-from numbers import Integral
 
 import numpy as np
 from numpy.typing import NDArray
@@ -167,8 +166,9 @@ class ActionDecoder:
     def decode(self, chunk: ActionChunk) -> ArmActions:
         """Validate and split. Raises ChunkRejected naming the offending value."""
         expected, longest = self._contract.action.names, self._contract.chunk_size
-        for what, value in (("stamp", chunk.stamp_ns), ("step", chunk.dt_ns)):
-            if not isinstance(value, Integral):
+        times: tuple[tuple[str, object], ...] = (("stamp", chunk.stamp_ns), ("step", chunk.dt_ns))
+        for what, value in times:
+            if not isinstance(value, int | np.integer):
                 raise ChunkRejected(
                     "rejected_rate", f"the chunk's {what} is {value!r}; expected whole nanoseconds", malformed=True
                 )
