@@ -129,14 +129,19 @@ def _limits(given: Mapping[str, Any], known: JointLimits | None) -> JointLimits:
         raise ConfigError(f"executor limits {dict(given)}: {error}") from None
 
 
-def make_driver(spec: Mapping[str, Any]) -> ArmDriver:
-    """The driver named by ``spec["driver"]``, built from the other keys. Raises ConfigError."""
+def make_driver(spec: Mapping[str, Any], limits: JointLimits | None = None) -> ArmDriver:
+    """The driver named by ``spec["driver"]``, built from the other keys. ``limits``: what the commands keep.
+
+    Raises ConfigError.
+    """
     parameters = dict(spec)
     name = parameters.pop("driver", None)
     try:
         if name == "jaka_tcp":
             from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
 
+            if limits is not None:
+                parameters["limits"] = limits
             return JakaTcpDriver(JakaDriverConfig(**parameters))
         if name == "loopback":
             return LoopbackDriver(**parameters)
@@ -145,13 +150,13 @@ def make_driver(spec: Mapping[str, Any]) -> ArmDriver:
     raise ConfigError(f"driver is {name!r}; known drivers: jaka_tcp, loopback")
 
 
-def leave_servo(spec: Mapping[str, Any]) -> bool:
+def leave_servo(spec: Mapping[str, Any]) -> None:
     """Leave servo mode over a connection of its own, when the process that entered it is gone.
 
-    Returns whether it was on. Blocks for some seconds at most. Raises DriverError where it may still be on.
+    Blocks for some seconds at most. Raises DriverError where servo mode may still be on.
     """
     if spec.get("driver") != "jaka_tcp":
-        return False
-    from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
+        return
+    from lavla_ros.jaka.driver import JakaDriverConfig, leave_servo_mode
 
-    return JakaTcpDriver.leave_servo(JakaDriverConfig(**{k: v for k, v in spec.items() if k != "driver"}))
+    leave_servo_mode(JakaDriverConfig(**{key: value for key, value in spec.items() if key != "driver"}))

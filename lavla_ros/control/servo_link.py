@@ -268,7 +268,8 @@ class ServoLink:
             return ""
         self._left_servo = True
         try:
-            text = "left servo mode in its place" if leave_servo(self._config.driver) else "servo mode was off"
+            leave_servo(self._config.driver)
+            text = "servo mode was left in its place"
         except DriverError as error:
             text = f"servo mode may still be on: {error}; press the emergency stop before going near"
         _log.warning("the servo process is gone: %s", text)
