@@ -91,9 +91,9 @@ class ServoLink:
         # A group of its own: Ctrl-C in a terminal reaches us alone, and we stop it in order.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lavla_ros.control.servo_process", "--config", str(file)],
+            env=os.environ | lifeline(),
             stderr=subprocess.PIPE,
             start_new_session=True,
-            env={**os.environ, **lifeline()},
         )
         self._errors: deque[str] = deque(maxlen=20)
         self._reader = threading.Thread(target=self._relay_stderr, name="servo-stderr", daemon=True)

@@ -5,8 +5,7 @@ absolute deadline: take chunks and requests from the rings, tick the executor, s
 a snapshot. While servo mode is on a command goes out in every cycle, whatever happens:
 
 - no heartbeat from the ROS side → HOLDING, then FAULT, then (at rest) leave servo mode and end;
-- SIGTERM, SIGINT (sent when the process that started this one dies, too) → ramp to rest, leave servo mode, close,
-  exit code 0;
+- SIGTERM, SIGINT, SIGHUP, or the ROS side has ended → ramp to rest, leave servo mode, close, exit code 0;
 - any error in the loop → ramp to rest with what still works, leave servo mode, close, cause on stderr and in the
   last snapshot, exit code 1;
 - no connection or no servo mode at the start → the same, exit code 3; bad configuration: 2.
@@ -76,8 +75,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     def stop(number: int, _frame: FrameType | None) -> None:
         loop.request_stop(f"stopped by {signal.Signals(number).name}")
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
     die_with_parent()
     stop_collecting()
     code, reason = EXIT_OK, ""

@@ -37,6 +37,7 @@ from lavla_ros.jaka.emulation.servo import ServoLog
 from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.limits import SERVO_PERIOD_S
 from lavla_ros.jaka.units import joints_to_deg, pose_to_wire
+from lavla_ros.lifeline import die_with_parent
 
 __all__ = [
     "ArmPlant",
@@ -264,8 +265,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     arguments = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
+    die_with_parent()
     emulator = ControllerEmulator(
         KinematicPlant(),
         host=arguments.host,

@@ -11,6 +11,7 @@ returns the values in force as an instance, so that a node's code reads typed at
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
@@ -108,6 +109,16 @@ def declare(node: Node, cls: type[P]) -> P:
         return cls(**values)
     except ParameterError as error:
         raise ParameterError(f"{node.get_fully_qualified_name()}: {error}") from None
+
+
+def refuse_unknown(node: Node) -> None:
+    """Raise ParameterError where a value was given to a parameter that ``node``, now complete, does not have."""
+    known = sorted(node._parameters)
+    for name in node._parameter_overrides:
+        if name not in known and not name.startswith("qos_overrides."):
+            close = difflib.get_close_matches(name, known, 1)
+            meant = f"did you mean {close[0]}?" if close else f"it has {known}"
+            raise ParameterError(f"{node.get_fully_qualified_name()} has no parameter {name}; {meant}")
 
 
 def _check(name: str, kind: Any, meta: Mapping[str, Any], value: Any) -> None:

@@ -292,13 +292,15 @@ class _Evaluation:
         if self.kind == "remote":
             yield (Link(domain=None, timeout_s=timeout_s),) * workers, lambda: None
         elif self.config.through == "nodes" and plans:
-            links = links_to_nodes(workers, timeout_s)
             parameters = {
                 "policy": self.config.policy,
                 "replan_steps": self.replan_steps,
                 "device": self.config.device,
             }
-            with policy_nodes(parameters, self.suite.contract, links, path / "nodes.log") as watch:
+            with (
+                links_to_nodes(workers, timeout_s) as links,
+                policy_nodes(parameters, self.suite.contract, links, path / "nodes.log") as watch,
+            ):
                 yield links, watch
         else:
             yield (), lambda: None

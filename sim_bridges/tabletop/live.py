@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lavla_ros.jaka.emulator import ControllerEmulator
+from lavla_ros.lifeline import die_with_parent
 from sim_bridges.tabletop.plant import SceneError, TabletopPlant, create_rings, decode_reset
 from sim_bridges.tabletop.sim import TabletopSim
 
@@ -36,8 +37,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = parser.parse_args(argv)
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
+    die_with_parent()
     sim = TabletopSim(options.task, layout=options.layout)
     sim.reset(options.seed)
     state, requests = create_rings(options.state_file, sim) if options.state_file is not None else (None, None)
