@@ -251,12 +251,12 @@ class ServoLink:
             self._backlog.clear()
         return taken
 
-    def kill(self) -> None:
-        """End a process that does not tick any more, and leave servo mode in its place."""
+    def kill(self) -> str:
+        """End a process that does not tick any more, and leave servo mode in its place: see :meth:`leave_servo`."""
         if self._process is not None:
             self._process.kill()
             self._process.wait()
-            self.leave_servo()
+        return self.leave_servo()
 
     def leave_servo(self) -> str:
         """Leave servo mode over a connection of our own, where the process has ended without doing so.

@@ -32,7 +32,7 @@ CONTRACT = load_contract("jaka_minicobo")
 
 
 @pytest.fixture
-def controller(tmp_path: Path) -> Iterator[dict[str, int]]:
+def controller(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """An emulated controller in a process of its own: its ports."""
     log = tmp_path / "emulator.log"
     with log.open("wb") as file:
@@ -45,7 +45,7 @@ def controller(tmp_path: Path) -> Iterator[dict[str, int]]:
     pattern = re.compile(r"commands on [\d.]+:(\d+), status on port (\d+)")
     try:
         found = wait_until(lambda: pattern.search(log.read_text()), "the emulator's ports")
-        yield {"port": int(found[1]), "status_port": int(found[2])}
+        yield {"port": int(found[1]), "status_port": int(found[2]), "power_on": True}
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(10.0)
@@ -64,6 +64,9 @@ class Arm:
     @property
     def state(self) -> str:
         return json.loads(self.announced[-1].data)["state"] if self.announced else ""
+
+    def said(self, key: str) -> Any:
+        return json.loads(self.announced[-1].data)[key] if self.announced else None
 
     @property
     def fault(self) -> str:
@@ -89,7 +92,7 @@ class Arm:
 
 
 def test_moves_by_name_and_holds_when_the_chunk_runs_out(
-    world: World, tmp_path: Path, controller: dict[str, int]
+    world: World, tmp_path: Path, controller: dict[str, Any]
 ) -> None:
     arm, diagnostics = Arm(world), world.diagnostics()
     with running(MODULE, "executor", tmp_path, **controller):
@@ -112,7 +115,7 @@ def test_moves_by_name_and_holds_when_the_chunk_runs_out(
         assert diagnostics.values("executor")["chunks.accepted"] == "1"
 
 
-def test_refuses_malformed_chunks_and_obeys_hold(world: World, tmp_path: Path, controller: dict[str, int]) -> None:
+def test_refuses_malformed_chunks_and_obeys_hold(world: World, tmp_path: Path, controller: dict[str, Any]) -> None:
     arm, diagnostics = Arm(world), world.diagnostics()
     with running(MODULE, "executor", tmp_path, **controller):
         wait_until(lambda: arm.state == "holding", "holding after activation")
@@ -132,7 +135,7 @@ def test_refuses_malformed_chunks_and_obeys_hold(world: World, tmp_path: Path, c
 
 
 def test_protective_stop_is_latched_until_acknowledged(
-    world: World, tmp_path: Path, controller: dict[str, int]
+    world: World, tmp_path: Path, controller: dict[str, Any]
 ) -> None:
     arm, diagnostics = Arm(world), world.diagnostics()
     with running(MODULE, "executor", tmp_path, **controller):
@@ -143,12 +146,19 @@ def test_protective_stop_is_latched_until_acknowledged(
         wait_until(lambda: "protective" in diagnostics.message("executor"), "the fault in diagnostics")
         answer = world.call("/executor/acknowledge", timeout_s=40.0)
         assert answer.success, answer.message
-        wait_until(lambda: arm.state == "holding", "holding again")
+        wait_until(lambda: arm.state == "holding" and "protective" in arm.said("held"), "held after acknowledging")
+        assert arm.said("waiting_for") == "resume"
+        arm.send(0.05)
+        time.sleep(0.3)
+        assert arm.state == "holding", "acknowledging is not resuming"
+        answer = world.call("/executor/resume")
+        assert answer.success, answer.message
+        wait_until(lambda: arm.said("held") is None and arm.said("waiting_for") == "a chunk", "no hold any more")
         arm.send(0.05)
         wait_until(lambda: arm.state == "tracking", "tracking again")
 
 
-def test_death_of_the_servo_process_is_reported(world: World, tmp_path: Path, controller: dict[str, int]) -> None:
+def test_death_of_the_servo_process_is_reported(world: World, tmp_path: Path, controller: dict[str, Any]) -> None:
     arm, diagnostics = Arm(world), world.diagnostics()
     with running(MODULE, "executor", tmp_path, **controller) as process:
         wait_until(lambda: arm.state == "holding", "holding after activation")
@@ -157,7 +167,7 @@ def test_death_of_the_servo_process_is_reported(world: World, tmp_path: Path, co
         assert not world.call("/executor/acknowledge").success
 
 
-def test_death_of_the_node_stops_the_arm(world: World, tmp_path: Path, controller: dict[str, int]) -> None:
+def test_death_of_the_node_stops_the_arm(world: World, tmp_path: Path, controller: dict[str, Any]) -> None:
     arm = Arm(world)
     with running(MODULE, "executor", tmp_path, **controller) as process:
         wait_until(lambda: arm.state == "holding", "holding after activation")
@@ -178,7 +188,7 @@ def test_death_of_the_node_stops_the_arm(world: World, tmp_path: Path, controlle
         os.kill(servo, signal.SIGTERM)
 
 
-def test_unreachable_and_wrong_controllers(tmp_path: Path, controller: dict[str, int]) -> None:
+def test_unreachable_and_wrong_controllers(tmp_path: Path, controller: dict[str, Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = free.getsockname()[1]
     text = fails_to_start(MODULE, "executor", tmp_path, port=closed, status_port=closed)
