@@ -210,6 +210,93 @@ def test_servo_mode_on_request_and_hold_and_speed(link_to):
     assert link.deactivate() and link.snapshot().state is ExecutorState.IDLE
 
 
+def test_a_broken_chunk_is_a_fault_until_acknowledged_and_resumed(emulator, link_to):
+    link = link_to(tcp(emulator))
+    sway(link, 0.8)
+    link.submit(chunk_of([[np.nan] * 6] * 20, time.time_ns()))
+    assert "nan" in wait_for(link, lambda s: s.fault is not None).fault
+    assert link.acknowledge(), link.reason
+    held = wait_for(link, lambda s: s.state is ExecutorState.HOLDING)
+    assert "nan" in held.held and held.waiting_for == "resume" and held.servo_mode
+    assert not any(ok for t in sway(link, 0.3) for _, ok, _ in t.results)
+    assert link.resume(), link.reason
+    ticks = sway(link, 0.5)
+    assert ticks[-1].state is ExecutorState.TRACKING and ticks[-1].waiting_for == ""
+    assert_smooth(ticks)
+
+
+def test_a_fault_outlives_deactivation(emulator, link_to):
+    link = link_to(tcp(emulator))
+    assert link.fault("something that the ROS side saw")
+    assert link.deactivate(), link.reason
+    assert not link.activate() and "something that the ROS side saw" in link.reason
+    assert not emulator.snapshot.servo_mode
+    assert link.acknowledge() and link.activate(), link.reason
+    assert wait_for(link, lambda s: s.state is ExecutorState.HOLDING).held is None
+
+
+def test_power_brakes_and_servo_mode_are_asked_for_one_by_one(emulator, link_to):
+    link = link_to(tcp(emulator) | {"power_on": False}, activate=False)
+    assert wait_for(link, lambda s: s.measured_stamp_ns > 0).waiting_for == "power_on"
+    assert not link.activate() and "/executor/power_on" in link.reason
+    assert not link.enable()
+    assert link.power_on(), link.reason
+    assert not emulator.snapshot.enabled and wait_for(link, lambda s: s.powered_on).waiting_for == "enable"
+    assert link.enable(), link.reason
+    assert wait_for(link, lambda s: s.enabled).waiting_for == "activate"
+    assert not emulator.snapshot.servo_mode
+    assert link.activate(), link.reason
+    assert not link.power_on() and "HOLDING" in link.reason
+
+
+def test_a_fault_in_standby_can_be_acknowledged(emulator, link_to):
+    link = link_to(tcp(emulator), activate=False)
+    emulator.faults.protective_stop = True
+    wait_for(link, lambda s: s.waiting_for == "acknowledge")
+    assert not link.activate() and "protective stop" in link.reason
+    assert link.acknowledge(), link.reason
+    assert wait_for(link, lambda s: s.waiting_for == "activate").fault is None
+    assert not emulator.snapshot.servo_mode
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGSTOP])
+def test_servo_mode_is_left_in_the_place_of_a_process_that_cannot(emulator, link_to, ended_by):
+    link = link_to(tcp(emulator))
+    sway(link, 0.5)
+    assert emulator.snapshot.servo_mode and link.silent_s < 1.0
+    os.kill(link.pid, ended_by)
+    time.sleep(0.4)
+    if ended_by == signal.SIGSTOP:
+        assert link.alive and link.silent_s > 0.3
+        text = link.kill()
+    else:
+        assert not link.alive
+        text = link.leave_servo()
+    assert "left" in text and not emulator.snapshot.servo_mode
+    assert link.leave_servo() == "", "once is enough"
+
+
+def test_long_texts_and_malformed_requests_end_nothing(link_to):
+    link = link_to(LOOPBACK)
+    assert link.hold("\N{SNOWMAN}" * 3000) and link.fault('\\"\N{GRINNING FACE}\x00' * 500)
+    link._rings["requests"].write(b"\xff not a request")
+    link._rings["requests"].write(b'{"id": 1e999, "name": [], "value": {}}')
+    snapshot = wait_for(link, lambda s: s.counters.get("requests_malformed") == 2)
+    assert snapshot.held.startswith("\N{SNOWMAN}") and snapshot.held.endswith("…")
+    assert link.alive and link.acknowledge(), link.reason
+
+
+def test_of_chunks_that_come_too_fast_the_newest_is_followed(link_to):
+    link = link_to(LOOPBACK)
+    os.kill(link.pid, signal.SIGSTOP)
+    stamp_ns = time.time_ns()
+    for i in range(3):
+        link.submit(chunk_of([HOME] * 20, stamp_ns + i))
+    os.kill(link.pid, signal.SIGCONT)
+    snapshot = wait_for(link, lambda s: s.counters.get("accepted", 0) == 1)
+    assert snapshot.chunk_stamp_ns == stamp_ns + 2 and snapshot.counters["superseded"] == 2
+
+
 def test_the_shipped_configuration_is_valid():
     from lavla_ros.resources import config_path
 
