@@ -1,10 +1,9 @@
 """The ROS side of the servo process: chunks go in, every servo tick comes out as /joint_states and /joint_command.
 
 The servo loop itself runs in a process of its own (``lavla_ros.control.servo_process``). This node starts
-it, brings chunks into joint space and hands them over, and beats its heart from the ROS loop: when that stalls or
-dies, the servo process brings the arm to rest by itself. When the servo process freezes or dies, this node says so,
-ends it, and leaves servo mode in its place. What a person decides is one service each: hold, acknowledge, power_on,
-enable, resume.
+it, hands chunks over in joint space, and beats its heart from the ROS loop: when that stalls or dies, the servo
+process brings the arm to rest by itself. When the servo process freezes or dies, this node says so, ends it, and
+leaves servo mode in its place. What a person decides is one service each.
 """
 
 from __future__ import annotations
