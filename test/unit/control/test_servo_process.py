@@ -218,11 +218,30 @@ def test_a_broken_chunk_is_a_fault_until_acknowledged_and_resumed(emulator, link
     assert link.acknowledge(), link.reason
     held = wait_for(link, lambda s: s.state is ExecutorState.HOLDING)
     assert "nan" in held.held and held.waiting_for == "resume" and held.servo_mode
+    link.drain()
     assert not any(ok for t in sway(link, 0.3) for _, ok, _ in t.results)
     assert link.resume(), link.reason
     ticks = sway(link, 0.5)
     assert ticks[-1].state is ExecutorState.TRACKING and ticks[-1].waiting_for == ""
     assert_smooth(ticks)
+
+
+@pytest.mark.parametrize(("stall_s", "state"), [(0.15, ExecutorState.TRACKING), (1.2, ExecutorState.FAULT)])
+def test_after_a_stall_the_motion_restarts_from_rest(emulator, link_to, stall_s, state):
+    link = link_to(tcp(emulator))
+    before = sway(link, 1.0, amplitude=0.5)[-1]
+    assert np.abs(before.command_velocity_rad_s).max() > 0.2
+    os.kill(link.pid, signal.SIGSTOP)
+    time.sleep(stall_s)
+    os.kill(link.pid, signal.SIGCONT)
+    sway(link, 0.0)
+    link.heartbeat()
+    wait_for(link, lambda s: s.missed > before.missed)
+    ticks = [before, *link.drain()]
+    # The arm has stopped at the last command before the stall: a first step of more than a * dt * dt would be a jump.
+    after = next(i for i, (a, b) in enumerate(pairwise(ticks)) if b.missed > a.missed + 1) + 1
+    assert np.abs(ticks[after].command_rad - ticks[after - 1].command_rad).max() <= 5.0 * 0.008**2 + 1e-9
+    assert ticks[after].state is state or ticks[after].state is ExecutorState.HOLDING
 
 
 def test_a_fault_outlives_deactivation(emulator, link_to):
