@@ -151,9 +151,10 @@ class Limiter:
                 if not self.advance(self._committed.at_time((next_ns - self._committed_from_ns) * 1e-9)):
                     self._committed = None
                 return False
-        ticks, solved = self._guess_ticks, False
+        # Not before the curve begins; beyond its end it is at rest in its last point.
+        ticks, solved = max(self._guess_ticks, -((now_ns - curve.start_ns) // self._tick_ns)), False
         for _ in range(SEARCH_ATTEMPTS):
-            at_ns = min(now_ns + ticks * self._tick_ns, curve.end_ns)
+            at_ns = now_ns + ticks * self._tick_ns
             target, exact = self._admissible(curve.sample(at_ns))
             duration_s = self._solve(target, None)
             solved = duration_s is not None
@@ -163,7 +164,7 @@ class Limiter:
             if needed > ticks:
                 ticks = needed + 1 + needed // 8
                 continue
-            if exact and at_ns == now_ns + ticks * self._tick_ns:
+            if exact:
                 if self._commit(target, ticks, now_ns):
                     return self._first_committed_tick(curve, next_ns)
                 solved = self._solve(target, None) is not None

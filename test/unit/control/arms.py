@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -118,7 +119,7 @@ def assert_within_limits(
     assert (positions_NJ <= np.maximum(limits.upper(), positions_NJ[0]) + 1e-6).all(), positions_NJ.max(0)
     bounds = (np.array(limits.velocity_rad_s) * scale, limits.acceleration_rad_s2, limits.jerk_rad_s3)
     edges = [0, *(restarts or []), len(positions_NJ) - 1]
-    for first, last in zip(edges[:-1], edges[1:], strict=True):
+    for first, last in pairwise(edges):
         # From the position at which the arm stands when the first command of this stretch comes.
         stretch = positions_NJ[first : last + 1]
         positions = np.vstack((np.repeat(stretch[:1], 3, axis=0), stretch))

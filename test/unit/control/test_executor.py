@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from arms import CONTRACT, HOME, MS, T0, Bench, arm, assert_within_limits, chunk_of, variant
+from arms import CONTRACT, HOME, MS, T0, Bench, arm, chunk_of, variant
 
 from lavla_ros.contract import ActionChunk
 from lavla_ros.control.executor import ChunkExecutor, ConfigError, ExecutorConfig, ExecutorError, ExecutorState
@@ -202,24 +202,6 @@ def test_a_fault_while_moving_ramps_and_cannot_be_acknowledged_meanwhile():
     assert np.abs(bench.commands[-1].velocity_rad_s).max() > 0.05
 
 
-def test_an_arm_that_does_not_follow_faults_and_restarts_from_where_it_is():
-    bench = Bench()
-    stuck = np.array(HOME)
-    bench.submit(sway_chunk(T0))
-    for _ in range(200):
-        bench.tick(position=stuck)
-    assert bench.commands[-1].state is ExecutorState.FAULT and "from its command" in bench.commands[-1].fault
-    held = bench.positions[-1]
-    assert np.abs(held - stuck).max() > 0.25
-    assert bench.executor.acknowledge(bench.now_ns)
-    assert not bench.submit(sway_chunk(bench.now_ns)).accepted
-    assert bench.counters["rejected_realigning"] == 1
-    for _ in range(200):
-        bench.tick(position=stuck)
-    np.testing.assert_allclose(bench.positions[-1], stuck, atol=1e-6)
-    bench.assert_within_limits()
-
-
 @pytest.mark.parametrize("jump_ms", [-20, 700])
 def test_a_clock_jump_latches_a_fault(jump_ms):
     bench = Bench()
@@ -240,9 +222,11 @@ def test_a_late_tick_skips_and_catches_up_within_the_limits():
         bench.submit(sway_chunk(T0 + k * DT))
         if k == 25:
             bench.now_ns += 40 * MS
-    assert bench.counters["ticks_skipped"] == 5
+    assert bench.counters["ticks_skipped"] == 5 and bench.counters["restarts_from_rest"] == 1
     bench.assert_within_limits()
-    bench.run_until(T0 + 3100 * MS)
+    for k in range(30, 45):
+        bench.run_until(T0 + k * DT)
+        bench.submit(sway_chunk(T0 + k * DT))
     elapsed_s = (bench.commands[-1].stamp_ns + 8 * MS - T0) * 1e-9
     np.testing.assert_allclose(bench.positions[-1], sway(elapsed_s), atol=1e-4)
 
@@ -338,21 +322,13 @@ def test_an_unreachable_pose_is_refused_with_the_reason():
     assert bench.counters["rejected_ik"] == 1 and bench.executor.state is ExecutorState.HOLDING
 
 
-def test_a_latched_hold_refuses_chunks_until_resumed():
-    bench = Bench()
-    bench.executor.hold("a person asked", latch=True)
-    assert "a person asked" in bench.submit(sway_chunk(T0)).reason
-    bench.executor.resume()
-    assert bench.submit(sway_chunk(T0)).accepted
-
-
 def test_activation_and_deactivation():
     executor = ChunkExecutor(CONTRACT, ExecutorConfig.from_contract(CONTRACT))
     assert executor.tick(T0, arm(T0, HOME)).state is ExecutorState.IDLE
     assert "not activated" in executor.submit(sway_chunk(T0), T0).reason
     with pytest.raises(ExecutorError, match="joint_3"):
         executor.activate(arm(T0, [0, 0, 3.0, 0, 0, 0]), T0)
-    with pytest.raises(ExecutorError, match="finite"):
+    with pytest.raises(ExecutorError, match="joint_1 is nan"):
         executor.activate(arm(T0, [np.nan] * 6), T0)
     bench = Bench()
     bench.submit(sway_chunk(T0))
@@ -360,7 +336,7 @@ def test_activation_and_deactivation():
     with pytest.raises(ExecutorError, match="moving"):
         bench.executor.deactivate()
     with pytest.raises(ExecutorError, match="TRACKING"):
-        bench.executor.rebase(arm(bench.now_ns, HOME))
+        bench.executor.rebase(arm(bench.now_ns, HOME), bench.now_ns)
     bench.executor.hold("stopping")
     bench.tick(100)
     bench.executor.deactivate()
