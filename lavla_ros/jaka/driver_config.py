@@ -68,7 +68,7 @@ class JakaDriverConfig:
     """Where the status has no commanded position, the measured one is compared: these times so many."""
     path_error_rad: float = 0.02
     """The controller's commanded position further than this from every command of the last second: commands have no
-    effect, a concern; a fault where it lasts ``lag_fault_s``."""
+    effect, a concern; a fault where it lasts twice ``lag_fault_s``."""
 
     # ---- gripper ----
     tool_output: int = 0

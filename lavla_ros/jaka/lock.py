@@ -90,4 +90,4 @@ def _make_private(folder: Path) -> None:
 
 def _command_line() -> str:
     words = Path("/proc/self/cmdline").read_bytes().split(b"\0")
-    return b" ".join(words).decode(errors="replace").strip()[:200]
+    return " ".join(b" ".join(words).decode(errors="replace").split())[:200]

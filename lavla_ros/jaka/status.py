@@ -233,8 +233,8 @@ class StatusStream:
         if not newer or status is None:
             host, port = self._address
             raise JakaTimeoutError(
-                f"no status from {host}:{port} within {timeout_s:g} s ({self._last_problem}); check that the controller "
-                f"is switched on, that its status port is {port} and that no firewall is between (ping {host})"
+                f"no status from {host}:{port} within {timeout_s:g} s ({self._last_problem}); check that the "
+                f"controller is switched on, that its status port is {port} and that no firewall is between (try ping)"
             )
         return status
 

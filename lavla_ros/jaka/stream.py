@@ -142,9 +142,10 @@ class StreamWatch:
         self._measured_only = commanded is None
         if commanded is None:
             return
-        if covered and np.abs(path[-1] - path[-min(known, 6)]).max() > 10 * _SAME_RAD:
+        if covered and np.abs(path[-1] - path[-min(known, 6)]).max() > 2 * _SAME_RAD:
             # Only while the command moves: at rest every waiting command looks like the one carried out.
-            self.queue_periods = self.lag_s / SERVO_PERIOD_S
+            longest_s = max(lag for _, lag in self._lags)
+            self.queue_periods = min(max(self.queue_periods, self.lag_s / SERVO_PERIOD_S), longest_s / SERVO_PERIOD_S)
         self.off_path_rad = nearest
         if nearest <= self._config.path_error_rad:
             self._off_path_since_ns = None
@@ -181,7 +182,8 @@ class StreamWatch:
                 f"servo commands have no effect: the controller's own command is {self.off_path_rad:.3f} rad from "
                 "everything sent in the last second"
             )
-            lasting = self._newest_status_ns - self._off_path_since_ns > c.lag_fault_s * 1e9
+            # After a gap in the commands the servo filter overshoots and comes back.
+            lasting = self._newest_status_ns - self._off_path_since_ns > 2.0 * c.lag_fault_s * 1e9
             return Verdict(concern=text, fault=text if lasting else None)
         factor = c.measured_lag_factor if self._measured_only else 1.0
         text = f"the arm is {self.lag_s:.2f} s behind its commands: they have no effect, or wait in a queue"
