@@ -15,6 +15,7 @@ from lavla_ros.control.driver import ArmDriver
 from lavla_ros.control.loopback import LoopbackDriver
 from lavla_ros.jaka.limits import JointLimits
 from lavla_ros.resources import config_path
+from lavla_ros.yaml_text import load_yaml
 
 _ACCEPTED: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}
 
@@ -76,7 +77,7 @@ class ServoConfig:
     def load(cls, path: Path) -> ServoConfig:
         """Read a YAML or JSON file. Raises ConfigError."""
         try:
-            data = yaml.safe_load(path.read_text())
+            data = load_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
         except yaml.YAMLError as error:
