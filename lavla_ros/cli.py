@@ -196,41 +196,12 @@ def compare(
 
 
 @app.command
-def emulator(
-    port: int = 10001,
-    status_port: int = 10000,
-    host: str = "127.0.0.1",
-    task: Literal["pick_place", "stack_bowls"] = "pick_place",
-    seed: int = 0,
-    state_file: Path | None = None,
-) -> None:
-    """Run the JAKA controller emulator over the live tabletop, for any JAKA client.
+def emulator() -> None:
+    """Run the JAKA controller emulator over the live tabletop. "lavla emulator --help" lists every option.
 
-    Args:
-        port: Command port (10001 on the real controller); 0 takes a free one.
-        status_port: Status push port (10000 on the real controller); 0 takes a free one.
-        host: Address to listen on; loopback unless you mean otherwise.
-        task: Objects on the table.
-        seed: Their placement.
-        state_file: Shared file through which a camera process sees the scene.
+    Example: lavla emulator --port 10001 --status-port 10000 --without-commands coast --no-reports-safety
     """
-    from sim_bridges.tabletop.live import main as live
-
-    arguments = [
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--status-port",
-        str(status_port),
-        "--task",
-        task,
-        "--seed",
-        str(seed),
-    ]
-    if state_file is not None:
-        arguments += ["--state-file", str(state_file)]
-    sys.exit(live(arguments))
+    raise AssertionError("main() hands this command to sim_bridges.tabletop.live")
 
 
 @app.command
@@ -890,6 +861,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             from training.train import main as train_main
 
             sys.exit(train_main(arguments[1:]))
+        if arguments[:1] == ["emulator"]:
+            from sim_bridges.tabletop.live import main as live_main
+
+            sys.exit(live_main(arguments[1:], prog="lavla emulator"))
         if arguments[:2] == ["latent", "train"]:
             sys.exit(_train_latent(arguments[2:]))
         app.cli(prog="lavla", description=_DESCRIPTION, args=arguments)

@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = ServoConfig.load(arguments.config)
         contract = config.load_contract()
         executor = ChunkExecutor(contract, config.executor_config(contract))
-        driver = make_driver(config.driver)
+        driver = make_driver(config.driver, executor.config.limits)
         rings = open_rings(Path(config.ring_dir) if config.ring_dir else arguments.config.parent / "rings")
     except (ConfigError, RingError) as error:
         _log.error("%s", error)

@@ -47,6 +47,8 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         """The name before a remapping: what the node is in its ROS domain."""
         self.parameters: Any = declare(self, self.parameters_type)
         self.fault: str | None = None
+        self.refusal = ""
+        """Why the node would not activate when it was asked last."""
         self.exit_status: int | None = None
         """Of the process, once the node has nothing left to do; None: it runs on."""
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -105,7 +107,7 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
             self.trigger_deactivate()
         if self._state_machine.current_state[1] == "inactive":
             self.trigger_cleanup()
-        if self._state_machine.current_state[1] == "unconfigured":
+        if self._state_machine.current_state[1] in ("unconfigured", "active"):  # active: it refused to deactivate
             self.trigger_shutdown()
 
     # Lifecycle transitions.
@@ -123,14 +125,18 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
             return TransitionCallbackReturn.FAILURE
         if not self._run(self.start, "activate"):
             self._run(self.stop, "stop")
+            # What a person can put right where the node is: it may be asked again.
+            self.refusal, self.fault = self.fault or "", None
             return TransitionCallbackReturn.FAILURE
+        self.refusal = ""
         self.get_logger().info("active")
         # On stdout and flushed: a launcher reads it through a pipe.
         print(f"{READY} {self.get_fully_qualified_name()}", flush=True)
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._run(self.stop, "stop")
+        if not self._run(self.stop, "stop"):
+            return TransitionCallbackReturn.FAILURE  # it is active still, and says why
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -166,8 +172,8 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         report = Report(f"{self.get_name()}: lavla", self.get_fully_qualified_name())
         state = str(self._state_machine.current_state[1])
         report.value("lifecycle", state)
-        if self.fault is not None:
-            report.error(self.fault)
+        if self.fault or self.refusal:
+            report.error(self.fault or self.refusal)
         if state in ("active", "inactive"):
             self.diagnose(report)
         message = DiagnosticArray(status=[report.finish(state)])
@@ -210,7 +216,7 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.parameters.autostart and not stopping.is_set() and not node.bring_up():
-            print(f"{node.get_name()}: {node.fault}", file=sys.stderr, flush=True)
+            print(f"{node.get_name()}: {node.fault or node.refusal}", file=sys.stderr, flush=True)
             return 1
         gc.collect()
         gc.freeze()  # what is loaded stays: a collection over it would pause callbacks for up to 0.1 s

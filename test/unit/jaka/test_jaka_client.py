@@ -171,8 +171,8 @@ def test_arguments_are_checked() -> None:
         client.set_collision_sensitivity(9)
     with pytest.raises(ValueError, match="0 to 1"):
         client.rapid_rate(2)
-    with pytest.raises(ValueError, match="cut-off"):
-        client.set_servo_move_filter("joint_low_pass")
+    with pytest.raises(ValueError, match="finite and above 0"):
+        client.set_servo_move_filter((1.0, 0.0, 1.0))
     with pytest.raises(ValueError, match="positive time"):
         JakaClient("x", reply_timeout_s=0.0)
 
@@ -212,14 +212,14 @@ def test_every_typed_command(emulator: ControllerEmulator, client: JakaClient, p
     client.set_network_exception_handle(0.1, "abort")
     client.rapid_rate(0.5)
     client.stop_program()
-    client.set_servo_move_filter("joint_low_pass", cutoff_hz=10.0)
+    client.set_servo_move_filter((3.0, 10.0, 100.0))
     assert not client.is_in_servo_move()
     client.servo_move(True)
     assert client.is_in_servo_move()
     client.servo_j(client.get_joint_position())
     client.servo_p(client.get_tcp_pose())
     with pytest.raises(JakaError, match="outside servo mode"):
-        client.set_servo_move_filter("none")
+        client.set_servo_move_filter(None)
     client.servo_move(False)
     assert not client.protective_stop()
     client.clear_error()
