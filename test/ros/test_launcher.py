@@ -166,6 +166,8 @@ def test_shipped_stacks_resolve(tmp_path: Path) -> None:
     assert "emulator" not in [p.name for p in real.processes]
     executor = next(p for p in real.processes if p.name == "executor")
     assert executor.parameters["host"] == "10.5.5.100" and executor.stop_first
+    assert executor.parameters["power_on"] is False and executor.parameters["replan_steps"] == 10
+    assert next(p for p in simulated.processes if p.name == "executor").parameters["power_on"] is True
     assert isinstance(executor.parameters["port"], int) and isinstance(executor.parameters["speed_scale"], float)
 
 
@@ -208,7 +210,7 @@ def test_a_stack_that_extends_another_has_less_in_it(tmp_path: Path) -> None:
         for name in ("record_demos", "jaka_policy")
     )
     assert demos.processes == tuple(p for p in whole.processes if p.name != "policy")
-    assert set(whole.arguments) - set(demos.arguments) == {"policy", "replan_steps", "device"}
+    assert set(whole.arguments) - set(demos.arguments) == {"policy", "device"}
     file = tmp_path / "wrong.yaml"
     file.write_text("extends: jaka_policy\ndescription: x\nwithout: {processes: [nobody]}\n")
     with pytest.raises(StackError, match="leaves out 'nobody' of processes"):
