@@ -410,24 +410,30 @@ class JakaTcpDriver:
         return None if stream is None else span_rad(stream.recent, _STILL_FOR_S)
 
     def _wait_still(self) -> ArmStatus:
-        """The newest status after some, all from now on, that show the arm standing still. Raises DriverError."""
+        """The newest status after some, all from now on, that show the arm standing still. Raises DriverError.
+
+        In servo mode the controller is asked for it all the while: it stops by itself where the network is silent.
+        """
         stream, c = self._client.status, self._config
         if stream is None:
             raise self._error("no status stream")
         since_ns = time.monotonic_ns()
-        status = stream.wait_newer(since_ns, c.connect_timeout_s)
         while (
             span := span_rad([s for s in stream.recent if s.received_monotonic_ns > since_ns], _STILL_FOR_S)
         ) is None:
             if time.monotonic_ns() - since_ns > c.connect_timeout_s * 1e9:
+                # Raises where there is none at all, and names what the stream met with.
+                stream.wait_newer(since_ns, 0.0)
                 raise self._error("the status push is too slow to tell whether the arm stands still")
-            status = stream.wait_newer(status.received_monotonic_ns, c.connect_timeout_s)
+            if self._client.in_servo_mode and not self._client.is_in_servo_move():
+                raise self._error("the controller left servo mode by itself")
+            time.sleep(_POLL_S)
         if span > c.still_rad:
             raise self._error(
                 f"the arm moves: {span:.4f} rad within {_STILL_FOR_S:g} s (still is below {c.still_rad} rad); let go "
                 "of it, or stop what moves it"
             )
-        return status
+        return stream.recent[-1]
 
     def _wait_status(self, wanted: Callable[[ArmStatus], bool] | None = None) -> ArmStatus:
         """A status from now on; where something is wanted of it, the first that has it."""
