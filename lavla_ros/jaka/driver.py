@@ -28,7 +28,7 @@ from lavla_ros.jaka.lock import ControllerLock
 from lavla_ros.jaka.status import ArmStatus, span_rad
 from lavla_ros.jaka.stream import StreamWatch, Verdict
 
-__all__ = ["JakaDriverConfig", "JakaTcpDriver"]
+__all__ = ["JakaDriverConfig", "JakaTcpDriver", "leave_servo_mode"]
 
 _log = logging.getLogger(__name__)
 _JAKA_ERRORS = (JakaConnectionError, JakaError, JakaProtocolError, SettingRefused, ControllerBusyError)
@@ -202,30 +202,6 @@ class JakaTcpDriver:
         self._fault = None
         self._verdict = Verdict()
         self._connected = True
-
-    @staticmethod
-    def leave_servo(config: JakaDriverConfig, *, lock_timeout_s: float = 1.0) -> bool:
-        """Leave servo mode over a connection of its own, when the process that entered it has ended.
-
-        Returns whether it was on. Raises DriverError where another process has the controller, and where it does not
-        confirm: servo mode may still be on then.
-        """
-        client, lock = _client_of(config), ControllerLock(config.host, config.port)
-        try:
-            # Ended a moment ago, it may still hold the lock.
-            lock.acquire(lock_timeout_s)
-            client.open()
-            was_on = client.is_in_servo_move()
-            if was_on:
-                _leave(client)
-        except _JAKA_ERRORS as error:
-            raise DriverError(
-                f"JAKA controller {config.host}:{config.port}: servo mode could not be left: {error}"
-            ) from error
-        finally:
-            client.close()
-            lock.release()
-        return was_on
 
     # ---- every cycle ----
 
@@ -548,6 +524,30 @@ class JakaTcpDriver:
     def _error(self, text: str) -> DriverError:
         c = self._config
         return DriverError(f"JAKA controller {c.host}:{c.port} (status port {c.status_port}): {text}")
+
+
+def leave_servo_mode(config: JakaDriverConfig, *, lock_timeout_s: float = 1.0) -> bool:
+    """Leave servo mode over a connection of its own, when the process that entered it has ended.
+
+    Returns whether it was on. Raises DriverError where another process has the controller, and where it does not
+    confirm: servo mode may still be on then.
+    """
+    client, lock = _client_of(config), ControllerLock(config.host, config.port)
+    try:
+        # Ended a moment ago, it may still hold the lock.
+        lock.acquire(lock_timeout_s)
+        client.open()
+        was_on = client.is_in_servo_move()
+        if was_on:
+            _leave(client)
+    except _JAKA_ERRORS as error:
+        raise DriverError(
+            f"JAKA controller {config.host}:{config.port}: servo mode could not be left: {error}"
+        ) from error
+    finally:
+        client.close()
+        lock.release()
+    return was_on
 
 
 def _client_of(config: JakaDriverConfig) -> JakaClient:

@@ -21,7 +21,7 @@ from jaka_peers import wait_until
 from lavla_ros.control.driver import DriverError
 from lavla_ros.control.stopping import brake_step
 from lavla_ros.jaka.client import JakaClient
-from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
+from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver, leave_servo_mode
 from lavla_ros.jaka.emulator import ControllerConfig, ControllerEmulator, KinematicPlant
 
 HOME = (0.0, 0.0, 1.2, 0.0, 1.2, 0.0)
@@ -359,16 +359,16 @@ def test_servo_mode_of_a_process_that_is_gone_is_left() -> None:
         config = driver._config
         driver.connect()
         driver.close()
-        assert JakaTcpDriver.leave_servo(config) is False
+        assert leave_servo_mode(config) is False
         with JakaClient("127.0.0.1", emulator.port, None) as dead:
             dead.servo_move(True)
-        assert JakaTcpDriver.leave_servo(config) is True
+        assert leave_servo_mode(config) is True
         assert not emulator.snapshot.servo_mode
         driver.connect()
         with pytest.raises(DriverError, match="commanded by process"):
-            JakaTcpDriver.leave_servo(config, lock_timeout_s=0.0)
+            leave_servo_mode(config, lock_timeout_s=0.0)
     with pytest.raises(DriverError, match="servo mode could not be left"):
-        JakaTcpDriver.leave_servo(config)
+        leave_servo_mode(config)
 
 
 # ---- every kind of controller ----
