@@ -16,7 +16,7 @@ from math import ceil
 from ruckig import InputParameter, Result, Ruckig, RuckigError, Trajectory
 
 from lavla_ros.control.curve import Curve, State
-from lavla_ros.control.stopping import brake_step, longest_stop, stop_range
+from lavla_ros.control.stopping import brake_step, longest_stop, still, stop_range
 from lavla_ros.jaka.limits import JointLimits
 
 SEARCH_ATTEMPTS = 3
@@ -77,9 +77,16 @@ class Limiter:
         self._committed = None
         self._guess_ticks = 1
 
+    def stop(self) -> None:
+        """The arm stands at the last position already (nothing was sent for some cycles): start from rest there."""
+        self.velocity = [0.0] * self._dof
+        self.acceleration = [0.0] * self._dof
+        self.forget()
+
     @property
     def at_rest(self) -> bool:
-        return not any(self.velocity) and not any(self.acceleration)
+        """Whether every joint stands still, up to the rounding that a trajectory to rest leaves behind."""
+        return still(self.velocity, self.acceleration)
 
     def advance(self, wanted: State) -> bool:
         """Take the wanted state one tick ahead, or brake the joints in which it is not admissible.
@@ -144,9 +151,10 @@ class Limiter:
                 if not self.advance(self._committed.at_time((next_ns - self._committed_from_ns) * 1e-9)):
                     self._committed = None
                 return False
-        ticks, solved = self._guess_ticks, False
+        # Not before the curve begins; beyond its end it is at rest in its last point.
+        ticks, solved = max(self._guess_ticks, -((now_ns - curve.start_ns) // self._tick_ns)), False
         for _ in range(SEARCH_ATTEMPTS):
-            at_ns = min(now_ns + ticks * self._tick_ns, curve.end_ns)
+            at_ns = now_ns + ticks * self._tick_ns
             target, exact = self._admissible(curve.sample(at_ns))
             duration_s = self._solve(target, None)
             solved = duration_s is not None
@@ -156,7 +164,7 @@ class Limiter:
             if needed > ticks:
                 ticks = needed + 1 + needed // 8
                 continue
-            if exact and at_ns == now_ns + ticks * self._tick_ns:
+            if exact:
                 if self._commit(target, ticks, now_ns):
                     return self._first_committed_tick(curve, next_ns)
                 solved = self._solve(target, None) is not None

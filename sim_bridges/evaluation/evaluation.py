@@ -167,6 +167,10 @@ class _Evaluation:
                 f"replan_steps {self.replan_steps} + latency_steps {config.latency_steps} exceed the chunk size "
                 f"{contract.chunk_size}: the arm would run out of actions"
             )
+        if self.kind == "checkpoint" and config.device != "cpu":
+            from lavla_ros.policy.device import resolve_device  # imports torch
+
+            resolve_device(config.device)
         self.policy_hash = policy_hash(config.policy)
         network = policy_config(config.policy)
         backbone = network.get("backbone")
@@ -292,13 +296,15 @@ class _Evaluation:
         if self.kind == "remote":
             yield (Link(domain=None, timeout_s=timeout_s),) * workers, lambda: None
         elif self.config.through == "nodes" and plans:
-            links = links_to_nodes(workers, timeout_s)
             parameters = {
                 "policy": self.config.policy,
                 "replan_steps": self.replan_steps,
                 "device": self.config.device,
             }
-            with policy_nodes(parameters, self.suite.contract, links, path / "nodes.log") as watch:
+            with (
+                links_to_nodes(workers, timeout_s) as links,
+                policy_nodes(parameters, self.suite.contract, links, path / "nodes.log") as watch,
+            ):
                 yield links, watch
         else:
             yield (), lambda: None

@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_contract
+from lavla_ros.yaml_text import load_yaml
 from sim_bridges.evaluation.suites import Expert, Plan, SuiteError
 
 Kind = Literal["checkpoint", "expert", "replay", "remote"]
@@ -54,6 +55,8 @@ class Link:
     domain: int | None
     """ROS domain; None: that of the environment."""
     timeout_s: float
+    keep_fd: int | None = None
+    """What a policy node inherits, so that the domain stays taken for as long as it lives."""
 
 
 def kind_of(policy: str) -> Kind:
@@ -263,7 +266,7 @@ def policy_config(policy: str) -> Mapping[str, Any]:
     from lavla_ros.policy.policy import checkpoint_path
 
     try:
-        document = yaml.safe_load((checkpoint_path(policy) / "config.yaml").read_text())
+        document = load_yaml((checkpoint_path(policy) / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError):
         return {}  # loading it will say what is wrong
     section = document.get("policy") if isinstance(document, Mapping) else None

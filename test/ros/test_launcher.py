@@ -190,7 +190,10 @@ def test_wrong_stack_files(process: dict[str, object], message: str, tmp_path: P
 
 
 def test_a_stack_that_extends_another_has_less_in_it(tmp_path: Path) -> None:
-    demos, whole = (load_stack(name, {}, run_dir=tmp_path) for name in ("record_demos", "jaka_policy"))
+    demos, whole = (
+        load_stack(name, {"port": "10001", "status_port": "10000"}, run_dir=tmp_path)
+        for name in ("record_demos", "jaka_policy")
+    )
     assert demos.processes == tuple(p for p in whole.processes if p.name != "policy")
     assert set(whole.arguments) - set(demos.arguments) == {"policy", "replan_steps", "device"}
     file = tmp_path / "wrong.yaml"
