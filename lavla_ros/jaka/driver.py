@@ -68,20 +68,20 @@ class JakaTcpDriver:
         """Commands sent without waiting, their replies, refusals, stray replies, reconnects."""
         return self._client.counters
 
-    def report(self) -> dict[str, float]:
-        """How the stream of servo commands goes, by name: for diagnostics."""
+    def report(self) -> dict[str, int]:
+        """How the stream of servo commands goes, by name; only what is not 0."""
         counters, watch = self._client.counters, self._watch
-        return {
-            "sent": counters.posted["servo_j"],
-            "unanswered": self._client.unanswered("servo_j")[0],
-            "refused": counters.refused["servo_j"],
-            "withheld_at_rest": watch.withheld,
-            "lag_s": watch.lag_s,
-            "queue_periods": watch.queue_periods,
-            "off_path_rad": watch.off_path_rad,
-            "stray_replies": sum(counters.stray_replies.values()),
-            "reconnects": counters.reconnects,
+        values = {
+            "wire_unanswered": self._client.unanswered("servo_j")[0],
+            "wire_refused": counters.refused["servo_j"],
+            "wire_stray_replies": sum(counters.stray_replies.values()),
+            "wire_reconnects": counters.reconnects,
+            "wire_withheld_at_rest": watch.withheld,
+            "wire_queued": round(watch.queue_periods),
+            "wire_lag_ms": round(watch.lag_s * 1e3),
+            "wire_off_path_mrad": round(watch.off_path_rad * 1e3),
         }
+        return {name: value for name, value in values.items() if value}
 
     # ---- set-up ----
 

@@ -258,7 +258,7 @@ def test_a_clock_that_is_slower_is_noticed_and_made_up_for_at_rest() -> None:
         rider.ride(0.8)
         assert rider.fault is None
         assert rider.driver.read().concern is None
-        assert rider.driver.report()["withheld_at_rest"] > 3
+        assert rider.driver.report()["wire_withheld_at_rest"] > 3
 
 
 def test_an_old_firmware_still_stops_at_an_emergency_stop() -> None:
