@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from math import ceil
 
-from ruckig import InputParameter, Result, Ruckig, RuckigError, Trajectory
+from ruckig import InputParameter, Result, Ruckig, RuckigError, Synchronization, Trajectory
 
 from lavla_ros.control.curve import Curve, State
 from lavla_ros.control.stopping import brake_step, longest_stop, still, stop_range
@@ -164,7 +164,7 @@ class Limiter:
             if needed > ticks:
                 ticks = needed + 1 + needed // 8
                 continue
-            if exact:
+            if exact and (ticks == 1 or not _at_rest(target)):
                 if self._commit(target, ticks, now_ns):
                     return self._first_committed_tick(curve, next_ns)
                 solved = self._solve(target, None) is not None
@@ -227,6 +227,9 @@ class Limiter:
         )
         given.target_position, given.target_velocity, given.target_acceleration = target
         given.minimum_duration = duration_s
+        # Joints that come to rest need not arrive together; one that is made to take as long as the slowest may
+        # swing away from its target to fill the time.
+        given.synchronization = Synchronization.No if _at_rest(target) else Synchronization.Time
         try:
             result = self._ruckig.calculate(given, self._scratch)
         except (RuckigError, ValueError):
@@ -242,3 +245,7 @@ class Limiter:
         self.position[i], self.velocity[i], self.acceleration[i] = brake_step(
             self.position[i], self.velocity[i], self.acceleration[i], self._a_max[i], self._j_max[i], self._tick_s
         )
+
+
+def _at_rest(target: State) -> bool:
+    return not any(target[1]) and not any(target[2])
