@@ -1,4 +1,4 @@
-# make demo           a learned policy moves the simulated JAKA arm over ROS 2 (about 10 minutes on a bare machine)
+# make demo           a learned policy moves the simulated JAKA arm over ROS 2 (about 3 minutes on a bare machine)
 # make demo-bimanual  two arms in the stand-in for RoboTwin, moved by its scripted expert over ROS 2
 # make test           linters, type checks and every test tier
 # They do all their own set-up: system libraries (apt, where permitted), .venv, Python packages.

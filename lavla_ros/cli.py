@@ -7,11 +7,13 @@ and a robot without the training packages still has its commands.
 from __future__ import annotations
 
 import dataclasses
+import io
 import json
 import shlex
 import signal
 import sys
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -20,6 +22,11 @@ import tyro
 app = tyro.extras.SubcommandApp()
 latent = tyro.extras.SubcommandApp()
 app.command(latent, name="latent", help="Latent action models: train them, label datasets, look at what codes mean.")
+
+
+_DESCRIPTION = """Take a vision-language-action policy from demonstrations to a working arm.
+
+Record demonstrations, convert the bags to a dataset, train a policy, evaluate it in simulation, run it over ROS 2."""
 
 
 class CommandError(RuntimeError):
@@ -246,6 +253,7 @@ def record(
     teleoperates the arm (a node of yours publishes /action_chunk) or guides it by hand (--stack standby:=true).
 
     Example: lavla record --out runs/bags --episodes 400 --seed 0 --workers 2
+
     Example: lavla record --by person --out runs/bags --instruction "Put the mango into the bowl."
     --stack simulate:=false robot_ip:=10.5.5.100 standby:=true
 
@@ -299,17 +307,24 @@ def up(stack: tyro.conf.Positional[str], arguments: tyro.conf.Positional[tuple[s
     Example: lavla up jaka_policy policy:=runs/policy/best record:=true
 
     Args:
-        stack: Name of a stack in config/stacks, or a file. "lavla up STACK help" lists its arguments.
+        stack: Name of a stack in config/stacks, or a file. "lavla up STACK --help" lists its arguments.
         arguments: name:=value, as for ros2 launch.
     """
     from lavla_ros.bringup.launcher import up as run
-    from lavla_ros.bringup.stack import read_arguments
 
     if arguments == ("help",):
-        for argument in read_arguments(stack):
-            print(f"{argument.name}:={argument.default}\n    {argument.description}")
-        return
-    sys.exit(run(stack, _stack_arguments(arguments)))
+        _show_stack_arguments(stack)
+    else:
+        sys.exit(run(stack, _stack_arguments(arguments)))
+
+
+def _show_stack_arguments(stack: str) -> None:
+    from lavla_ros.bringup.stack import read_arguments
+
+    for argument in read_arguments(stack):
+        choices = f" One of {', '.join(argument.choices)}." if argument.choices else ""
+        default = str(argument.default).lower() if isinstance(argument.default, bool) else argument.default
+        print(f"{argument.name}:={default}\n    {argument.description}{choices}")
 
 
 def _stack_arguments(texts: Sequence[str]) -> dict[str, str]:
@@ -317,7 +332,7 @@ def _stack_arguments(texts: Sequence[str]) -> dict[str, str]:
     for text in texts:
         name, separator, value = text.partition(":=")
         if not separator or not name:
-            raise CommandError(f"{text!r} is no stack argument; write name:=value (lavla up STACK help lists them)")
+            raise CommandError(f"{text!r} is no stack argument; write name:=value (lavla up STACK --help lists them)")
         values[name] = value
     return values
 
@@ -856,14 +871,23 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``lavla`` console script."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark
     try:
+        if arguments == ["--version"]:
+            print(f"lavla_ros {metadata.version('lavla_ros')}")
+            return
+        if arguments[:1] == ["up"] and len(arguments) > 2 and {"-h", "--help"} & set(arguments[2:]):
+            _show_stack_arguments(arguments[1])
+            return
         if arguments[:1] == ["train"]:  # its options are the keys of its own configuration
             from training.train import main as train_main
 
             sys.exit(train_main(arguments[1:]))
         if arguments[:2] == ["latent", "train"]:
             sys.exit(_train_latent(arguments[2:]))
-        app.cli(prog="lavla", description=__doc__, args=arguments)
+        app.cli(prog="lavla", description=_DESCRIPTION, args=arguments)
     except expected_errors() as error:
         print(f"lavla: {error}", file=sys.stderr)
         sys.exit(1)

@@ -24,6 +24,8 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from lavla_ros.yaml_text import load_yaml
+
 Unit = Literal["rad", "m", "fraction", "1"]
 NS_PER_S = 1_000_000_000
 
@@ -303,7 +305,7 @@ def load_contract(path: str | Path) -> Contract:
     """
     file = resolve_contract_path(path)
     try:
-        data = yaml.safe_load(file.read_text())
+        data = load_yaml(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ContractError(f"cannot read contract {file}: {error.strerror}") from None
     except yaml.YAMLError as error:

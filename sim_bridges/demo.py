@@ -16,6 +16,8 @@ from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE, policy_hash
 from sim_bridges.live_episodes import LiveEpisodes
 
 CONTRACT = "jaka_minicobo"
+EPISODE_S = 30.0
+"""An episode without success has failed after this."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,11 +66,17 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> Results:
         task=config.task,
         policy=config.policy,
         contract_hash=contract.hash,
-        settings={"episodes": config.episodes, "seed": config.seed, "policy_hash": policy_hash(config.policy)},
+        settings={
+            "episodes": config.episodes,
+            "seed": config.seed,
+            "max_steps": round(EPISODE_S * contract.rate_hz),
+            "policy_hash": policy_hash(config.policy),
+        },
         episodes=episodes,
         wall_s=wall_s,
         simulated_s=sum(float(row["elapsed_s"]) for row in rows),
-        comparable="a live demonstration of a few episodes; `lavla eval` measures success",
+        live=True,
+        comparable="A live demonstration of a few episodes. The command lavla eval measures success",
     )
     write_json(config.out / "results.json", results.to_dict())
     write_report(
@@ -86,7 +94,12 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> Results:
 
 
 def _run_live(config: DemoConfig, say: Callable[[str], None]) -> list[dict[str, Any]]:
-    arguments = {"policy": config.policy, "task": config.task, "seed": str(EVALUATION_SEED_BASE + config.seed)}
+    arguments = {
+        "policy": config.policy,
+        "task": config.task,
+        "seed": str(EVALUATION_SEED_BASE + config.seed),
+        "episode_s": str(EPISODE_S),
+    }
     say(f"starting the stack (log: {config.out / 'stack.log'})")
     with LiveEpisodes(config.out, episodes=config.episodes, arguments=arguments) as live:
         told, going = 0, True

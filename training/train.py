@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 
 from lavla_ros.contract import Contract, ContractError, load_contract
-from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE
+from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE, require_backbone
 from lavla_ros.policy.checkpoint import CheckpointError
 from lavla_ros.policy.config import ConfigError
 from lavla_ros.policy.normalization import StatsError
@@ -43,12 +43,13 @@ _SHOWN = ("loss", "mse", "validation_mse", "samples_per_s")
 def train(config: TrainConfig) -> Path:
     """Load the data and train; returns the directory of the best policy.
 
-    What can be known to fail is found out first, the cheap before the costly: trackers, contract and datasets,
+    What can be known to fail is found out first, the cheap before the costly: trackers, contract, backbone, datasets,
     labels, room, then the frames are decoded. Raises one of ``USER_ERRORS`` for anything that the caller can put
     right.
     """
     require_trackers(config)
     contract = load_contract(config.data.contract)
+    require_backbone(config.policy.backbone)
     sources = open_sources(config.data, contract, label_specs(config, contract))
     backbone = config.policy.backbone
     with TerminalReporter(config.steps, _SHOWN) as reporter:

@@ -24,7 +24,6 @@ from typing import Any, Protocol
 
 import numpy as np
 import torch
-import yaml
 from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from numpy.typing import NDArray
@@ -38,6 +37,7 @@ from lavla_ros.policy.config import to_plain
 from lavla_ros.policy.model import LatentActionVLA, VlaBatch, VlaLoss
 from lavla_ros.policy.normalization import Normalizer, compute_stats
 from lavla_ros.policy.prompt import train_tokenizer
+from lavla_ros.yaml_text import dump_yaml
 from training.augment import augment_images, draw_numbers
 from training.config import TrainConfig
 from training.data import BatchMaker, LoadedData, SampleStream, split_episodes, to_device
@@ -134,7 +134,7 @@ class Trainer:
             self._resume()
             log = RunLog(config, step=self.step, enabled=self._is_main)
             if self._is_main:
-                (output / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+                (output / "config.yaml").write_text(dump_yaml(to_plain(config)))
             deadline = math.inf if config.max_minutes is None else time.monotonic() + 60 * config.max_minutes
             started, before = time.monotonic(), self.seconds
             stopped = self.step >= config.steps

@@ -13,6 +13,7 @@ from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.control.config import ConfigError, ExecutorConfig
 from lavla_ros.control.driver import ArmDriver
 from lavla_ros.control.loopback import LoopbackDriver
+from lavla_ros.yaml_text import load_yaml
 
 _ACCEPTED: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}
 
@@ -73,7 +74,7 @@ class ServoConfig:
     def load(cls, path: Path) -> ServoConfig:
         """Read a YAML or JSON file. Raises ConfigError."""
         try:
-            data = yaml.safe_load(path.read_text())
+            data = load_yaml(path.read_text(encoding="utf-8"))
         except OSError as error:
             raise ConfigError(f"cannot read {path}: {error.strerror}") from None
         except yaml.YAMLError as error:

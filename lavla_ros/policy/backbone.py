@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLModel
+from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLModel
 
 from lavla_ros.policy.config import BackboneConfig, ConfigError, LoraConfig
 from lavla_ros.policy.prompt import TokenIds, add_placeholder_tokens, token_ids
@@ -170,11 +170,29 @@ def build_backbone(config: BackboneConfig, tokenizer: PreTrainedTokenizerBase) -
             config.path, revision=config.revision, attn_implementation=config.attention, dtype=torch.float32
         )
     except (OSError, ValueError) as error:
-        raise ConfigError(
-            f"backbone.path is {config.path!r}: no Qwen3-VL could be loaded from it ({error}); "
-            "give a local folder or a reachable hub name"
-        ) from None
+        raise _unusable(config.path, "no Qwen3-VL could be loaded from it", error) from None
     return Backbone(config, vlm, ids)
+
+
+def require_backbone(config: BackboneConfig) -> None:
+    """Raise ConfigError unless the configured backbone can be found. Reads its description only, no weights."""
+    if config.kind == "tiny":
+        return
+    try:
+        found = AutoConfig.from_pretrained(config.path, revision=config.revision)
+    except (OSError, ValueError) as error:
+        raise _unusable(config.path, "no model is described there", error) from None
+    if found.model_type != "qwen3_vl":
+        raise ConfigError(f"backbone.path is {config.path!r}: a {found.model_type} model; expected a Qwen3-VL")
+    load_pretrained_tokenizer(config.path, config.revision)
+
+
+def _unusable(path: str, what: str, error: Exception) -> ConfigError:
+    return ConfigError(
+        f"backbone.path is {path!r}: {what} ({str(error).partition(chr(10))[0]}); give --policy.backbone.path a local "
+        "folder or a reachable hub name to train; a checkpoint needs the base model that it was trained on: change "
+        "backbone.path in its config.yaml, or deploy what `lavla export --as merged` writes"
+    )
 
 
 def build_pretrained_on_meta(config: BackboneConfig, vlm_config: Qwen3VLConfig, ids: TokenIds) -> Backbone:

@@ -25,6 +25,7 @@ from lavla_ros.policy.config import ConfigError, PolicyConfig, from_plain
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import Normalizer, StatsError, load_stats
 from lavla_ros.policy.prompt import PromptBuilder, PromptError
+from lavla_ros.yaml_text import dump_yaml, load_yaml
 
 CONFIG, CONTRACT, STATS, WEIGHTS, TOKENIZER = (
     "config.yaml",
@@ -79,8 +80,8 @@ def save_checkpoint(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     document = {"schema": SCHEMA, "policy": config.to_dict(), "training": dict(training)}
-    (staging / CONFIG).write_text(yaml.safe_dump(document, sort_keys=False))
-    (staging / CONTRACT).write_text(yaml.safe_dump(contract.to_dict(), sort_keys=False))
+    (staging / CONFIG).write_text(dump_yaml(document))
+    (staging / CONTRACT).write_text(dump_yaml(contract.to_dict()))
     (staging / STATS).write_text(json.dumps(stats, indent=1))
     dtype = torch.float16 if half else torch.float32
     flat = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
@@ -105,7 +106,9 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
         raise CheckpointError(f"checkpoint {path} is not a directory; give the folder that holds {CONFIG}")
     missing = [name for name in (CONFIG, CONTRACT, STATS, WEIGHTS, TOKENIZER) if not (path / name).exists()]
     if missing:
-        raise CheckpointError(f"checkpoint {path} lacks {', '.join(missing)}; copy the whole directory again")
+        inside = [name for name in ("best", "last") if (path / name / WEIGHTS).exists()]
+        hint = f"did you mean {path / inside[0]}?" if inside else "copy the whole directory again"
+        raise CheckpointError(f"checkpoint {path} lacks {', '.join(missing)}; {hint}")
     config, training = _read_config(path / CONFIG)
     try:
         contract = load_contract(path / CONTRACT)
@@ -185,7 +188,7 @@ def read_fitting_tensors(
 
 def _read_config(file: Path) -> tuple[PolicyConfig, Mapping[str, Any]]:
     try:
-        document = yaml.safe_load(file.read_text())
+        document = load_yaml(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or "policy" not in document:

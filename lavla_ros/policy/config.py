@@ -15,6 +15,8 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from lavla_ros.yaml_text import load_yaml
+
 T = TypeVar("T")
 Scalar = str | int | float | bool
 
@@ -184,7 +186,7 @@ def from_plain(cls: type[T], data: object, *, source: str) -> T:
 def read_config(cls: type[T], path: Path) -> T:
     """The dataclass ``cls`` from a YAML file. Raises ConfigError naming the file, the key and the value at fault."""
     try:
-        data = yaml.safe_load(path.read_text())
+        data = load_yaml(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"cannot read {path}: {error.strerror}") from None
     except (UnicodeDecodeError, yaml.YAMLError) as error:

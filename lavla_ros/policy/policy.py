@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.policy.checkpoint import CheckpointError, LoadedCheckpoint, load_checkpoint
+from lavla_ros.policy.device import resolve_device
 from lavla_ros.policy.images import shrink
 
 BUNDLED = Path(__file__).resolve().parent / "bundled"
@@ -39,13 +40,16 @@ class VlaPolicy:
     """A trained LatentActionVLA. Stateless between calls; same input, same bits."""
 
     def __init__(self, checkpoint: LoadedCheckpoint, *, device: str = "cpu", threads: int | None = None) -> None:
-        """``threads``: CPU threads of torch (of the whole process); None leaves them as they are."""
+        """``threads``: CPU threads of torch (of the whole process); None leaves them as they are.
+
+        Raises DeviceError for a device that this machine does not have.
+        """
         if threads is not None:
             if threads < 1:
                 raise ValueError(f"threads is {threads}; expected at least 1")
             torch.set_num_threads(threads)
         self.checkpoint = checkpoint
-        self.device = torch.device(device)
+        self.device = resolve_device(device)
         self._model = checkpoint.model.to(self.device).eval()
         self._size = self._model.backbone.image_size
 

@@ -48,6 +48,8 @@ class Comparison:
     tasks: dict[str, Pairs]
     unpaired: int
     """Episodes that were left out: in error on one side, or run on one side only."""
+    differing: tuple[tuple[EpisodeResult, EpisodeResult], ...] = ()
+    """The pairs of which one succeeded and the other did not."""
 
     def to_dict(self) -> dict[str, Any]:
         def plain(pairs: Pairs) -> dict[str, Any]:
@@ -66,6 +68,7 @@ class Comparison:
             "right": self.right,
             "unpaired": self.unpaired,
             **plain(self.pairs),
+            "differing": [[ours.index, theirs.index] for ours, theirs in self.differing],
             "left_wilson95": wilson95(self.pairs.left, self.pairs.count),
             "right_wilson95": wilson95(self.pairs.right, self.pairs.count),
             "tasks": {task: plain(pairs) for task, pairs in self.tasks.items()},
@@ -150,6 +153,7 @@ def compare(left: Results, right: Results, *, names: tuple[str, str] | None = No
         pairs=_pairs(total),
         tasks={task: _pairs(counts) for task, counts in counted.items()},
         unpaired=len(left.episodes) + len(right.episodes) - 2 * len(pairs),
+        differing=tuple((ours_, theirs_) for ours_, theirs_ in pairs if ours_.success != theirs_.success),
     )
 
 

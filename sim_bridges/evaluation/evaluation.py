@@ -167,6 +167,10 @@ class _Evaluation:
                 f"replan_steps {self.replan_steps} + latency_steps {config.latency_steps} exceed the chunk size "
                 f"{contract.chunk_size}: the arm would run out of actions"
             )
+        if self.kind == "checkpoint" and config.device != "cpu":
+            from lavla_ros.policy.device import resolve_device  # imports torch
+
+            resolve_device(config.device)
         self.policy_hash = policy_hash(config.policy)
         network = policy_config(config.policy)
         backbone = network.get("backbone")

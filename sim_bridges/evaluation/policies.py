@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_contract
+from lavla_ros.yaml_text import load_yaml
 from sim_bridges.evaluation.suites import Expert, Plan, SuiteError
 
 Kind = Literal["checkpoint", "expert", "replay", "remote"]
@@ -263,7 +264,7 @@ def policy_config(policy: str) -> Mapping[str, Any]:
     from lavla_ros.policy.policy import checkpoint_path
 
     try:
-        document = yaml.safe_load((checkpoint_path(policy) / "config.yaml").read_text())
+        document = load_yaml((checkpoint_path(policy) / "config.yaml").read_text())
     except (OSError, ValueError, yaml.YAMLError):
         return {}  # loading it will say what is wrong
     section = document.get("policy") if isinstance(document, Mapping) else None

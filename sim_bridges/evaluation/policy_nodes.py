@@ -7,11 +7,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lavla_ros.bringup.launcher import Launcher, run_dir
 from lavla_ros.bringup.stack import NODE_READY, Process, Stack
 from lavla_ros.contract import Contract
+from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.evaluation.policies import Link
 from sim_bridges.evaluation.workers import EvaluationError
 
@@ -44,7 +43,7 @@ def policy_nodes(
 
     with run_dir() as folder, log.open("w") as output:
         file = folder / "contract.yaml"
-        file.write_text(yaml.safe_dump(contract.to_dict()))
+        file.write_text(dump_yaml(contract.to_dict()))
         checkpoint = checkpoint_path(parameters["policy"]).resolve()
         given = {**parameters, "policy": str(checkpoint), "contract": str(file), "use_sim_time": True}
         processes = tuple(

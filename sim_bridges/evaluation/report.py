@@ -22,6 +22,9 @@ from sim_bridges.evaluation.paper import COLUMNS, METHODS, SUITES, TABLES, Table
 from sim_bridges.evaluation.results import EpisodeResult, Results, Tally
 from sim_bridges.evaluation.statistics import percentile
 
+HISTOGRAM_FROM = 20
+"""Episodes; of fewer a histogram shows single episodes, which the table tells better."""
+
 
 def write_report(
     path: Path,
@@ -167,13 +170,15 @@ def _lengths(results: Results) -> str:
         return ""
     successes = [e.length_steps for e in scored if e.success]
     failures = [e.length_steps for e in scored if not e.success]
-    most = int(results.settings.get("max_steps") or max(e.length_steps for e in scored))
-    picture = length_histogram(successes, failures, most)
-    words = f"Contract steps of {len(scored)} episodes; an episode fails at {most}."
+    limit = results.settings.get("max_steps")
+    picture = ""
+    if len(scored) >= HISTOGRAM_FROM:
+        picture = length_histogram(successes, failures, int(limit or max(e.length_steps for e in scored)))
+    words = f"Contract steps of {len(scored)} episodes" + (f"; an episode fails at {limit}." if limit else ".")
     if successes:
         middle = percentile([float(n) for n in successes], 50)
         words += f" A success took {min(successes)} to {max(successes)}, half of them {middle:.0f} or fewer."
-    legend = '<span class="good">■</span> success <span class="bad">■</span> failure'
+    legend = '<span class="good">■</span> success <span class="bad">■</span> failure' if picture else ""
     return f"<h2>Episode lengths</h2><p>{text(words)} {legend}</p>{picture}"
 
 
@@ -226,7 +231,8 @@ def _outcome(episode: EpisodeResult) -> str:
 
 def _episodes(results: Results) -> str:
     rows = []
-    for e in results.episodes:
+    episodes = sorted(results.episodes, key=lambda e: (e.error is None, e.success, e.index))
+    for e in episodes:
         timing = f"{e.latency_ms['p50']:.0f} / {e.latency_ms['p99']:.0f}" if e.latency_ms else "–"
         start = f"state {e.state_index}" if e.state_index is not None else f"seed {e.seed}"
         cells = [str(e.index), f'<td class="words">{task_name(e.task or results.task)}</td>', start]
@@ -236,9 +242,10 @@ def _episodes(results: Results) -> str:
     if len(rows) > 60:
         content = f"<details><summary>All {len(rows)} episodes</summary>{content}</details>"
         if results.errors:
-            broken = [row for row, e in zip(rows, results.episodes, strict=True) if e.error is not None]
+            broken = rows[: len(results.errors)]
             content = f"<p>In error:</p>{table(head, broken)}{content}"
-    return f"<h2>Episodes</h2>{content}"
+    order = "<p>Those in error first, then failures, then successes.</p>" if results.successes < len(rows) else ""
+    return f"<h2>Episodes</h2>{order}{content}"
 
 
 def _comparison(comparison: Comparison) -> str:
@@ -261,21 +268,41 @@ def _comparison(comparison: Comparison) -> str:
     return (
         f"<h2>{left} against {right}</h2><p><strong>{text(comparison.verdict())}</strong> First: {left}; second: "
         f"{right}. Episodes are paired by task, trial and initial state; p is two-sided, from McNemar's test in its "
-        f"exact form.{left_out}</p>{table(head, rows, numbers=range(1, 7))}"
+        f"exact form.{left_out}</p>{table(head, rows, numbers=range(1, 7))}{_differing(comparison)}"
     )
+
+
+def _differing(comparison: Comparison) -> str:
+    """The pairs that the verdict rests on: where one succeeded and the other did not."""
+    rows = []
+    for first, second in comparison.differing:
+        start = f"state {first.state_index}" if first.state_index is not None else f"seed {first.seed}"
+        name = f'<td class="words">{task_name(first.task)}</td>'
+        rows.append((name, start, str(first.index), _outcome(first), str(second.index), _outcome(second)))
+    head = ("task", "start", "episode", "first", "episode", "second")
+    summary = f"<summary>The {len(rows)} pairs that differ</summary>"
+    return f"<details>{summary}{table(head, rows)}</details>" if rows else ""
 
 
 def _reproduce(commands: Iterable[str], results: Sequence[Results]) -> str:
     lines = "\n".join(commands)
     versions = dict.fromkeys(", ".join(f"{k} {v}" for k, v in each.versions.items()) for each in results)
-    prints = ", ".join(each.fingerprint for each in results)
     settings = "\n".join(json.dumps(each.settings, indent=1, ensure_ascii=False) for each in results)
     return (
         f"<h2>How to reproduce</h2><pre>{text(lines)}</pre>"
         f"<p>Versions: {text('; '.join(versions))}.</p>"
-        f"<p>The same settings with the same versions give the same episodes bit for bit, on any number of workers; "
-        f"results.json then has the fingerprint <code>{text(prints)}</code>.</p>"
+        f"<p>{_repeatable(results)}</p>"
         f"<details><summary>Settings</summary><pre>{text(settings)}</pre></details>"
+    )
+
+
+def _repeatable(results: Sequence[Results]) -> str:
+    if any(each.live for each in results):
+        return "Live episodes run on the wall clock: the same command gives the same scenes, not the same motions."
+    prints = ", ".join(each.fingerprint for each in results)
+    return (
+        "The same settings with the same versions give the same episodes bit for bit, on any number of workers; "
+        f"results.json then has the fingerprint <code>{text(prints)}</code>."
     )
 
 

@@ -72,6 +72,8 @@ class Results:
     wall_s: float = 0.0
     simulated_s: float = 0.0
     """0 where steps take unequal times: they are not added up."""
+    live: bool = False
+    """The episodes ran on the wall clock: as punctual as the machine, so they do not repeat bit for bit."""
 
     @property
     def scored(self) -> list[EpisodeResult]:
@@ -95,7 +97,8 @@ class Results:
 
     @property
     def real_time_factor(self) -> float | None:
-        return self.simulated_s / self.wall_s if self.wall_s > 0 and self.simulated_s > 0 else None
+        """Simulated time per wall time; None where nothing was simulated faster or slower than it ran."""
+        return self.simulated_s / self.wall_s if self.wall_s > 0 and self.simulated_s > 0 and not self.live else None
 
     @property
     def tasks(self) -> dict[str, Tally]:
@@ -130,6 +133,7 @@ class Results:
             "tasks": {task: tally.to_dict() for task, tally in self.tasks.items()},
             "wall_s": self.wall_s,
             "simulated_s": self.simulated_s,
+            "live": self.live,
             "real_time_factor": self.real_time_factor,
             "episodes": [asdict(e) for e in self.episodes],
         }
@@ -162,6 +166,7 @@ class Results:
                 versions=data["versions"],
                 wall_s=data["wall_s"],
                 simulated_s=data["simulated_s"],
+                live=data.get("live", False),  # not in results written before there were live ones
             )
         except (KeyError, TypeError) as error:
             raise ResultsError(f"{file} is incomplete: {error}") from None

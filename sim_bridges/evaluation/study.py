@@ -19,9 +19,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lavla_ros.resources import config_path
+from lavla_ros.yaml_text import dump_yaml, load_yaml
 from sim_bridges.evaluation.results import write_json
 from sim_bridges.evaluation.statistics import wilson95
 from sim_bridges.evaluation.suites import load_suite
@@ -252,14 +251,14 @@ class _Stages:
 
     def write(self, name: str, recipe: Mapping[str, Any]) -> Path:
         file = self._configs / name
-        file.write_text(yaml.safe_dump(dict(recipe), sort_keys=False))
+        file.write_text(dump_yaml(dict(recipe)))
         return file
 
 
 def _recipe(given: Path | None, shipped: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe with some keys (dotted) replaced."""
     file = config_path(f"{shipped}.yaml") if given is None else given
-    recipe: dict[str, Any] = yaml.safe_load(file.read_text())
+    recipe: dict[str, Any] = load_yaml(file.read_text())
     for path, value in overrides.items():
         *parents, key = path.split(".")
         section = recipe
@@ -274,7 +273,7 @@ def _row(strategy: str, output: Path, train_s: float, *, live: bool) -> dict[str
     successes = sum(bool(e["success"]) for e in results["episodes"])
     trials = len(results["episodes"]) - int(results["errors"])
     low, high = wilson95(successes, trials)
-    best = yaml.safe_load((output / "best" / "config.yaml").read_text())["training"]
+    best = load_yaml((output / "best" / "config.yaml").read_text())["training"]
     row = {
         "strategy": strategy,
         "successes": successes,

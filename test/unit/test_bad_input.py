@@ -55,6 +55,19 @@ def _other_contract(checkpoint: Path) -> None:
     file.write_text(yaml.safe_dump(contract))
 
 
+def _run_folder(run: Path) -> list[str]:
+    write_random_checkpoint(run / "best")
+    return _evaluate(run)
+
+
+def _train_on_backbone(folder: Path, description: str) -> list[str]:
+    """Told before anything is read of a dataset, which is not even there."""
+    (folder / "base").mkdir()
+    (folder / "base" / "config.json").write_text(json.dumps(yaml.safe_load(description)))
+    backbone = ["--policy.backbone.kind", "pretrained", "--policy.backbone.path", str(folder / "base")]
+    return ["train", "--data.dataset", str(folder / "gone"), "--output", str(folder / "run"), *backbone]
+
+
 def _incomplete_stats(checkpoint: Path) -> None:
     stats = json.loads((checkpoint / "stats.json").read_text())
     del stats["state"]
@@ -105,6 +118,16 @@ TABLE = {
     "checkpoint of another contract": Row(
         lambda f: [*_contract_file(f, lambda c: c.update(rate_hz=20.0)), "--policy", "bundled"],
         ("contract", "rate_hz", "20.0 != 10.0"),
+    ),
+    "the folder of the run for its best policy": Row(
+        lambda f: _run_folder(f / "run"), ("lacks config.yaml", "did you mean", "run/best?")
+    ),
+    "a GPU that is not there": Row(lambda f: _evaluate("bundled", "--device", "cuda:77"), ("device is 'cuda:77'",)),
+    "a device that torch does not know": Row(
+        lambda f: _evaluate("bundled", "--device", "gpu"), ("device is 'gpu'", "cuda")
+    ),
+    "training from a backbone that is none": Row(
+        lambda f: _train_on_backbone(f, "model_type: llama"), ("backbone.path", "base", "llama")
     ),
     "results exist": Row(_full_results, ("results.json exists", "--out")),
     "no episodes": Row(lambda f: ["eval", "tabletop", "--policy", "expert", "--episodes", "0"], ("episodes is 0",)),

@@ -17,9 +17,9 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-import yaml
 
 from lavla_ros.contract import Contract, ContractError, load_contract
+from lavla_ros.yaml_text import dump_yaml
 
 CODEBASE_VERSION = "v3.0"
 FILES_PER_CHUNK = 1000
@@ -227,4 +227,4 @@ def read_contract(root: Path) -> Contract | None:
 
 
 def write_contract(root: Path, contract: Contract) -> None:
-    write_text(root / CONTRACT, yaml.safe_dump(contract.to_dict(), sort_keys=False))
+    write_text(root / CONTRACT, dump_yaml(contract.to_dict()))

@@ -30,6 +30,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.contract import Contract
 from lavla_ros.policy.config import ConfigError, from_plain
+from lavla_ros.yaml_text import load_yaml
 from training.dataset import DatasetError, layout
 from training.dataset.video import VideoReader
 from training.dataset.writer import column_array
@@ -136,7 +137,7 @@ class LeRobotEpisode:
 def load_mapping(path: Path) -> LeRobotMapping:
     """Read a mapping file. Raises ImportFailed naming the key and the value at fault."""
     try:
-        return from_plain(LeRobotMapping, yaml.safe_load(path.read_text()), source=str(path))
+        return from_plain(LeRobotMapping, load_yaml(path.read_text(encoding="utf-8")), source=str(path))
     except (OSError, yaml.YAMLError, ConfigError) as error:
         raise ImportFailed(f"mapping {path}: {error}") from None
 

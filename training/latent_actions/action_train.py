@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
 from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.policy.checkpoint import CheckpointError
 from lavla_ros.policy.config import ConfigError, to_plain
+from lavla_ros.policy.device import DeviceError, resolve_device
 from lavla_ros.policy.normalization import StatsError
+from lavla_ros.yaml_text import dump_yaml
 from training.command import run_command
 from training.data import DataError, SampleStream, split_by_episode
 from training.dataset import DatasetError
@@ -38,7 +39,16 @@ from training.machine import flushed_denormals
 from training.reporting import Reporter, TerminalReporter
 from training.trainer import TrainingError
 
-USER_ERRORS = (ConfigError, ContractError, DataError, DatasetError, StatsError, CheckpointError, TrainingError)
+USER_ERRORS = (
+    ConfigError,
+    ContractError,
+    DataError,
+    DatasetError,
+    DeviceError,
+    StatsError,
+    CheckpointError,
+    TrainingError,
+)
 _PROG = "lavla latent train"
 _SHOWN = ("loss", "reconstruction", "perplexity", "dead_codes")
 _EVALUATION_BATCH = 1024
@@ -60,7 +70,7 @@ class ActionLamTrainer:
         stats = chunk_stats(contract, config.model.actions, chunks.take(self.train_rows))
         for name in constant_dimensions(stats):
             reporter.message(f"warning: action {name!r} has one value throughout the training data; it is reproduced")
-        self.device = torch.device(_device(config.device))
+        self.device = resolve_device(config.device)
         torch.manual_seed(config.seed)
         self.model = ActionLatentModel(config.model, contract, stats).to(self.device)
         self.actions_NHA = self.model.normalise(chunks.actions_NHA, chunks.states_NS)
@@ -75,7 +85,7 @@ class ActionLamTrainer:
         if target.exists():
             raise TrainingError(f"{target} exists already; choose another output, or remove it")
         config.output.mkdir(parents=True, exist_ok=True)
-        (config.output / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+        (config.output / "config.yaml").write_text(dump_yaml(to_plain(config)))
         writer = SummaryWriter(str(config.output / "tensorboard"))
         try:
             for step in range(config.steps):
@@ -222,12 +232,6 @@ class Evaluation:
 
 def _rms(values: NDArray[np.float64]) -> float:
     return float(np.sqrt(np.mean(np.square(values))))
-
-
-def _device(choice: str) -> str:
-    if choice == "cuda" and not torch.cuda.is_available():
-        raise TrainingError("device is 'cuda', but this torch sees no GPU; set device: auto or cpu")
-    return ("cuda" if torch.cuda.is_available() else "cpu") if choice == "auto" else choice
 
 
 @flushed_denormals()

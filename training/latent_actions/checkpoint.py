@@ -24,6 +24,7 @@ from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.policy.checkpoint import CheckpointError, read_fitting_tensors, replace_directory
 from lavla_ros.policy.config import ConfigError, from_plain, to_plain
 from lavla_ros.policy.normalization import StatsError, load_stats
+from lavla_ros.yaml_text import dump_yaml, load_yaml
 
 CONFIG, CONTRACT, STATS, WEIGHTS, TRAINING = (
     "config.yaml",
@@ -77,8 +78,8 @@ def save_latent_model(path: Path, model: LatentModel, extra: Mapping[str, Any]) 
     staging.mkdir(parents=True)
     try:
         document = {"schema": SCHEMA, "kind": model.kind, "model": to_plain(model.config)}
-        (staging / CONFIG).write_text(yaml.safe_dump(document, sort_keys=False))
-        (staging / CONTRACT).write_text(yaml.safe_dump(model.contract.to_dict(), sort_keys=False))
+        (staging / CONFIG).write_text(dump_yaml(document))
+        (staging / CONTRACT).write_text(dump_yaml(model.contract.to_dict()))
         (staging / STATS).write_text(json.dumps(model.stats, indent=1))
         (staging / TRAINING).write_text(json.dumps(dict(extra), indent=1))
         # One entry: safetensors writes several in random order, and equal models must be equal files.
@@ -137,7 +138,7 @@ def content_hash(path: Path) -> str:
 
 def _read_config(file: Path) -> tuple[type[LatentModel], object]:
     try:
-        document = yaml.safe_load(file.read_text())
+        document = load_yaml(file.read_text())
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or "model" not in document:

@@ -13,9 +13,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
 
+from lavla_ros.policy.device import resolve_device
 from lavla_ros.policy.normalization import relative_indices
 from training.dataset import EpisodeDataset
 from training.latent_actions.action_model import ActionLatentModel
@@ -47,7 +47,7 @@ class ActionTokenizer:
     @classmethod
     def load(cls, path: Path, device: str = "cpu") -> ActionTokenizer:
         """From a model's directory. Raises CheckpointError when it is damaged or no action model."""
-        return cls(load_latent_model(path, ActionLatentModel).to(torch.device(device)))
+        return cls(load_latent_model(path, ActionLatentModel).to(resolve_device(device)))
 
     def encode(
         self, actions: NDArray[np.floating[Any]], states: NDArray[np.floating[Any]] | None = None

@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-import yaml
 from accelerate.utils import set_seed
 from numpy.typing import NDArray
 from torch import Tensor
@@ -30,6 +29,7 @@ from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.policy.checkpoint import CheckpointError, read_tensors, trained_parameters
 from lavla_ros.policy.config import ConfigError, to_plain
 from lavla_ros.policy.normalization import StatsError
+from lavla_ros.yaml_text import dump_yaml
 from training.command import run_command
 from training.data import DataError, SampleStream, split_by_episode
 from training.dataset import DatasetError
@@ -150,7 +150,7 @@ class ImageLamTrainer:
         self._resume()
         writer = None
         if self._is_main:
-            (config.output / "config.yaml").write_text(yaml.safe_dump(to_plain(config), sort_keys=False))
+            (config.output / "config.yaml").write_text(dump_yaml(to_plain(config)))
             writer = SummaryWriter(str(config.output / "tensorboard"), purge_step=self.step)
         deadline = math.inf if config.max_minutes is None else 60 * config.max_minutes - self.seconds
         started, before = time.monotonic(), self.seconds

@@ -17,6 +17,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lavla_ros.policy.device import resolve_device
 from training.dataset import Episode, EpisodeDataset
 from training.dataset.video import VideoReader
 from training.latent_actions.action_model import ActionLatentModel
@@ -89,7 +90,7 @@ def _open_labeller(
         raise LabelError(f"the model {model_path} was changed while it was labelling; label again")
     model = load_latent_model(model_path, LatentModel)
     dataset = EpisodeDataset(dataset_path, model.contract)
-    where = chosen_device(device)
+    where = resolve_device(device)
     if isinstance(model, ActionLatentModel):
         return _ActionLabeller(dataset, model.to(where))
     assert isinstance(model, ImageLatentModel)
@@ -99,11 +100,6 @@ def _open_labeller(
 def close_labeller() -> None:
     """Let go of the model and the dataset that this process has loaded."""
     _open_labeller.cache_clear()
-
-
-def chosen_device(name: str) -> torch.device:
-    """``auto``: a GPU where there is one."""
-    return torch.device(("cuda" if torch.cuda.is_available() else "cpu") if name == "auto" else name)
 
 
 class _ActionLabeller:

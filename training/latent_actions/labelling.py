@@ -19,6 +19,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lavla_ros.policy.config import to_plain
+from lavla_ros.policy.device import resolve_device
 from training.dataset import Episode, EpisodeDataset, layout
 from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import LatentModel, content_hash, load_latent_model
@@ -28,7 +29,6 @@ from training.latent_actions.image_model import CONTROLLABLE, ImageLatentModel
 from training.latent_actions.label_shard import (
     Device,
     ShardTask,
-    chosen_device,
     close_labeller,
     label_shard,
     quantizer_of,
@@ -117,7 +117,7 @@ def label(
             if shard in left
         ]
         workers = workers or Workers()
-        if workers.jobs is None and workers.ray is None and chosen_device(device).type == "cuda":
+        if workers.jobs is None and workers.ray is None and resolve_device(device).type == "cuda":
             workers = replace(workers, jobs=1)  # several processes on one GPU would only share it
         try:
             for _ in run_tasks(tasks, label_shard, workers, name=task_name, progress=progress, log=log):

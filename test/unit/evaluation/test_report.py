@@ -13,6 +13,7 @@ from made_results import episode, results
 from sim_bridges.evaluation.compare import compare
 from sim_bridges.evaluation.paper import METHODS, TABLES, method_of
 from sim_bridges.evaluation.report import paper_tables, write_comparison, write_report
+from sim_bridges.evaluation.results import Results, write_json
 
 VOID = {"meta", "rect", "line", "br"}
 PAPER = Path(__file__).parents[4] / "shared" / "paper.txt"
@@ -82,6 +83,19 @@ def test_a_report_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
     assert page.row("LA-Align")[2] == "98.6"
 
 
+def test_a_live_report_claims_neither_repetition_nor_speed_nor_a_limit_that_it_does_not_know(tmp_path: Path) -> None:
+    shown = {}
+    for live in (False, True):
+        some = results([True, False], wall_s=10.0, simulated_s=30.0, live=live, settings={})
+        write_report(tmp_path / "r.html", some, title="t", reproduce="c")
+        shown[live] = " ".join(Reader((tmp_path / "r.html").read_text()).words)
+        assert "fails at" not in shown[live]
+        write_json(tmp_path / "results.json", some.to_dict())
+        assert Results.read(tmp_path).live is live
+    assert "bit for bit" in shown[False] and "3.0 × real time" in shown[False]
+    assert "bit for bit" not in shown[True] and "real time" not in shown[True] and some.fingerprint not in shown[True]
+
+
 def test_an_average_of_ours_needs_all_four_suites() -> None:
     suites = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
     four = [results([True, i % 2 == 0], suite=suite) for i, suite in enumerate(suites)]
@@ -101,6 +115,17 @@ def test_several_tasks_each_with_their_interval(tmp_path: Path) -> None:
     assert page.row("task 1")[1].startswith("1/2 (50%)")
 
 
+def test_what_went_wrong_comes_first_and_a_histogram_needs_many_episodes(tmp_path: Path) -> None:
+    pages = {}
+    for count in (4, 20):
+        some = results([True, False, None, *[True] * (count - 2)])  # one is in error
+        write_report(tmp_path / "r.html", some, title="t", reproduce="c")
+        pages[count] = (tmp_path / "r.html").read_text()
+    rows = [row for row in Reader(pages[4]).rows if row and row[0].isdigit()]
+    assert [row[0] for row in rows][:3] == ["2", "1", "0"]
+    assert "<svg" not in pages[4] and "<svg" in pages[20]
+
+
 def test_a_report_without_a_scored_episode(tmp_path: Path) -> None:
     write_report(tmp_path / "r.html", results([None]), title="t", reproduce="c")
     assert "no episode was scored" in " ".join(Reader((tmp_path / "r.html").read_text()).words)
@@ -114,6 +139,8 @@ def test_a_page_that_compares(tmp_path: Path) -> None:
     page = Reader((tmp_path / "c.html").read_text())
     assert "new is better" in " ".join(page.words)
     assert page.row("all")[1:] == ["8", "25%", "100%", "0", "6", "0.031"]
+    assert "The 6 pairs that differ" in page.words
+    assert page.row("a task")[1:] == ["state 0", "0", "failure", "0", "success"]
     assert page.row("Baseline")[2].startswith("97.225.0") and page.row("LA-Tok")[2].startswith("100.0100.0")
 
 

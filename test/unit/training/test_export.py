@@ -12,7 +12,7 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file
 from small_world import INSTRUCTION, qwen_run
-from transformers import Qwen3VLModel
+from transformers import Qwen3VLForConditionalGeneration, Qwen3VLModel
 
 from lavla_ros import cli
 from lavla_ros.contract import Observation
@@ -74,6 +74,19 @@ def test_peft_reads_the_adapters_without_us(trained: Path, tmp_path: Path) -> No
         expected, found = ours(input_ids=ids).last_hidden_state, alone(input_ids=ids).last_hidden_state
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
     assert not torch.allclose(found, plain, atol=1e-2), "the adapters do something"
+
+
+def test_the_adapters_work_inside_the_class_with_a_language_model_head(trained: Path, tmp_path: Path) -> None:
+    """The way that the training page gives; put on the whole class itself they would change nothing."""
+    export_adapters(trained / "policy", tmp_path / "adapters")
+    whole = Qwen3VLForConditionalGeneration.from_pretrained(str(trained / "qwen"))
+    whole.model = PeftModel.from_pretrained(whole.model, str(tmp_path / "adapters"))
+    ids = torch.arange(5)[None]
+    ours = load_checkpoint(trained / "policy").model.backbone.vlm
+    with torch.no_grad():
+        found = whole.eval()(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        expected = ours(input_ids=ids).last_hidden_state
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
 
 def test_a_merged_checkpoint_stands_alone_and_acts_alike(
