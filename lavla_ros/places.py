@@ -32,7 +32,7 @@ def writable_places(environment: Mapping[str, str]) -> dict[str, str]:
 
     Raises PlaceError where not even the system's temporary folder can be written.
     """
-    home = Path(environment.get("HOME") or "/nonexistent")
+    home = Path(environment.get("HOME") or "/dev/null")
     cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
     config = Path(environment.get("XDG_CONFIG_HOME") or home / ".config")
     usual = {
@@ -60,7 +60,7 @@ def _can_be_made(place: Path) -> bool:
 
 def _user_folder(environment: Mapping[str, str]) -> Path:
     """A folder of this user alone that outlives the process."""
-    runtime = Path(environment.get("XDG_RUNTIME_DIR") or "/nonexistent")
+    runtime = Path(environment.get("XDG_RUNTIME_DIR") or "/dev/null")
     if runtime.is_dir() and os.access(runtime, os.W_OK | os.X_OK):
         return runtime / "lavla"
     folder = Path(tempfile.gettempdir()) / f"lavla-{os.getuid()}"

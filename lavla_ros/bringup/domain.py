@@ -113,6 +113,6 @@ def _owner(address: str) -> str:
         asking.setblocking(False)
         asking.connect(address)
         pid, _, _ = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace").strip()
-        return f"{pid}: {command[:120]}"
+        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
+        return f"{pid}: {' '.join(command.split())[:120]}"
     return "unknown"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+import sysconfig
 from collections.abc import Mapping
-from importlib.machinery import EXTENSION_SUFFIXES
 from pathlib import Path
 
 from lavla_ros.bringup.domain import domain_id
@@ -91,4 +91,5 @@ def _of_another_python(path: Path) -> bool:
     if any(found != version for found in re.findall(r"/python(\d+\.\d+)(?=/|$)", path.as_posix())):
         return True
     built = [file.name for file in (path / "rclpy").glob("_rclpy_pybind11*.so")]
-    return bool(built) and not any(name.endswith(suffix) for name in built for suffix in EXTENSION_SUFFIXES)
+    suffix = str(sysconfig.get_config_var("EXT_SUFFIX"))
+    return bool(built) and not any(name.endswith(suffix) for name in built)

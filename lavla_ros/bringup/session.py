@@ -48,6 +48,8 @@ class Session:
             starting.callback(self._launcher.stop)
             for line in notices(self.stack, environment):
                 self._launcher.output.say(line)
+                if self._interactive:
+                    print(line, flush=True)
             self._launcher.start()
             output = None if self._interactive else log
             self._program = subprocess.Popen(

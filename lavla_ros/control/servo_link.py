@@ -8,13 +8,12 @@ from __future__ import annotations
 import json
 import logging
 import os
-import shutil
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
@@ -32,6 +31,7 @@ from lavla_ros.control.wire import (
     encode_request,
 )
 from lavla_ros.lifeline import lifeline
+from lavla_ros.places import run_dir
 
 _log = logging.getLogger(__name__)
 _POLL_S = 0.004
@@ -60,7 +60,7 @@ class ServoLink:
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._rings: dict[str, Ring] = {}
-        self._folder: Path | None = None
+        self._folder: AbstractContextManager[Path] | None = None
         self._backlog: deque[ServoSnapshot] = deque(maxlen=_BACKLOG)
         self._newest: ServoSnapshot | None = None
         self._newest_at_s = 0.0
@@ -78,9 +78,8 @@ class ServoLink:
         """
         if self._process is not None:
             raise ServoLinkError("the servo process was already started")
-        base = Path("/dev/shm")
-        folder = Path(tempfile.mkdtemp(prefix="lavla-servo-", dir=base if base.is_dir() else None))
-        self._folder = folder
+        self._folder = run_dir("lavla-servo-")
+        folder = self._folder.__enter__()
         self._rings = {
             name: Ring.create(folder / name, slots=slots, capacity=capacity)
             for name, (slots, capacity) in RING_FILES.items()
@@ -297,7 +296,7 @@ class ServoLink:
             ring.close()
         self._rings = {}
         if self._folder is not None:
-            shutil.rmtree(self._folder)
+            self._folder.__exit__(None, None, None)
             self._folder = None
         return code
 
