@@ -146,10 +146,7 @@ def build_curve(
     if not feasible_KJ.all() or _overshoots(coefficients, knots, h):
         # The arm is not on the way that the points describe. What it has to catch up with must not depend on where
         # it is, or the two of them chase each other: the points alone.
-        if len(points_HJ) == 1:
-            knots = np.vstack((points_HJ, points_HJ))
-        else:
-            knots, origin_ns = points_HJ, first_knot_ns
+        knots, origin_ns = points_HJ if len(points_HJ) > 1 else np.vstack((points_HJ, points_HJ)), first_knot_ns
         coefficients, feasible_KJ, smoothed = _feasible_spline(knots, None, end_velocity, h, limits)
     feasible = [bool(row.all()) for row in feasible_KJ]
     spline = [

@@ -85,6 +85,10 @@ class ArmDriver(Protocol):
         """1 open, 0 closed. Called when the wanted value changes, and again while the arm reports another one."""
         ...
 
+    def report(self) -> dict[str, int]:
+        """How the stream of commands goes, by name: counts and measures worth showing. Only what is not 0."""
+        ...
+
     def exit_servo(self) -> None:
         """Leave servo mode; the arm must be at rest. Safe to call when not in servo mode, and after a fault.
 

@@ -56,6 +56,9 @@ class LoopbackDriver:
     def set_gripper(self, open_fraction: float) -> None:
         self._gripper = open_fraction
 
+    def report(self) -> dict[str, int]:
+        return {}
+
     def exit_servo(self) -> None:
         self._servo_mode = False
 

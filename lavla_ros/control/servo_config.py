@@ -151,13 +151,13 @@ def make_driver(spec: Mapping[str, Any], limits: JointLimits | None = None) -> A
     raise ConfigError(f"driver is {name!r}; known drivers: jaka_tcp, loopback")
 
 
-def leave_servo(spec: Mapping[str, Any]) -> None:
+def leave_servo(spec: Mapping[str, Any]) -> bool:
     """Leave servo mode over a connection of its own, when the process that entered it is gone.
 
-    Blocks for some seconds at most. Raises DriverError where servo mode may still be on.
+    Returns whether it was on. Blocks for some seconds at most. Raises DriverError where servo mode may still be on.
     """
     if spec.get("driver") != "jaka_tcp":
-        return
+        return False
     from lavla_ros.jaka.driver import JakaDriverConfig, leave_servo_mode
 
-    leave_servo_mode(JakaDriverConfig(**{key: value for key, value in spec.items() if key != "driver"}))
+    return leave_servo_mode(JakaDriverConfig(**{key: value for key, value in spec.items() if key != "driver"}))

@@ -19,7 +19,6 @@ from pathlib import Path
 
 from lavla_ros.contract import ActionChunk
 from lavla_ros.control.actions import ActionDecoder, ChunkRejected
-from lavla_ros.control.driver import DriverError
 from lavla_ros.control.ring import Ring
 from lavla_ros.control.servo_config import ServoConfig, leave_servo
 from lavla_ros.control.wire import (
@@ -267,9 +266,9 @@ class ServoLink:
             return ""
         self._left_servo = True
         try:
-            leave_servo(self._config.driver)
-            text = "servo mode was left in its place"
-        except DriverError as error:
+            was_on = leave_servo(self._config.driver)
+            text = "servo mode was left in its place" if was_on else "servo mode was left already"
+        except Exception as error:  # noqa: BLE001  whatever it is, the person beside the arm has to be told
             text = f"servo mode may still be on: {error}; press the emergency stop before going near"
         _log.warning("the servo process is gone: %s", text)
         return text

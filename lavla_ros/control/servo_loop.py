@@ -373,7 +373,7 @@ class ServoLoop:
             missed=self._pacer.missed,
             results=tuple(self._results),
             answers=tuple(self._answers),
-            counters={**executor.counters, **self._counts},
+            counters={**executor.counters, **self._counts, **self._driver.report()},
             exit_reason=exit_reason,
         )
         try:

@@ -28,7 +28,7 @@ from lavla_ros.jaka.lock import ControllerLock
 from lavla_ros.jaka.status import ArmStatus, span_rad
 from lavla_ros.jaka.stream import StreamWatch, Verdict
 
-__all__ = ["JakaDriverConfig", "JakaTcpDriver"]
+__all__ = ["JakaDriverConfig", "JakaTcpDriver", "leave_servo_mode"]
 
 _log = logging.getLogger(__name__)
 _JAKA_ERRORS = (JakaConnectionError, JakaError, JakaProtocolError, SettingRefused, ControllerBusyError)
@@ -68,20 +68,20 @@ class JakaTcpDriver:
         """Commands sent without waiting, their replies, refusals, stray replies, reconnects."""
         return self._client.counters
 
-    def report(self) -> dict[str, float]:
-        """How the stream of servo commands goes, by name: for diagnostics."""
+    def report(self) -> dict[str, int]:
+        """How the stream of servo commands goes, by name; only what is not 0."""
         counters, watch = self._client.counters, self._watch
-        return {
-            "sent": counters.posted["servo_j"],
-            "unanswered": self._client.unanswered("servo_j")[0],
-            "refused": counters.refused["servo_j"],
-            "withheld_at_rest": watch.withheld,
-            "lag_s": watch.lag_s,
-            "queue_periods": watch.queue_periods,
-            "off_path_rad": watch.off_path_rad,
-            "stray_replies": sum(counters.stray_replies.values()),
-            "reconnects": counters.reconnects,
+        values = {
+            "wire_unanswered": self._client.unanswered("servo_j")[0],
+            "wire_refused": counters.refused["servo_j"],
+            "wire_stray_replies": sum(counters.stray_replies.values()),
+            "wire_reconnects": counters.reconnects,
+            "wire_withheld_at_rest": watch.withheld,
+            "wire_queued": round(watch.queue_periods),
+            "wire_lag_ms": round(watch.lag_s * 1e3),
+            "wire_off_path_mrad": round(watch.off_path_rad * 1e3),
         }
+        return {name: value for name, value in values.items() if value}
 
     # ---- set-up ----
 
@@ -202,30 +202,6 @@ class JakaTcpDriver:
         self._fault = None
         self._verdict = Verdict()
         self._connected = True
-
-    @staticmethod
-    def leave_servo(config: JakaDriverConfig, *, lock_timeout_s: float = 1.0) -> bool:
-        """Leave servo mode over a connection of its own, when the process that entered it has ended.
-
-        Returns whether it was on. Raises DriverError where another process has the controller, and where it does not
-        confirm: servo mode may still be on then.
-        """
-        client, lock = _client_of(config), ControllerLock(config.host, config.port)
-        try:
-            # Ended a moment ago, it may still hold the lock.
-            lock.acquire(lock_timeout_s)
-            client.open()
-            was_on = client.is_in_servo_move()
-            if was_on:
-                _leave(client)
-        except _JAKA_ERRORS as error:
-            raise DriverError(
-                f"JAKA controller {config.host}:{config.port}: servo mode could not be left: {error}"
-            ) from error
-        finally:
-            client.close()
-            lock.release()
-        return was_on
 
     # ---- every cycle ----
 
@@ -410,24 +386,30 @@ class JakaTcpDriver:
         return None if stream is None else span_rad(stream.recent, _STILL_FOR_S)
 
     def _wait_still(self) -> ArmStatus:
-        """The newest status after some, all from now on, that show the arm standing still. Raises DriverError."""
+        """The newest status after some, all from now on, that show the arm standing still. Raises DriverError.
+
+        In servo mode the controller is asked for it all the while: it stops by itself where the network is silent.
+        """
         stream, c = self._client.status, self._config
         if stream is None:
             raise self._error("no status stream")
         since_ns = time.monotonic_ns()
-        status = stream.wait_newer(since_ns, c.connect_timeout_s)
         while (
             span := span_rad([s for s in stream.recent if s.received_monotonic_ns > since_ns], _STILL_FOR_S)
         ) is None:
             if time.monotonic_ns() - since_ns > c.connect_timeout_s * 1e9:
+                # Raises where there is none at all, and names what the stream met with.
+                stream.wait_newer(since_ns, 0.0)
                 raise self._error("the status push is too slow to tell whether the arm stands still")
-            status = stream.wait_newer(status.received_monotonic_ns, c.connect_timeout_s)
+            if self._client.in_servo_mode and not self._client.is_in_servo_move():
+                raise self._error("the controller left servo mode by itself")
+            time.sleep(_POLL_S)
         if span > c.still_rad:
             raise self._error(
                 f"the arm moves: {span:.4f} rad within {_STILL_FOR_S:g} s (still is below {c.still_rad} rad); let go "
                 "of it, or stop what moves it"
             )
-        return status
+        return stream.recent[-1]
 
     def _wait_status(self, wanted: Callable[[ArmStatus], bool] | None = None) -> ArmStatus:
         """A status from now on; where something is wanted of it, the first that has it."""
@@ -542,6 +524,30 @@ class JakaTcpDriver:
     def _error(self, text: str) -> DriverError:
         c = self._config
         return DriverError(f"JAKA controller {c.host}:{c.port} (status port {c.status_port}): {text}")
+
+
+def leave_servo_mode(config: JakaDriverConfig, *, lock_timeout_s: float = 1.0) -> bool:
+    """Leave servo mode over a connection of its own, when the process that entered it has ended.
+
+    Returns whether it was on. Raises DriverError where another process has the controller, and where it does not
+    confirm: servo mode may still be on then.
+    """
+    client, lock = _client_of(config), ControllerLock(config.host, config.port)
+    try:
+        # Ended a moment ago, it may still hold the lock.
+        lock.acquire(lock_timeout_s)
+        client.open()
+        was_on = client.is_in_servo_move()
+        if was_on:
+            _leave(client)
+    except _JAKA_ERRORS as error:
+        raise DriverError(
+            f"JAKA controller {config.host}:{config.port}: servo mode could not be left: {error}"
+        ) from error
+    finally:
+        client.close()
+        lock.release()
+    return was_on
 
 
 def _client_of(config: JakaDriverConfig) -> JakaClient:

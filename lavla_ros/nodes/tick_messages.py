@@ -100,16 +100,13 @@ def announcement(snapshot: ServoSnapshot | None, fault: str | None = None) -> di
     ``fault``: one of the servo process itself, which cannot tell it any more.
     """
     if snapshot is None or fault is not None:
-        since_ns = 0 if snapshot is None else snapshot.stamp_ns
-        waiting = "the servo process" if fault is not None else ""
-        state = "fault" if fault is not None else "idle"
         return {
-            "state": state,
+            "state": "idle" if fault is None else "fault",
             "fault": fault,
             "reason": "",
             "held": None,
-            "waiting_for": waiting,
-            "since_ns": since_ns,
+            "waiting_for": "" if fault is None else "the servo process",
+            "since_ns": 0 if snapshot is None else snapshot.stamp_ns,
         }
     fault = snapshot.fault or snapshot.driver_fault
     state = snapshot.state

@@ -229,7 +229,7 @@ def test_a_broken_chunk_is_a_fault_until_acknowledged_and_resumed(emulator, link
 @pytest.mark.parametrize(("stall_s", "state"), [(0.15, ExecutorState.TRACKING), (1.2, ExecutorState.FAULT)])
 def test_after_a_stall_the_motion_restarts_from_rest(emulator, link_to, stall_s, state):
     link = link_to(tcp(emulator))
-    before = sway(link, 1.0, amplitude=0.5)[-1]
+    before = sway(link, 1.0, amplitude=0.3)[-1]
     assert np.abs(before.command_velocity_rad_s).max() > 0.2
     os.kill(link.pid, signal.SIGSTOP)
     time.sleep(stall_s)

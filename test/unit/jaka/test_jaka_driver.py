@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import replace
 
 import numpy as np
 import pytest
-from jaka_peers import answer_with, free_port, raw_peer, wait_until
+from jaka_peers import QUICK, answer_by_name, answer_with, free_port, raw_peer, wait_until
 
 from lavla_ros.control.driver import ArmDriver, DriverError
 from lavla_ros.jaka.client import JakaClient
+from lavla_ros.jaka.controller_settings import SettingRefused, apply_settings
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
 from lavla_ros.jaka.emulator import ControllerEmulator, KinematicPlant
 
@@ -67,8 +70,8 @@ def test_servo_motion_is_measured_and_left(emulator: ControllerEmulator, driver:
     driver.connect()
     driver.enter_servo()
     assert driver.read().servo_mode
-    last = stream(driver, 0.0, 40)
-    wait_until(lambda: bool(np.abs(driver.read().position_rad - last).max() < 1e-6))
+    last = stream(driver, stream(driver, 0.0, 40), 60, step=0.0)
+    assert np.abs(driver.read().position_rad - last).max() < 1e-6
     assert driver.read().fault is None
     driver.exit_servo()
     driver.exit_servo()
@@ -77,8 +80,8 @@ def test_servo_motion_is_measured_and_left(emulator: ControllerEmulator, driver:
     with pytest.raises(RuntimeError, match="outside servo mode"):
         driver.command(np.zeros(6))
     counters = emulator.servo_log.counters
-    assert (counters.received, counters.queued) == (40, 40)
-    assert driver.counters.posted["servo_j"] == driver.counters.acknowledged["servo_j"] == 40
+    assert (counters.received, counters.queued) == (100, 100)
+    assert driver.counters.posted["servo_j"] == driver.counters.acknowledged["servo_j"] == 100
     driver.close()
     driver.close()
     assert driver.read().fault == "not connected"
@@ -119,7 +122,171 @@ def test_the_gripper_can_be_wired_the_other_way_and_is_read_at_connect(
     driver.close()
 
 
+def test_the_gripper_is_what_the_output_is_and_not_what_was_commanded(plant: KinematicPlant) -> None:
+    config = replace(QUICK, power_loss_clears_outputs=True)
+    with (
+        ControllerEmulator(plant, port=0, status_port=0, config=config, realtime=False) as emulator,
+        closing(JakaTcpDriver(config_of(emulator))) as driver,
+    ):
+        driver.connect()
+        driver.enter_servo()
+        driver.set_gripper(0.0)
+        wait_until(lambda: driver.read().gripper == 0.0)
+        # The emergency stop lets go of what was gripped.
+        emulator.faults.emergency_stop = True
+        wait_until(lambda: driver.read().gripper == 1.0)
+        emulator.faults.emergency_stop = False
+        wait_until(lambda: not emulator.snapshot.emergency_stop)
+        driver.clear_fault()
+        driver.power_on()
+        driver.enable()
+        driver.enter_servo()
+        assert driver.read().gripper == 1.0
+        driver.set_gripper(0.0)
+        wait_until(lambda: driver.read().gripper == 0.0)
+        assert driver.read().fault is None
+
+
+def test_an_output_that_does_not_switch_is_a_fault(emulator: ControllerEmulator, plant: KinematicPlant) -> None:
+    with closing(JakaTcpDriver(config_of(emulator, output_timeout_s=0.1))) as driver:
+        driver.connect()
+        driver.enter_servo()
+        # Half-open: what is commanded goes nowhere, long before that is noticed otherwise.
+        emulator.faults.swallow_commands = True
+        driver.set_gripper(0.0)
+        assert driver.read().gripper == 1.0
+        wait_until(lambda: "tool output 0 was switched" in str(driver.read().fault))
+        emulator.faults.swallow_commands = False
+
+
+# ---- powering on, enabling, clearing: one act each ----
+
+
+def test_connecting_switches_nothing_on(emulator: ControllerEmulator) -> None:
+    with closing(JakaTcpDriver(config_of(emulator, power_on=False))) as driver:
+        driver.connect()
+        state = driver.read()
+        assert (state.powered_on, state.enabled, state.fault) == (False, False, None)
+        with pytest.raises(DriverError, match=r"without power; .*/executor/power_on"):
+            driver.enter_servo()
+        with pytest.raises(DriverError, match=r"refused enable_robot.*not powered on"):
+            driver.enable()
+        driver.power_on()
+        driver.power_on()
+        assert driver.read().powered_on
+        assert not driver.read().enabled
+        with pytest.raises(DriverError, match="disabled"):
+            driver.enter_servo()
+        driver.enable()
+        assert driver.read().enabled
+        driver.enter_servo()
+        with pytest.raises(DriverError, match="in servo mode: leave it first"):
+            driver.enable()
+
+
+def test_a_fault_in_standby_is_shown_and_cleared(emulator: ControllerEmulator, driver: JakaTcpDriver) -> None:
+    driver.connect()
+    emulator.faults.protective_stop = True
+    wait_until(lambda: "protective stop" in str(driver.read().fault))
+    with pytest.raises(DriverError, match="protective stop"):
+        driver.enter_servo()
+    driver.clear_fault()
+    assert driver.read().fault is None
+    driver.enter_servo()
+
+
+def test_an_arm_in_protective_stop_can_be_looked_at(emulator: ControllerEmulator) -> None:
+    with closing(JakaTcpDriver(config_of(emulator, power_on=False))) as driver:
+        emulator.faults.protective_stop = True
+        time.sleep(0.05)
+        driver.connect()
+        assert "protective stop" in str(driver.read().fault)
+        driver.clear_fault()
+        assert driver.read().fault is None
+        assert not driver.read().powered_on
+
+
+# ---- what is set in the controller ----
+
+
+def test_the_controller_is_set_up_before_servo_mode(emulator: ControllerEmulator) -> None:
+    changes = {"collision_sensitivity": 2, "payload_kg": 0.45, "payload_centroid_m": (0.0, 0.01, 0.06)}
+    with closing(JakaTcpDriver(config_of(emulator, **changes))) as driver:  # type: ignore[arg-type]
+        driver.connect()
+        assert not emulator.controller.settings, "nothing is set where nothing is commanded"
+        driver.enter_servo()
+    settings = emulator.controller.settings
+    in_filter = settings["set_servo_move_filter"]
+    assert in_filter["filter_type"] == 2
+    assert in_filter["nlf_max_vr"] == pytest.approx(np.degrees(2 * 1.57))
+    assert in_filter["nlf_max_ar"] == pytest.approx(np.degrees(2 * 5.0))
+    assert in_filter["nlf_max_jr"] == pytest.approx(np.degrees(2 * 50.0))
+    assert settings["set_network_exception_handle"] == {"timeLimit": 200, "motType": 2}
+    assert settings["set_clsn_sensitivity"] == {"sensitivityVal": 2}
+    assert settings["set_payload"]["mass"] == 0.45
+    assert settings["set_payload"]["centroid"] == pytest.approx([0.0, 10.0, 60.0])
+
+
+@pytest.mark.parametrize(
+    ("command", "parameter"),
+    [
+        ("set_servo_move_filter", "filter_factor"),
+        ("set_network_exception_handle", "network_timeout_s"),
+        ("set_clsn_sensitivity", "collision_sensitivity"),
+        ("set_payload", "payload_kg"),
+    ],
+)
+def test_a_setting_that_the_controller_refuses_keeps_servo_mode_off(
+    emulator: ControllerEmulator, command: str, parameter: str
+) -> None:
+    with closing(JakaTcpDriver(config_of(emulator, payload_kg=0.4))) as driver:
+        driver.connect()
+        emulator.faults.reject = (command,)
+        with pytest.raises(DriverError, match=rf"{parameter}: the controller refused {command}.*set it to"):
+            driver.enter_servo()
+        assert not emulator.snapshot.servo_mode
+        emulator.faults.reject = ("get_clsn_sensitivity", "get_payload")
+        driver.enter_servo()
+
+
+@pytest.mark.parametrize(
+    ("replies", "match"),
+    [
+        ({"get_clsn_sensitivity": {"sensitivityVal": 5}}, "collision_sensitivity was set to 1, but .* has 5"),
+        (
+            {
+                "get_clsn_sensitivity": {"sensitivityVal": 1},
+                "get_payload": {"mass": 0.0, "centroid": [0, 0, 0]},
+            },
+            r"payload was set to 0\.4 kg .* has 0\.0 kg",
+        ),
+    ],
+)
+def test_a_setting_that_does_not_read_back_is_refused(replies: dict[str, dict[str, object]], match: str) -> None:
+    config = JakaDriverConfig(host="127.0.0.1", payload_kg=0.4)
+    with (
+        raw_peer(answer_by_name(replies)) as port,
+        JakaClient("127.0.0.1", port, None) as client,
+        pytest.raises(SettingRefused, match=match),
+    ):
+        apply_settings(client, config)
+
+
 # ---- what can be wrong when connecting ----
+
+
+def test_nothing_connects_while_something_moves_the_arm(emulator: ControllerEmulator, driver: JakaTcpDriver) -> None:
+    driver.connect()
+    driver.close()
+    with JakaClient("127.0.0.1", emulator.port, None) as other:
+        other.joint_move(np.full(6, 0.3), speed_rad_s=0.3, acceleration_rad_s2=3.0)
+        time.sleep(0.2)
+        with pytest.raises(DriverError, match=r"the arm moves .*another client"):
+            driver.connect()
+        assert other.get_robot_state().enabled, "the other client was not replaced"
+        wait_until(lambda: not emulator.snapshot.moving)
+    time.sleep(0.2)
+    driver.connect()
 
 
 def test_unreachable_controller() -> None:
