@@ -14,7 +14,7 @@ import pyarrow as pa
 from training.dataset import layout, stats
 from training.dataset.layout import DatasetError
 from training.dataset.video import VideoReader, probe
-from training.dataset.writer import column_array, gather_episodes, whole_stats
+from training.dataset.writer import column_array, gather_episodes, image_histogram, whole_stats
 
 _INFO_KEYS = ("codebase_version", "fps", "total_episodes", "total_frames", "features", "data_path")
 
@@ -271,17 +271,9 @@ def _unsound(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], tasks:
 
 
 def _image_stats(root: Path, info: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, stats.Stats]:
-    found = {}
-    for key, feature in info["features"].items():
-        if feature["dtype"] != "video":
-            continue
-        histogram, count = np.zeros((3, 256), np.int64), 0
-        for row in rows:
-            first = round(float(row[f"videos/{key}/from_timestamp"]) * info["fps"])
-            video = VideoReader(_video_file(root, info, row, key), int(info["fps"]))
-            for number in sorted(stats.sample_frames(int(row["length"]))):
-                histogram += stats.image_histogram(video.frame(first + number))
-                count += 1
-            video.close()
-        found[key] = stats.from_histogram(histogram, count)
-    return found
+    template = str(info.get("video_path") or layout.VIDEO_PATH)
+    return {
+        key: stats.from_histogram(*image_histogram(root, int(info["fps"]), rows, key, template))
+        for key, feature in info["features"].items()
+        if feature["dtype"] == "video"
+    }

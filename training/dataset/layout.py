@@ -11,7 +11,8 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -116,12 +117,23 @@ def data_schema(contract: Contract) -> pa.Schema:
 # ---------------------------------------------------------------------- files, written whole or not at all
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically."""
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write; it takes its place where all went well, and goes where not (disk full)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically."""
+    with _replacing(path) as temporary:
+        temporary.write_text(text)
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -130,10 +142,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Replace a parquet file atomically (snappy)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary, compression="snappy")
-    temporary.replace(path)
+    with _replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="snappy")
 
 
 def read_json(path: Path) -> dict[str, Any]:
