@@ -132,6 +132,7 @@ class DatasetWriter:
         self.episodes = self.found = count
         # after a repair, episodes lie in files of higher numbers than their own
         self._next_file = 1 + max((file_number(row) for row in self._rows), default=-1)
+        layout.write_sums(self.root, layout.read_sums(self.root))
         if count:
             self._tasks = {text: number for number, text in sorted(layout.read_tasks(self.root).items())}
             if list(self._tasks.values()) != list(range(len(self._tasks))):
@@ -142,20 +143,15 @@ class DatasetWriter:
     def append(self, arrays: EpisodeArrays, videos: Mapping[str, Path]) -> int:
         """Commit one episode; its video files (camera → path) are moved in. Returns its index.
 
-        Order: videos, data, tasks, episode row, info.json; what info.json does not count is not there.
+        Order: videos, data, checksums, tasks, episode row, info.json; what info.json does not count is not there.
         """
         episode, chunk_file = self.episodes, layout.place(self._next_file)
         for text in arrays.instructions:
             self._tasks.setdefault(text, len(self._tasks))
-        row: dict[str, Any] = {
-            "episode_index": episode,
-            "tasks": sorted(set(arrays.instructions), key=arrays.instructions.index),
-            "length": arrays.length,
-            "data/chunk_index": chunk_file[0],
-            "data/file_index": chunk_file[1],
-            "dataset_from_index": self.frames,
-            "dataset_to_index": self.frames + arrays.length,
-        }
+        keys = [layout.video_key(name) for name in self.contract.camera_names]
+        texts = sorted(set(arrays.instructions), key=arrays.instructions.index)
+        row = layout.episode_row(episode, self.frames, arrays.length, texts, self._next_file, keys, self.fps)
+        files = []
         for name in self.contract.camera_names:
             key = layout.video_key(name)
             target = self.root / layout.VIDEO_PATH.format(
@@ -163,17 +159,12 @@ class DatasetWriter:
             )
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(videos[name], target)
-            row |= {
-                f"videos/{key}/chunk_index": chunk_file[0],
-                f"videos/{key}/file_index": chunk_file[1],
-                f"videos/{key}/from_timestamp": 0.0,
-                f"videos/{key}/to_timestamp": arrays.length / self.fps,
-            }
+            files.append(target)
             self._histograms[name] += arrays.histograms[name]
         table = self._table(arrays, episode)
-        layout.write_table(
-            self.root / layout.DATA_PATH.format(chunk_index=chunk_file[0], file_index=chunk_file[1]), table
-        )
+        files.append(self.root / layout.DATA_PATH.format(chunk_index=chunk_file[0], file_index=chunk_file[1]))
+        layout.write_table(files[-1], table)
+        layout.add_sums(self.root, files)
         sampled = len(stats.sample_frames(arrays.length))
         self._sampled += sampled
         row |= stats.flatten(
@@ -202,6 +193,7 @@ class DatasetWriter:
             found[key] = stats.from_histogram(histogram + earlier, self._sampled + sampled)
         layout.write_json(self.root / layout.STATS, stats.to_json(found))
         gather_episodes(self.root, self._rows)
+        layout.write_sums(self.root, layout.read_sums(self.root))
         shutil.rmtree(self.root / layout.STAGING, ignore_errors=True)
         self.close()
 
@@ -279,12 +271,18 @@ def _lists(values: NDArray[Any], kind: pa.DataType) -> pa.FixedSizeListArray:
 
 
 def column_array(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column as (N,) or (N, D)."""
+    """A column as (N,) or (N, D). Raises DatasetError for rows of different lengths."""
     column = table[name].combine_chunks()
-    if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(flat.reshape(len(column), -1))
-    return np.asarray(column.to_numpy(zero_copy_only=False))
+    if not pa.types.is_fixed_size_list(column.type) and not pa.types.is_list(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(column.type):
+        width = int(column.type.list_size)
+    else:
+        width = len(flat) // max(len(column), 1)
+    if len(flat) != len(column) * width or column.null_count:
+        raise DatasetError(f"column {name} has rows of different lengths")
+    return np.asarray(flat.reshape(len(column), width))
 
 
 def column_stats(table: pa.Table) -> dict[str, stats.Stats]:
