@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -130,7 +131,7 @@ class _Check:
         self._rows()
         for file, rows in self._by_file(self.data_file).items():
             self._data_file(file, rows)
-        cameras = {key: self._by_file(lambda row, key=key: self.video_file(row, key)) for key in self.videos}
+        cameras = {key: self._by_file(partial(self.video_file, key)) for key in self.videos}
         whole = {key: self._video_files(key, files) for key, files in cameras.items()}
         self._checksums()
         self._tasks()
@@ -161,7 +162,7 @@ class _Check:
     def data_file(self, row: Mapping[str, Any]) -> Path:
         return data_file(self.root, self.info, row)
 
-    def video_file(self, row: Mapping[str, Any], key: str) -> Path:
+    def video_file(self, key: str, row: Mapping[str, Any]) -> Path:
         return video_file(self.root, self.info, row, key)
 
     def _by_file(self, place: Callable[[dict[str, Any]], Path]) -> dict[Path, list[dict[str, Any]]]:

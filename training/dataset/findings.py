@@ -65,9 +65,11 @@ class CheckReport:
         return [f.text for f in self.findings if f.level == "warning"]
 
     def __str__(self) -> str:
-        lines, shown = [], Counter[tuple[str, str]]()
+        lines: list[str] = []
+        shown: Counter[tuple[Level, str]] = Counter()
         counts = Counter((f.level, f.kind) for f in self.findings)
-        for level in ("error", "warning", "note"):
+        levels: tuple[Level, ...] = ("error", "warning", "note")
+        for level in levels:
             for finding in (f for f in self.findings if f.level == level):
                 key = (level, finding.kind)
                 shown[key] += 1

@@ -31,6 +31,7 @@ VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.m
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 CONTRACT, CONVERSION, SUMS = "meta/contract.yaml", "meta/conversion.json", "meta/SHA256SUMS"
+FIRST_FRAMES = "meta/first_frames.png"
 STAGING, REPAIRING = ".staging", ".repair"
 """Unfinished work of a writer, and of a repair."""
 REMOVED = "removed"

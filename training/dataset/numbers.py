@@ -21,8 +21,10 @@ LARGEST = {"rad": 4 * math.pi, "m": 20.0, "fraction": 2.0}
 _OTHER_UNIT = 15.0
 """Episodes that differ by this factor in all dimensions of a unit are in different units (degrees: 57, mm: 1000)."""
 _STUCK_S, _STUCK_STEPS = 1.0, 8
-_MOVES = 0.05
-"""A dimension moves when it spans this share of what it spans in the whole dataset."""
+_MOVES = 0.1
+"""A dimension moves when it spans this share of what it spans in the whole dataset …"""
+_MOVES_LEAST = {"rad": 0.05, "m": 0.01, "fraction": 0.05}
+"""… and this much: a joint that is commanded to stay gives way a little."""
 _GAP = 1.5
 """Two steps further apart than this many periods have lost one between them."""
 _US = 1_000
@@ -153,7 +155,7 @@ def _bounds(
     skipped: set[int],
     findings: Findings,
 ) -> None:
-    """Actions are never beyond the contract's bounds (the converter takes care); measured states may be, by a little."""
+    """Actions are never beyond the contract's bounds, for the converter takes care; states may be, by a little."""
     low, high = np.array([d.low for d in dims]), np.array([d.high for d in dims])
     span = np.where(np.isfinite(high - low), high - low, 0.0)
     slack = 1e-5 + (0.05 * span if what == "state" else 0.0)
@@ -161,7 +163,7 @@ def _bounds(
         out = (part < low - slack) | (part > high + slack)
         if episode.index in skipped or not out.any():
             continue
-        for i in np.flatnonzero(out.any(0)):
+        for i in map(int, np.flatnonzero(out.any(0))):
             step = int(np.flatnonzero(out[:, i])[0])
             text = (
                 f"{what} {dims[i].name!r} is {part[step, i]:.4g} at step {step} ({int(out[:, i].sum())} of "
@@ -207,8 +209,8 @@ def _jumps(
                 before, after = part[step, steady[column]], part[step + 1, steady[column]]
                 add(
                     "jump",
-                    f"{what} {dim.name!r} jumps by {after - before:.4g} {dim.unit} after step {step}, from {before:.4g} "
-                    f"to {after:.4g} ({int(mask[:, column].sum())} jumps)",
+                    f"{what} {dim.name!r} jumps by {after - before:.4g} {dim.unit} after step {step}, from "
+                    f"{before:.4g} to {after:.4g} ({int(mask[:, column].sum())} jumps)",
                     episode.index,
                 )
 
@@ -237,7 +239,7 @@ def _constants(
             ("action", "state", a, s, action_dims),
         ):
             parts, others = (state, action) if still == "state" else (action, state)
-            least = max(_MOVES * float(spans[moving][j]), 1e-3)
+            least = max(_MOVES * float(spans[moving][j]), _MOVES_LEAST.get(dims[i].unit, 0.0))
             stuck = [
                 e.index
                 for e, x, y in zip(episodes, parts, others, strict=True)
@@ -275,7 +277,7 @@ def _stuck_states(
             moved = np.ptp(y[first:last, columns], axis=0) / span[columns]
             if first == 0 and last == len(x) and all(np.ptp(x[:, s]) == 0 for s, _ in pairs):
                 break  # told as constant dimensions
-            if len(moved) and moved.max() > 2 * _MOVES:
+            if len(moved) and moved.max() > _MOVES:
                 findings.error(
                     "stuck",
                     f"the state stands still in steps {first} to {last - 1} while the actions go on",
@@ -299,7 +301,7 @@ def _capture(episode: EpisodeNumbers, contract: Contract, allow_gaps: bool, find
         return
     missing = captured <= 0
     missing[0] &= not (captured[0] == 0).all()  # nominal times of an import begin at 0
-    for column in np.flatnonzero(missing.any(0)):
+    for column in map(int, np.flatnonzero(missing.any(0))):
         findings.error(
             "capture",
             f"capture_ns of {names[column]!r} is {captured[missing[:, column], column][0]} at step "

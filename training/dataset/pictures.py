@@ -186,9 +186,9 @@ def _brightness(frame: Any) -> NDArray[np.float32]:
     else:
         grey = frame.to_ndarray(format="gray")
     rows, columns = max(frame.height // _CELL, 1), max(frame.width // _CELL, 1)
-    return cv2.resize(  # an exact mean: the sizes are multiples
-        grey[: rows * _CELL, : columns * _CELL], (columns, rows), interpolation=cv2.INTER_AREA
-    ).astype(np.float32)
+    whole = grey[: rows * _CELL, : columns * _CELL]
+    # an exact mean: the sizes are multiples
+    return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
 
 
 def _lit(camera: str, episodes: Mapping[int, Seen], fps: int, findings: Findings) -> None:

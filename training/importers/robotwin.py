@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import Contract
+from lavla_ros.contract import CameraSpec, Contract
 from training.importers.common import EpisodeRejected, ImportFailed, Numbers, columns_by_name
 
 CAMERAS = {
@@ -81,6 +81,9 @@ class RobotwinEpisode:
                 if rgb is None:
                     raise EpisodeRejected(f"image: frame {step} of camera {camera!r} is no JPEG ({len(code)} bytes)")
                 yield np.asarray(rgb, np.uint8)
+
+    def prepared_as(self, spec: CameraSpec) -> CameraSpec:
+        return spec  # they are what the simulator's cameras give
 
 
 def find_robotwin(folder: Path, *, instruction: str | None = None) -> list[RobotwinEpisode]:
