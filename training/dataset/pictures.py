@@ -25,8 +25,9 @@ from training.dataset.video import scan
 
 _CELL = 8
 """Pixels of a side of the cells whose mean brightness is compared: coding noise averages out."""
-_STILL = 1.0
-"""Largest change of any cell, in levels of 255, of a picture that does not change. Noise of a live camera is above."""
+_STILL = 4.0
+"""Largest change of any cell, in levels of 255, of a picture that does not change: coding alone makes 3. What moves in
+view makes 10 and more."""
 _STILL_S, _STILL_STEPS = 1.0, 8
 _MOVED = 0.15
 """So much of what a dimension spans in the dataset must be covered while a picture stands still."""

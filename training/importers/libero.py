@@ -5,8 +5,8 @@ gripper_states}``. Two kinds of files exist. LIBERO's own were rendered *after* 
 observation beside action i is the one that action i + 1 was decided on; files regenerated for OpenVLA have the
 observation before. They are told apart by ``num_samples``, which only LIBERO's own episodes carry; observations and
 actions are paired accordingly. Images of both are stored upside down (OpenGL), as the simulator's camera gives them:
-the contract's ``rotate_deg: 180`` turns them as the standard protocol does. Files whose pictures were turned before have
-to be named as such (``upright``), for LIBERO's own attribute is missing in regenerated files.
+the contract's ``rotate_deg: 180`` turns them as the standard protocol does. Files whose pictures were turned before
+have to be named as such (``upright``), for LIBERO's own attribute is missing in regenerated files.
 """
 
 from __future__ import annotations
