@@ -163,7 +163,7 @@ def _replacing(path: Path) -> Iterator[Path]:
 def write_text(path: Path, text: str) -> None:
     """Replace a file atomically."""
     with _replacing(path) as temporary:
-        temporary.write_text(text)
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -179,7 +179,7 @@ def write_table(path: Path, table: pa.Table) -> None:
 def read_json(path: Path) -> dict[str, Any]:
     """Raises DatasetError when the file is missing or is no JSON object."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
@@ -263,7 +263,7 @@ def digest(path: Path) -> str:
 
 def add_sums(root: Path, files: Sequence[Path]) -> None:
     """Note what these files hold. A later line of a file counts."""
-    with (root / SUMS).open("a") as out:
+    with (root / SUMS).open("a", encoding="utf-8") as out:
         out.writelines(f"{digest(file)}  {file.relative_to(root).as_posix()}\n" for file in files)
 
 
@@ -271,7 +271,7 @@ def read_sums(root: Path) -> dict[str, str]:
     """Path of a file in the dataset → its SHA-256 when it was committed; lines that a crash cut off are left out."""
     if not (root / SUMS).exists():
         return {}
-    lines = (line.split("  ", 1) for line in (root / SUMS).read_text().splitlines())
+    lines = (line.split("  ", 1) for line in (root / SUMS).read_text(encoding="utf-8").splitlines())
     return {parts[1]: parts[0] for parts in lines if len(parts) == 2 and len(parts[0]) == 64}
 
 

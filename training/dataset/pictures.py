@@ -147,7 +147,7 @@ class _Look:
 
     def take(self, frame: Any, step: int) -> None:
         cells = _brightness(frame)
-        self._cells.append((bool(np.quantile(cells, 0.99) < _DARK), bool(np.quantile(cells, 0.1) > _BRIGHT)))
+        self._cells.append((bool((cells < _DARK).mean() >= 0.99), bool((cells > _BRIGHT).mean() >= 0.9)))
         if self._before is not None and self._reference is not None:
             like = bool(np.abs(cells - self._reference).max() < _STILL)
             self._like.append(like)

@@ -270,12 +270,13 @@ def _check_mapping(
                 )
     _same_names("cameras", contract.camera_names, mapping.cameras)
     images = sorted(key for key, feature in features.items() if feature["dtype"] in ("video", "image"))
-    for name, given in mapping.cameras.items():
-        key = _camera(given).column
+    for name, stated in mapping.cameras.items():
+        camera = _camera(stated)
+        key = camera.column
         if key not in images:
             raise ImportFailed(f"mapping: camera {name!r} is {key!r}, which {root} lacks; it has {images}")
         turned = contract.camera(name).rotate_deg
-        if turned and _camera(given).rotate_deg is None:
+        if turned and camera.rotate_deg is None:
             raise ImportFailed(
                 f"mapping: contract {contract.name!r} turns camera {name!r} by {turned}°, and nothing says how the "
                 f"pictures of {key!r} stand. Look at one and write {name}: {{column: {key}, rotate_deg: 0}} where they "
@@ -321,6 +322,6 @@ def _tasks(root: Path) -> dict[int, str]:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DatasetError(f"cannot read {path}: {error}") from None

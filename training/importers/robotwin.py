@@ -105,7 +105,7 @@ def _instruction(file: Path) -> str:
     beside = file.parent.parent / "instructions" / f"episode{number}.json"
     try:
         if beside.exists():
-            found = json.loads(beside.read_text())["seen"]
+            found = json.loads(beside.read_text(encoding="utf-8"))["seen"]
         else:
             with h5py.File(file, "r") as opened:
                 found = json.loads(opened["instructions"][()]) if "instructions" in opened else []
