@@ -496,6 +496,13 @@ def video_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key:
     )
 
 
+def episode_table(root: Path, info: Mapping[str, Any], row: Mapping[str, Any]) -> pa.Table:
+    """The rows of one episode in its data file. Raises DatasetError."""
+    table = layout.read_table(data_file(root, info, row))
+    mask = column_array(table, "episode_index") == int(row["episode_index"])
+    return table if mask.all() else table.filter(pa.array(mask))
+
+
 def stored_files(root: Path) -> list[Path]:
     """Every file below data/ and videos/."""
     return sorted(p for pattern in ("data/*/*", "videos/*/*/*") for p in root.glob(pattern) if p.is_file())
