@@ -35,7 +35,9 @@ _DARK, _BRIGHT = 24.0, 225.0
 _BAD_SHARE, _BAD_S, _BAD_STEPS = 0.2, 0.5, 5
 _LAG_S, _LAG_STEPS = 1.0, 2
 _OWN_TOLERANCE, _FOREIGN_TOLERANCE = 0.015, 0.05
-"""Largest difference of image means and deviations, of 1."""
+"""Largest difference of image means and deviations, of 1 …"""
+_SMALL = 0.8
+"""… and this over the shorter side in pixels: colours are coded at half the size, which shows at edges."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,6 +66,8 @@ class Seen:
     mean: NDArray[np.float64] | None
     std: NDArray[np.float64] | None
     """(3,) of the frames that the statistics were made of, in [0, 1]."""
+    side: int
+    """The shorter side of the pictures, pixels."""
 
 
 def check_pictures(
@@ -140,6 +144,7 @@ class _Look:
         self._reference: NDArray[np.float32] | None = None
         self._before: NDArray[np.float32] | None = None
         self._start: NDArray[np.float64] | None = None
+        self._side = 1
 
     @property
     def done(self) -> bool:
@@ -147,6 +152,7 @@ class _Look:
 
     def take(self, frame: Any, step: int) -> None:
         cells = _brightness(frame)
+        self._side = min(frame.height, frame.width)
         self._cells.append((bool((cells < _DARK).mean() >= 0.99), bool((cells > _BRIGHT).mean() >= 0.9)))
         if self._before is not None and self._reference is not None:
             like = bool(np.abs(cells - self._reference).max() < _STILL)
@@ -176,6 +182,7 @@ class _Look:
             start=self._start,
             mean=None if found is None else found["mean"].ravel(),
             std=None if found is None else found["std"].ravel(),
+            side=self._side,
         )
 
 
@@ -308,7 +315,7 @@ def _fits_statistics(
         if wanted.shape != found.shape:
             continue
         difference = float(np.abs(wanted - found).max())
-        if difference > tolerance:
+        if difference > tolerance + _SMALL / seen.side:
             text = (
                 f"camera {camera!r}: the pictures are not those that the episode's statistics were made of (mean or "
                 f"deviation differ by {difference:.3f}): the video of another episode or camera?"
