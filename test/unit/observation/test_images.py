@@ -11,7 +11,7 @@ from synthetic_messages import image
 
 from lavla_ros.contract import CameraSpec
 from lavla_ros.observation import images
-from lavla_ros.observation.images import ImageError, decode_image, decode_raw_numpy, prepare_image
+from lavla_ros.observation.images import ImageError, decode_image, decode_raw, prepare_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -44,12 +44,12 @@ def test_every_encoding_gives_the_same_rgb(padding: int) -> None:
     np.testing.assert_array_equal(gray, np.repeat(RGB[:, :, :1], 3, 2))
 
 
-@pytest.mark.skipif(images._BRIDGE is None, reason="cv_bridge comes with a ROS distribution only")
+@pytest.mark.skipif(images.cv_bridge() is None, reason="cv_bridge comes with a ROS distribution only")
 @pytest.mark.parametrize("encoding", ["bgr8", "rgba8", "bgra8", "mono8"])
 def test_numpy_and_cv_bridge_agree(encoding: str) -> None:
-    pixels = np.random.default_rng(1).integers(0, 256, (6, 9, images.CHANNELS[encoding]), dtype=np.uint8)
+    pixels = np.random.default_rng(1).integers(0, 256, (6, 9, images.ENCODINGS[encoding]), dtype=np.uint8)
     msg = message(pixels, encoding)
-    np.testing.assert_array_equal(decode_image(msg), decode_raw_numpy(msg))
+    np.testing.assert_array_equal(decode_image(msg), decode_raw(msg))
 
 
 def test_rgb8_is_a_view_of_the_message() -> None:
