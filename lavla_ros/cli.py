@@ -348,14 +348,19 @@ def convert(
     outcomes: tuple[str, ...] = ("succeeded",),
     instruction: str | None = None,
     allow_gaps: bool = False,
+    min_steps: int = 2,
+    allow_contract_differences: bool = False,
+    log_time: tuple[str, ...] = (),
+    codec: Literal["libx264", "libsvtav1"] = "libx264",
+    resume: bool = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Convert recorded episodes to a LeRobotDataset v3.0.
+    """Convert recorded episodes to a LeRobotDataset v3.0. docs/bags.md says which bags are taken.
 
     Example: lavla convert runs/bags --out runs/dataset
 
     Args:
-        bags: Bags (one episode each), or folders that are searched for bags.
+        bags: Bags, or folders that are searched for bags.
         out: The new dataset.
         contract: Contract name or file; bags recorded under another one are rejected.
         jobs: Processes; default one per core. The dataset does not depend on it.
@@ -363,26 +368,68 @@ def convert(
         outcomes: Episode marks to convert; add "unmarked" for bags of other recorders.
         instruction: Instruction for bags that carry none.
         allow_gaps: Keep episodes with lost steps.
-        as_json: Print the report as JSON.
+        min_steps: Shorter episodes are rejected.
+        allow_contract_differences: Convert bags that were recorded under another contract, where topics and names fit.
+        log_time: Streams (cameras, state, command) to take by their log times, because their stamps are 0 or of
+            another clock.
+        codec: Of the videos.
+        resume: Go on with a dataset that was broken off, or add the bags that it does not hold yet.
+        as_json: Print the report as JSON, also where nothing could be converted.
     """
     from lavla_ros.contract import load_contract
     from lavla_ros.recording import find_bags
-    from training.convert import ConvertOptions
+    from training.convert import ConversionError, ConvertOptions
     from training.convert import convert as run
 
     found = find_bags(bags)
-    options = ConvertOptions(outcomes=outcomes, instruction=instruction, allow_gaps=allow_gaps)
-    with _Progress("converting", len(found), quiet=as_json) as progress:
-        report = run(
-            found,
-            out,
-            load_contract(contract),
-            options=options,
-            jobs=jobs,
-            ray=ray,
-            progress=lambda bag: progress.advance("rejected" if bag.rejected else "converted"),
-        )
+    options = ConvertOptions(
+        outcomes=outcomes,
+        instruction=instruction,
+        allow_gaps=allow_gaps,
+        min_steps=min_steps,
+        allow_contract_differences=allow_contract_differences,
+        log_time=log_time,
+        codec=codec,
+    )
+    expected = len(found)
+    with _Progress("converting", expected, quiet=as_json) as progress:
+
+        def on_episode(report: Any) -> None:
+            nonlocal expected
+            if report.part > 1:  # a bag of several
+                expected += 1
+                progress.expect(expected)
+            progress.advance("rejected" if report.rejected else "converted")
+
+        try:
+            report = run(
+                found,
+                out,
+                load_contract(contract),
+                options=options,
+                jobs=jobs,
+                ray=ray,
+                progress=on_episode,
+                resume=resume,
+            )
+        except ConversionError as error:
+            if as_json and error.report is not None:
+                print(to_json(error.report))
+            raise
     print(to_json(report) if as_json else str(report))
+
+
+@app.command
+def recover(bag: tyro.conf.Positional[Path], /, out: Path | None = None) -> None:
+    """Make a readable bag of one whose recorder was killed, or that was cut off. The original stays as it is.
+
+    Args:
+        bag: The bag's folder, or its .mcap or .db3 file.
+        out: Folder of the new bag; default is the old name with _recovered, beside it.
+    """
+    from lavla_ros.recording import recover_bag
+
+    print(recover_bag(bag, out))
 
 
 @app.command(name="import")

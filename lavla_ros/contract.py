@@ -305,6 +305,10 @@ class Contract:
         """Whether ``text``, out of a bag or a checkpoint, is a hash of this contract."""
         return text in (self.hash, self.full_hash)
 
+    def described(self) -> dict[str, Any]:
+        """What a recording says of its contract: ``contract`` (name), ``contract_hash``, ``contract_definition``."""
+        return {"contract": self.name, "contract_hash": self.hash, "contract_definition": self.to_dict()}
+
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, source: str = "contract") -> Contract:
         """Build from plain data. Raises ContractError naming the key, its value and ``source``."""
@@ -360,6 +364,14 @@ def load_contract(path: str | Path) -> Contract:
     if not isinstance(data, dict):
         raise ContractError(f"{file}: expected a mapping at the top level, found {type(data).__name__}")
     return Contract.from_dict(data, source=str(file))
+
+
+def shipped_contract(text: object) -> Contract | None:
+    """The contract shipped with the package that has the hash ``text``."""
+    from lavla_ros.resources import share_path
+
+    shipped = map(load_contract, sorted((share_path() / "config" / "contracts").glob("*.yaml")))
+    return next((contract for contract in shipped if contract.has_hash(text)), None)
 
 
 def resolve_contract_path(path: str | Path) -> Path:

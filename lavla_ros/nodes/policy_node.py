@@ -25,7 +25,9 @@ from lavla_ros.policy.policy import Policy, load_policy
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyParameters(NodeParameters):
-    contract: str = parameter("jaka_minicobo", "Contract: a shipped name or a YAML file; must agree with the checkpoint's.")
+    contract: str = parameter(
+        "jaka_minicobo", "Contract: a shipped name or a YAML file; must agree with the checkpoint's."
+    )
     policy: str = parameter("bundled", "Checkpoint directory, or bundled.")
     instruction: str = parameter("", "What to do, in words, until somebody says it on the instruction topic.")
     replan_steps: int = parameter(10, "Contract steps between two inferences.", low=1, high=256)

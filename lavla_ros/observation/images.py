@@ -147,7 +147,7 @@ def decode_image(msg: Any, channel_order: ChannelOrder = "") -> NDArray[np.uint8
     if msg.encoding in _BRIDGED and (bridge := cv_bridge()) is not None:
         try:
             return np.asarray(bridge.imgmsg_to_cv2(msg, desired_encoding="rgb8"), dtype=np.uint8)
-        except Exception:  # whatever it stumbles over, we can do it
+        except Exception:  # noqa: BLE001 (whatever it stumbles over, we can do it)
             return decode_raw(msg, channel_order)
     return decode_raw(msg, channel_order)
 
@@ -279,7 +279,7 @@ def _load_bridge() -> Any:
         pixels = np.arange(12, dtype=np.uint8).reshape(2, 2, 3)
         message = SimpleNamespace(height=2, width=2, encoding="bgr8", is_bigendian=0, step=6, data=pixels.tobytes())
         works = np.array_equal(bridge.imgmsg_to_cv2(message, desired_encoding="rgb8"), pixels[:, :, ::-1])
-    except Exception:  # an extension module can raise anything: then it is not there
+    except Exception:  # noqa: BLE001 (an extension module can raise anything: then it is not there)
         return None
     return bridge if works else None
 

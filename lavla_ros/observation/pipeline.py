@@ -133,6 +133,8 @@ class ObservationPipeline:
         self._others = tuple(name for name in contract.camera_names if name != self._reference)
         self._wait_ns = round(wait_s * NS_PER_S)
         self._initial_instruction = instruction
+        self.joint_names_seen: set[str] = set()
+        """Names in messages that lacked some of the contract's."""
         self._joint_names: list[str] = []
         self._joint_order: NDArray[np.intp] = np.empty(0, np.intp)
         self.reset()
@@ -271,6 +273,7 @@ class ObservationPipeline:
         index = {name: i for i, name in enumerate(names)}
         missing = [name for name in self.contract.state.names if name not in index]
         if missing:
+            self.joint_names_seen.update(names)
             self._refuse("state.missing_name", f"JointState names {names}; the contract also needs {missing}")
             return False
         self._joint_names = names

@@ -166,7 +166,7 @@ class BagReader:
             names = sorted({connection.topic for connection in chosen})
             raise BagError(
                 f"bag {self.path} holds {count} messages on {names}, where metadata.yaml counts {counted}: it was "
-                "edited, or a file is damaged; `ros2 bag reindex` writes it anew"
+                f"edited, or a file is damaged; `lavla recover {self.path}` makes a bag of what the files hold"
             )
 
     def deserialize(self, message: BagMessage) -> Any:

@@ -15,7 +15,7 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from backports import zstd
 from mcap.exceptions import McapError
@@ -126,7 +126,8 @@ def _copy(path: Path, files: list[Path], made: Path, target: Path) -> RecoveryRe
                 writer.write(connections[key], record.stamp_ns, raw)
                 counts[record.topic] += 1
                 if key == (EPISODE_TOPIC, EPISODE_TYPE):
-                    marks.add(str(jazzy().deserialize_cdr(raw, EPISODE_TYPE).data), record.stamp_ns)
+                    text: Any = jazzy().deserialize_cdr(raw, EPISODE_TYPE)
+                    marks.add(str(text.data), record.stamp_ns)
         if not counts:
             raise BagError(f"{path} holds no whole message: nothing to recover ({'; '.join(damage) or 'empty'})")
     except BaseException:

@@ -71,7 +71,7 @@ def test_compressed_images(extension: str) -> None:
     ("change", "kind"),
     [
         ({"encoding": "16UC1"}, "wrong_encoding"),
-        ({"encoding": "yuv422"}, "wrong_encoding"),
+        ({"encoding": "yuv444"}, "wrong_encoding"),
         ({"data": b"\0" * 10}, "wrong_size"),
         ({"data": b"\0" * 10_000}, "wrong_size"),
         ({"data": b""}, "wrong_size"),

@@ -148,7 +148,11 @@ def test_options_admit_what_is_rejected_by_default(tmp_path: Path) -> None:
         make_bag(root, CONTRACT, 5, instruction=None, metadata={"contract_hash": "feed"}),
     ]
     options = ConvertOptions(
-        outcomes=("succeeded", "failed"), allow_gaps=True, min_steps=1, instruction="given", other_contracts=True
+        outcomes=("succeeded", "failed"),
+        allow_gaps=True,
+        min_steps=1,
+        instruction="given",
+        allow_contract_differences=True,
     )
     report = convert(bags, tmp_path / "data", CONTRACT, options=options, jobs=1)
     assert [b.steps for b in report.bags] == [10, 19, 1, 5] and report.dropped == {"wrist_missing": 1}
