@@ -432,8 +432,8 @@ def _recorded_contract(bag: Path, episode: EpisodeInfo, contract: Contract, opti
         if recorded is None and not options.allow_contract_differences:
             raise _Rejected(
                 f"contract: {bag} was recorded under contract {episode.metadata.get('contract')!r}, of which it has "
-                f"only the hash {text}; this one is {contract.name!r} ({contract.hash}). Pass --allow-contract-differences "
-                "where they differ in nothing that matters"
+                f"only the hash {text}; this one is {contract.name!r} ({contract.hash}). Pass "
+                "--allow-contract-differences where they differ in nothing that matters"
             )
     if recorded is not None and not options.allow_contract_differences:
         lines = recording_differences(contract, recorded)
