@@ -163,7 +163,7 @@ def decode_raw(msg: Any, channel_order: ChannelOrder = "") -> NDArray[np.uint8]:
     if encoding in _YUV422:
         return _rgb(cv2.cvtColor(np.ascontiguousarray(_rows(msg, 2)), _YUV422[encoding]))
     if encoding in _YUV420:
-        return _rgb(cv2.cvtColor(_plane_rows(msg, 1.5), _YUV420[encoding]))
+        return _decode_yuv420(msg)
     if encoding == "nv24":
         return _decode_nv24(msg)
     mosaic = _rows(msg, 1) if encoding.endswith("8") else _to_8_bits(_rows16(msg, 1))
@@ -183,21 +183,22 @@ def _rows16(msg: Any, channels: int) -> NDArray[np.uint16]:
     return pairs.view(np.dtype(">u2" if msg.is_bigendian else "<u2")).astype(np.uint16, copy=False)
 
 
-def _plane_rows(msg: Any, rows_per_row: float) -> NDArray[np.uint8]:
-    """(rows_per_row * H, W) of all planes below each other, row padding left out."""
-    rows, step = round(int(msg.height) * rows_per_row), int(msg.step)
+def _decode_yuv420(msg: Any) -> NDArray[np.uint8]:
+    """A plane of Y, then one of UV (nv12) or VU pairs for every 2×2 pixels, with as many bytes per row."""
+    rows, width, step = int(msg.height) * 3 // 2, int(msg.width), int(msg.step)
     flat = np.frombuffer(msg.data, np.uint8)
-    planes = np.lib.stride_tricks.as_strided(flat, (rows, int(msg.width)), (step, 1), writeable=False)
-    return np.ascontiguousarray(planes)
+    planes = np.lib.stride_tricks.as_strided(flat, (rows, width), (step, 1), writeable=False)
+    return _rgb(cv2.cvtColor(np.ascontiguousarray(planes), _YUV420[msg.encoding]))
 
 
 def _decode_nv24(msg: Any) -> NDArray[np.uint8]:
-    """A full plane of Y, then one of UV pairs. OpenCV knows only the half one, so a picture of twice the size is it."""
-    height, width = int(msg.height), int(msg.width)
-    planes = _plane_rows(msg, 3.0)
-    doubled = planes[:height].repeat(2, axis=0).repeat(2, axis=1)
-    twice = np.concatenate([doubled, planes[height:].reshape(height, 2 * width)])
-    return np.ascontiguousarray(_rgb(cv2.cvtColor(twice, cv2.COLOR_YUV2RGB_NV12))[::2, ::2])
+    """A plane of Y, then one of UV pairs for every pixel. To OpenCV that is nv12 of a picture of twice the size."""
+    height, width, step = int(msg.height), int(msg.width), int(msg.step)
+    flat = np.frombuffer(msg.data, np.uint8)
+    luma = _rows(msg, 1)[:, :, 0].repeat(2, axis=0).repeat(2, axis=1)
+    pairs = np.lib.stride_tricks.as_strided(flat[height * step :], (height, 2 * width), (2 * step, 1), writeable=False)
+    doubled = _rgb(cv2.cvtColor(np.concatenate([luma, pairs]), cv2.COLOR_YUV2RGB_NV12))
+    return np.ascontiguousarray(doubled[::2, ::2])
 
 
 def _ordered(pixels: NDArray[np.uint8], encoding: str) -> NDArray[np.uint8]:
