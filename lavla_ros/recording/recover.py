@@ -206,6 +206,7 @@ def _read_sqlite(file: Path, damage: list[str]) -> Iterator[_Record]:
         for source in (file, *(file.with_name(file.name + end) for end in ("-wal", "-journal"))):
             if source.exists():
                 shutil.copyfile(source, copy.with_name(source.name))
+        _drop_torn_page(copy)
         database = sqlite3.connect(copy)
         try:
             # sqlite refuses a file that is shorter than its header says, unless one sets out to mend it
@@ -216,6 +217,15 @@ def _read_sqlite(file: Path, damage: list[str]) -> Iterator[_Record]:
             damage.append(f"{file.name}: {error}")
         finally:
             database.close()
+
+
+def _drop_torn_page(file: Path) -> None:
+    """A last page that is there in part would be read as one that ends in zeros."""
+    with file.open("r+b") as data:
+        size = int.from_bytes(data.read(18)[16:], "big")
+        page = 65536 if size == 1 else size
+        if page >= 512:
+            data.truncate(file.stat().st_size // page * page)
 
 
 def _topics(database: sqlite3.Connection) -> dict[int, tuple[str, str, str, str]]:
@@ -238,9 +248,11 @@ def _rows(
         query = "SELECT id, topic_id, timestamp, data FROM messages NOT INDEXED WHERE id >= ? ORDER BY id"
         try:
             for number, topic, stamp_ns, raw in database.execute(query, (last + step,)):
+                if number < last + step or not isinstance(raw, bytes):
+                    raise sqlite3.DatabaseError(f"a damaged page holds message {number}")
                 last, step = int(number), 1
                 if topic in topics:
-                    yield _Record(*topics[topic], int(stamp_ns), bytes(raw))
+                    yield _Record(*topics[topic], int(stamp_ns), raw)
             break
         except sqlite3.Error as error:
             lost = f"{name} after message {last}: {error}"
