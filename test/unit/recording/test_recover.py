@@ -36,7 +36,10 @@ def humble_sqlite(file: Path, count: int = 40, *, compressed: bool = False) -> P
     topics = [(1, "/joint_states", "sensor_msgs/msg/JointState", "cdr", ""), (2, "/dynamic", CUSTOM, "cdr", "")]
     database.executemany("INSERT INTO topics VALUES (?, ?, ?, ?, ?)", topics)
     for i in range(count):
-        for topic, raw in ((1, joints(T0 + i * MS, joint_values(i * 0.1))[1]), (2, b"\0\1\0\0" + bytes([i % 256]) * 900)):
+        for topic, raw in (
+            (1, joints(T0 + i * MS, joint_values(i * 0.1))[1]),
+            (2, b"\0\1\0\0" + bytes([i % 256]) * 900),
+        ):
             data = zstd.compress(raw) if compressed else raw
             database.execute(
                 "INSERT INTO messages(topic_id, timestamp, data) VALUES (?, ?, ?)", (topic, T0 + i * MS, data)
