@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections import Counter
 from statistics import median
 
+import numpy as np
+
 from lavla_ros.contract import NS_PER_S, Contract
 from lavla_ros.observation import ObservationPipeline
 from training.dataset.labels import LabelTrack
@@ -19,6 +21,7 @@ class Clocks:
         self.zero: Counter[str] = Counter()
         """Stream → messages stamped 0."""
         self._delays_ns: dict[str, list[int]] = {}
+        self._logged_ns: dict[str, list[int]] = {}
         self._range_ns: dict[str, tuple[int, int]] = {}
 
     def add(self, stream: str, stamp_ns: int, log_ns: int) -> None:
@@ -26,6 +29,7 @@ class Clocks:
             self.zero[stream] += 1
             return
         self._delays_ns.setdefault(stream, []).append(log_ns - stamp_ns)
+        self._logged_ns.setdefault(stream, []).append(log_ns)
         first, last = self._range_ns.get(stream, (stamp_ns, stamp_ns))
         self._range_ns[stream] = (min(first, stamp_ns), max(last, stamp_ns))
 
@@ -41,7 +45,7 @@ class Clocks:
             lines.append(f"command: {self.zero[COMMAND]} messages are stamped 0 (at once): their log times were taken")
         for stream, delay in delays.items():
             tolerance_ms = 1e3 * tolerance_s(contract, stream)
-            apart_ms = delay - delays.get(reference, delay)
+            apart_ms = self._apart_ms(stream, reference)
             if abs(apart_ms) > tolerance_ms and not {stream, reference} & set(log_time):
                 lines.append(
                     f"{stream}: logged a median {delay:.0f} ms after its stamps, {reference!r} {delays[reference]:.0f} "
@@ -49,6 +53,16 @@ class Clocks:
                     f"`--log-time {reference} {stream}` pairs them by log time"
                 )
         return lines
+
+    def _apart_ms(self, stream: str, reference: str) -> float:
+        """Median difference of the delays at equal log times: a simulator's clock may run at another speed."""
+        if reference not in self._delays_ns:
+            return 0.0
+        logged, delays = np.array(self._logged_ns[reference]), np.array(self._delays_ns[reference])
+        order = np.argsort(logged, kind="stable")
+        begin = logged.min()  # nanoseconds since 1970 are too large for exact floats
+        at = np.interp(np.array(self._logged_ns[stream]) - begin, logged[order] - begin, delays[order] - delays[0])
+        return float(np.median(np.array(self._delays_ns[stream]) - delays[0] - at)) / 1e6
 
     def told(self, stream: str, reference: str) -> str:
         """How the stamps of two streams lie to each other."""

@@ -96,6 +96,7 @@ class BagReader:
             self._reader.open()
         except _DAMAGE as error:
             raise BagError(f"bag {self.path} cannot be opened: {_told(error)}; {_advice(self.path, error)}") from error
+        self._has_metadata = self.path.is_dir()
         self._match_storages()
         self.connections: tuple[Connection, ...] = tuple(self._reader.connections)
         self.types: dict[str, set[str]] = {}
@@ -127,6 +128,8 @@ class BagReader:
     def require_types(self, expected: Mapping[str, Collection[str]]) -> None:
         """Raise BagError for a topic of the bag whose messages are of another type, or not serialised as ROS 2 does."""
         for topic, kinds in expected.items():
+            if not self.counts.get(topic, 0):
+                continue
             foreign = sorted(self.types.get(topic, set()) - set(kinds))
             if foreign:
                 raise BagError(
@@ -162,7 +165,7 @@ class BagReader:
                 f"`lavla recover {self.path}` rescues what is whole"
             ) from error
         counted = sum(connection.msgcount for connection in chosen)
-        if start_ns is None and end_ns is None and count < counted:
+        if self._has_metadata and start_ns is None and end_ns is None and count < counted:
             names = sorted({connection.topic for connection in chosen})
             raise BagError(
                 f"bag {self.path} holds {count} messages on {names}, where metadata.yaml counts {counted}: it was "

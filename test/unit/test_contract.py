@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from safetensors import safe_open
 from synthetic_messages import small_contract
 
+import lavla_ros
 from lavla_ros.contract import (
     Contract,
     ContractError,
@@ -18,9 +20,9 @@ from lavla_ros.contract import (
     require_same_contract,
     shipped_contract,
 )
-from lavla_ros.policy.policy import BUNDLED
 
 ONE = small_contract()
+BUNDLED = Path(lavla_ros.__file__).parent / "policy" / "bundled"
 
 WIRING = {
     "name": replace(ONE, name="other"),

@@ -41,6 +41,7 @@ from training.convert import ConversionError, ConvertOptions, convert
 from training.dataset import EpisodeDataset, layout, validate
 from training.dataset.labels import LabelTrack
 from training.dataset.writer import DatasetWriter
+from training.diagnosis import Clocks
 
 UNMARKED = ConvertOptions(outcomes=("succeeded", "failed", "unmarked"))
 
@@ -362,6 +363,20 @@ def test_streams_of_another_clock_are_told_and_can_be_taken_by_log_time(tmp_path
     require_right(EpisodeDataset(tmp_path / "right", CONTRACT), 19)
     with pytest.raises(ConversionError, match=r"log_time names \['rear'\]"):
         convert([bag], tmp_path / "no", CONTRACT, options=replace(options, log_time=("rear",)), jobs=1)
+
+
+def test_a_simulators_slow_clock_is_no_other_clock() -> None:
+    """Delays grow all the time; what counts is that they are the same in all streams at a time."""
+    clocks = Clocks()
+    for ms in range(0, 10_000, 10):
+        log_ns, stamp_ns = T0 + ms * MS, 10**9 + ms * MS // 2
+        if ms % 100 == 0:
+            clocks.add("front", stamp_ns, log_ns)
+        if ms > 5_000:
+            clocks.add("state", stamp_ns, log_ns)
+            clocks.add("command", stamp_ns - 80 * MS, log_ns)
+    assert clocks.delay_ms()["state"] - clocks.delay_ms()["front"] > 1000
+    assert [line.split(":")[0] for line in clocks.warnings(CONTRACT, ())] == ["command"]
 
 
 def test_unstamped_pictures_are_taken_by_log_time(tmp_path: Path) -> None:
