@@ -328,7 +328,7 @@ def _episode(state: dict[str, Any], start_ns: int | None = None, end_ns: int | N
 
 def _told(error: BaseException) -> str:
     """The error's text in one line."""
-    return (str(error).splitlines() or [type(error).__name__])[0] or type(error).__name__
+    return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
 
 
 def _advice(path: Path, error: BaseException) -> str:

@@ -194,8 +194,7 @@ def _read_mcap(file: Path, damage: list[str]) -> Iterator[_Record]:
                     yield _Record(channel.topic, schema.name, text, digest, record.log_time, record.data)
         except _TORN as error:
             damage.append(f"{file.name} at byte {stream.tell()}: {type(error).__name__} {error}".rstrip())
-    if foreign:
-        damage.append(f"{file.name}: left out, not serialised as ROS 2 does it: {', '.join(sorted(foreign))}")
+    _leave_out(foreign, file.name, damage)
 
 
 def _read_sqlite(file: Path, damage: list[str]) -> Iterator[_Record]:
@@ -211,7 +210,7 @@ def _read_sqlite(file: Path, damage: list[str]) -> Iterator[_Record]:
         try:
             # sqlite refuses a file that is shorter than its header says, unless one sets out to mend it
             database.execute("PRAGMA writable_schema = ON")
-            topics = _topics(database)
+            topics = _topics(database, file.name, damage)
             yield from _rows(database, topics, file.name, damage)
         except sqlite3.Error as error:
             damage.append(f"{file.name}: {error}")
@@ -228,7 +227,7 @@ def _drop_torn_page(file: Path) -> None:
             data.truncate(file.stat().st_size // page * page)
 
 
-def _topics(database: sqlite3.Connection) -> dict[int, tuple[str, str, str, str]]:
+def _topics(database: sqlite3.Connection, file: str, damage: list[str]) -> dict[int, tuple[str, str, str, str]]:
     """Topic id → name, type, definition, hash of the type; the latter two are empty in files before ROS 2 Iron."""
     columns = {row[1] for row in database.execute("PRAGMA table_info(topics)")}
     digest = "type_description_hash" if "type_description_hash" in columns else "''"
@@ -236,8 +235,18 @@ def _topics(database: sqlite3.Connection) -> dict[int, tuple[str, str, str, str]
     if database.execute("PRAGMA table_info(message_definitions)").fetchall():
         query = "SELECT topic_type, encoded_message_definition FROM message_definitions"
         definitions = {str(kind): str(text) for kind, text in database.execute(query)}
-    found = database.execute(f"SELECT id, name, type, {digest} FROM topics").fetchall()
-    return {int(i): (str(n), str(kind), definitions.get(str(kind), ""), str(h)) for i, n, kind, h in found}
+    found = database.execute(f"SELECT id, name, type, {digest}, serialization_format FROM topics").fetchall()
+    _leave_out({f"{name} ({encoding})" for _, name, _, _, encoding in found if encoding != "cdr"}, file, damage)
+    return {
+        int(i): (str(name), str(kind), definitions.get(str(kind), ""), str(digest_))
+        for i, name, kind, digest_, encoding in found
+        if encoding == "cdr"
+    }
+
+
+def _leave_out(foreign: set[str], file: str, damage: list[str]) -> None:
+    if foreign:
+        damage.append(f"{file}: left out, not serialised as ROS 2 does it: {', '.join(sorted(foreign))}")
 
 
 def _rows(
