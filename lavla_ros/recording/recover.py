@@ -54,8 +54,6 @@ class RecoveryReport:
 _TORN = (McapError, struct.error, ZstdError, zstd.ZstdError, EOFError, ValueError, KeyError, RuntimeError, OSError)
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 """Begins a message that rosbag2 compressed; no CDR message begins so."""
-_NO_HASH = "INVALID"
-"""What rosbag2 writes for a type whose hash it does not know."""
 
 
 class _Record(NamedTuple):
@@ -143,10 +141,16 @@ def _copy(path: Path, files: list[Path], made: Path, target: Path) -> RecoveryRe
 def _connect(writer: Writer, record: _Record) -> Connection:
     """The file's own definition, which knows also what this machine does not; else that of the standard messages."""
     store = jazzy()
-    if not record.definition and record.msgtype in store.types:
-        return writer.add_connection(record.topic, record.msgtype, typestore=store)
-    digest = record.digest or _NO_HASH
-    return writer.add_connection(record.topic, record.msgtype, msgdef=record.definition, rihs01=digest)
+    if record.msgtype in store.types:
+        definition, _ = store.generate_msgdef(record.msgtype, ros_version=2)
+        if record.definition in ("", definition):
+            return writer.add_connection(record.topic, record.msgtype, typestore=store)
+    known = record.digest or "unknown"
+    connection = writer.add_connection(record.topic, record.msgtype, msgdef=record.definition, rihs01=known)
+    if not record.digest:  # the writer wants one, readers take none for any
+        connection = connection._replace(digest="")
+        writer.connections[-1] = connection
+    return connection
 
 
 def _read(file: Path, damage: list[str]) -> Iterator[_Record]:

@@ -12,6 +12,7 @@ import yaml
 from backports import zstd
 from foreign_bags import PLAIN, joints, text
 from mcap.writer import Writer as McapWriter
+from rosbags.highlevel import AnyReader
 from rosbags.rosbag2 import CompressionFormat, CompressionMode, StoragePlugin, Writer
 from synthetic_bags import MS, T0, joint_values
 
@@ -65,6 +66,8 @@ def test_a_bag_with_a_type_that_nobody_defines_is_copied_whole(tmp_path: Path, c
     assert report.messages == {"/joint_states": 40, "/dynamic": 40} and report.damage == ""
     assert report.outcome == "unmarked"
     require_joints(report.path, list(range(40)))
+    with AnyReader([report.path], default_typestore=jazzy()) as other:  # it compares definitions with their hashes
+        assert other.message_count == 80
     with BagReader(report.path) as reader:
         assert reader.types["/dynamic"] == {CUSTOM} and reader.episode().outcome == "unmarked"
         assert [m.raw[4] for m in reader.messages(["/dynamic"])] == list(range(40))
@@ -119,6 +122,7 @@ def test_mcap_with_services_and_foreign_encodings(tmp_path: Path) -> None:
         writer.finish()
     report = recover_bag(folder)
     assert report.messages == {"/joint_states": 3, "/add/_service_event": 3} and "/web (json)" in report.damage
+    assert (report.path / "metadata.yaml").read_text().count("RIHS01_") == 1
     require_joints(report.path, [0, 0, 0])
 
 
@@ -205,6 +209,8 @@ def test_the_command_rescues_a_killed_recording(tmp_path: Path, capsys: pytest.C
     assert "2 messages recovered" in capsys.readouterr().out
     with BagReader(tmp_path / "good") as reader:
         assert reader.episode().outcome == "interrupted" and reader.episode().scene == {"task": "t"}
+    with AnyReader([tmp_path / "good"]) as other:
+        assert other.message_count == 2
     with pytest.raises(SystemExit):
         cli.main(["recover", str(tmp_path / "good")])
     assert "is whole" in capsys.readouterr().err
