@@ -129,7 +129,7 @@ class ExecutorConfig:
             if contract.robot not in ROBOT_LIMITS:
                 raise ConfigError(
                     f"contract {contract.name!r} is for robot {contract.robot!r}, whose limits are not "
-                    f"known (known: {sorted(ROBOT_LIMITS)}); pass limits= and joint_names="
+                    f"known (known: {sorted(ROBOT_LIMITS)}); add them to ROBOT_LIMITS in {__name__}"
                 )
             values["limits"] = ROBOT_LIMITS[contract.robot]
         if "joint_names" in values:

@@ -201,7 +201,7 @@ class _Evaluation:
             "tasks": list(self.config.tasks),
             "options": {key: value for key, value in sorted(self.config.options.items()) if value},
             "policy_hash": self.policy_hash,
-            "contract_hash": self.suite.contract.hash,
+            "contract_hash": self.suite.contract.full_hash,
             "assets_hash": self.assets.hash,
             "versions": versions(self.suite.versions()),
         }
@@ -314,7 +314,7 @@ class _Evaluation:
             suite=self.suite.name,
             task=",".join(self.config.tasks),
             policy=self.config.policy,
-            contract_hash=self.suite.contract.hash,
+            contract_hash=self.suite.contract.full_hash,
             settings=self.settings(),
             episodes=tuple(episodes[index] for index in sorted(episodes)),
             assets=asdict(self.assets),

@@ -70,7 +70,7 @@ def run_bimanual_demo(config: BimanualDemoConfig, say: Callable[[str], None]) ->
         suite="robotwin_standin, live",
         task=",".join(config.tasks),
         policy="expert",
-        contract_hash=contract.hash,
+        contract_hash=contract.full_hash,
         settings={
             "episodes": config.episodes,
             "seed": config.seed,
