@@ -55,7 +55,7 @@ processes:
     node: lavla_ros.nodes.executor_node
     after: [emulator]
     stop_first: true
-    parameters: {port: "${port}", status_port: "${status_port}"}
+    parameters: {port: "${port}", status_port: "${status_port}", power_on: true}
   - name: recorder
     node: lavla_ros.nodes.recorder_node
     after: [executor]
