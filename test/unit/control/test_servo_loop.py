@@ -30,6 +30,7 @@ from lavla_ros.control.wire import (
     decode_request,
     encode_chunk,
     encode_rejection,
+    encode_request,
 )
 
 
@@ -207,3 +208,13 @@ def test_chunks_and_rejections_survive_the_ring(absolute, gripper):
     stamp_ns, found = decode_chunk(encode_rejection(4, ChunkRejected("rejected_ik", "too far", malformed=True)))
     assert stamp_ns == 4 and isinstance(found, ChunkRejected)
     assert (found.counter, str(found), found.malformed) == ("rejected_ik", "too far", True)
+    for payload in (b"", b"\x00" * 20, encode_chunk(sent)[:-5], encode_chunk(sent)[:-8]):
+        with pytest.raises(WireError):
+            decode_chunk(payload)
+
+
+def test_requests_survive_the_ring():
+    assert decode_request(encode_request(3, "speed_scale", 0.1)) == (3, "speed_scale", 0.1, "")
+    assert decode_request(encode_request(4, "hold", text="why")) == (4, "hold", 0.0, "why")
+    with pytest.raises(WireError):
+        decode_request(b'{"id": 1}')
