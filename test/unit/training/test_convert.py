@@ -199,7 +199,7 @@ def test_the_dataset_does_not_depend_on_the_number_of_processes(tmp_path: Path) 
     convert(bags, tmp_path / "one", CONTRACT, jobs=1)
     convert(bags, tmp_path / "two", CONTRACT, jobs=2)
     one, two = _content(tmp_path / "one"), _content(tmp_path / "two")
-    assert one == two and len(one) == 5 + 5 * 3 + 1 - 1
+    assert one == two and len(one) == 6 + 5 * 3  # of meta/, and of five episodes
     assert not (tmp_path / "two" / layout.STAGING).exists()
 
 
