@@ -43,6 +43,7 @@ from lavla_ros.jaka.emulation.servo import ServoLog
 from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.limits import SERVO_PERIOD_S
 from lavla_ros.jaka.units import joints_to_deg, pose_to_wire
+from lavla_ros.lifeline import die_with_parent
 
 __all__ = [
     "ArmPlant",
@@ -325,8 +326,10 @@ def run_emulator(emulator: ControllerEmulator, each: Callable[[], None] = lambda
             stop.set()
         interrupted_s.append(time.monotonic())
 
-    signal.signal(signal.SIGTERM, lambda *_: stop.set())
+    for number in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(number, lambda *_: stop.set())
     signal.signal(signal.SIGINT, interrupt)
+    die_with_parent()
     try:
         emulator.start()
     except OSError as error:

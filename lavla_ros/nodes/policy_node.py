@@ -25,7 +25,9 @@ from lavla_ros.policy.policy import Policy, load_policy
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyParameters(NodeParameters):
-    contract: str = parameter("jaka_minicobo", "Contract: a shipped name or a YAML file; must equal the checkpoint's.")
+    contract: str = parameter(
+        "jaka_minicobo", "Contract: a shipped name or a YAML file; must agree with the checkpoint's."
+    )
     policy: str = parameter("bundled", "Checkpoint directory, or bundled.")
     instruction: str = parameter("", "What to do, in words, until somebody says it on the instruction topic.")
     replan_steps: int = parameter(10, "Contract steps between two inferences.", low=1, high=256)
@@ -41,6 +43,7 @@ class PolicyNode(LavlaNode):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("policy", **options)
+        self._contract: Contract | None = None
         self._policy: Policy | None = None
         self._pipeline: ObservationPipeline | None = None
         self._worker: InferenceWorker | None = None
@@ -63,11 +66,12 @@ class PolicyNode(LavlaNode):
             theirs_from=f"policy {self.parameters.policy}",
         )
         self._chunks = self.create_publisher(JointTrajectory, "/action_chunk", CHUNK_QOS)
+        self._contract = contract
         self._warm_up(self._policy, contract)
 
     def start(self) -> None:
-        assert self._policy is not None
-        contract = self._policy.contract
+        assert self._policy is not None and self._contract is not None
+        contract = self._contract  # topics and tolerances are this robot's, whatever they were where it was learned
         self._policy.reset()
         self._pipeline = ObservationPipeline(contract, instruction=self.parameters.instruction or None)
         self._worker = InferenceWorker(

@@ -15,6 +15,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.nodes.client import ServiceError, call, spinning
 from lavla_ros.nodes.messages import LATCHED_QOS
 
@@ -70,6 +71,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--instruction", default="", help="published for the episodes; empty: somebody else says it")
     parser.add_argument("--instruction-topic", default="/instruction")
     options = parser.parse_args(argv)
+    enter_ros()
     rclpy.init()
     console = RecordConsole(options.instruction, options.instruction_topic)
     try:

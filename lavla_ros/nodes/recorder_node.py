@@ -51,7 +51,7 @@ class RecorderNode(LavlaNode):
         super().__init__("recorder", **options)
         self._recorder: EpisodeRecorder | None = None
         self._inputs: list[Any] = []
-        self._services: list[Any] = []
+        self._episode_services: list[Any] = []
 
     def setup(self) -> None:
         self._contract = contract = load_contract(self.parameters.contract)
@@ -79,18 +79,18 @@ class RecorderNode(LavlaNode):
             ("/episode/discard", Trigger, self._on_discard),
             ("/episode/mark", SetBool, self._on_mark),
         ):
-            self._services.append(self.create_service(kind, name, handler))
+            self._episode_services.append(self.create_service(kind, name, handler))
         self._announce("idle")
         if self.parameters.auto_start and self._recorder is not None:
             self._begin(self._recorder)
 
     def stop(self) -> None:
         """An episode in progress is finished and kept."""
-        for service in self._services:
+        for service in self._episode_services:
             self.destroy_service(service)
         for subscription in self._inputs:
             self.destroy_subscription(subscription)
-        self._services, self._inputs = [], []
+        self._episode_services, self._inputs = [], []
         if self._recorder is not None and self._recorder.recording:
             self._finish(self._recorder)
 
@@ -143,7 +143,7 @@ class RecorderNode(LavlaNode):
 
     def _begin(self, recorder: EpisodeRecorder) -> str:
         now_ns = wall_ns()
-        metadata = {"contract": self._contract.name, "contract_hash": self._contract.hash, **self._about()}
+        metadata = {**self._contract.described(), **self._about()}
         path = recorder.start(metadata, stamp_ns=now_ns)
         self._mark = None
         self._written.clear()

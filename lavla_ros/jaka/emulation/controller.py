@@ -139,7 +139,9 @@ class EmulatedController:
             "stop_program": self._stop_program,
             "set_digital_output": self._set_digital_output,
             "set_payload": self._set_payload,
+            "get_payload": self._get_payload,
             "set_clsn_sensitivity": self._set_collision_sensitivity,
+            "get_clsn_sensitivity": self._get_collision_sensitivity,
             "rapid_rate": self._set_rapid_rate,
             "kine_forward": self._kine_forward,
             "kine_inverse": self._kine_inverse,
@@ -673,6 +675,9 @@ class EmulatedController:
         self._settings["set_payload"] = {"mass": mass_kg, "centroid": [float(v) for v in centroid]}
         return {}
 
+    def _get_payload(self, message: Message) -> Message:
+        return dict(self._settings.get("set_payload", {"mass": 0.0, "centroid": [0.0, 0.0, 0.0]}))
+
     def _set_collision_sensitivity(self, message: Message) -> Message:
         level = message["sensitivityVal"]
         if level not in range(6):
@@ -680,6 +685,9 @@ class EmulatedController:
         self._collision_sensitivity = level
         self._settings["set_clsn_sensitivity"] = {"sensitivityVal": level}
         return {}
+
+    def _get_collision_sensitivity(self, message: Message) -> Message:
+        return {"sensitivityVal": self._collision_sensitivity}
 
     def _set_network_exception_handle(self, message: Message) -> Message:
         limit_ms, action = _number(message, "timeLimit"), message["motType"]
