@@ -33,7 +33,7 @@ HOST = "127.0.0.1"
 CHUNK_PERIOD_S = 0.1
 HEARTBEAT_S = 0.05
 _PORTS = re.compile(r"commands on [\d.]+:(\d+), status on port (\d+)")
-Policy = Callable[[float], FloatArray]
+Policy = Callable[[Any], FloatArray]
 """Joint 1 over the time since the stream began (N,), s → (N,), rad."""
 
 
