@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from typing import Any
 
+from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.qos import qos_profile_sensor_data
+
+from lavla_ros.nodes.diagnostics import NewProblems
 
 
 class ServiceError(RuntimeError):
@@ -51,3 +55,14 @@ def call(client: Any, request: Any, timeout_s: float = 10.0) -> str:
     if not response.success:
         raise ServiceError(f"{name}: {response.message}")
     return str(response.message)
+
+
+def watch_problems(node: Node, say: Callable[[str], None]) -> None:
+    """While ``node`` spins, say every new warning and error of /diagnostics once, in the thread that spins."""
+    problems = NewProblems()
+
+    def on_diagnostics(message: DiagnosticArray) -> None:
+        for line in problems.take(message):
+            say(line)
+
+    node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, qos_profile_sensor_data)

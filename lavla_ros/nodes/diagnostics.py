@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from collections import deque
+from collections.abc import Iterator
 
-from diagnostic_msgs.msg import DiagnosticStatus, KeyValue
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus, KeyValue
 
 LEVELS = (DiagnosticStatus.OK, DiagnosticStatus.WARN, DiagnosticStatus.ERROR)
+PROBLEMS = ("", "warning", "error", "stale")
+"""Words for the levels of a status; a report lists each of its problems under the word of its level."""
+
+_NUMBER = re.compile(r"(?<![\w.])[-+]?\d[\d.,]*(?:e[-+]?\d+)?")
 
 
 class Window:
@@ -82,3 +89,37 @@ class Report:
     def _raise(self, level: int, message: str) -> None:
         self._level = max(self._level, level)
         self._messages.append(message)
+        self.value(PROBLEMS[level], message)
+
+
+class NewProblems:
+    """Pick from /diagnostics what a person has not been told yet (pure: who asks, prints).
+
+    A problem whose numbers alone change ("no frame for 3.1 s") is the same; one that was away for ``forget_s`` is new.
+    """
+
+    def __init__(self, forget_s: float = 30.0) -> None:
+        self._forget_s = forget_s
+        self._seen_s: dict[tuple[str, str], float] = {}
+
+    def take(self, message: DiagnosticArray, now_s: float | None = None) -> list[str]:
+        """Lines like ``error: camera: camera front: no frame yet``; ``now_s``: a monotonic clock's, by default now."""
+        now_s = time.monotonic() if now_s is None else now_s
+        lines = []
+        for status in message.status:
+            name = status.name.removesuffix(": lavla")
+            for word, text in self._problems(status):
+                key = (name, _NUMBER.sub("#", text))
+                seen_s, self._seen_s[key] = self._seen_s.get(key), now_s
+                if seen_s is None or now_s - seen_s > self._forget_s:
+                    lines.append(f"{word}: {name}: {text}")
+        return lines
+
+    @staticmethod
+    def _problems(status: DiagnosticStatus) -> Iterator[tuple[str, str]]:
+        level = int.from_bytes(status.level, "little")
+        if not 0 < level < len(PROBLEMS):
+            return
+        # Nodes of others have one message for everything.
+        listed = [(pair.key, pair.value) for pair in status.values if pair.key in PROBLEMS[1:]]
+        yield from listed or [(PROBLEMS[level], status.message)]
