@@ -7,23 +7,11 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-import torch
-
 from lavla_ros.contract import ActionChunk, Observation
 from lavla_ros.policy.policy import Policy
 
 OnChunk = Callable[[ActionChunk, Observation, float], None]
 """Receives the chunk, its observation and the inference time in seconds, in the worker thread."""
-
-
-def require_device(device: str) -> None:
-    """Raise ValueError for a device that this computer, or its torch, does not have."""
-    try:
-        torch.empty(0, device=device)
-    # torch asserts that it was compiled with CUDA; a name or number that it does not know is a RuntimeError
-    except (AssertionError, RuntimeError) as error:
-        first = str(error).strip().partition("\n")[0]
-        raise ValueError(f"the policy cannot run on device {device!r}: {first}; device:=cpu always works") from error
 
 
 class InferenceWorker:

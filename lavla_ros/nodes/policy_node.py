@@ -22,7 +22,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract, require_same_contract
 from lavla_ros.nodes.diagnostics import Rate, Report, Window
-from lavla_ros.nodes.inference import InferenceWorker, require_device
+from lavla_ros.nodes.inference import InferenceWorker
 from lavla_ros.nodes.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
 from lavla_ros.nodes.lifecycle import LavlaNode, run_node, wall_ns
 from lavla_ros.nodes.messages import CHUNK_QOS, CHUNK_TOPIC, IMAGE_QOS, STATE_QOS, chunk_to_trajectory
@@ -75,7 +75,6 @@ class PolicyNode(LavlaNode):
 
     def setup(self) -> None:
         contract = load_contract(self.parameters.contract)
-        require_device(self.parameters.device)
         self._policy = load_policy(
             self.parameters.policy, device=self.parameters.device, threads=self.parameters.torch_threads
         )

@@ -60,7 +60,7 @@ def test_reports_missing_frozen_bad_and_jumping_cameras(world: World, tmp_path: 
         now = time.time_ns()
 
         bad = image_message(picture(0), now)
-        bad.encoding = "yuv422"
+        bad.encoding = "16UC1"
         front.publish(bad)
         wait_until(lambda: diagnostics.values("camera").get("front.wrong_encoding") == "1", "wrong encoding")
 
