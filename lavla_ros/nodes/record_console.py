@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import rclpy
+from rclpy.context import Context
 from rclpy.duration import Duration
 from rclpy.node import Node
 from std_msgs.msg import String
@@ -36,9 +37,18 @@ Say = Callable[[str], None]
 class RecordConsole(Node):  # type: ignore[misc]  # rclpy is untyped
     """The recorder's services as keys."""
 
-    def __init__(self, instruction: str, instruction_topic: str, contract: str, say: Say, episodes: int = 0) -> None:
+    def __init__(
+        self,
+        instruction: str,
+        instruction_topic: str,
+        contract: str,
+        say: Say,
+        *,
+        episodes: int = 0,
+        context: Context | None = None,
+    ) -> None:
         """``episodes``: how many successful ones are wanted; 0: until the person quits."""
-        super().__init__("record_console")
+        super().__init__("record_console", context=context)
         self._start, self._stop, self._discard, self._check = (
             self.create_client(Trigger, f"/episode/{verb}") for verb in ("start", "stop", "discard", "check")
         )
@@ -156,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def say(text: str) -> None:
         print(text, flush=True)
 
-    console = RecordConsole(options.instruction, options.instruction_topic, options.contract, say, options.episodes)
+    console = RecordConsole(
+        options.instruction, options.instruction_topic, options.contract, say, episodes=options.episodes
+    )
     try:
         with spinning(console):
             console.converse(sys.stdin)

@@ -142,7 +142,10 @@ def test_says_who_is_silent_and_whose_clock_is_another(world: World, tmp_path: P
 
 
 def test_the_arm_has_one_master(world: World, tmp_path: Path, checkpoint: Path) -> None:
-    """A second policy does not come up; the first pauses while somebody else publishes chunks."""
+    """A second policy does not come up; the first pauses while somebody else publishes chunks, and is no publisher
+    while a simulator brings the arm home.
+    """
+    simulator = world.node.create_publisher(String, "/episode/state", LATCHED_QOS)
     chunks = world.collect(JointTrajectory, "/action_chunk")
     diagnostics = world.diagnostics()
     other = World()
@@ -164,20 +167,11 @@ def test_the_arm_has_one_master(world: World, tmp_path: Path, checkpoint: Path) 
             wait_until(lambda: "paused" not in diagnostics.message("policy"), "the end of the pause")
             streams.run(6)
             wait_until(lambda: len(chunks) > paused, "chunks again")
+            for state, publishers in (("running", 1), ("homing", 0), ("running", 1)):
+                simulator.publish(String(data=json.dumps({"source": "simulator", "state": state})))
+                wait_until(lambda n=publishers: world.node.count_publishers("/action_chunk") == n, state)
     finally:
         other.close()
-
-
-def test_leaves_the_arm_to_a_simulator_that_brings_it_home(world: World, tmp_path: Path, checkpoint: Path) -> None:
-    simulator = world.node.create_publisher(String, "/episode/state", LATCHED_QOS)
-
-    def say(state: str) -> None:
-        simulator.publish(String(data=json.dumps({"source": "simulator", "state": state})))
-
-    with running(MODULE, "policy", tmp_path, policy=str(checkpoint)):
-        for state, publishers in (("running", 1), ("homing", 0), ("running", 1)):
-            say(state)
-            wait_until(lambda n=publishers: world.node.count_publishers("/action_chunk") == n, state)
 
 
 def test_live_session_and_its_bag_give_equal_tensors(world: World, tmp_path: Path) -> None:

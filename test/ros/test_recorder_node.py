@@ -35,8 +35,8 @@ class Robot:
         self.published = 0
         time.sleep(0.3)  # a latched message has no acknowledgement that one could wait for
 
-    def step(self) -> None:
-        now = time.time_ns()
+    def step(self, stamp_ns: int | None = None) -> None:
+        now = time.time_ns() if stamp_ns is None else stamp_ns
         state, command = joint_state(CONTRACT.state.names), single_point(CONTRACT.action.names, 8_000_000)
         state.position = [float(self.published)] * CONTRACT.state_dim
         set_stamp(state.header.stamp, now)
