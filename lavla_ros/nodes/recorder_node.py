@@ -53,7 +53,8 @@ class RecorderNode(LavlaNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("recorder", **options)
         self._recorder: EpisodeRecorder | None = None
-        self._inputs: Inputs | None = None
+        self._inputs: Any = None
+        """Inputs while active. What arrived before a service's request is taken before it is answered."""
         self._episode_services: list[Any] = []
 
     def setup(self) -> None:
@@ -138,15 +139,10 @@ class RecorderNode(LavlaNode):
             self._recorder.describe(self._about())
         return True
 
-    def _take_waiting(self) -> None:
-        """Handle every message that arrived before the service request that is being answered."""
-        if self._inputs is not None:
-            self._inputs.take_waiting()
-
     def _silent(self) -> list[str]:
         """Streams of which nothing comes, each with the reason."""
         now_ns, after_s = wall_ns(), self.parameters.silent_after_s
-        streams = self._inputs.streams() if self._inputs is not None else []
+        streams = self._inputs.streams() if self._inputs is not None else ()
         return [s.absence(now_ns) for s in streams if s.last_ns is None or s.silent_for_s(now_ns) > after_s]
 
     # Episodes.
@@ -195,11 +191,11 @@ class RecorderNode(LavlaNode):
     # Services.
 
     def _on_start(self, _: Any, response: Any) -> Any:
-        self._take_waiting()
+        self._inputs.take_waiting()
         return self._answer(response, self._begin)
 
     def _on_stop(self, _: Any, response: Any) -> Any:
-        self._take_waiting()
+        self._inputs.take_waiting()
         return self._answer(response, self._finish)
 
     def _on_discard(self, _: Any, response: Any) -> Any:
@@ -220,7 +216,7 @@ class RecorderNode(LavlaNode):
         return self._answer(response, mark)
 
     def _on_check(self, _: Any, response: Any) -> Any:
-        self._take_waiting()
+        self._inputs.take_waiting()
         silent = self._silent()
         response.success, response.message = not silent, "; ".join(silent) or "every stream comes"
         return response
