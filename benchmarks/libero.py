@@ -26,6 +26,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from lavla_ros.bringup.domain import free_domains
 from lavla_ros.bringup.environment import ros_environment
 from sim_bridges.libero.assets import find_assets
 from sim_bridges.libero.environment import RESOLUTION, WAIT_ACTION, WAIT_STEPS, LiberoEnvironment
@@ -35,7 +36,6 @@ from sim_bridges.libero.package import import_libero
 from sim_bridges.libero.tasks import find_task
 
 REPLAN_STEPS = 8
-_DOMAIN = "77"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,8 +169,8 @@ def _many(case: Case, workers: int) -> list[Timing]:
 
 def over_topics(case: Case) -> float:
     """Seconds per step between the first and the last observation of an episode of the node."""
-    environment = {**ros_environment(), "ROS_DOMAIN_ID": _DOMAIN}
-    with tempfile.TemporaryDirectory(prefix="lavla-bench-") as text:
+    with free_domains(1) as ((domain,), _), tempfile.TemporaryDirectory(prefix="lavla-bench-") as text:
+        environment = {**ros_environment(), "ROS_DOMAIN_ID": str(domain)}
         folder = Path(text)
         parameters = {
             "suite": case.suite,

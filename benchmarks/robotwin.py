@@ -26,13 +26,13 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from lavla_ros.bringup.domain import free_domains
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.contract import load_contract
 from sim_bridges.evaluation.robotwin import CHUNK_STEPS
 from sim_bridges.robotwin.environment import RobotwinEnvironment
 from sim_bridges.robotwin.sources import open_source
 
-_DOMAIN = "78"
 SEED = 100_000
 
 
@@ -151,8 +151,8 @@ def _answer(arguments: list[str], environment: dict[str, str]) -> dict[str, floa
 
 def over_topics(case: Case) -> dict[str, float]:
     """The same between the first and the last pictures of the node's episode."""
-    environment = {**ros_environment(), "ROS_DOMAIN_ID": _DOMAIN}
-    with tempfile.TemporaryDirectory(prefix="lavla-bench-") as text:
+    with free_domains(1) as ((domain,), _), tempfile.TemporaryDirectory(prefix="lavla-bench-") as text:
+        environment = {**ros_environment(), "ROS_DOMAIN_ID": str(domain)}
         folder = Path(text)
         listed = {
             **_list_head(),

@@ -19,6 +19,8 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from lavla_ros.places import use_writable_places
+
 app = tyro.extras.SubcommandApp()
 latent = tyro.extras.SubcommandApp()
 app.command(latent, name="latent", help="Latent action models: train them, label datasets, look at what codes mean.")
@@ -194,41 +196,12 @@ def compare(
 
 
 @app.command
-def emulator(
-    port: int = 10001,
-    status_port: int = 10000,
-    host: str = "127.0.0.1",
-    task: Literal["pick_place", "stack_bowls"] = "pick_place",
-    seed: int = 0,
-    state_file: Path | None = None,
-) -> None:
-    """Run the JAKA controller emulator over the live tabletop, for any JAKA client.
+def emulator() -> None:
+    """Run the JAKA controller emulator over the live tabletop. "lavla emulator --help" lists every option.
 
-    Args:
-        port: Command port (10001 on the real controller); 0 takes a free one.
-        status_port: Status push port (10000 on the real controller); 0 takes a free one.
-        host: Address to listen on; loopback unless you mean otherwise.
-        task: Objects on the table.
-        seed: Their placement.
-        state_file: Shared file through which a camera process sees the scene.
+    Example: lavla emulator --port 10001 --status-port 10000 --without-commands coast --no-reports-safety
     """
-    from sim_bridges.tabletop.live import main as live
-
-    arguments = [
-        "--host",
-        host,
-        "--port",
-        str(port),
-        "--status-port",
-        str(status_port),
-        "--task",
-        task,
-        "--seed",
-        str(seed),
-    ]
-    if state_file is not None:
-        arguments += ["--state-file", str(state_file)]
-    sys.exit(live(arguments))
+    raise AssertionError("main() hands this command to sim_bridges.tabletop.live")
 
 
 @app.command
@@ -350,14 +323,19 @@ def convert(
     outcomes: tuple[str, ...] = ("succeeded",),
     instruction: str | None = None,
     allow_gaps: bool = False,
+    min_steps: int = 2,
+    allow_contract_differences: bool = False,
+    log_time: tuple[str, ...] = (),
+    codec: Literal["libx264", "libsvtav1"] = "libx264",
+    resume: bool = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Convert recorded episodes to a LeRobotDataset v3.0.
+    """Convert recorded episodes to a LeRobotDataset v3.0. docs/bags.md says which bags are taken.
 
     Example: lavla convert runs/bags --out runs/dataset
 
     Args:
-        bags: Bags (one episode each), or folders that are searched for bags.
+        bags: Bags, or folders that are searched for bags.
         out: The new dataset.
         contract: Contract name or file; bags recorded under another one are rejected.
         jobs: Processes; default one per core. The dataset does not depend on it.
@@ -365,26 +343,68 @@ def convert(
         outcomes: Episode marks to convert; add "unmarked" for bags of other recorders.
         instruction: Instruction for bags that carry none.
         allow_gaps: Keep episodes with lost steps.
-        as_json: Print the report as JSON.
+        min_steps: Shorter episodes are rejected.
+        allow_contract_differences: Convert bags that were recorded under another contract, where topics and names fit.
+        log_time: Streams (cameras, state, command) to take by their log times, because their stamps are 0 or of
+            another clock.
+        codec: Of the videos.
+        resume: Go on with a dataset that was broken off, or add the bags that it does not hold yet.
+        as_json: Print the report as JSON, also where nothing could be converted.
     """
     from lavla_ros.contract import load_contract
     from lavla_ros.recording import find_bags
-    from training.convert import ConvertOptions
+    from training.convert import ConversionError, ConvertOptions
     from training.convert import convert as run
 
     found = find_bags(bags)
-    options = ConvertOptions(outcomes=outcomes, instruction=instruction, allow_gaps=allow_gaps)
-    with _Progress("converting", len(found), quiet=as_json) as progress:
-        report = run(
-            found,
-            out,
-            load_contract(contract),
-            options=options,
-            jobs=jobs,
-            ray=ray,
-            progress=lambda bag: progress.advance("rejected" if bag.rejected else "converted"),
-        )
+    options = ConvertOptions(
+        outcomes=outcomes,
+        instruction=instruction,
+        allow_gaps=allow_gaps,
+        min_steps=min_steps,
+        allow_contract_differences=allow_contract_differences,
+        log_time=log_time,
+        codec=codec,
+    )
+    expected = len(found)
+    with _Progress("converting", expected, quiet=as_json) as progress:
+
+        def on_episode(report: Any) -> None:
+            nonlocal expected
+            if report.part > 1:  # a bag of several
+                expected += 1
+                progress.expect(expected)
+            progress.advance("rejected" if report.rejected else "converted")
+
+        try:
+            report = run(
+                found,
+                out,
+                load_contract(contract),
+                options=options,
+                jobs=jobs,
+                ray=ray,
+                progress=on_episode,
+                resume=resume,
+            )
+        except ConversionError as error:
+            if as_json and error.report is not None:
+                print(to_json(error.report))
+            raise
     print(to_json(report) if as_json else str(report))
+
+
+@app.command
+def recover(bag: tyro.conf.Positional[Path], /, out: Path | None = None) -> None:
+    """Make a readable bag of one whose recorder was killed, or that was cut off. The original stays as it is.
+
+    Args:
+        bag: The bag's folder, or its .mcap or .db3 file.
+        out: Folder of the new bag; default is the old name with _recovered, beside it.
+    """
+    from lavla_ros.recording import recover_bag
+
+    print(recover_bag(bag, out))
 
 
 @app.command(name="import")
@@ -396,11 +416,14 @@ def import_demonstrations(
     contract: str | None = None,
     mapping: Path | None = None,
     instruction: str | None = None,
+    upright: bool = False,
     jobs: int | None = None,
     ray: str | None = None,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Import the demonstrations of others: LIBERO or RoboTwin HDF5, or a LeRobot dataset (v2.1, v3.0).
+    """Import the demonstrations of others: LIBERO or RoboTwin HDF5, or a LeRobot dataset (v2.0, v2.1, v3.0).
+
+    Look at meta/first_frames.png of the new dataset afterwards: it shows how the pictures stand.
 
     Example: lavla import libero downloads/libero_object --out runs/libero_object
 
@@ -409,8 +432,10 @@ def import_demonstrations(
         source: A file, or a folder of them; for lerobot the dataset's folder.
         out: The new dataset.
         contract: Contract name or file; for LIBERO and RoboTwin theirs is the default.
-        mapping: lerobot: YAML that says which of the dataset's cameras and dimensions are which of the contract's.
+        mapping: lerobot: YAML that says which of the dataset's cameras and dimensions are which of the contract's, and
+            how its pictures stand; see docs/training.md.
         instruction: Instruction of episodes that carry none, or in place of theirs.
+        upright: libero: the pictures stand upright already; LIBERO's own and OpenVLA's files have them upside down.
         jobs: Processes; default one per core. The dataset does not depend on it.
         ray: Address of a Ray cluster (HOST:6379 or auto) whose machines do the work; see docs/scaling.md.
         as_json: Print the report as JSON.
@@ -426,6 +451,7 @@ def import_demonstrations(
             contract=contract,
             mapping=mapping,
             instruction=instruction,
+            upright=upright,
             workers=Workers(jobs=jobs, ray=ray),
             on_start=lambda episodes: progress.show(0, episodes),
             progress=lambda episode: progress.advance("rejected" if episode.rejected else "imported"),
@@ -435,22 +461,50 @@ def import_demonstrations(
 
 
 @app.command
-def dataset(action: tyro.conf.Positional[Literal["check", "repair"]], path: tyro.conf.Positional[Path], /) -> None:
-    """Check a dataset, or rebuild what a crash left unfinished.
+def dataset(
+    action: tyro.conf.Positional[Literal["check", "repair"]],
+    path: tyro.conf.Positional[Path],
+    /,
+    deep: bool = False,
+    strict: bool = False,
+    jobs: int | None = None,
+    dry_run: bool = False,
+    removed: Path | None = None,
+    as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
+) -> None:
+    """Check a dataset, or mend what a crash or a damaged disk left of it.
+
+    A check reads every file once: counts, checksums, values, units, jumps, capture times, statistics. With --deep it
+    decodes the videos too (1 ms of one core per frame of 224x224) and finds black, frozen, late and exchanged cameras.
+
+    Example: lavla dataset check runs/dataset --deep
+
+    Example: lavla dataset repair runs/dataset --dry-run
 
     Args:
-        action: check lists every problem (exit status 1 if there is one); repair mends what can be mended.
+        action: check lists what is wrong (exit status 1 if there is an error); repair mends what can be mended, and
+            moves aside what cannot.
         path: The dataset.
+        deep: check: decode every video.
+        strict: check: a warning is an error too.
+        jobs: check: threads that decode; default one per core.
+        dry_run: repair: only say what would be done.
+        removed: repair: where to move what is taken out; default is the folder removed/ of the dataset.
+        as_json: check: print the report as JSON. repair: the same, of the dataset afterwards.
     """
-    from training.dataset.check import repair, validate
+    from training.dataset import check, repair
 
-    lines = repair(path) if action == "repair" else validate(path)
-    for line in lines:
-        print(line)
-    remaining = validate(path) if action == "repair" else lines
-    if remaining:
-        raise CommandError(f"{path} has {len(remaining)} problems" + ("" if action == "check" else f": {remaining}"))
-    print(f"{path} is sound")
+    if action == "repair":
+        lines = repair(path, dry_run=dry_run, removed=removed)
+        for line in lines or ["nothing to mend"]:
+            print(f"would: {line}" if dry_run and lines else line, file=sys.stderr if as_json else sys.stdout)
+        if dry_run:
+            return
+    with _Progress("decoding", 0, quiet=as_json or not deep) as progress:
+        report = check(path, deep=deep, jobs=jobs, progress=progress.show)
+    print(to_json(report) if as_json else str(report))
+    if report.errors or (strict and report.warnings):
+        raise CommandError(f"{path} has {len(report.errors)} errors and {len(report.warnings)} warnings")
 
 
 @app.command
@@ -873,10 +927,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     """Entry point of the ``lavla`` console script."""
     arguments = sys.argv[1:] if argv is None else list(argv)
     signal.signal(signal.SIGTERM, _interrupt)
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # ignored: nohup
+        signal.signal(signal.SIGHUP, _interrupt)
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal that cannot show a letter shows a question mark
     try:
+        use_writable_places()
         if arguments == ["--version"]:
             print(f"lavla_ros {metadata.version('lavla_ros')}")
             return
@@ -887,6 +944,10 @@ def main(argv: Sequence[str] | None = None) -> None:
             from training.train import main as train_main
 
             sys.exit(train_main(arguments[1:]))
+        if arguments[:1] == ["emulator"]:
+            from sim_bridges.tabletop.live import main as live_main
+
+            sys.exit(live_main(arguments[1:], prog="lavla emulator"))
         if arguments[:2] == ["latent", "train"]:
             sys.exit(_train_latent(arguments[2:]))
         app.cli(prog="lavla", description=_DESCRIPTION, args=arguments)
@@ -899,7 +960,7 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 
 def _interrupt(*_: object) -> None:
-    """SIGTERM ends a command as Ctrl-C does: whatever it started is stopped first."""
+    """SIGTERM, and the end of the terminal, end a command as Ctrl-C does: whatever it started is stopped first."""
     raise KeyboardInterrupt
 
 

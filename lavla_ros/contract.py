@@ -2,7 +2,11 @@
 
 One YAML file per robot (``config/contracts/*.yaml``) is the single source for the recorder, the
 converter, the trainer, the policy, the executor and every simulator. A checkpoint embeds the
-contract it was trained under; :func:`contract_differences` says what differs from another one.
+contract it was trained under; :func:`require_same_contract` says what differs from another one.
+
+A policy learns from names, units, sizes, rate and so on (:meth:`Contract.learned`), and ``hash`` covers just that.
+Topics, tolerances and the arm's limits are wiring: they may be changed at any time without voiding what was recorded
+and trained before.
 
 Time convention, the same everywhere: an observation is taken at capture time ``t``; action ``h``
 of the chunk predicted from it (``h = 0 … H-1``) is *completed* at ``t + (h + 1) * dt``, with
@@ -52,6 +56,8 @@ class CameraSpec:
     """Clockwise rotation applied to the driver's image, before cropping."""
     crop: Literal["none", "center_square"] = "center_square"
     """Cropping applied before resizing; ``none`` lets resizing change the aspect ratio."""
+    channel_order: Literal["", "rgb8", "bgr8"] = ""
+    """What the driver's images in ``8UC3`` or ``8UC4`` hold, encodings that do not say it; empty: they are refused."""
 
     def __post_init__(self) -> None:
         _require(bool(self.name) and self.name.isidentifier(), "cameras", "name", self.name, "an identifier")
@@ -248,15 +254,60 @@ class Contract:
     def to_dict(self) -> dict[str, Any]:
         """Plain YAML/JSON-ready form; :meth:`from_dict` restores an equal contract."""
         plain: dict[str, Any] = _plain(asdict(self))
-        if self.step == "period":  # contracts from before there was a choice keep their hash
+        if self.step == "period":  # contracts from before there was a choice keep their full_hash
             del plain["step"]
+        for camera in plain["cameras"]:
+            if not camera["channel_order"]:
+                del camera["channel_order"]
         return plain
+
+    def learned(self) -> dict[str, Any]:
+        """What a policy learns from, JSON-ready: everything but the wiring (topics, tolerances, the arm's limits)."""
+
+        def dims(dimensions: Sequence[Dimension]) -> list[dict[str, Any]]:
+            bounds = ("low", "high")  # a gripper is normalised by its own
+            return [
+                {key: getattr(d, key) for key in ("name", "unit", "kind", *(bounds if d.kind == "gripper" else ()))}
+                for d in dimensions
+            ]
+
+        pictures = ("name", "width", "height", "encoding", "rotate_deg", "crop")
+        return {
+            "robot": self.robot,
+            "rate_hz": self.rate_hz,
+            "chunk_size": self.chunk_size,
+            "step": self.step,
+            "reference": self.alignment.reference,
+            "cameras": [{key: getattr(camera, key) for key in pictures} for camera in self.cameras],
+            "state": dims(self.state.fields),
+            "action": {
+                "space": self.action.space,
+                "mode": self.action.mode,
+                "source": self.action.source,
+                "dims": dims(self.action.dims),
+            },
+        }
 
     @property
     def hash(self) -> str:
-        """Content hash (16 hex digits) over every field."""
-        text = json.dumps(self.to_dict(), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:16]
+        """Hash (16 hex digits) of what a policy learns from; what is recorded and trained carries it."""
+        return _digest(self.learned())
+
+    @property
+    def full_hash(self) -> str:
+        """Hash over every field, wiring included: the same contract to the letter.
+
+        Bags and checkpoints from before there was ``hash`` carry this one.
+        """
+        return _digest(self.to_dict())
+
+    def has_hash(self, text: object) -> bool:
+        """Whether ``text``, out of a bag or a checkpoint, is a hash of this contract."""
+        return text in (self.hash, self.full_hash)
+
+    def described(self) -> dict[str, Any]:
+        """What a recording says of its contract: ``contract`` (name), ``contract_hash``, ``contract_definition``."""
+        return {"contract": self.name, "contract_hash": self.hash, "contract_definition": self.to_dict()}
 
     @classmethod
     def from_dict(cls, data: Mapping[str, Any], *, source: str = "contract") -> Contract:
@@ -315,6 +366,14 @@ def load_contract(path: str | Path) -> Contract:
     return Contract.from_dict(data, source=str(file))
 
 
+def shipped_contract(text: object) -> Contract | None:
+    """The contract shipped with the package that has the hash ``text``."""
+    from lavla_ros.resources import share_path
+
+    shipped = map(load_contract, sorted((share_path() / "config" / "contracts").glob("*.yaml")))
+    return next((contract for contract in shipped if contract.has_hash(text)), None)
+
+
 def resolve_contract_path(path: str | Path) -> Path:
     """``jaka_minicobo`` → the shipped file; anything with a suffix or a separator is a path."""
     from lavla_ros.resources import config_path
@@ -326,25 +385,64 @@ def resolve_contract_path(path: str | Path) -> Path:
 
 
 def contract_differences(ours: Contract, theirs: Contract) -> list[str]:
-    """Readable lines ``key: ours != theirs`` for every leaf that differs; empty when equal."""
-    left, right = _flatten(ours.to_dict()), _flatten(theirs.to_dict())
+    """Readable lines ``key: ours != theirs`` for everything a policy learns from that differs; empty when equal."""
+    return _differences(ours.learned(), theirs.learned())
+
+
+def recording_differences(ours: Contract, recorded: Contract) -> list[str]:
+    """Lines as of :func:`contract_differences` for what of ``recorded`` makes a recording unusable under ``ours``.
+
+    That is: another robot, meaning of commands, unit or kind of a dimension, or other pictures. Rate, chunk size, label
+    source and wiring are free, as is recording more than ``ours`` asks for.
+    """
+    kept = [{key: value for key, value in c.learned().items() if key not in _CHOSEN_LATER} for c in (ours, recorded)]
+    for plain in kept:
+        del plain["action"]["source"]
+    left, right = _flatten(kept[0]), _flatten(kept[1])
     return [
-        f"{key}: {left.get(key, '<absent>')!r} != {right.get(key, '<absent>')!r}"
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key, _ABSENT) != right.get(key, _ABSENT)
+        f"{key}: {value!r} != {right[key]!r}" for key, value in sorted(left.items()) if right.get(key, value) != value
     ]
 
 
-def require_same_contract(ours: Contract, theirs: Contract, *, ours_from: str, theirs_from: str) -> None:
-    """Raise ContractError listing every difference unless the contracts are equal."""
+def require_same_contract(
+    ours: Contract, theirs: Contract, *, ours_from: str, theirs_from: str, by_name: bool = False
+) -> None:
+    """Raise ContractError listing every difference in what a policy learns from.
+
+    ``by_name``: the caller finds cameras and dimensions by name, so that their order does not matter.
+    """
     lines = contract_differences(ours, theirs)
+    if by_name:
+        lines = [line for line in lines if not line.startswith(_ORDER)]
     if lines:
         raise ContractError(
             f"the contract of {ours_from} does not match that of {theirs_from}; differences:\n  " + "\n  ".join(lines)
         )
 
 
+_CHOSEN_LATER = ("rate_hz", "chunk_size", "reference")
+"""What a recording does not depend on: it is chosen when recordings are converted."""
+_ORDER = "order of "
 _ABSENT = object()
+
+
+def _digest(plain: Mapping[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str]:
+    left, right = _flatten(ours), _flatten(theirs)
+    lines = [
+        f"{key}: {left.get(key, '<absent>')!r} != {right.get(key, '<absent>')!r}"
+        for key in sorted(left.keys() | right.keys())
+        if left.get(key, _ABSENT) != right.get(key, _ABSENT)
+    ]
+    parts = (("cameras", ours["cameras"], theirs["cameras"]), ("state", ours["state"], theirs["state"]))
+    for key, *lists in (*parts, ("action.dims", ours["action"]["dims"], theirs["action"]["dims"])):
+        names = [[item["name"] for item in items] for items in lists]
+        if names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
+            lines.append(f"{_ORDER}{key}: {names[0]} != {names[1]}")
+    return lines
 
 
 def _require(ok: bool, where: str, key: str, value: object, expected: str) -> None:

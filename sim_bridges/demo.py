@@ -65,7 +65,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> Results:
         suite="tabletop, live",
         task=config.task,
         policy=config.policy,
-        contract_hash=contract.hash,
+        contract_hash=contract.full_hash,
         settings={
             "episodes": config.episodes,
             "seed": config.seed,

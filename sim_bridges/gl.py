@@ -23,6 +23,7 @@ def choose_gl_backend() -> str | None:
     """
     chosen = os.environ.get("MUJOCO_GL")
     if chosen:
+        _let_pyopengl_follow(chosen)
         return chosen
     if sys.platform != "linux":
         return None
@@ -33,7 +34,14 @@ def choose_gl_backend() -> str | None:
         backend = "osmesa"
     if backend is not None:
         os.environ["MUJOCO_GL"] = backend
+        _let_pyopengl_follow(backend)
     return backend
+
+
+def _let_pyopengl_follow(backend: str) -> None:
+    """MuJoCo refuses where PyOpenGL was told another platform (a shell often still has robosuite's advice)."""
+    if backend in ("egl", "osmesa"):
+        os.environ["PYOPENGL_PLATFORM"] = backend
 
 
 def no_gl_error(whose: str, cause: str) -> NoGLError:

@@ -6,11 +6,8 @@ Real sockets, real topics, wall-clock time; what the demo shows and the benchmar
 from __future__ import annotations
 
 import json
-import os
-import socket
 import time
 from collections.abc import Mapping
-from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +16,7 @@ from lavla_ros.bringup.session import Session, SessionError
 from lavla_ros.bringup.stack import Stack, load_stack
 
 HOST = "127.0.0.1"
+"""Of the emulated controller."""
 
 
 class LiveEpisodes(Session):
@@ -38,15 +36,10 @@ class LiveEpisodes(Session):
         ``arguments``: of the stack. ``modules``: process → Python module that runs in its place, with
         ``environment`` besides.
         """
-        # A domain of its own: another stack on this machine must not hear it.
-        os.environ.setdefault("ROS_DOMAIN_ID", "87")
-        self.port, self.status_port = _free_ports(2)
         self._progress = folder / "progress.jsonl"
         self._episodes = episodes
         self._arguments = {
             "bags": str(folder / "bags"),
-            "port": str(self.port),
-            "status_port": str(self.status_port),
             "wait_for_reset": "true",  # the conductor has to be there to record it
             **(arguments or {}),
         }
@@ -65,6 +58,11 @@ class LiveEpisodes(Session):
         )
         return replace(stack, processes=processes)
 
+    @property
+    def port(self) -> int:
+        """Command port of the emulated controller."""
+        return int(self.stack.arguments["port"])
+
     def run_for(self, duration_s: float) -> None:
         """Let it run. Raises SessionError when something died, or the episodes were over before."""
         deadline = time.monotonic() + duration_s
@@ -81,12 +79,3 @@ class LiveEpisodes(Session):
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """The JSON lines of a file that may not exist yet."""
     return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
-
-
-def _free_ports(count: int) -> list[int]:
-    """Ports that are free now on loopback, all different."""
-    with ExitStack() as stack:
-        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for each in sockets:
-            each.bind((HOST, 0))
-        return [each.getsockname()[1] for each in sockets]

@@ -334,7 +334,7 @@ class Trainer:
         for array in (*arrays, *(self.data.labels[key] for key in sorted(self.data.labels))):
             data.update(np.ascontiguousarray(array).data)
         settings = {key: value for key, value in to_plain(self.config).items() if key not in _MAY_DIFFER}
-        return {"settings": settings, "contract": self.contract.hash, "data": data.hexdigest()[:16]}
+        return {"settings": settings, "contract": self.contract.full_hash, "data": data.hexdigest()[:16]}
 
     @property
     def _is_main(self) -> bool:

@@ -11,8 +11,10 @@ from pathlib import Path
 from typing import Self
 
 from lavla_ros.bringup.environment import ros_environment
-from lavla_ros.bringup.launcher import Launcher, interrupting, run_dir
+from lavla_ros.bringup.launcher import Launcher, interrupting, notices, stack_domain
 from lavla_ros.bringup.stack import Stack
+from lavla_ros.lifeline import lifeline
+from lavla_ros.places import run_dir
 
 
 class SessionError(RuntimeError):
@@ -20,7 +22,7 @@ class SessionError(RuntimeError):
 
 
 class Session:
-    """``with Session(…) as session: while session.running(0.2): …``; leaving it stops everything, the program first."""
+    """``with Session(…) as session: while session.running(0.2): …``; leaving it stops arm, program, rest."""
 
     def __init__(
         self, stack: Callable[[Path], Stack], program: Sequence[str], log_file: Path, *, interactive: bool = False
@@ -39,14 +41,22 @@ class Session:
         with ExitStack() as starting:
             log = starting.enter_context(self.log_file.open("w"))
             folder = starting.enter_context(run_dir())
-            self._launcher = Launcher(self._load(folder), log=log)
+            self.stack = self._load(folder)
+            environment, pass_fds = starting.enter_context(stack_domain(self.stack))
+            environment = ros_environment() | environment
+            self._launcher = Launcher(self.stack, log=log, environment=environment, pass_fds=pass_fds)
             starting.callback(self._launcher.stop)
+            for line in notices(self.stack, environment):
+                self._launcher.output.say(line)
+                if self._interactive:
+                    print(line, flush=True)
             self._launcher.start()
             output = None if self._interactive else log
             self._program = subprocess.Popen(
-                self._command, env=ros_environment(), stdout=output, stderr=output, start_new_session=True
+                self._command, env=environment | lifeline(), stdout=output, stderr=output, start_new_session=True
             )
             starting.callback(self._end_program)
+            starting.callback(self._launcher.stop_the_arm)
             self._stack = starting.pop_all()
         return self
 
@@ -67,4 +77,8 @@ class Session:
     def _end_program(self) -> None:
         if self._program.poll() is None:
             self._program.send_signal(signal.SIGINT)
-            self._program.wait(10.0)
+            try:
+                self._program.wait(10.0)
+            except subprocess.TimeoutExpired:
+                self._program.kill()
+                self._program.wait()

@@ -3,9 +3,11 @@
 .. code-block:: yaml
 
     description: What the stack is for.
+    simulated: simulate              # where this holds (or: true) no real arm can move
     arguments:
       simulate: {default: true, description: Use the simulated arm.}
       robot_ip: {default: "", description: Address of the controller., required_unless: simulate}
+      arm_port: {default: 0, description: Port of the controller., zero_means: 10001, free_when: simulate}
     variables:                       # chosen by a condition, usable as ${arm_host}
       arm_host: {if: simulate, then: 127.0.0.1, else: "${robot_ip}"}
     processes:
@@ -14,6 +16,7 @@
         after: [emulator]                        # started once those are ready
         stop_first: true                         # when anything dies, this one is stopped before the rest
         finishes: true                           # it ends by itself with status 0: the stack's work is done
+        optional: true                           # the stack goes on without it
         parameters: {host: "${arm_host}"}
       - name: emulator
         module: sim_bridges.tabletop.live        # any other Python module
@@ -31,23 +34,26 @@ A stack that is another one with less in it says ``extends: NAME`` and
 from __future__ import annotations
 
 import re
+import socket
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from lavla_ros.bringup.domain import ROLES
 from lavla_ros.resources import config_path
 
 NODE_READY = r"^lavla-ready "
 """What our nodes print when they are active."""
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
-_ARGUMENT_KEYS = {"default", "description", "choices", "required_unless"}
+_ARGUMENT_KEYS = {"default", "description", "choices", "required_unless", "zero_means", "free_when"}
 _PROCESS_KEYS = {
     "name", "node", "module", "arguments", "parameters", "parameter_file", "when", "after", "ready", "stop_first",
-    "finishes", "environment",
+    "finishes", "optional", "environment",
 }  # fmt: skip
 
 
@@ -64,6 +70,9 @@ class Argument:
     description: str
     choices: tuple[str, ...] = ()
     required_unless: str = ""
+    zero_means: int = 0
+    free_when: str = ""
+    """Of a port: 0 is any that is free where this holds, ``zero_means`` elsewhere."""
 
     def parse(self, text: str) -> Any:
         """The value of ``name:=text``. Raises StackError naming it."""
@@ -92,7 +101,14 @@ class Process:
     ready: str | None = None
     stop_first: bool = False
     finishes: bool = False
+    optional: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def role(self) -> str:
+        """The one that this process has in its ROS domain, or nothing."""
+        name = self.module.rpartition(".")[2].removesuffix("_node")
+        return name if self.is_node and name in ROLES else ""
 
     def command(self, run_dir: Path) -> list[str]:
         """The command line; parameters travel in a file below ``run_dir``, so that types survive."""
@@ -103,7 +119,9 @@ class Process:
                 command += ["--params-file", str(self.parameter_file)]
             if self.parameters:
                 file = run_dir / f"{self.name}.yaml"
-                file.write_text(yaml.safe_dump({self.name: {"ros__parameters": dict(self.parameters)}}))
+                file.write_text(
+                    dump_parameters({self.name: {"ros__parameters": dict(self.parameters)}}), encoding="utf-8"
+                )
                 command += ["--params-file", str(file)]
         return command
 
@@ -117,6 +135,20 @@ class Stack:
     arguments: Mapping[str, Any]
     processes: tuple[Process, ...]
     run_dir: Path
+    simulated: bool = False
+    """No real arm can move."""
+
+
+class _Dumper(yaml.SafeDumper):
+    """Strings in quotes: ROS has a YAML reader of its own, to which 1e5, nan and others are numbers."""
+
+
+_Dumper.add_representer(str, lambda dumper, text: dumper.represent_scalar("tag:yaml.org,2002:str", text, style='"'))
+
+
+def dump_parameters(data: Mapping[str, Any]) -> str:
+    """YAML that ROS reads as what ``data`` holds."""
+    return str(yaml.dump(data, Dumper=_Dumper, allow_unicode=True, width=1_000_000))
 
 
 def stack_names() -> list[str]:
@@ -144,6 +176,9 @@ def load_stack(name: str | Path, arguments: Mapping[str, str], *, run_dir: Path)
     values: dict[str, Any] = {
         a.name: a.parse(arguments[a.name]) if a.name in arguments else a.default for a in declared
     }
+    open_ports = [a for a in declared if a.free_when and values[a.name] == 0]
+    for argument, port in zip(open_ports, _free_ports(len(open_ports)), strict=True):
+        values[argument.name] = port if _holds(argument.free_when, values, where) else argument.zero_means
     for argument in declared:
         waived = not argument.required_unless or _holds(argument.required_unless, values, where)
         if not waived and values[argument.name] in ("", None):
@@ -161,12 +196,14 @@ def load_stack(name: str | Path, arguments: Mapping[str, str], *, run_dir: Path)
         if process is not None:
             processes.append(process)
     _check_order(processes, data["processes"], where)
+    simulated = data.get("simulated", False)
     return Stack(
         name=file.stem,
         description=str(data.get("description", "")),
         arguments=values,
         processes=tuple(processes),
         run_dir=run_dir,
+        simulated=simulated if isinstance(simulated, bool) else _holds(str(simulated), values, where),
     )
 
 
@@ -183,7 +220,7 @@ def _read(name: str | Path) -> tuple[Path, dict[str, Any]]:
         data = _extended(data, str(file))
     if not isinstance(data, dict) or not isinstance(data.get("processes"), list):
         raise StackError(f"{file}: expected a mapping with a list of processes")
-    unknown = sorted(set(data) - {"description", "arguments", "variables", "processes"})
+    unknown = sorted(set(data) - {"description", "simulated", "arguments", "variables", "processes"})
     if unknown:
         raise StackError(f"{file}: unknown keys {unknown}")
     return file, data
@@ -218,6 +255,8 @@ def _arguments(data: Mapping[str, Any], where: str) -> tuple[Argument, ...]:
                 description=str(spec.get("description", "")),
                 choices=tuple(spec.get("choices", ())),
                 required_unless=str(spec.get("required_unless", "")),
+                zero_means=int(spec.get("zero_means", 0)),
+                free_when=str(spec.get("free_when", "")),
             )
         )
     return tuple(found)
@@ -246,6 +285,7 @@ def _process(entry: Mapping[str, Any], values: Mapping[str, Any], where: str) ->
         ready=filled.get("ready", NODE_READY if is_node else None),
         stop_first=bool(filled.get("stop_first", False)),
         finishes=bool(filled.get("finishes", False)),
+        optional=bool(filled.get("optional", False)),
         environment={k: str(v) for k, v in filled.get("environment", {}).items()},
     )
 
@@ -294,3 +334,12 @@ def _check_order(processes: Sequence[Process], entries: Sequence[Mapping[str, An
         unknown = sorted(set(process.after) - set(every[: every.index(process.name)]))
         if unknown:
             raise StackError(f"{where}: {process.name} starts after {unknown}; expected names of earlier processes")
+
+
+def _free_ports(count: int) -> list[int]:
+    """Ports that are free now on loopback, all different."""
+    with ExitStack() as stack:
+        sockets = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for each in sockets:
+            each.bind(("127.0.0.1", 0))
+        return [each.getsockname()[1] for each in sockets]

@@ -1,5 +1,8 @@
 """From an action chunk to joint space: validation, matching by name, inverse kinematics.
 
+Nothing here knows the executor's state but what it is given (the joints to start from and the time that is due), so
+that it can run outside the servo loop: inverse kinematics take longer than a servo cycle has.
+
 Which defects latch a fault and which only cost the chunk:
 - malformed (wrong names, shape, step length, NaN or infinite): the policy or its wiring is broken and
   nothing that it sends can be trusted → FAULT.
@@ -20,6 +23,8 @@ from lavla_ros.control.config import ConfigError, ExecutorConfig
 from lavla_ros.jaka.kinematics import IKError, forward, inverse, rotation_from_rpy
 
 FloatArray = NDArray[np.float64]
+FARTHEST_M, LARGEST_TURN_RAD = 10.0, 13.0
+"""End-effector values beyond these are no pose of an arm, whatever range the contract gives (13 rad: two turns)."""
 
 
 class ChunkRejected(ValueError):
@@ -42,6 +47,60 @@ class ArmActions:
     """(H,): opening as a fraction of the contract's range, 1 open; None where the contract has no gripper."""
     clipped: int
     """Values that were out of range within the tolerance."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PreparedChunk:
+    """A chunk in joint space, ready for :meth:`ChunkExecutor.submit_prepared`. Row h belongs to step h.
+
+    Exactly one of ``points_HJ`` and ``increments_HJ`` is given. Raises ValueError where the arrays do not fit.
+    """
+
+    stamp_ns: int
+    dt_ns: int
+    points_HJ: FloatArray | None = None
+    """(H, dof) rad: absolute joint points; rows before ``from_step`` repeat that one."""
+    increments_HJ: FloatArray | None = None
+    """(H, dof) rad: joint increment of each step; rows before ``from_step`` are zero."""
+    gripper_H: FloatArray | None = None
+    """(H,): opening, 1 open, 0 closed; None where the contract has no gripper."""
+    from_step: int = 0
+    """The first step that was prepared: what was due already is not."""
+    clipped: int = 0
+    """Values that were out of range within the tolerance."""
+
+    def __post_init__(self) -> None:
+        if (self.points_HJ is None) == (self.increments_HJ is None):
+            raise ValueError("a prepared chunk has either points or increments")
+        for name in ("points_HJ", "increments_HJ", "gripper_H"):
+            rows = getattr(self, name)
+            shape = (self.horizon,) if name == "gripper_H" else (self.horizon, self.rows_HJ.shape[-1])
+            if rows is not None and (rows.shape != shape or not np.isfinite(rows).all()):
+                raise ValueError(f"{name} of a prepared chunk has shape {rows.shape}; expected {shape}, all finite")
+        if not 0 <= self.from_step < self.horizon:
+            raise ValueError(f"from_step of a prepared chunk is {self.from_step}; it has {self.horizon} steps")
+
+    @property
+    def rows_HJ(self) -> FloatArray:
+        """The points or the increments."""
+        rows = self.points_HJ if self.points_HJ is not None else self.increments_HJ
+        assert rows is not None
+        return rows
+
+    @property
+    def horizon(self) -> int:
+        return len(self.rows_HJ)
+
+
+def first_step(stamp_ns: int, dt_ns: int, due_ns: int, consumed_until_ns: int | None = None) -> int:
+    """The step that is due at ``due_ns``, 0 before the chunk; none that begins before ``consumed_until_ns``.
+
+    ``consumed_until_ns`` (delta chunks): a period whose action has begun is not begun again from another base.
+    """
+    step = max(0, (due_ns - stamp_ns) // dt_ns)
+    if consumed_until_ns is not None:
+        step = max(step, -((stamp_ns - consumed_until_ns + dt_ns // 2) // dt_ns))
+    return step
 
 
 class ActionDecoder:
@@ -80,21 +139,62 @@ class ActionDecoder:
             self._low = np.maximum(self._low, config.limits.lower())
             self._high = np.minimum(self._high, config.limits.upper())
 
+    def prepare(
+        self, chunk: ActionChunk, seed_rad: list[float], due_ns: int, consumed_until_ns: int | None = None
+    ) -> PreparedChunk:
+        """The chunk in joint space, from the step on that is due at ``due_ns``. Raises ChunkRejected, nothing else.
+
+        ``seed_rad`` (dof,): the newest commanded position, where inverse kinematics start and what deltas of an
+        end effector are applied to. ``consumed_until_ns``: see :func:`first_step`.
+        """
+        actions = self.decode(chunk)
+        horizon = len(actions.arm_HA)
+        step = first_step(chunk.stamp_ns, chunk.dt_ns, due_ns, consumed_until_ns)
+        if step >= horizon:
+            raise ChunkRejected("rejected_expired", f"all {horizon} steps of the chunk lie in the past")
+        points = self._absolute_points(actions.arm_HA, step, seed_rad) if self.absolute else None
+        return PreparedChunk(
+            stamp_ns=chunk.stamp_ns,
+            dt_ns=chunk.dt_ns,
+            points_HJ=points,
+            increments_HJ=None if self.absolute else self._increments(actions.arm_HA, step, seed_rad),
+            gripper_H=actions.gripper_H,
+            from_step=step,
+            clipped=actions.clipped,
+        )
+
     def decode(self, chunk: ActionChunk) -> ArmActions:
         """Validate and split. Raises ChunkRejected naming the offending value."""
-        expected = self._contract.action.names
-        values = np.asarray(chunk.actions_HA, dtype=np.float64)
-        if set(chunk.names) != set(expected) or len(chunk.names) != len(expected):
+        expected, longest = self._contract.action.names, self._contract.chunk_size
+        times: tuple[tuple[str, object], ...] = (("stamp", chunk.stamp_ns), ("step", chunk.dt_ns))
+        for what, value in times:
+            if not isinstance(value, int | np.integer):
+                raise ChunkRejected(
+                    "rejected_rate", f"the chunk's {what} is {value!r}; expected whole nanoseconds", malformed=True
+                )
+        names = tuple(chunk.names) if isinstance(chunk.names, tuple | list) else (chunk.names,)
+        if sorted(map(str, names)) != sorted(expected):
             raise ChunkRejected(
                 "rejected_names",
-                f"the chunk names its dimensions {list(chunk.names)}; the contract "
+                f"the chunk names its dimensions {list(names)}; the contract "
                 f"{self._contract.name!r} has {list(expected)}",
                 malformed=True,
             )
-        if values.ndim != 2 or values.shape[1] != len(expected) or not 1 <= values.shape[0] <= 256:
+        try:
+            values = np.asarray(chunk.actions_HA)
+            # Text that reads like a number, or a complex one, is not what a policy of this contract sends.
+            if values.dtype.kind not in "fiu":
+                raise TypeError(f"they are {values.dtype}")
+            values = values.astype(np.float64)
+        except (TypeError, ValueError, OverflowError) as error:
+            raise ChunkRejected(
+                "rejected_shape", f"the chunk's actions are not an array of numbers: {error}", malformed=True
+            ) from None
+        if values.ndim != 2 or values.shape[1] != len(expected) or not 1 <= values.shape[0] <= longest:
             raise ChunkRejected(
                 "rejected_shape",
-                f"the chunk has shape {values.shape}; expected (1 to 256, {len(expected)})",
+                f"the chunk has shape {values.shape}; expected (1 to {longest}, {len(expected)}), as contract "
+                f"{self._contract.name!r} says (chunk_size)",
                 malformed=True,
             )
         if abs(chunk.dt_ns - self._contract.dt_ns) > 0.01 * self._contract.dt_ns:
@@ -106,10 +206,8 @@ class ActionDecoder:
             )
         if not np.isfinite(values).all():
             h, a = (int(i) for i in np.argwhere(~np.isfinite(values))[0])
-            raise ChunkRejected(
-                "rejected_not_finite", f"{chunk.names[a]} is {values[h, a]} at step {h}", malformed=True
-            )
-        column = {name: i for i, name in enumerate(chunk.names)}
+            raise ChunkRejected("rejected_not_finite", f"{names[a]} is {values[h, a]} at step {h}", malformed=True)
+        column = {name: i for i, name in enumerate(names)}
         arm = values[:, [column[n] for n in self._arm_names]]
         clipped = np.clip(arm, self._low, self._high)
         excess = np.abs(arm - clipped)
@@ -120,6 +218,8 @@ class ActionDecoder:
                 f"{self._arm_names[a]} is {arm[h, a]:.4f} at step {h}; allowed "
                 f"{self._low[a]:.4f} to {self._high[a]:.4f}",
             )
+        if not self.joint_space:
+            self._check_pose(arm)
         count = int((excess > 0).sum())
         gripper = None
         if self._gripper is not None:
@@ -135,27 +235,29 @@ class ActionDecoder:
             gripper = np.clip(gripper, 0.0, 1.0)
         return ArmActions(arm_HA=clipped, gripper_H=gripper, clipped=count)
 
-    def absolute_points(self, arm_HA: FloatArray, from_step: int, seed_rad: list[float]) -> FloatArray:
-        """Absolute joint points (H, J). Raises ChunkRejected on a huge step, start jump or IK failure.
+    def _absolute_points(self, arm_HA: FloatArray, from_step: int, seed_rad: list[float]) -> FloatArray:
+        """Absolute joint points (H, J). Raises ChunkRejected on a huge step or IK failure.
 
         End effector: inverse kinematics from ``from_step`` on, each point seeded with the one before, the
-        first with the commanded position ``seed_rad``; earlier points repeat the first one.
+        first with ``seed_rad``; earlier points repeat the first one.
         """
-        seed = np.array(seed_rad)
-        points = arm_HA if self.joint_space else self._solve_poses(arm_HA, from_step, seed)
+        points = arm_HA if self.joint_space else self._solve_poses(arm_HA, from_step, np.array(seed_rad))
         self._check_steps(np.abs(np.diff(points[from_step:], axis=0)), from_step + 1)
-        start = np.abs(points[from_step] - seed)
+        return points
+
+    def check_start(self, points_HJ: FloatArray, step: int, command_rad: list[float]) -> None:
+        """Raises ChunkRejected where the point of ``step`` is too far from the present command (dof,)."""
+        start = np.abs(points_HJ[step] - np.array(command_rad))
         if start.max() > self._config.max_start_jump_rad:
             j = int(np.argmax(start))
             raise ChunkRejected(
                 "rejected_jump",
                 f"{self._config.joint_names[j]} is commanded to "
-                f"{points[from_step, j]:.4f} rad at step {from_step}, {start[j]:.4f} rad from the present "
+                f"{points_HJ[step, j]:.4f} rad at step {step}, {start[j]:.4f} rad from the present "
                 f"command; allowed {self._config.max_start_jump_rad} rad",
             )
-        return points
 
-    def increments(self, arm_HA: FloatArray, from_step: int, base_rad: list[float]) -> FloatArray:
+    def _increments(self, arm_HA: FloatArray, from_step: int, base_rad: list[float]) -> FloatArray:
         """Joint increments (H, J) per step of a delta chunk; rows before ``from_step`` are zero.
 
         End effector: the pose of ``base_rad`` moved by each delta in turn (translation in the base
@@ -190,10 +292,20 @@ class ActionDecoder:
     def _inverse(self, target_44: FloatArray, seed: FloatArray, step: int) -> FloatArray:
         try:
             return inverse(target_44, seed, limits=self._config.limits)
-        except IKError as error:
+        except (IKError, ValueError, np.linalg.LinAlgError) as error:
             raise ChunkRejected(
                 "rejected_ik", f"step {step}, position {target_44[:3, 3].round(4).tolist()} m: {error}"
             ) from None
+
+    def _check_pose(self, arm_HA: FloatArray) -> None:
+        """Raises ChunkRejected for end-effector values that no pose can have."""
+        bound = np.array([FARTHEST_M] * 3 + [LARGEST_TURN_RAD] * 3)
+        if (np.abs(arm_HA) > bound).any():
+            h, a = (int(i) for i in np.argwhere(np.abs(arm_HA) > bound)[0])
+            raise ChunkRejected(
+                "rejected_range",
+                f"{self._arm_names[a]} is {arm_HA[h, a]:.4g} at step {h}; no arm gets beyond {bound[a]}",
+            )
 
     def _rotation(self, values_3: FloatArray) -> FloatArray:
         if self._rpy:

@@ -63,6 +63,14 @@ class ExecutorConfig:
     """Consecutive ticks of excessive tracking error that latch the fault."""
     max_clock_gap_s: float = 0.5
     """A tick later than this after the one before, or before it, is a clock jump → FAULT."""
+    bridged_ticks: int = 1
+    """Up to this many skipped servo cycles in a row the motion goes on as planned. After more of them the arm has
+    stopped where it was told to be last: the motion restarts from rest there."""
+    chunk_timeout_s: float = 0.0
+    """No newer chunk accepted for this long while TRACKING → HOLDING, however much is left of the last one.
+    0: never (lock-step, where time stands still while the policy thinks)."""
+    resume_error_rad: float = 0.02
+    """Resuming is refused where a joint is further from its command than this: start anew where the arm is."""
 
     def __post_init__(self) -> None:
         _check(0.01 <= self.speed_scale <= 1.0, "speed_scale", self.speed_scale, "0.01 to 1.0")
@@ -84,11 +92,13 @@ class ExecutorConfig:
             "max_step_rad",
             "max_goal_lead_rad",
             "tracking_error_rad",
+            "resume_error_rad",
         ):
             value = getattr(self, name)
             _check(0 < value < 100, name, value, "a value in (0, 100)")
-        for name in ("ensemble_m", "range_tolerance", "max_future_s"):
+        for name in ("ensemble_m", "range_tolerance", "max_future_s", "chunk_timeout_s"):
             _check(0 <= getattr(self, name) < 100, name, getattr(self, name), "a value in [0, 100)")
+        _check(0 <= self.bridged_ticks <= 10, "bridged_ticks", self.bridged_ticks, "0 to 10")
         for name in ("ensemble_size", "execution_horizon", "tracking_error_ticks"):
             _check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
         _check(
@@ -119,7 +129,7 @@ class ExecutorConfig:
             if contract.robot not in ROBOT_LIMITS:
                 raise ConfigError(
                     f"contract {contract.name!r} is for robot {contract.robot!r}, whose limits are not "
-                    f"known (known: {sorted(ROBOT_LIMITS)}); pass limits= and joint_names="
+                    f"known (known: {sorted(ROBOT_LIMITS)}); add them to ROBOT_LIMITS in {__name__}"
                 )
             values["limits"] = ROBOT_LIMITS[contract.robot]
         if "joint_names" in values:

@@ -28,6 +28,8 @@ SMOOTHING = (0.0, 0.03, 0.3, 3.0, 30.0, 300.0)
 """Weights tried on the squared third differences of the points where the clamped exact spline breaks a limit."""
 FALLBACK_SMOOTHING = 3.0
 """The weight used where no weight helps (the motion itself is too fast): it damps periods below 0.7 s at 10 Hz."""
+SWING_RAD = 0.008
+"""Room for a spline to swing out beyond its knots: more than a motion at 5 rad/s² does between two points at 10 Hz."""
 MARGIN = 1.0 - 1e-6
 """Rounding room between a piece that counts as within the limits and the limits."""
 _GRID = np.linspace(0.0, 1.0, 17)
@@ -132,14 +134,20 @@ def build_curve(
     """The curve through ``points_HJ`` (rad), point h at ``first_knot_ns + h * dt_ns``.
 
     ``before_J``/``before_velocity_J``: position and velocity commanded one ``dt_ns`` before the first
-    knot. ``start``: the motion to join at ``start_ns``, which is not after the last knot. Where no
-    joining quintic within the limits exists the curve is the bare spline and ``joined`` is False.
+    knot. ``start``: the motion to join at ``start_ns``, which is not after the last knot. Where no joining quintic
+    within the limits exists the curve is the bare spline and ``joined`` is False.
     """
     h = dt_ns * 1e-9
+    # With so few points a free end would move as fast as the arm is behind, and the next chunk's would answer that.
+    end_velocity = (points_HJ[-1] - points_HJ[0]) / h if len(points_HJ) <= 2 else None
     knots = np.vstack((before_J, points_HJ))
-    coefficients, feasible_KJ, smoothed = _feasible_spline(knots, before_velocity_J, h, limits)
-    origin_ns = first_knot_ns - dt_ns
-    end_ns = origin_ns + len(points_HJ) * dt_ns
+    coefficients, feasible_KJ, smoothed = _feasible_spline(knots, before_velocity_J, end_velocity, h, limits)
+    origin_ns, end_ns = first_knot_ns - dt_ns, first_knot_ns + (len(points_HJ) - 1) * dt_ns
+    if not feasible_KJ.all() or _overshoots(coefficients, knots, h):
+        # The arm is not on the way that the points describe. What it has to catch up with must not depend on where
+        # it is, or the two of them chase each other: the points alone.
+        knots, origin_ns = points_HJ if len(points_HJ) > 1 else np.vstack((points_HJ, points_HJ)), first_knot_ns
+        coefficients, feasible_KJ, smoothed = _feasible_spline(knots, None, end_velocity, h, limits)
     feasible = [bool(row.all()) for row in feasible_KJ]
     spline = [
         Piece(origin_ns + i * dt_ns, origin_ns + i * dt_ns, _plain(coefficients[i]), feasible[i])
@@ -167,7 +175,11 @@ def build_curve(
 
 
 def _feasible_spline(
-    knots_KJ: FloatArray, start_velocity_J: FloatArray, h_s: float, limits: LimitArrays
+    knots_KJ: FloatArray,
+    start_velocity_J: FloatArray | None,
+    end_velocity_J: FloatArray | None,
+    h_s: float,
+    limits: LimitArrays,
 ) -> tuple[FloatArray, NDArray[np.bool_], NDArray[np.bool_]]:
     """The spline through the knots; joints whose spline breaks a limit are smoothed as little as helps.
 
@@ -176,7 +188,7 @@ def _feasible_spline(
     feasible. Where none does (the motion itself is too fast) a moderate one is taken, and the limiter
     saturates. Returns coefficients (K-1, 6, J), feasibility (K-1, J), and which joints were smoothed (J,).
     """
-    coefficients = spline_coefficients(knots_KJ, start_velocity_J, h_s)
+    coefficients = spline_coefficients(knots_KJ, start_velocity_J, end_velocity_J, h_s)
     feasible = _cubic_feasible(coefficients, h_s, limits)
     smoothed = np.zeros(knots_KJ.shape[1], dtype=bool)
     if len(knots_KJ) < 4:
@@ -188,7 +200,7 @@ def _feasible_spline(
     calmer = (_smoothers(count) @ knots_KJ).transpose(1, 0, 2)
     # No longer clamped to the velocity that the motion comes with: the joining quintic sees to that.
     slope = (4.0 * calmer[1] - 3.0 * calmer[0] - calmer[2]) / (2.0 * h_s)
-    candidates = spline_coefficients(calmer.reshape(count, -1), slope.reshape(-1), h_s)
+    candidates = spline_coefficients(calmer.reshape(count, -1), slope.reshape(-1), None, h_s)
     candidates = candidates.reshape(count - 1, 6, len(SMOOTHING), joints)
     candidates_ok = _cubic_feasible(candidates, h_s, limits)
     all_ok = np.logical_and.reduce(candidates_ok, axis=0)
@@ -200,6 +212,14 @@ def _feasible_spline(
     return coefficients, feasible, smoothed
 
 
+def _overshoots(coefficients: FloatArray, knots_KJ: FloatArray, h_s: float) -> bool:
+    """Whether the spline swings out beyond all of its knots by more than ``SWING_RAD``."""
+    inner = (_GRID[1:-1, None] * h_s) ** _POWERS
+    between = np.einsum("gk,ikj->igj", inner, coefficients)
+    low, high = knots_KJ.min(0) - SWING_RAD, knots_KJ.max(0) + SWING_RAD
+    return bool((between < low).any() or (between > high).any())
+
+
 @lru_cache(maxsize=64)
 def _smoothers(count: int) -> FloatArray:
     """(L, count, count): knots → smoothed knots, for every weight."""
@@ -207,13 +227,18 @@ def _smoothers(count: int) -> FloatArray:
     return np.stack([np.linalg.inv(np.eye(count) + weight * third.T @ third) for weight in SMOOTHING])
 
 
-def spline_coefficients(knots_KJ: FloatArray, start_velocity_J: FloatArray, h_s: float) -> FloatArray:
-    """Cubic spline on uniform knots, (K-1, 6, J): clamped to the velocity at the start, natural at the end."""
+def spline_coefficients(
+    knots_KJ: FloatArray, start_velocity_J: FloatArray | None, end_velocity_J: FloatArray | None, h_s: float
+) -> FloatArray:
+    """Cubic spline on uniform knots, (K-1, 6, J): clamped to the velocity at either end, natural where it is None."""
     slopes = (knots_KJ[1:] - knots_KJ[:-1]) / h_s
     right = np.zeros_like(knots_KJ)
-    right[0] = 6.0 / h_s * (slopes[0] - start_velocity_J)
+    if start_velocity_J is not None:
+        right[0] = 6.0 / h_s * (slopes[0] - start_velocity_J)
     right[1:-1] = 6.0 / h_s * (slopes[1:] - slopes[:-1])
-    second = _spline_inverse(len(knots_KJ)) @ right
+    if end_velocity_J is not None:
+        right[-1] = 6.0 / h_s * (end_velocity_J - slopes[-1])
+    second = _spline_inverse(len(knots_KJ), start_velocity_J is not None, end_velocity_J is not None) @ right
     coefficients = np.zeros((len(slopes), 6, knots_KJ.shape[1]))
     coefficients[:, 0] = knots_KJ[:-1]
     coefficients[:, 1] = slopes - h_s / 6.0 * (2.0 * second[:-1] + second[1:])
@@ -223,12 +248,13 @@ def spline_coefficients(knots_KJ: FloatArray, start_velocity_J: FloatArray, h_s:
 
 
 @lru_cache(maxsize=64)
-def _spline_inverse(count: int) -> FloatArray:
+def _spline_inverse(count: int, clamped_start: bool, clamped_end: bool) -> FloatArray:
     """Inverse of the tridiagonal system for the second derivatives at ``count`` uniform knots."""
     matrix = 4.0 * np.eye(count) + np.eye(count, k=1) + np.eye(count, k=-1)
-    matrix[0, 0] = 2.0
-    matrix[-1] = 0.0
-    matrix[-1, -1] = 1.0
+    for row, clamped in ((0, clamped_start), (-1, clamped_end)):
+        if not clamped:
+            matrix[row] = 0.0
+        matrix[row, row] = 2.0 if clamped else 1.0
     return np.asarray(np.linalg.inv(matrix), dtype=np.float64)
 
 

@@ -22,13 +22,23 @@ class ArmState:
     position_rad: NDArray[np.float64]
     """(dof,) measured joint positions in the order of ``ExecutorConfig.joint_names``."""
     gripper: float
-    """1 open, 0 closed."""
+    """1 open, 0 closed: as the arm reports it, not as it was commanded last."""
     enabled: bool
     """Powered on and enabled."""
     servo_mode: bool
     """The controller acts on servo commands. False while commands are wanted is a fault."""
     fault: str | None
-    """Why the arm cannot move (protective stop, E-stop, connection lost …), or None."""
+    """Why the arm cannot move (protective stop, E-stop, connection lost …), or None. Latched by the driver from
+    :meth:`ArmDriver.enter_servo` on, until :meth:`ArmDriver.clear_fault`."""
+    powered_on: bool = True
+    """The arm has power; the brakes may still be closed (see ``enabled``)."""
+    concern: str | None = None
+    """The first sign of trouble in the stream of commands (one refused, some unanswered), or None once it is over:
+    the motion is brought to rest while that is still possible. A second sign is a ``fault``."""
+    commanded_rad: NDArray[np.float64] | None = None
+    """(dof,) where the controller itself believes to have been commanded to, or None where it does not say."""
+    moving: bool | None = None
+    """Whether the controller says that the arm moves, or None where it does not say."""
 
 
 class ArmDriver(Protocol):
@@ -36,14 +46,31 @@ class ArmDriver(Protocol):
 
     ``read``, ``command`` and ``set_gripper`` are called every cycle and must not block; a failure
     in them is reported by ``ArmState.fault``, not by an exception, unless it is a programming error.
+    Each of ``power_on``, ``enable``, ``enter_servo`` and ``clear_fault`` does what its name says and nothing
+    besides: a person asks for each of them separately.
     """
 
     def connect(self) -> None:
-        """Connect, power on, enable. Raises DriverError naming the cause (never half connected)."""
+        """Connect and look at the arm. Powers on and enables only where the driver is configured to.
+
+        An arm without power, disabled or in protective stop is no error: ``read`` says so. Raises DriverError
+        naming the cause (never half connected).
+        """
+        ...
+
+    def power_on(self) -> None:
+        """Give the arm power. Blocks until confirmed. Raises DriverError; done already is no error."""
+        ...
+
+    def enable(self) -> None:
+        """Release the brakes. Blocks until confirmed. Raises DriverError; done already is no error."""
         ...
 
     def enter_servo(self) -> None:
-        """Make the controller act on :meth:`command`. Blocks until confirmed. Raises DriverError."""
+        """Make the controller act on :meth:`command`. Blocks until confirmed.
+
+        Raises DriverError for an arm that has a fault, is not enabled or moves. Nothing is cleared or switched on.
+        """
         ...
 
     def read(self) -> ArmState:
@@ -55,11 +82,18 @@ class ArmDriver(Protocol):
         ...
 
     def set_gripper(self, open_fraction: float) -> None:
-        """1 open, 0 closed. Called when the wanted value changes."""
+        """1 open, 0 closed. Called when the wanted value changes, and again while the arm reports another one."""
+        ...
+
+    def report(self) -> dict[str, int]:
+        """How the stream of commands goes, by name: counts and measures worth showing. Only what is not 0."""
         ...
 
     def exit_servo(self) -> None:
-        """Leave servo mode; the arm must be at rest. Safe to call when not in servo mode."""
+        """Leave servo mode; the arm must be at rest. Safe to call when not in servo mode, and after a fault.
+
+        Raises DriverError where servo mode stays on.
+        """
         ...
 
     def close(self) -> None:
@@ -67,5 +101,8 @@ class ArmDriver(Protocol):
         ...
 
     def clear_fault(self) -> None:
-        """Clear a latched controller fault after a person acknowledged it. Raises DriverError if it stays."""
+        """Clear a latched fault of the controller on a person's request, connecting again where needed.
+
+        Neither powers on nor enables nor enters servo mode. Raises DriverError if the fault stays.
+        """
         ...

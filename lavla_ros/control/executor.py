@@ -11,22 +11,29 @@ command is what the arm should reach one period after its place, and consecutive
 limit for that period, however late the tick was. A chunk stamped t is executed from the step that is
 due at the next tick; what lies before has been consumed and is counted as skipped.
 
+Missed ticks. The arm stands where it was told to be last when some cycles bring nothing. A single one is
+bridged (``bridged_ticks``); after more the motion restarts from rest at the last command, in every state.
+
 Faults. See :mod:`lavla_ros.control.actions` for chunks and :mod:`lavla_ros.control.health` for the arm. A
-fault is latched: the command ramps to rest and stays, chunks are refused, until :meth:`acknowledge`
-succeeds, which needs the arm at rest and the cause gone. The command then moves within the limits to the
-measured position, and only then are chunks accepted. Never does a fault put the measured position in
-place of the command: only whoever left servo mode and entered it again may say so (:meth:`rebase`).
+fault is latched: the command ramps to rest and stays, chunks are refused, also after :meth:`deactivate`, until
+:meth:`acknowledge` succeeds, which needs the arm at rest and the cause gone. It ends in a latched hold. Nothing
+but a chunk ever moves the arm, and no chunk is accepted until a person calls :meth:`resume`, which is refused
+where the arm is not where it was commanded to be. Only whoever left servo mode and entered it again may put the
+measured position in place of the command (:meth:`rebase`).
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Callable
+
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract
-from lavla_ros.control.actions import ActionDecoder, ArmActions, ChunkRejected
+from lavla_ros.control.actions import ActionDecoder, ChunkRejected, PreparedChunk, first_step
 from lavla_ros.control.blending import FloatArray, Prediction, soft_mask, temporal_ensemble
 from lavla_ros.control.config import ConfigError, ExecutorConfig
-from lavla_ros.control.curve import LimitArrays, build_curve
+from lavla_ros.control.curve import Curve, LimitArrays, build_curve
 from lavla_ros.control.driver import ArmState
 from lavla_ros.control.health import HealthMonitor
 from lavla_ros.control.limiter import Limiter
@@ -40,16 +47,22 @@ __all__ = [
     "ExecutorConfig",
     "ExecutorError",
     "ExecutorState",
+    "NotAtCommandError",
+    "PreparedChunk",
     "SubmitResult",
 ]
 
+_log = logging.getLogger(__name__)
 OUTSIDE_TOLERANCE_RAD = 0.02
-"""Activation is refused where the arm is outside its position limits by more than this."""
-REALIGNED_RAD = 1e-6
+"""The arm is not moved where it is outside its position limits by more than this."""
 
 
 class ExecutorError(RuntimeError):
     """The executor was asked for something that its state does not allow; the message names the fix."""
+
+
+class NotAtCommandError(ExecutorError):
+    """The arm is not where it was commanded to be: leave servo mode, enter it again, :meth:`ChunkExecutor.rebase`."""
 
 
 class ChunkExecutor:
@@ -67,14 +80,21 @@ class ChunkExecutor:
         self._state = ExecutorState.IDLE
         self._fault: str | None = None
         self._cause: str | None = None
-        self._hold_latched: str | None = None
-        self._realign: list[float] | None = None
+        self._held: str | None = None
+        self._hold_reason = ""
+        self._parked = False
+        """Between an acknowledgement and the resumption: the arm may be switched off and away from its command."""
         self._plan: Plan | None = None
         self._predictions: list[Prediction] = []
         self._on_curve = False
         self._goal: list[float] = []
         self._consumed_until_ns: int | None = None
         self._newest_stamp_ns: int | None = None
+        self._accepted_ns = 0
+        """When the chunk being followed was accepted."""
+        self._since_ns = 0
+        self._arm: ArmState | None = None
+        """The newest fit state of the arm, and its position."""
         self._measured: list[float] = []
         self._gripper = 1.0
         self._place_ns: int | None = None
@@ -84,8 +104,6 @@ class ChunkExecutor:
         self._last_now_ns = 0
         self.refusal = ""
         """Why the last :meth:`acknowledge` returned False."""
-        self.hold_reason = ""
-        """Why the executor is HOLDING."""
         self.counters: dict[str, int] = {}
         """Everything refused, skipped or clipped since construction, by name; only names that occurred."""
 
@@ -95,8 +113,39 @@ class ChunkExecutor:
 
     @property
     def fault_reason(self) -> str | None:
-        """Cause of the latched fault, or None."""
+        """Cause of the latched fault, or None. It stays while IDLE: a fault outlives :meth:`deactivate`."""
         return self._fault
+
+    @property
+    def held(self) -> str | None:
+        """Reason of the latched hold, or None. Chunks are refused until :meth:`resume`."""
+        return self._held
+
+    @property
+    def hold_reason(self) -> str:
+        """Why the executor is HOLDING, or was last: a latched hold's reason before any passing one."""
+        return self._held or self._hold_reason
+
+    @property
+    def waiting_for(self) -> str:
+        """What has to come before the arm moves on: "a chunk", or what a person has to do; "" while TRACKING.
+
+        One of acknowledge, activate, power_on, enable, resume: the names of the services.
+        """
+        if self._fault is not None:
+            return "acknowledge"
+        if self._state is ExecutorState.IDLE:
+            return "activate"
+        if self._held is not None:
+            if self._parked and self._arm is not None and not self._arm.enabled:
+                return "enable" if self._arm.powered_on else "power_on"
+            return "resume"
+        return "" if self._state is ExecutorState.TRACKING else "a chunk"
+
+    @property
+    def since_ns(self) -> int:
+        """When :attr:`state`, or whether a hold is latched, changed last; on the clock of the ticks."""
+        return self._since_ns
 
     @property
     def at_rest(self) -> bool:
@@ -106,37 +155,31 @@ class ChunkExecutor:
     def activate(self, state: ArmState, now_ns: int) -> None:
         """IDLE → HOLDING at the measured position. The first tick follows at ``now_ns`` or later.
 
-        Raises ExecutorError where already active or the measured position is unusable or outside the limits.
+        A latched hold stays. Raises ExecutorError where already active, a fault is latched, or the arm is unfit,
+        not ready for commands or outside its limits.
         """
         if self._state is not ExecutorState.IDLE:
             raise ExecutorError(f"activate: the executor is {self._state.name}; deactivate it first")
-        measured = np.asarray(state.position_rad, dtype=np.float64).tolist()
-        limits = self.config.limits
-        if len(measured) != len(self.config.joint_names) or not np.isfinite(measured).all():
-            raise ExecutorError(
-                f"activate: measured position is {measured}; expected {len(self.config.joint_names)} "
-                "finite values (rad)"
-            )
-        for name, p, low, high in zip(
-            self.config.joint_names, measured, limits.lower_rad, limits.upper_rad, strict=True
-        ):
-            if not low - OUTSIDE_TOLERANCE_RAD <= p <= high + OUTSIDE_TOLERANCE_RAD:
-                raise ExecutorError(f"activate: {name} is at {p:.4f} rad, outside {low} to {high}; jog it back first")
-        self._state, self._fault, self._cause, self._hold_latched = ExecutorState.HOLDING, None, None, None
-        self.hold_reason = "activated"
-        self._place_ns, self._motion_ns, self._last_now_ns = None, now_ns, now_ns
-        self._newest_stamp_ns = self._consumed_until_ns = self._realign = None
+        if self._fault is not None:
+            raise ExecutorError(f"activate: a fault is latched: {self._fault}; acknowledge it first")
+        measured = self._startable("activate", state, now_ns)
+        self._cause, self._parked = None, False
+        self._hold_reason = "activated"
+        # What was observed before does not know the arm as it is now.
+        self._newest_stamp_ns, self._consumed_until_ns = now_ns - 1, None
         self._gripper = 1.0 if state.gripper >= self.config.gripper_threshold else 0.0
-        self._health.reset()
         self._drop_plan()
-        self._restart_at(measured)
+        self._restart_at(state, measured, now_ns)
+        self._enter(ExecutorState.HOLDING)
 
     def deactivate(self) -> None:
-        """→ IDLE. Raises ExecutorError while the command moves: hold() and tick until ``at_rest``."""
+        """→ IDLE; ends a latched hold, not a fault. Raises ExecutorError while the command moves: hold() and tick
+        until ``at_rest``."""
         if self._state is not ExecutorState.IDLE and not self.at_rest:
             raise ExecutorError("deactivate: the command is moving; hold() and tick until at_rest")
-        self._state, self._fault = ExecutorState.IDLE, None
+        self._held, self._parked = None, False
         self._drop_plan()
+        self._enter(ExecutorState.IDLE)
 
     def set_speed_scale(self, scale: float) -> None:
         """Velocity limits = scale x the configured ones, from now on. Raises ConfigError outside 0.01 to 1."""
@@ -147,15 +190,33 @@ class ChunkExecutor:
         self._on_curve = False
 
     def hold(self, reason: str, *, latch: bool = False) -> None:
-        """Drop the chunk and ramp to rest. With ``latch`` new chunks are refused until :meth:`resume`."""
+        """Drop the chunk and ramp to rest. With ``latch`` new chunks are refused until :meth:`resume`.
+
+        No chunk that was observed before the newest tick is executed afterwards, latched or not.
+        """
         if latch:
-            self._hold_latched = reason
+            if self._held is None:
+                self._since_ns = self._last_now_ns
+            self._held = reason
         if self._state in (ExecutorState.TRACKING, ExecutorState.HOLDING):
+            self._refuse_until(self._last_now_ns)
             self._enter_holding(reason)
 
-    def resume(self) -> None:
-        """Accept chunks again after a latched hold."""
-        self._hold_latched = None
+    def resume(self, now_ns: int) -> None:
+        """End a latched hold: chunks observed after ``now_ns`` are accepted again. Without effect where nothing is
+        held; while IDLE the hold just ends.
+
+        Raises ExecutorError where a fault is latched, the command moves, the arm is unfit, not ready for commands or
+        outside its limits; NotAtCommandError where a joint is further than ``resume_error_rad`` from its command.
+        """
+        if self._fault is not None:
+            raise ExecutorError(f"resume: a fault is latched: {self._fault}; acknowledge it first")
+        if self._state is not ExecutorState.IDLE and self._held is not None:
+            self._check_resumable(now_ns)
+            self._refuse_until(now_ns)
+            self._health.reset()
+            self._hold_reason, self._since_ns = "resumed", now_ns
+        self._held, self._parked = None, False
 
     def fault(self, reason: str) -> None:
         """Latch a fault; the first cause stays. Without effect while IDLE."""
@@ -163,65 +224,83 @@ class ChunkExecutor:
             return
         self._count("faults")
         if self._state is not ExecutorState.FAULT:
-            self._state, self._fault = ExecutorState.FAULT, reason
-            self._realign = None
+            self._fault = reason
             self._drop_plan()
+            self._enter(ExecutorState.FAULT)
 
-    def rebase(self, state: ArmState) -> None:
-        """Start anew from the measured position, in a latched fault, after servo mode was left and entered again.
+    def rebase(self, state: ArmState, now_ns: int) -> None:
+        """Start anew from the measured position, after servo mode was left and entered again; ends no hold.
 
-        Raises ExecutorError in any other state, or for an unusable position: a moving arm must not be rebased.
+        The next tick follows at ``now_ns`` or later. Raises ExecutorError in any state but a latched fault or hold,
+        at rest (a moving arm must not be rebased), or where the arm is unfit or outside its limits.
         """
-        measured = np.asarray(state.position_rad, dtype=np.float64).tolist()
-        if self._state is not ExecutorState.FAULT or not self.at_rest:
+        latched = self._state is ExecutorState.FAULT or (
+            self._state is ExecutorState.HOLDING and self._held is not None
+        )
+        if not latched or not self.at_rest:
             raise ExecutorError(
-                f"rebase: the executor is {self._state.name}, at rest: {self.at_rest}; needs a latched fault and rest"
+                f"rebase: the executor is {self._state.name}, held: {self._held}, at rest: {self.at_rest}; "
+                "needs a latched fault or hold, and rest"
             )
-        if len(measured) != len(self.config.joint_names) or not np.isfinite(measured).all():
-            raise ExecutorError(f"rebase: measured position is {measured}")
-        self._restart_at(measured)
+        self._restart_at(state, self._startable("rebase", state, now_ns), now_ns)
 
     def acknowledge(self, now_ns: int) -> bool:
-        """Clear the latched fault. False where its cause persists or the ramp is not over (see ``refusal``)."""
-        if self._state is not ExecutorState.FAULT:
+        """Clear the latched fault: FAULT → HOLDING, held until :meth:`resume`; IDLE stays. Moves nothing.
+
+        False where its cause persists or the ramp is not over (see ``refusal``).
+        """
+        if self._fault is None:
             self.refusal = f"nothing to acknowledge: the executor is {self._state.name}"
+        elif self._state is ExecutorState.IDLE:
+            self.refusal, self._fault = "", None
+            self._count("acknowledged")
+            return True
         elif self._cause is not None:
             self.refusal = f"the cause persists: {self._cause}"
         elif not self.at_rest:
             self.refusal = "the command is still ramping to rest"
-        elif not 0 <= now_ns - self._last_now_ns <= self.config.max_clock_gap_s * 1e9:
+        elif not self._recent(now_ns):
             self.refusal = "no recent tick: the state of the arm is not known"
         else:
             self.refusal = ""
-            self._state, self._fault = ExecutorState.HOLDING, None
-            self.hold_reason = "acknowledged"
-            limits = self.config.limits
-            self._realign = [
-                min(max(p, low), high)
-                for p, low, high in zip(self._measured, limits.lower_rad, limits.upper_rad, strict=True)
-            ]
-            self._newest_stamp_ns = now_ns - 1
-            self._health.reset()
+            self._held, self._fault, self._parked = f"acknowledged after: {self._fault}", None, True
+            self._health.accept(self._measured, self._limiter.position)
             self._count("acknowledged")
+            self._enter(ExecutorState.HOLDING)
             return True
         return False
 
-    def submit(self, chunk: ActionChunk, now_ns: int) -> SubmitResult:
-        """Take over a chunk at ``now_ns`` (between two ticks), or say why not. Never raises for a bad chunk."""
-        self._count("submitted")
-        try:
-            self._check_accepting(chunk, now_ns)
-            self._accept(chunk, self._decoder.decode(chunk))
-        except ChunkRejected as error:
-            self._count(error.counter)
-            if error.malformed:
-                self.fault(f"chunk stamped {chunk.stamp_ns}: {error}")
-            return SubmitResult(accepted=False, reason=str(error))
-        self._count("accepted")
-        return SubmitResult(accepted=True, reason="accepted")
+    def prepare(self, chunk: ActionChunk) -> PreparedChunk:
+        """The chunk in joint space, from the present command and for the next tick on. Changes nothing.
 
-    def tick(self, now_ns: int, state: ArmState) -> Command:
-        """One servo cycle. Raises nothing for any state or time; call it every cycle while not IDLE."""
+        Raises ChunkRejected. A process that must not wait for it lets another one call :meth:`ActionDecoder.prepare`.
+        """
+        tracking = self._state is ExecutorState.TRACKING and not self._decoder.absolute
+        seed_rad = self._goal if tracking else self._limiter.position
+        return self._decoder.prepare(chunk, seed_rad, self._motion_ns, self._consumed_until_ns)
+
+    def submit(self, chunk: ActionChunk, now_ns: int) -> SubmitResult:
+        """Take over a chunk at ``now_ns`` (between two ticks), or say why not. Never raises, whatever it holds."""
+        return self._take(chunk.stamp_ns, now_ns, lambda: self.prepare(chunk))
+
+    def submit_prepared(self, prepared: PreparedChunk, now_ns: int) -> SubmitResult:
+        """:meth:`submit` for a chunk that was prepared elsewhere."""
+        return self._take(prepared.stamp_ns, now_ns, lambda: prepared)
+
+    def submit_rejected(self, stamp_ns: int, rejection: ChunkRejected, now_ns: int) -> SubmitResult:
+        """:meth:`submit` for a chunk whose preparation elsewhere failed: counted, and a fault where malformed."""
+
+        def again() -> PreparedChunk:
+            raise rejection
+
+        return self._take(stamp_ns, now_ns, again)
+
+    def tick(self, now_ns: int, state: ArmState, missed: int | None = None) -> Command:
+        """One servo cycle. Raises nothing for any state or time; call it every cycle while not IDLE.
+
+        ``missed``: cycles since the last tick in which nothing was sent, from a caller that counts them on a clock
+        that is never set; None: as many as the grid of ``now_ns`` has places between.
+        """
         measured: list[float] = np.asarray(state.position_rad, dtype=np.float64).tolist()
         if self._state is ExecutorState.IDLE:
             still = np.zeros(len(measured))
@@ -234,20 +313,13 @@ class ChunkExecutor:
                 fault=None,
                 chunk_stamp_ns=None,
             )
-        place_ns = self._next_place(now_ns)
+        place_ns, skipped = self._next_place(now_ns)
         if place_ns != self._motion_ns:
             self._on_curve = False
             self._limiter.forget()
-        self._cause = self._health.cause(state, measured, now_ns)
-        if self._cause is not None:
-            if self._state is not ExecutorState.FAULT:
-                self.fault(self._cause)
-        else:
-            self._measured = measured
-        if self._state is not ExecutorState.FAULT and self._realign is None:
-            apart = self._health.tracking_error(measured, self._limiter.position)
-            if apart is not None:
-                self.fault(apart)
+        if (skipped if missed is None else missed) > self.config.bridged_ticks:
+            self._stop_with_the_arm()
+        self._supervise(state, measured, now_ns)
         self._move(place_ns)
         self._motion_ns = place_ns + self._tick_ns
         self._history.add(self._motion_ns, self._limiter.position, self._limiter.velocity)
@@ -268,55 +340,153 @@ class ChunkExecutor:
         self._limiter.brake()
         return np.array(self._limiter.position)
 
-    def _next_place(self, now_ns: int) -> int:
-        """The grid place of this tick; counts skipped and early ticks, latches a fault on a clock jump."""
+    def _next_place(self, now_ns: int) -> tuple[int, int]:
+        """The grid place of this tick and how many were skipped before it; latches a fault on a clock jump."""
         last_now_ns, self._last_now_ns = self._last_now_ns, now_ns
         gap_ns = now_ns - last_now_ns
-        if gap_ns < 0 or (self._place_ns is not None and gap_ns > self.config.max_clock_gap_s * 1e9):
+        if self._place_ns is None:
+            if gap_ns < 0:
+                self.fault(f"the clock jumped by {gap_ns / 1e9:.3f} s between two ticks")
+            self._place_ns = now_ns
+            return now_ns, 0
+        late_ns = now_ns - (self._place_ns + self._tick_ns)
+        skipped = max(0, late_ns // self._tick_ns)
+        if gap_ns < 0 or gap_ns > self.config.max_clock_gap_s * 1e9:
             self.fault(f"the clock jumped by {gap_ns / 1e9:.3f} s between two ticks")
             self._place_ns = now_ns
-        elif self._place_ns is None:
+            return now_ns, skipped
+        if skipped:
+            self._count("ticks_skipped", skipped)
+        self._place_ns += (1 + skipped) * self._tick_ns
+        if late_ns <= -self._tick_ns:
+            self._count("ticks_early")
             self._place_ns = now_ns
-        else:
-            late_ns = now_ns - (self._place_ns + self._tick_ns)
-            skipped = late_ns // self._tick_ns if late_ns >= 0 else 0
-            if skipped:
-                self._count("ticks_skipped", skipped)
-            self._place_ns += (1 + skipped) * self._tick_ns
-            if late_ns <= -self._tick_ns:
-                self._count("ticks_early")
-                self._place_ns = now_ns
-        return self._place_ns
+        return self._place_ns, skipped
 
-    def _check_accepting(self, chunk: ActionChunk, now_ns: int) -> None:
-        age_ns = now_ns - chunk.stamp_ns
+    def _stop_with_the_arm(self) -> None:
+        """The cycles without a command have stopped the arm: go on from rest at the last command."""
+        if not self.at_rest:
+            self._count("restarts_from_rest")
+        self._limiter.stop()
+        self._history.stop()
+        self._on_curve = False
+
+    def _supervise(self, state: ArmState, measured: list[float], now_ns: int) -> None:
+        """Latch a fault where the arm is unfit, not ready, or not where it was commanded to be."""
+        self._cause = self._health.cause(state, measured, now_ns)
+        cause = self._cause
+        if cause is None:
+            self._arm, self._measured = state, measured
+            if not self._parked:
+                cause = self._health.unready(state)
+        if self._state is ExecutorState.FAULT:
+            return
+        if cause is None and self._parked and not state.servo_mode:
+            # Without servo mode a person may move the arm.
+            self._health.accept(measured, self._limiter.position)
+        elif cause is None:
+            cause = self._health.tracking_error(measured, self._limiter.position)
+        if cause is not None:
+            self.fault(cause)
+
+    def _startable(self, what: str, state: ArmState, now_ns: int) -> list[float]:
+        """The measured position to start from, (dof,). Raises ExecutorError where the arm must not be moved there."""
+        measured: list[float] = np.asarray(state.position_rad, dtype=np.float64).tolist()
+        cause = self._health.cause(state, measured, now_ns) or self._health.unready(state)
+        if cause is not None:
+            raise ExecutorError(f"{what}: {cause}")
+        self._check_inside(what, measured)
+        return measured
+
+    def _check_inside(self, what: str, position: list[float]) -> None:
+        limits = self.config.limits
+        for name, p, low, high in zip(
+            self.config.joint_names, position, limits.lower_rad, limits.upper_rad, strict=True
+        ):
+            if not low - OUTSIDE_TOLERANCE_RAD <= p <= high + OUTSIDE_TOLERANCE_RAD:
+                raise ExecutorError(f"{what}: {name} is at {p:.4f} rad, outside {low} to {high}; jog it back first")
+
+    def _check_resumable(self, now_ns: int) -> None:
+        if not self.at_rest:
+            raise ExecutorError("resume: the command is still ramping to rest; ask again")
+        if self._cause is not None or self._arm is None or not self._recent(now_ns):
+            raise ExecutorError(f"resume: {self._cause or 'no recent tick: the state of the arm is not known'}")
+        unready = self._health.unready(self._arm)
+        if unready is not None:
+            raise ExecutorError(f"resume: {unready}")
+        self._check_inside("resume", self._measured)
+        for name, p, c in zip(self.config.joint_names, self._measured, self._limiter.position, strict=True):
+            if not abs(p - c) <= self.config.resume_error_rad:
+                raise NotAtCommandError(
+                    f"resume: {name} is at {p:.4f} rad, {abs(p - c):.4f} rad from its command; allowed "
+                    f"{self.config.resume_error_rad} rad: leave servo mode and start anew where the arm is"
+                )
+
+    def _recent(self, now_ns: int) -> bool:
+        """Whether the last tick is recent enough for what it saw of the arm to hold."""
+        return 0 <= now_ns - self._last_now_ns <= self.config.max_clock_gap_s * 1e9
+
+    def _take(self, stamp_ns: int, now_ns: int, prepare: Callable[[], PreparedChunk]) -> SubmitResult:
+        self._count("submitted")
+        try:
+            self._check_accepting(stamp_ns, now_ns)
+            self._accept(prepare(), now_ns)
+        except ChunkRejected as error:
+            return self._refused(stamp_ns, error)
+        except Exception as error:  # noqa: BLE001  whatever a chunk holds, the arm must go on being commanded
+            _log.exception("a chunk could not be taken over")
+            return self._refused(
+                stamp_ns, ChunkRejected("rejected_broken", f"{type(error).__name__}: {error}", malformed=True)
+            )
+        self._count("accepted")
+        return SubmitResult(accepted=True, reason="accepted")
+
+    def _refused(self, stamp_ns: int, rejection: ChunkRejected) -> SubmitResult:
+        self._count(rejection.counter)
+        if rejection.malformed:
+            self.fault(f"chunk stamped {stamp_ns}: {rejection}")
+        return SubmitResult(accepted=False, reason=str(rejection))
+
+    def _check_accepting(self, stamp_ns: int, now_ns: int) -> None:
+        age_ns = now_ns - stamp_ns
         if self._state is ExecutorState.IDLE:
             raise ChunkRejected("rejected_idle", "the executor is not activated")
         if self._state is ExecutorState.FAULT:
             raise ChunkRejected("rejected_fault", f"fault latched: {self._fault}; acknowledge it first")
-        if self._hold_latched is not None:
-            raise ChunkRejected("rejected_hold", f"held: {self._hold_latched}; resume first")
-        if self._realign is not None:
-            raise ChunkRejected("rejected_realigning", "moving to the measured position after an acknowledgement")
+        if self._held is not None:
+            raise ChunkRejected("rejected_hold", f"held: {self._held}; resume first")
         if age_ns < -self.config.max_future_s * 1e9:
             raise ChunkRejected(
                 "rejected_future",
                 f"the chunk is stamped {-age_ns / 1e9:.3f} s in the future: the clocks of policy and executor differ",
             )
-        if self._newest_stamp_ns is not None and chunk.stamp_ns <= self._newest_stamp_ns:
+        if self._newest_stamp_ns is not None and stamp_ns <= self._newest_stamp_ns:
             raise ChunkRejected(
                 "rejected_old",
-                f"stamp {chunk.stamp_ns} is not newer than {self._newest_stamp_ns}, the newest one taken",
+                f"stamp {stamp_ns} is not newer than {self._newest_stamp_ns}: a newer chunk was taken, or the arm was "
+                "held, resumed or activated since",
             )
         if age_ns > self.config.max_chunk_age_s * 1e9:
             raise ChunkRejected(
                 "rejected_stale", f"the chunk is {age_ns / 1e9:.3f} s old; allowed {self.config.max_chunk_age_s} s"
             )
 
-    def _accept(self, chunk: ActionChunk, actions: ArmActions) -> None:
+    def _accept(self, chunk: PreparedChunk, now_ns: int) -> None:
         """Build the plan from the step that is due at the next tick. Raises ChunkRejected."""
-        dt_ns, horizon = chunk.dt_ns, len(actions.arm_HA)
-        due = max(0, (self._motion_ns - chunk.stamp_ns) // dt_ns)
+        dt_ns, horizon = chunk.dt_ns, chunk.horizon
+        expected = (self.contract.chunk_size, len(self.config.joint_names))
+        if (
+            horizon > expected[0]
+            or chunk.rows_HJ.shape[1] != expected[1]
+            or self._decoder.absolute != (chunk.points_HJ is not None)
+        ):
+            raise ChunkRejected(
+                "rejected_shape",
+                f"the chunk was prepared for another arm or contract: its shape is {chunk.rows_HJ.shape}, expected "
+                f"(1 to {expected[0]}, {expected[1]})",
+                malformed=True,
+            )
+        due = max(chunk.from_step, first_step(chunk.stamp_ns, dt_ns, self._motion_ns, self._consumed_until_ns))
         if due >= horizon:
             raise ChunkRejected("rejected_expired", f"all {horizon} steps of the chunk lie in the past")
         plan = Plan(
@@ -324,48 +494,40 @@ class ChunkExecutor:
             dt_ns=dt_ns,
             horizon=horizon,
             curve=None,
-            increments_HJ=None,
-            gripper_H=None if actions.gripper_H is None else actions.gripper_H.tolist(),
+            increments_HJ=chunk.increments_HJ,
+            gripper_H=None if chunk.gripper_H is None else chunk.gripper_H.tolist(),
             next_step=due,
         )
-        if self._decoder.absolute:
-            points = self._decoder.absolute_points(actions.arm_HA, due, self._limiter.position)
-            points = self._blend(Prediction(stamp_ns=chunk.stamp_ns, dt_ns=dt_ns, points_HJ=points), due)
-            before, before_velocity = self._history.at(chunk.stamp_ns)
-            plan.curve = build_curve(
-                points,
-                first_knot_ns=chunk.stamp_ns + dt_ns,
-                dt_ns=dt_ns,
-                before_J=before,
-                before_velocity_J=before_velocity,
-                start_ns=self._motion_ns,
-                limits=self._arrays,
-                start=(self._limiter.position, self._limiter.velocity, self._limiter.acceleration),
-            )
+        if chunk.points_HJ is not None:
+            self._decoder.check_start(chunk.points_HJ, due, self._limiter.position)
+            plan.curve = self._curve(chunk, chunk.points_HJ, due)
             self._on_curve = plan.curve.joined
             if plan.curve.smoothed:
                 self._count("chunks_smoothed")
             self._limiter.forget()
-        else:
-            # A period whose action has begun is not begun again from another base.
-            while (
-                self._consumed_until_ns is not None
-                and plan.next_step < horizon
-                and chunk.stamp_ns + plan.next_step * dt_ns < self._consumed_until_ns - dt_ns // 2
-            ):
-                plan.next_step += 1
-            if plan.next_step >= horizon:
-                raise ChunkRejected("rejected_expired", f"all {horizon} steps of the chunk have been consumed")
-            if self._state is not ExecutorState.TRACKING:
-                self._goal = list(self._limiter.position)
-            plan.increments_HJ = self._decoder.increments(actions.arm_HA, plan.next_step, self._goal)
+        elif self._state is not ExecutorState.TRACKING:
+            self._goal = list(self._limiter.position)
         self._plan = plan
-        self._state = ExecutorState.TRACKING
-        self._newest_stamp_ns = chunk.stamp_ns
-        if plan.next_step:
-            self._count("steps_skipped", plan.next_step)
-        if actions.clipped:
-            self._count("values_clipped", actions.clipped)
+        self._newest_stamp_ns, self._accepted_ns = chunk.stamp_ns, now_ns
+        self._enter(ExecutorState.TRACKING, now_ns)
+        if due:
+            self._count("steps_skipped", due)
+        if chunk.clipped:
+            self._count("values_clipped", chunk.clipped)
+
+    def _curve(self, chunk: PreparedChunk, points_HJ: FloatArray, due: int) -> Curve:
+        points = self._blend(Prediction(stamp_ns=chunk.stamp_ns, dt_ns=chunk.dt_ns, points_HJ=points_HJ), due)
+        before, before_velocity = self._history.at(chunk.stamp_ns)
+        return build_curve(
+            points,
+            first_knot_ns=chunk.stamp_ns + chunk.dt_ns,
+            dt_ns=chunk.dt_ns,
+            before_J=before,
+            before_velocity_J=before_velocity,
+            start_ns=self._motion_ns,
+            limits=self._arrays,
+            start=(self._limiter.position, self._limiter.velocity, self._limiter.acceleration),
+        )
 
     def _blend(self, newest: Prediction, due: int) -> FloatArray:
         """Points (H, J) to follow, and what is remembered for the next chunk."""
@@ -385,7 +547,11 @@ class ChunkExecutor:
         if self._state is ExecutorState.TRACKING:
             plan = self._plan
             assert plan is not None
-            if place_ns - plan.stamp_ns > self.config.max_chunk_age_s * 1e9:
+            silent_s = (self._last_now_ns - self._accepted_ns) * 1e-9
+            if 0.0 < self.config.chunk_timeout_s < silent_s:
+                self._count("chunk_timeouts")
+                self._enter_holding(f"no new chunk for {silent_s:.2f} s")
+            elif place_ns - plan.stamp_ns > self.config.max_chunk_age_s * 1e9:
                 self._count("stale")
                 self._enter_holding(f"the chunk is older than {self.config.max_chunk_age_s} s")
             elif place_ns >= plan.end_ns or (plan.curve is not None and place_ns + self._tick_ns > plan.end_ns):
@@ -394,15 +560,7 @@ class ChunkExecutor:
             else:
                 self._follow(plan, place_ns)
                 return
-        if self._realign is not None and self._state is ExecutorState.HOLDING:
-            self._limiter.toward(self._realign)
-            if (
-                self.at_rest
-                and max(abs(p - r) for p, r in zip(self._limiter.position, self._realign, strict=True)) < REALIGNED_RAD
-            ):
-                self._realign = None
-        else:
-            self._limiter.brake()
+        self._limiter.brake()
 
     def _follow(self, plan: Plan, place_ns: int) -> None:
         self._follow_gripper(plan, place_ns)
@@ -449,8 +607,17 @@ class ChunkExecutor:
             self._gripper = 0.0
 
     def _enter_holding(self, reason: str) -> None:
-        self._state, self.hold_reason = ExecutorState.HOLDING, reason
+        self._hold_reason = reason
         self._drop_plan()
+        self._enter(ExecutorState.HOLDING)
+
+    def _enter(self, state: ExecutorState, now_ns: int | None = None) -> None:
+        if state is not self._state:
+            self._state, self._since_ns = state, self._last_now_ns if now_ns is None else now_ns
+
+    def _refuse_until(self, at_ns: int) -> None:
+        """No chunk that was observed at or before this time is accepted any more."""
+        self._newest_stamp_ns = at_ns if self._newest_stamp_ns is None else max(self._newest_stamp_ns, at_ns)
 
     def _drop_plan(self) -> None:
         self._plan = None
@@ -458,10 +625,13 @@ class ChunkExecutor:
         self._on_curve = False
         self._limiter.forget()
 
-    def _restart_at(self, position: list[float]) -> None:
-        self._measured = list(position)
-        self._limiter.reset(position)
-        self._history.reset(self._motion_ns, position)
+    def _restart_at(self, state: ArmState, measured: list[float], now_ns: int) -> None:
+        """At rest where the arm is, on a new time grid."""
+        self._arm, self._measured = state, measured
+        self._place_ns, self._motion_ns, self._last_now_ns = None, now_ns, now_ns
+        self._health.reset()
+        self._limiter.reset(measured)
+        self._history.reset(now_ns, measured)
 
     def _count(self, name: str, by: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + by

@@ -9,20 +9,27 @@ from lavla_ros.control.driver import ArmState
 
 
 class HealthMonitor:
-    """Remembers only how long the tracking error has been excessive."""
+    """Remembers how long the tracking error has been excessive, and how far apart arm and command are known to be."""
 
     def __init__(self, config: ExecutorConfig) -> None:
         self._config = config
         self._timeout_ns = round(config.state_timeout_s * 1e9)
         self._future_ns = round(config.max_future_s * 1e9)
         self._apart_ticks = 0
+        self._known: list[float] = [0.0] * len(config.joint_names)
 
     def reset(self) -> None:
-        """Start counting anew (a new activation, an acknowledgement)."""
+        """Start counting anew, with the arm at its command (a new activation, a resumption)."""
         self._apart_ticks = 0
+        self._known = [0.0] * len(self._known)
+
+    def accept(self, position: list[float], commanded_rad: list[float]) -> None:
+        """The arm stands apart from its command, and a person knows it: supervise that it stays as far apart."""
+        self._apart_ticks = 0
+        self._known = [p - c for p, c in zip(position, commanded_rad, strict=True)]
 
     def cause(self, state: ArmState, position: list[float], now_ns: int) -> str | None:
-        """Why the arm must not be moved now, or None. ``position``: the state's, as plain floats."""
+        """What is wrong with the arm or with what is known of it, or None. ``position``: the state's, as floats."""
         if len(position) != len(self._config.joint_names):
             return f"measured state has {len(position)} joints, expected {len(self._config.joint_names)}"
         for value, name in zip(position, self._config.joint_names, strict=True):
@@ -35,6 +42,10 @@ class HealthMonitor:
             return f"measured state is stamped {-age_ns / 1e9:.3f} s in the future: the clocks differ"
         if state.fault is not None:
             return f"driver: {state.fault}"
+        return None
+
+    def unready(self, state: ArmState) -> str | None:
+        """Why a healthy arm would not follow commands now, or None."""
         if not state.enabled:
             return "the arm is not enabled"
         if not state.servo_mode:
@@ -44,9 +55,9 @@ class HealthMonitor:
     def tracking_error(self, position: list[float], commanded_rad: list[float]) -> str | None:
         """The fault, once measured and commanded position have been apart for too many ticks."""
         apart, worst = 0.0, 0
-        for i, (measured, wanted) in enumerate(zip(position, commanded_rad, strict=True)):
-            if not abs(measured - wanted) <= apart:
-                apart, worst = abs(measured - wanted), i
+        for i, (measured, wanted, known) in enumerate(zip(position, commanded_rad, self._known, strict=True)):
+            if not abs(measured - wanted - known) <= apart:
+                apart, worst = abs(measured - wanted - known), i
         if apart <= self._config.tracking_error_rad:
             self._apart_ticks = 0
             return None

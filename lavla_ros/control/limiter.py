@@ -13,14 +13,16 @@ from __future__ import annotations
 
 from math import ceil
 
-from ruckig import InputParameter, Result, Ruckig, RuckigError, Trajectory
+from ruckig import InputParameter, Result, Ruckig, RuckigError, Synchronization, Trajectory
 
 from lavla_ros.control.curve import Curve, State
-from lavla_ros.control.stopping import brake_step, longest_stop, stop_range
+from lavla_ros.control.stopping import brake_step, longest_stop, still, stop_range
 from lavla_ros.jaka.limits import JointLimits
 
 SEARCH_ATTEMPTS = 3
 """ruckig solutions per tick while looking for the point where a curve can be met."""
+SWING_RAD = 1e-3
+"""A joint may leave the way to its goal by this much so that all joints arrive together."""
 _TOLERANCE_RAD = 1e-9
 # Rounding of ruckig's solutions (its own checks are at 1e-8).
 _SLACK_P, _SLACK_V, _SLACK_A = 1e-8, 1e-7, 1e-6
@@ -77,9 +79,16 @@ class Limiter:
         self._committed = None
         self._guess_ticks = 1
 
+    def stop(self) -> None:
+        """The arm stands at the last position already (nothing was sent for some cycles): start from rest there."""
+        self.velocity = [0.0] * self._dof
+        self.acceleration = [0.0] * self._dof
+        self.forget()
+
     @property
     def at_rest(self) -> bool:
-        return not any(self.velocity) and not any(self.acceleration)
+        """Whether every joint stands still, up to the rounding that a trajectory to rest leaves behind."""
+        return still(self.velocity, self.acceleration)
 
     def advance(self, wanted: State) -> bool:
         """Take the wanted state one tick ahead, or brake the joints in which it is not admissible.
@@ -144,9 +153,10 @@ class Limiter:
                 if not self.advance(self._committed.at_time((next_ns - self._committed_from_ns) * 1e-9)):
                     self._committed = None
                 return False
-        ticks, solved = self._guess_ticks, False
+        # Not before the curve begins; beyond its end it is at rest in its last point.
+        ticks, solved = max(self._guess_ticks, -((now_ns - curve.start_ns) // self._tick_ns)), False
         for _ in range(SEARCH_ATTEMPTS):
-            at_ns = min(now_ns + ticks * self._tick_ns, curve.end_ns)
+            at_ns = now_ns + ticks * self._tick_ns
             target, exact = self._admissible(curve.sample(at_ns))
             duration_s = self._solve(target, None)
             solved = duration_s is not None
@@ -156,7 +166,7 @@ class Limiter:
             if needed > ticks:
                 ticks = needed + 1 + needed // 8
                 continue
-            if exact and at_ns == now_ns + ticks * self._tick_ns:
+            if exact:
                 if self._commit(target, ticks, now_ns):
                     return self._first_committed_tick(curve, next_ns)
                 solved = self._solve(target, None) is not None
@@ -173,10 +183,19 @@ class Limiter:
         duration_s = self._solve(target, ticks * self._tick_s)
         if duration_s is None or abs(duration_s - ticks * self._tick_s) > 1e-9:
             return False
+        if _at_rest(target) and self._swings(target[0]):
+            return False
         self._committed, self._scratch = self._scratch, Trajectory(self._dof)
         self._committed_from_ns, self._committed_to_ns = now_ns, now_ns + ticks * self._tick_ns
         self._guess_ticks = 1
         return True
+
+    def _swings(self, goal: list[float]) -> bool:
+        """Whether a joint leaves the way between here and its goal to fill the time until the others arrive."""
+        return any(
+            extrema.min < min(p, g) - SWING_RAD or extrema.max > max(p, g) + SWING_RAD
+            for extrema, p, g in zip(self._scratch.position_extrema, self.position, goal, strict=True)
+        )
 
     def _first_committed_tick(self, curve: Curve, next_ns: int) -> bool:
         if next_ns == self._committed_to_ns:
@@ -219,6 +238,9 @@ class Limiter:
         )
         given.target_position, given.target_velocity, given.target_acceleration = target
         given.minimum_duration = duration_s
+        # Joints that come to rest need not arrive together.
+        alone = duration_s is None and _at_rest(target)
+        given.synchronization = Synchronization.No if alone else Synchronization.Time
         try:
             result = self._ruckig.calculate(given, self._scratch)
         except (RuckigError, ValueError):
@@ -234,3 +256,7 @@ class Limiter:
         self.position[i], self.velocity[i], self.acceleration[i] = brake_step(
             self.position[i], self.velocity[i], self.acceleration[i], self._a_max[i], self._j_max[i], self._tick_s
         )
+
+
+def _at_rest(target: State) -> bool:
+    return not any(target[1]) and not any(target[2])

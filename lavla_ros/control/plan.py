@@ -51,6 +51,11 @@ class History:
         if len(self._entries) >= 2 * self._size:
             del self._entries[: self._size]
 
+    def stop(self) -> None:
+        """The last position was reached and not left again: what comes after it begins at rest."""
+        at_ns, position, _ = self._entries[-1]
+        self._entries[-1] = (at_ns, position, [0.0] * len(position))
+
     def at(self, at_ns: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """Commanded position and velocity at a time: cubic between ticks, at rest before the first."""
         entries = self._entries

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lavla_ros.contract import Contract, ContractError, load_contract
-from lavla_ros.control.config import ConfigError, ExecutorConfig
+from lavla_ros.control.config import ROBOT_LIMITS, ConfigError, ExecutorConfig
 from lavla_ros.control.driver import ArmDriver
 from lavla_ros.control.loopback import LoopbackDriver
+from lavla_ros.jaka.limits import JointLimits
+from lavla_ros.resources import config_path
 from lavla_ros.yaml_text import load_yaml
 
 _ACCEPTED: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}
@@ -27,7 +29,8 @@ class ServoConfig:
     driver: Mapping[str, Any] = field(default_factory=lambda: {"driver": "loopback"})
     """``driver``: jaka_tcp or loopback; the other keys are that driver's parameters (host, port, status_port, …)."""
     executor: Mapping[str, Any] = field(default_factory=dict)
-    """Overrides of :class:`~lavla_ros.control.config.ExecutorConfig`."""
+    """Overrides of :class:`~lavla_ros.control.config.ExecutorConfig`. ``limits`` is a mapping with some of the
+    fields of :class:`~lavla_ros.jaka.limits.JointLimits`, one value per joint or one for all."""
     ring_dir: str = ""
     """Folder of the ring files; set by the ROS side."""
     activate: bool = True
@@ -81,6 +84,17 @@ class ServoConfig:
             raise ConfigError(f"{path} is not valid YAML or JSON: {error}") from None
         return cls.from_dict(data, source=str(path))
 
+    @classmethod
+    def load_named(cls, name: str) -> ServoConfig:
+        """A file by its path, or by the name of a shipped one (``config/control/NAME.yaml``). Raises ConfigError."""
+        path = Path(name)
+        if path.suffix not in (".yaml", ".yml", ".json"):
+            try:
+                path = config_path(f"control/{name}.yaml")
+            except FileNotFoundError as error:
+                raise ConfigError(f"servo configuration {name!r}: {error}; or give a YAML file") from None
+        return cls.load(path)
+
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
@@ -93,20 +107,57 @@ class ServoConfig:
 
     def executor_config(self, contract: Contract) -> ExecutorConfig:
         """Raises ConfigError."""
-        return ExecutorConfig.from_contract(contract, **self.executor)
+        values = dict(self.executor)
+        if isinstance(values.get("limits"), Mapping):
+            values["limits"] = _limits(values["limits"], ROBOT_LIMITS.get(contract.robot))
+        return ExecutorConfig.from_contract(contract, **values)
 
 
-def make_driver(spec: Mapping[str, Any]) -> ArmDriver:
-    """The driver named by ``spec["driver"]``, built from the other keys. Raises ConfigError."""
+def _limits(given: Mapping[str, Any], known: JointLimits | None) -> JointLimits:
+    """``known`` with the fields that are given; without ``known``, all of them have to be."""
+    names = [f.name for f in fields(JointLimits)]
+    unknown = sorted(set(given) - set(names))
+    if unknown:
+        raise ConfigError(f"unknown executor limits {unknown}; known: {names}")
+    joints = len(known.lower_rad) if known is not None else 0
+    try:
+        values = {
+            name: tuple(map(float, value)) if isinstance(value, list | tuple) else (float(value),) * joints
+            for name, value in given.items()
+        }
+        return replace(known, **values) if known is not None else JointLimits(**values)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"executor limits {dict(given)}: {error}") from None
+
+
+def make_driver(spec: Mapping[str, Any], limits: JointLimits | None = None) -> ArmDriver:
+    """The driver named by ``spec["driver"]``, built from the other keys. ``limits``: what the commands keep.
+
+    Raises ConfigError.
+    """
     parameters = dict(spec)
     name = parameters.pop("driver", None)
     try:
         if name == "jaka_tcp":
             from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
 
+            if limits is not None:
+                parameters["limits"] = limits
             return JakaTcpDriver(JakaDriverConfig(**parameters))
         if name == "loopback":
             return LoopbackDriver(**parameters)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"driver {name!r}: {error}") from None
     raise ConfigError(f"driver is {name!r}; known drivers: jaka_tcp, loopback")
+
+
+def leave_servo(spec: Mapping[str, Any]) -> bool:
+    """Leave servo mode over a connection of its own, when the process that entered it is gone.
+
+    Returns whether it was on. Blocks for some seconds at most. Raises DriverError where servo mode may still be on.
+    """
+    if spec.get("driver") != "jaka_tcp":
+        return False
+    from lavla_ros.jaka.driver import JakaDriverConfig, leave_servo_mode
+
+    return leave_servo_mode(JakaDriverConfig(**{key: value for key, value in spec.items() if key != "driver"}))

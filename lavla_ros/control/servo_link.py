@@ -1,25 +1,43 @@
-"""The ROS side's handle on the servo process: start it, feed it chunks, read what it did."""
+"""The ROS side's handle on the servo process: start it, feed it chunks, read what it did.
+
+Chunks are brought into joint space here (inverse kinematics take longer than a servo cycle has).
+"""
 
 from __future__ import annotations
 
 import json
-import shutil
+import logging
+import os
 import subprocess
 import sys
-import tempfile
 import threading
 import time
 from collections import deque
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
 
 from lavla_ros.contract import ActionChunk
+from lavla_ros.control.actions import ActionDecoder, ChunkRejected
 from lavla_ros.control.ring import Ring
-from lavla_ros.control.servo_config import ServoConfig
-from lavla_ros.control.wire import RING_FILES, ServoSnapshot, encode_chunk, encode_request
+from lavla_ros.control.servo_config import ServoConfig, leave_servo
+from lavla_ros.control.wire import (
+    RAMPING,
+    RING_FILES,
+    ServoSnapshot,
+    WireError,
+    encode_chunk,
+    encode_rejection,
+    encode_request,
+)
+from lavla_ros.lifeline import lifeline
+from lavla_ros.places import run_dir
 
+_log = logging.getLogger(__name__)
 _POLL_S = 0.004
 _BACKLOG = 1024
+_BUSY_S = 90.0
+"""Longest call of a driver (brakes, power) during which the process does not tick."""
 
 
 class ServoLinkError(RuntimeError):
@@ -34,14 +52,21 @@ class ServoLink:
     """
 
     def __init__(self, config: ServoConfig) -> None:
+        """Raises ConfigError."""
         self._config = config
+        contract = config.load_contract()
+        executor = config.executor_config(contract)
+        self._decoder, self._tick_ns = ActionDecoder(contract, executor), executor.tick_ns
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
         self._rings: dict[str, Ring] = {}
-        self._folder: Path | None = None
+        self._folder: AbstractContextManager[Path] | None = None
         self._backlog: deque[ServoSnapshot] = deque(maxlen=_BACKLOG)
         self._newest: ServoSnapshot | None = None
+        self._newest_at_s = 0.0
+        self._left_servo = False
         self._answers: dict[int, tuple[bool, str]] = {}
+        self._waiting: set[int] = set()
         self._requests = 0
         self.reason = ""
         """Outcome of the last request in words (why an acknowledgement was refused, for instance)."""
@@ -53,9 +78,8 @@ class ServoLink:
         """
         if self._process is not None:
             raise ServoLinkError("the servo process was already started")
-        base = Path("/dev/shm")
-        folder = Path(tempfile.mkdtemp(prefix="lavla-servo-", dir=base if base.is_dir() else None))
-        self._folder = folder
+        self._folder = run_dir("lavla-servo-")
+        folder = self._folder.__enter__()
         self._rings = {
             name: Ring.create(folder / name, slots=slots, capacity=capacity)
             for name, (slots, capacity) in RING_FILES.items()
@@ -65,6 +89,7 @@ class ServoLink:
         # A group of its own: Ctrl-C in a terminal reaches us alone, and we stop it in order.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lavla_ros.control.servo_process", "--config", str(file)],
+            env=os.environ | lifeline(),
             stderr=subprocess.PIPE,
             start_new_session=True,
         )
@@ -109,9 +134,26 @@ class ServoLink:
         """Ticks that :meth:`drain` never saw because it was called too rarely (less than once in 8 s)."""
         return self._rings["snapshots"].lost if self._rings else 0
 
+    @property
+    def silent_s(self) -> float:
+        """Time since the last tick, 0 before the first one and while the process said that it would not tick."""
+        newest = self.snapshot()
+        silent_s = time.monotonic() - self._newest_at_s
+        return 0.0 if newest is None or (newest.busy and silent_s < _BUSY_S) else silent_s
+
     def submit(self, chunk: ActionChunk) -> None:
-        """Hand over a chunk; the verdict comes in ``ServoSnapshot.results``. Raises WireError where it does not fit."""
-        payload = encode_chunk(chunk)
+        """Hand over a chunk in joint space; the verdict comes in ``ServoSnapshot.results``.
+
+        Raises ServoLinkError before the first tick, WireError where the chunk does not fit the ring.
+        """
+        newest = self.snapshot()
+        if newest is None:
+            raise ServoLinkError("the servo process has not ticked yet")
+        try:
+            seed_rad: list[float] = newest.command_rad.tolist()
+            payload = encode_chunk(self._decoder.prepare(chunk, seed_rad, newest.stamp_ns + self._tick_ns))
+        except ChunkRejected as rejection:
+            payload = encode_rejection(chunk.stamp_ns, rejection)
         with self._lock:
             self._need_rings()["chunks"].write(payload)
 
@@ -121,11 +163,19 @@ class ServoLink:
             self._need_rings()["heartbeat"].write(time.monotonic_ns().to_bytes(8, "little"))
 
     def acknowledge(self, timeout_s: float = 30.0) -> bool:
-        """A person clears the latched fault (and the controller's), once the ramp to rest is over.
+        """A person clears the latched fault and the controller's, once the ramp to rest is over. Nothing moves.
 
         False where refused: see :attr:`reason`.
         """
         return self._when_at_rest("acknowledge", timeout_s)
+
+    def power_on(self, timeout_s: float = 45.0) -> bool:
+        """Give the arm power."""
+        return self.request("power_on", timeout_s=timeout_s)
+
+    def enable(self, timeout_s: float = 45.0) -> bool:
+        """Release the brakes."""
+        return self.request("enable", timeout_s=timeout_s)
 
     def activate(self, timeout_s: float = 10.0) -> bool:
         """Enter servo mode (where the configuration left it off). False with :attr:`reason`."""
@@ -135,43 +185,53 @@ class ServoLink:
         """Ramp to rest and leave servo mode; the process stays connected."""
         return self._when_at_rest("deactivate", timeout_s)
 
-    def hold(self) -> bool:
+    def hold(self, reason: str = "") -> bool:
         """Ramp to rest and refuse chunks until :meth:`resume`."""
-        return self.request("hold")
+        return self.request("hold", text=reason)
 
-    def resume(self) -> bool:
-        """Accept chunks again."""
-        return self.request("resume")
+    def fault(self, reason: str) -> bool:
+        """Latch a fault that only the ROS side can see."""
+        return self.request("fault", text=reason)
+
+    def resume(self, timeout_s: float = 15.0) -> bool:
+        """A person lets the arm move again: later chunks are accepted."""
+        return self._when_at_rest("resume", timeout_s)
 
     def set_speed_scale(self, scale: float) -> bool:
         """Factor on the velocity limits, 0.01 to 1."""
         return self.request("speed_scale", scale)
 
-    def request(self, name: str, value: float = 0.0, *, timeout_s: float = 5.0) -> bool:
+    def request(self, name: str, value: float = 0.0, *, text: str = "", timeout_s: float = 5.0) -> bool:
         """Send a request and wait for the answer, heart beating. False where refused or unanswered."""
         with self._lock:
             self._requests += 1
             request_id = self._requests
-            self._need_rings()["requests"].write(encode_request(request_id, name, value))
+            self._need_rings()["requests"].write(encode_request(request_id, name, value, text))
+            self._waiting.add(request_id)
         until = time.monotonic() + timeout_s
-        while time.monotonic() < until:
-            self.heartbeat()
-            self._collect()
-            if request_id in self._answers:
-                ok, self.reason = self._answers.pop(request_id)
-                return ok
-            if not self.alive:
-                self.reason = f"the servo process has ended: {self._ended()}"
-                return False
-            time.sleep(_POLL_S)
-        self.reason = f"no answer to {name!r} within {timeout_s} s"
-        return False
+        try:
+            while time.monotonic() < until:
+                self.heartbeat()
+                self._collect()
+                if request_id in self._answers:
+                    ok, self.reason = self._answers[request_id]
+                    return ok
+                if not self.alive:
+                    self.reason = f"the servo process has ended: {self._ended()}"
+                    return False
+                time.sleep(_POLL_S)
+            self.reason = f"no answer to {name!r} within {timeout_s} s; the last tick was {self.silent_s:.1f} s ago"
+            return False
+        finally:
+            with self._lock:
+                self._waiting.discard(request_id)
+                self._answers.pop(request_id, None)
 
     def _when_at_rest(self, name: str, timeout_s: float) -> bool:
         """Ask until the answer is another than that the command is still ramping to rest."""
         until = time.monotonic() + timeout_s
         while not self.request(name, timeout_s=timeout_s):
-            if "ramping" not in self.reason or time.monotonic() > until:
+            if not self.reason.startswith(RAMPING) or time.monotonic() > until:
                 return False
             time.sleep(0.05)
         return True
@@ -189,6 +249,30 @@ class ServoLink:
             self._backlog.clear()
         return taken
 
+    def kill(self) -> str:
+        """End a process that does not tick any more, and leave servo mode in its place: see :meth:`leave_servo`."""
+        if self._process is not None:
+            self._process.kill()
+            self._process.wait()
+        return self.leave_servo()
+
+    def leave_servo(self) -> str:
+        """Leave servo mode over a connection of our own, where the process has ended without doing so.
+
+        Returns what came of it in words, "" where servo mode was off already. The arm stands: nobody commands it.
+        """
+        newest = self.snapshot()
+        if self.alive or self._left_servo or newest is None or not newest.servo_mode:
+            return ""
+        self._left_servo = True
+        try:
+            was_on = leave_servo(self._config.driver)
+            text = "servo mode was left in its place" if was_on else "servo mode was left already"
+        except Exception as error:  # noqa: BLE001  whatever it is, the person beside the arm has to be told
+            text = f"servo mode may still be on: {error}; press the emergency stop before going near"
+        _log.warning("the servo process is gone: %s", text)
+        return text
+
     def stop(self, timeout_s: float = 10.0) -> int | None:
         """Ramp to rest, leave servo mode, end the process, remove the rings. Returns its exit code. Idempotent."""
         code = None
@@ -205,13 +289,14 @@ class ServoLink:
                     self._process.wait()
             code = self._process.returncode
             self._collect()
+            self.leave_servo()
             self._reader.join(1.0)
             self._process = None
         for ring in self._rings.values():
             ring.close()
         self._rings = {}
         if self._folder is not None:
-            shutil.rmtree(self._folder)
+            self._folder.__exit__(None, None, None)
             self._folder = None
         return code
 
@@ -220,11 +305,16 @@ class ServoLink:
             if not self._rings:
                 return
             while (payload := self._rings["snapshots"].read()) is not None:
-                snapshot = ServoSnapshot.decode(payload)
-                self._newest = snapshot
+                try:
+                    snapshot = ServoSnapshot.decode(payload)
+                except WireError as error:  # one tick less is told of
+                    _log.error("%s", error)
+                    continue
+                self._newest, self._newest_at_s = snapshot, time.monotonic()
                 self._backlog.append(snapshot)
                 for request_id, ok, reason in snapshot.answers:
-                    self._answers[request_id] = (ok, reason)
+                    if request_id in self._waiting:
+                        self._answers[request_id] = (ok, reason)
 
     def _ended(self) -> str:
         self._collect()

@@ -2,25 +2,34 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import time
+from collections import Counter
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.control.actions import ChunkRejected
 from lavla_ros.control.config import ConfigError
 from lavla_ros.control.driver import ArmDriver, ArmState, DriverError
-from lavla_ros.control.executor import ChunkExecutor, ExecutorError
+from lavla_ros.control.executor import ChunkExecutor, ExecutorError, NotAtCommandError
 from lavla_ros.control.realtime import Pacer
-from lavla_ros.control.ring import Ring
+from lavla_ros.control.ring import Ring, RingError
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.types import Command, ExecutorState
-from lavla_ros.control.wire import ServoSnapshot, WireError, decode_chunk, decode_request
+from lavla_ros.control.wire import MAX_ANSWERS, RAMPING, ServoSnapshot, WireError, decode_chunk, decode_request
 
 _log = logging.getLogger(__name__)
 INPUT_LEAD_NS = 2_000_000
-"""Chunks are taken over this long before a deadline: preparing one (0.4 to 1.5 ms) must not delay a command."""
+"""Chunks are taken over this long before a deadline, so that it does not delay a command."""
+GRIPPER_PERIOD_NS = 500_000_000
+"""The gripper is commanded again after this while the arm reports it otherwise."""
+SETTLED_NS = 500_000_000
+"""A measured position is compared with a command that has stood still for this long."""
+_NEVER = -(10**18)
 
 
 class ServoLoop:
@@ -34,7 +43,17 @@ class ServoLoop:
         self._silent = False
         self._servo_on = False
         """Servo mode was entered and not left by us: commands are sent."""
+        self._wanted = False
+        """Activated and not deactivated since: to resume is to enter servo mode where it is off."""
+        self._held: str | None = None
+        """Why it takes a person to enter servo mode again, where a fault ended it."""
+        self._concerned = False
+        self._missed = 0
+        """Cycles missed until the last tick."""
+        self._moved_ns = _NEVER
         self._gripper_sent: float | None = None
+        self._gripper_sent_ns = _NEVER
+        self._counts: Counter[str] = Counter()
         self._results: list[tuple[int, bool, str]] = []
         self._answers: list[tuple[int, bool, str]] = []
         self._last: tuple[Command, ArmState] | None = None
@@ -64,55 +83,104 @@ class ServoLoop:
     def end(self, reason: str) -> None:
         """Ramp down with what still works, leave servo mode, close, and write the last snapshot."""
         problems = self._ramp_down()
+        left = True
         for what, call in (("leave servo mode", self._driver.exit_servo), ("close", self._driver.close)):
             try:
                 call()
             except Exception as error:  # noqa: BLE001  every later step must still be tried
+                left = left and what != "leave servo mode"
                 problems.append(f"{what}: {error}")
         if problems:
             _log.error("while ending: %s", "; ".join(problems))
         reason = "; ".join([reason, *problems])
         if self._last is not None:
             command, state = self._last
-            self._write_snapshot(replace(command, state=ExecutorState.IDLE), state, reason)
+            state = replace(state, servo_mode=state.servo_mode and not left)
+            self._write_snapshot(replace(command, state=ExecutorState.IDLE), state, exit_reason=reason)
         else:
             write_exit(self._rings, reason, len(self._executor.config.joint_names))
 
     def _cycle(self) -> None:
         executor, now_ns = self._executor, self._pacer.wall_ns()
         state = self._driver.read()
-        command = executor.tick(now_ns, state)
+        self._watch_stream(state)
+        command = executor.tick(now_ns, state, self._pacer.missed - self._missed)
+        self._missed = self._pacer.missed
         if self._servo_on:
             self._driver.command(command.position_rad)
-            if command.gripper != self._gripper_sent:
-                self._driver.set_gripper(command.gripper)
-                self._gripper_sent = command.gripper
+            self._move_gripper(command, state)
+        if not executor.at_rest:
+            self._moved_ns = self._pacer.deadline_ns
         self._last = command, state
         self._ticks += 1
-        self._write_snapshot(command, state, None)
+        self._write_snapshot(command, state)
         self._results.clear()
         self._answers.clear()
 
+    def _watch_stream(self, state: ArmState) -> None:
+        """A first sign of trouble brings the motion to rest, while the arm can still be told to."""
+        if state.concern is not None and not self._concerned:
+            self._counts["concerns"] += 1
+        self._concerned = state.concern is not None
+        if state.concern is not None and self._executor.state is ExecutorState.TRACKING:
+            self._executor.hold(state.concern)
+
+    def _move_gripper(self, command: Command, state: ArmState) -> None:
+        """Only a chunk moves the gripper: what a stop let go of is not gripped again by itself."""
+        if command.state is not ExecutorState.TRACKING:
+            return
+        again = command.gripper == self._gripper_sent
+        as_reported = (state.gripper >= 0.5) == (command.gripper >= 0.5)
+        if again and (as_reported or self._pacer.deadline_ns - self._gripper_sent_ns < GRIPPER_PERIOD_NS):
+            return
+        self._counts["gripper_sent_again"] += again
+        self._driver.set_gripper(command.gripper)
+        self._gripper_sent, self._gripper_sent_ns = command.gripper, self._pacer.deadline_ns
+
     def _take_input(self) -> None:
-        now_ns = time.time_ns()
-        while (payload := self._rings["chunks"].read()) is not None:
+        self._take_chunk(time.time_ns())
+        for _ in range(MAX_ANSWERS):
+            payload = self._rings["requests"].read()
+            if payload is None:
+                break
             try:
-                chunk = decode_chunk(payload)
+                request_id, name, value, text = decode_request(payload)
             except WireError as error:
-                self._executor.fault(str(error))
+                self._counts["requests_malformed"] += 1
+                _log.error("%s", error)
                 continue
-            result = self._executor.submit(chunk, now_ns)
-            self._results.append((chunk.stamp_ns, result.accepted, result.reason))
-        while (payload := self._rings["requests"].read()) is not None:
-            request_id, name, value = decode_request(payload)
-            self._answers.append((request_id, *self._carry_out(name, value)))
+            self._answers.append((request_id, *self._carry_out(name, value, text)))
         beat = False
-        while self._rings["heartbeat"].read() is not None:
+        for _ in range(self._rings["heartbeat"].slots):
+            if self._rings["heartbeat"].read() is None:
+                break
             beat = True
         if beat:
             self._heartbeat_ns = time.monotonic_ns()
             self._silent = False
         self._watch_heartbeat()
+
+    def _take_chunk(self, now_ns: int) -> None:
+        """The newest chunk of the ring; the others came too fast to be followed."""
+        ring, payload = self._rings["chunks"], None
+        for _ in range(ring.slots):
+            newer = ring.read()
+            if newer is None:
+                break
+            self._counts["superseded"] += payload is not None
+            payload = newer
+        if payload is None:
+            return
+        try:
+            stamp_ns, chunk = decode_chunk(payload)
+        except WireError as error:
+            self._executor.fault(str(error))
+            return
+        if isinstance(chunk, ChunkRejected):
+            result = self._executor.submit_rejected(stamp_ns, chunk, now_ns)
+        else:
+            result = self._executor.submit_prepared(chunk, now_ns)
+        self._results.append((stamp_ns, result.accepted, result.reason))
 
     def _watch_heartbeat(self) -> None:
         silent_s = (time.monotonic_ns() - self._heartbeat_ns) / 1e9
@@ -124,27 +192,29 @@ class ServoLoop:
         if silent_s > self._config.orphan_exit_s:
             self.request_stop(f"the ROS side is gone ({silent_s:.1f} s without a heartbeat)")
 
-    def _carry_out(self, name: str, value: float) -> tuple[bool, str]:
+    # What a person (or the node) asks for. Each request does one thing.
+
+    def _carry_out(self, name: str, value: float, text: str) -> tuple[bool, str]:
         """One request of the ROS side. Returns success and reason."""
-        executor = self._executor
         try:
-            if name == "acknowledge":
-                return self._acknowledge()
-            if name == "activate":
+            if name == "hold":
+                self._executor.hold(text or "held by request", latch=True)
+            elif name == "fault":
+                self._executor.fault(text)
+            elif name == "speed_scale":
+                self._executor.set_speed_scale(value)
+            elif name == "activate":
                 self._activate()
             elif name == "deactivate":
-                if not executor.at_rest:
-                    executor.hold("deactivating", latch=True)
-                    return False, "the command is still ramping to rest; ask again"
-                executor.deactivate()
-                self._servo_on = False
-                self._driver.exit_servo()
-            elif name == "hold":
-                executor.hold("held by request", latch=True)
+                self._deactivate()
+            elif name == "acknowledge":
+                return True, self._acknowledge()
+            elif name == "power_on":
+                self._prepare_arm("powering on", self._driver.power_on)
+            elif name == "enable":
+                self._prepare_arm("enabling", self._driver.enable)
             elif name == "resume":
-                executor.resume()
-            elif name == "speed_scale":
-                executor.set_speed_scale(value)
+                return True, self._resume()
             else:
                 return False, f"unknown request {name!r}"
         except (ExecutorError, ConfigError, DriverError) as error:
@@ -153,33 +223,129 @@ class ServoLoop:
 
     def _activate(self) -> None:
         """Servo mode on, and the executor holding at the measured position. Raises DriverError, ExecutorError."""
-        if self._executor.state is not ExecutorState.IDLE:
+        executor, state = self._executor, self._driver.read()
+        if executor.state is not ExecutorState.IDLE:
             raise ExecutorError("already active")
-        self._driver.enter_servo()
-        self._executor.resume()
-        self._executor.activate(self._driver.read(), time.time_ns())
-        self._servo_on = True
-        self._pacer.restart()
-
-    def _acknowledge(self) -> tuple[bool, str]:
-        """A person says that it is safe again: clear the controller's fault, servo mode on, clear ours."""
-        executor = self._executor
-        state = self._driver.read()
-        if executor.state is ExecutorState.FAULT and (state.fault or not state.enabled or not state.servo_mode):
-            if not executor.at_rest:
-                return False, "the command is still ramping to rest; ask again"
-            # The controller takes no commands now, so this may block. What follows starts at the arm.
-            self._servo_on = False
-            self._driver.clear_fault()
+        fault = executor.fault_reason or state.fault
+        if fault is not None:
+            raise ExecutorError(f"fault: {fault}; when it is safe, call /executor/acknowledge, then ask again")
+        if not state.enabled:
+            what = "enabled" if state.powered_on else "powered on and enabled"
+            raise DriverError(
+                f"the arm is not {what}: do it at the pendant, or call "
+                f"{'' if state.powered_on else '/executor/power_on and '}/executor/enable, or start with power_on:=true"
+            )
+        with self._pause("entering servo mode"):
             self._driver.enter_servo()
-            executor.rebase(self._driver.read())
-            self._servo_on = True
-            self._pacer.restart()
-            self._cycle()
-        ok = executor.acknowledge(time.time_ns())
-        return ok, "acknowledged" if ok else executor.refusal
+            try:
+                executor.activate(self._driver.read(), time.time_ns())
+            except ExecutorError:
+                self._driver.exit_servo()
+                raise
+        self._servo_on = self._wanted = True
+        self._held = self._gripper_sent = None
 
-    def _write_snapshot(self, command: Command, state: ArmState, exit_reason: str | None) -> None:
+    def _deactivate(self) -> None:
+        if not self._executor.at_rest:
+            self._executor.hold("deactivating", latch=True)
+            raise ExecutorError(RAMPING)
+        self._wanted, self._held = False, None
+        self._leave_servo()
+
+    def _leave_servo(self) -> None:
+        """Stop commanding, then leave servo mode. ExecutorError while moving, DriverError where it stays on."""
+        self._executor.deactivate()
+        self._servo_on = False
+        with self._pause("leaving servo mode"):
+            self._driver.exit_servo()
+
+    def _acknowledge(self) -> str:
+        """Clear the controller's error and the latched fault. Nothing is switched on and nothing moves."""
+        executor, state = self._executor, self._driver.read()
+        fault = executor.fault_reason or state.fault
+        if fault is None:
+            raise ExecutorError(f"nothing to acknowledge: the executor is {executor.state.name}, without a fault")
+        if executor.state is not ExecutorState.IDLE:
+            if not executor.at_rest:
+                raise ExecutorError(RAMPING)
+            if state.fault is not None or not state.enabled or not state.servo_mode:
+                # Commands have no effect now. What follows begins anew, where the arm is then.
+                self._held = f"acknowledged after: {fault}"
+                with contextlib.suppress(DriverError):  # a broken connection; clear_fault makes another
+                    self._leave_servo()
+        if state.fault is not None:
+            with self._pause("clearing the controller's fault"):
+                self._driver.clear_fault()
+                self._driver.exit_servo()
+        if executor.fault_reason is not None and not executor.acknowledge(time.time_ns()):
+            raise ExecutorError(executor.refusal)
+        if executor.state is ExecutorState.IDLE and self._wanted:
+            self._held = f"acknowledged after: {fault}"
+        return "acknowledged; " + (
+            f"next: /executor/{waiting}" if (waiting := self._waiting_for(self._driver.read())) else "done"
+        )
+
+    def _prepare_arm(self, what: str, call: Callable[[], None]) -> None:
+        if self._executor.state is not ExecutorState.IDLE:
+            raise ExecutorError(
+                f"{what}: the executor is {self._executor.state.name}"
+                + ("; acknowledge the fault first" if self._executor.fault_reason else ", the arm is on already")
+            )
+        with self._pause(what):
+            call()
+
+    def _resume(self) -> str:
+        """A person lets the arm move again. Where command and arm are apart, servo mode is entered anew at the arm."""
+        executor, where = self._executor, "at the command"
+        if executor.fault_reason is not None:
+            raise ExecutorError(f"fault: {executor.fault_reason}; acknowledge it first")
+        if executor.state is not ExecutorState.IDLE and executor.held is None:
+            return "nothing is held"
+        if executor.state is ExecutorState.IDLE and not self._wanted:
+            if executor.held is None:
+                raise ExecutorError("the executor is not active: activate the node (it may be in standby)")
+            executor.resume(time.time_ns())
+            return "the hold is over; the executor is not active"
+        if not executor.at_rest:
+            raise ExecutorError(RAMPING)
+        try:
+            if executor.state is not ExecutorState.IDLE:
+                executor.resume(time.time_ns())
+        except NotAtCommandError as apart:
+            if time.monotonic_ns() - self._moved_ns < SETTLED_NS:
+                raise ExecutorError(f"{RAMPING} ({apart})") from None
+            _log.warning("%s", apart)
+            self._held = executor.held
+            self._leave_servo()
+        if executor.state is ExecutorState.IDLE:
+            self._activate()
+            executor.resume(time.time_ns())  # of a hold that was asked for meanwhile
+            where = "where the arm is, in servo mode anew"
+        return f"resumed {where}; waiting for a chunk"
+
+    @contextlib.contextmanager
+    def _pause(self, what: str) -> Iterator[None]:
+        """Around calls that block, while nothing is commanded: says so first, or the process would seem frozen."""
+        if self._last is not None:
+            self._write_snapshot(*self._last, busy=what)
+        try:
+            yield
+        finally:
+            self._pacer.restart()
+
+    def _waiting_for(self, state: ArmState) -> str:
+        executor = self._executor
+        if executor.fault_reason is not None or state.fault is not None:
+            return "acknowledge"
+        if executor.state is not ExecutorState.IDLE:
+            return executor.waiting_for
+        if not state.enabled:
+            return "enable" if state.powered_on else "power_on"
+        return "resume" if self._wanted else "activate"
+
+    def _write_snapshot(
+        self, command: Command, state: ArmState, *, busy: str = "", exit_reason: str | None = None
+    ) -> None:
         executor = self._executor
         snapshot = ServoSnapshot(
             tick=self._ticks,
@@ -188,12 +354,18 @@ class ServoLoop:
             command_velocity_rad_s=command.velocity_rad_s,
             gripper=command.gripper,
             state=command.state,
-            fault=command.fault,
+            fault=executor.fault_reason,
             hold_reason=executor.hold_reason if command.state is ExecutorState.HOLDING else "",
+            held=executor.held or (self._held if executor.state is ExecutorState.IDLE else None),
+            waiting_for=self._waiting_for(state),
+            since_ns=executor.since_ns,
+            concern=state.concern,
+            busy=busy,
             chunk_stamp_ns=command.chunk_stamp_ns,
             measured_rad=state.position_rad,
             measured_gripper=state.gripper,
             measured_stamp_ns=state.stamp_ns,
+            powered_on=state.powered_on,
             enabled=state.enabled,
             servo_mode=state.servo_mode,
             driver_fault=state.fault,
@@ -201,26 +373,35 @@ class ServoLoop:
             missed=self._pacer.missed,
             results=tuple(self._results),
             answers=tuple(self._answers),
-            counters=executor.counters,
+            counters={**executor.counters, **self._counts, **self._driver.report()},
             exit_reason=exit_reason,
         )
-        self._rings["snapshots"].write(snapshot.encode())
+        try:
+            self._rings["snapshots"].write(snapshot.encode())
+        except (RingError, ValueError, TypeError) as error:  # the arm matters more than the report about it
+            self._counts["snapshots_failed"] += 1
+            if self._counts["snapshots_failed"] == 1:
+                _log.error("a snapshot could not be written: %s", error)
 
     def _ramp_down(self) -> list[str]:
         """Braking commands, one per cycle, from the last commanded motion. Uses nothing that may have failed."""
         if not self._servo_on:
             return []
+        problems: list[str] = []
         until_ns = time.monotonic_ns() + round(self._config.ramp_timeout_s * 1e9)
         while time.monotonic_ns() < until_ns:
-            moving = not self._executor.at_rest
+            moving, missed = not self._executor.at_rest, self._pacer.missed
+            position = self._executor.brake()
             try:
-                self._driver.command(self._executor.brake())
-            except Exception as error:  # noqa: BLE001  the arm cannot be told any more; the controller stops it
-                return [f"the ramp to rest could not be sent: {error}"]
+                self._driver.command(position)
+            except Exception as error:  # noqa: BLE001  the next cycle's may still arrive
+                problems = [f"the ramp to rest could not be sent: {error}"]
             if not moving:
-                return []
+                return problems
             self._pacer.wait()
-        return [f"not at rest after {self._config.ramp_timeout_s} s"]
+            if self._pacer.missed - missed > self._executor.config.bridged_ticks:
+                return problems  # nothing came for several cycles: the arm stands, and going on would be a jump
+        return [*problems, f"not at rest after {self._config.ramp_timeout_s} s"]
 
 
 def write_exit(rings: dict[str, Ring], reason: str, dof: int) -> None:
@@ -240,6 +421,7 @@ def write_exit(rings: dict[str, Ring], reason: str, dof: int) -> None:
             measured_rad=nothing,
             measured_gripper=1.0,
             measured_stamp_ns=0,
+            powered_on=False,
             enabled=False,
             servo_mode=False,
             driver_fault=None,

@@ -5,7 +5,7 @@ absolute deadline: take chunks and requests from the rings, tick the executor, s
 a snapshot. While servo mode is on a command goes out in every cycle, whatever happens:
 
 - no heartbeat from the ROS side → HOLDING, then FAULT, then (at rest) leave servo mode and end;
-- SIGTERM, SIGINT → ramp to rest, leave servo mode, close, exit code 0;
+- SIGTERM, SIGINT, SIGHUP, or the ROS side has ended → ramp to rest, leave servo mode, close, exit code 0;
 - any error in the loop → ramp to rest with what still works, leave servo mode, close, cause on stderr and in the
   last snapshot, exit code 1;
 - no connection or no servo mode at the start → the same, exit code 3; bad configuration: 2.
@@ -30,6 +30,7 @@ from lavla_ros.control.ring import Ring, RingError
 from lavla_ros.control.servo_config import ServoConfig, make_driver
 from lavla_ros.control.servo_loop import ServoLoop, write_exit
 from lavla_ros.control.wire import RING_FILES
+from lavla_ros.lifeline import die_with_parent
 
 _log = logging.getLogger(__name__)
 EXIT_OK, EXIT_ERROR, EXIT_CONFIG, EXIT_DRIVER = 0, 1, 2, 3
@@ -55,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = ServoConfig.load(arguments.config)
         contract = config.load_contract()
         executor = ChunkExecutor(contract, config.executor_config(contract))
-        driver = make_driver(config.driver)
+        driver = make_driver(config.driver, executor.config.limits)
         rings = open_rings(Path(config.ring_dir) if config.ring_dir else arguments.config.parent / "rings")
     except (ConfigError, RingError) as error:
         _log.error("%s", error)
@@ -74,8 +75,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     def stop(number: int, _frame: FrameType | None) -> None:
         loop.request_stop(f"stopped by {signal.Signals(number).name}")
 
-    signal.signal(signal.SIGTERM, stop)
-    signal.signal(signal.SIGINT, stop)
+    for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, stop)
+    die_with_parent()
     stop_collecting()
     code, reason = EXIT_OK, ""
     try:

@@ -12,6 +12,11 @@ _STILL_RAD_S = 1e-9
 _STILL_RAD_S2 = 1e-6
 
 
+def still(velocity: list[float], acceleration: list[float]) -> bool:
+    """Whether every joint stands, by the same measure as braking uses."""
+    return all(abs(v) < _STILL_RAD_S for v in velocity) and all(abs(a) < _STILL_RAD_S2 for a in acceleration)
+
+
 def brake_phases(v: float, a: float, a_max: float, j_max: float) -> tuple[tuple[float, float], ...]:
     """(duration, jerk) of the phases that bring velocity ``v`` and acceleration ``a`` to zero at once."""
     if abs(v) < _STILL_RAD_S and abs(a) < _STILL_RAD_S2:

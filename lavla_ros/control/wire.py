@@ -1,6 +1,7 @@
 """What goes through the rings between the ROS side and the servo process, as bytes. No pickle.
 
-Chunks are a small header and raw float64; everything else is JSON (a snapshot costs about 20 µs).
+Chunks are in joint space already: a small header and raw float64. Everything else is JSON (a snapshot costs about
+20 µs).
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import ActionChunk
+from lavla_ros.control.actions import ChunkRejected, PreparedChunk
 from lavla_ros.control.types import ExecutorState
 
 CHUNK_CAPACITY = 128 * 1024
-SNAPSHOT_CAPACITY = 8 * 1024
-REQUEST_CAPACITY = 1024
+SNAPSHOT_CAPACITY = 16 * 1024
+REQUEST_CAPACITY = 4 * 1024
 RING_FILES = {
     # name: (slots, capacity); who writes
     "chunks": (4, CHUNK_CAPACITY),  # ROS side
@@ -26,8 +27,15 @@ RING_FILES = {
     "heartbeat": (4, 64),  # ROS side
     "snapshots": (1024, SNAPSHOT_CAPACITY),  # servo process; 8 s of ticks
 }
-_CHUNK = struct.Struct("<qqIIII")  # stamp, dt, rows, columns, dimensions, length of the names
-MAX_TEXT = 400
+_CHUNK = struct.Struct("<IqqIIII")  # flags, stamp, dt, steps, joints, first step, values clipped
+_ABSOLUTE, _GRIPPER, _REJECTED, _MALFORMED = 1, 2, 4, 8
+MAX_TEXT_BYTES = 600
+"""Of one text as JSON has it, where a character takes up to 12 bytes."""
+MAX_RESULTS = MAX_ANSWERS = 4
+"""Verdicts and answers in one snapshot."""
+RAMPING = "the command is still ramping to rest; ask again"
+"""The answer to a request that needs an arm at rest, and will be obeyed then."""
+_TEXTS = ("fault", "hold_reason", "held", "concern", "waiting_for", "busy", "driver_fault", "exit_reason")
 
 
 class WireError(ValueError):
@@ -50,11 +58,23 @@ class ServoSnapshot:
     state: ExecutorState
     fault: str | None
     hold_reason: str
+    held: str | None = None
+    """Why chunks are refused until a person resumes; None where they are not."""
+    waiting_for: str = ""
+    """What has to come before the arm moves (again): a chunk, resume, acknowledge, power_on, enable, activate;
+    empty while it moves."""
+    since_ns: int = 0
+    """Wall clock since when ``state`` is what it is."""
+    concern: str | None = None
+    """The driver's first sign of trouble, while it lasts."""
+    busy: str = ""
+    """What the process does instead of ticking, beginning now; empty in an ordinary tick."""
     chunk_stamp_ns: int | None
     measured_rad: NDArray[np.float64]
     """(6,) measured joint positions."""
     measured_gripper: float
     measured_stamp_ns: int
+    powered_on: bool
     enabled: bool
     servo_mode: bool
     driver_fault: str | None
@@ -75,10 +95,10 @@ class ServoSnapshot:
         for name in ("command_rad", "command_velocity_rad_s", "measured_rad"):
             data[name] = data[name].tolist()
         data["state"] = int(self.state)
-        for name in ("fault", "hold_reason", "driver_fault", "exit_reason"):
-            data[name] = data[name] if data[name] is None else data[name][:MAX_TEXT]
-        data["results"] = [(s, ok, why[:MAX_TEXT]) for s, ok, why in self.results[-4:]]
-        data["answers"] = [(i, ok, why[:MAX_TEXT]) for i, ok, why in self.answers[-4:]]
+        for name in _TEXTS:
+            data[name] = data[name] if data[name] is None else cut(data[name])
+        data["results"] = [(s, ok, cut(why)) for s, ok, why in self.results[-MAX_RESULTS:]]
+        data["answers"] = [(i, ok, cut(why)) for i, ok, why in self.answers[-MAX_ANSWERS:]]
         return json.dumps(data).encode()
 
     @classmethod
@@ -96,39 +116,66 @@ class ServoSnapshot:
             raise WireError(f"not a servo snapshot: {error}") from None
 
 
-def encode_chunk(chunk: ActionChunk) -> bytes:
-    """Raises WireError where the chunk does not fit the ring (never for odd values: the executor judges those)."""
-    actions = np.ascontiguousarray(chunk.actions_HA, dtype="<f8")
-    if actions.ndim != 2:
-        raise WireError(f"the chunk's actions have shape {actions.shape}; expected (steps, dimensions)")
-    names = "\n".join(chunk.names).encode()
-    payload = _CHUNK.pack(chunk.stamp_ns, chunk.dt_ns, *actions.shape, len(chunk.names), len(names)) + names
-    payload += actions.tobytes()
+def encode_chunk(chunk: PreparedChunk) -> bytes:
+    """Raises WireError where the chunk does not fit the ring."""
+    rows = np.ascontiguousarray(chunk.rows_HJ, dtype="<f8")
+    flags = _ABSOLUTE * (chunk.points_HJ is not None) | _GRIPPER * (chunk.gripper_H is not None)
+    payload = _CHUNK.pack(flags, chunk.stamp_ns, chunk.dt_ns, *rows.shape, chunk.from_step, chunk.clipped)
+    payload += rows.tobytes()
+    if chunk.gripper_H is not None:
+        payload += np.ascontiguousarray(chunk.gripper_H, dtype="<f8").tobytes()
     if len(payload) > CHUNK_CAPACITY:
-        raise WireError(f"the chunk has shape {actions.shape}, {len(payload)} bytes; at most {CHUNK_CAPACITY} fit")
+        raise WireError(f"the chunk has shape {rows.shape}, {len(payload)} bytes; at most {CHUNK_CAPACITY} fit")
     return payload
 
 
-def decode_chunk(payload: bytes) -> ActionChunk:
-    """Raises WireError."""
+def encode_rejection(stamp_ns: int, rejection: ChunkRejected) -> bytes:
+    """In place of a chunk that could not be prepared: whoever keeps count and latches faults has to know."""
+    flags = _REJECTED | _MALFORMED * rejection.malformed
+    text = json.dumps([rejection.counter, cut(str(rejection))]).encode()
+    return _CHUNK.pack(flags, stamp_ns, 0, 0, 0, 0, 0) + text
+
+
+def decode_chunk(payload: bytes) -> tuple[int, PreparedChunk | ChunkRejected]:
+    """Stamp, and what :func:`encode_chunk` or :func:`encode_rejection` was given. Raises WireError."""
     try:
-        stamp_ns, dt_ns, rows, columns, count, length = _CHUNK.unpack_from(payload)
-        body = _CHUNK.size + length
-        names = tuple(payload[_CHUNK.size : body].decode().split("\n")) if count else ()
-        actions = np.frombuffer(payload, dtype="<f8", offset=body).reshape(rows, columns).astype(np.float64)
-    except (struct.error, ValueError) as error:
+        flags, stamp_ns, dt_ns, steps, joints, from_step, clipped = _CHUNK.unpack_from(payload)
+        if flags & _REJECTED:
+            counter, text = json.loads(payload[_CHUNK.size :])
+            return stamp_ns, ChunkRejected(str(counter), str(text), malformed=bool(flags & _MALFORMED))
+        values = np.frombuffer(payload, dtype="<f8", offset=_CHUNK.size).astype(np.float64)
+        rows, gripper = values[: steps * joints].reshape(steps, joints), values[steps * joints :]
+        return stamp_ns, PreparedChunk(
+            stamp_ns=stamp_ns,
+            dt_ns=dt_ns,
+            points_HJ=rows if flags & _ABSOLUTE else None,
+            increments_HJ=None if flags & _ABSOLUTE else rows,
+            gripper_H=gripper if flags & _GRIPPER else None,
+            from_step=from_step,
+            clipped=clipped,
+        )
+    except (struct.error, ValueError, TypeError) as error:
         raise WireError(f"not an action chunk: {error}") from None
-    return ActionChunk(stamp_ns=stamp_ns, dt_ns=dt_ns, actions_HA=actions, names=names)
 
 
-def encode_request(request_id: int, name: str, value: float = 0.0) -> bytes:
-    return json.dumps({"id": request_id, "name": name, "value": value}).encode()
+def encode_request(request_id: int, name: str, value: float = 0.0, text: str = "") -> bytes:
+    return json.dumps({"id": request_id, "name": cut(name), "value": value, "text": cut(text)}).encode()
 
 
-def decode_request(payload: bytes) -> tuple[int, str, float]:
-    """Raises WireError."""
+def decode_request(payload: bytes) -> tuple[int, str, float, str]:
+    """Identity, name, value and text. Raises WireError."""
     try:
         data = json.loads(payload)
-        return int(data["id"]), str(data["name"]), float(data["value"])
-    except (ValueError, TypeError, KeyError) as error:
+        return int(data["id"]), str(data["name"]), float(data["value"]), str(data["text"])
+    except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise WireError(f"not a request: {error}") from None
+
+
+def cut(text: str, limit: int = MAX_TEXT_BYTES) -> str:
+    """``text``, shortened where it takes more than ``limit`` bytes as JSON."""
+    if 12 * len(text) + 2 <= limit or (size := len(json.dumps(text))) <= limit:
+        return text
+    while size > limit:
+        text = text[: min(len(text) - 1, len(text) * (limit - 10) // size)]
+        size = len(json.dumps(text + "…"))
+    return text + "…"

@@ -15,7 +15,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lavla_ros.jaka.codec import JakaProtocolError, encode
+from lavla_ros.jaka.codec import JakaProtocolError, encode, finite_numbers
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT, CommandConnection
 from lavla_ros.jaka.kinematics import DhParameters
 from lavla_ros.jaka.limits import JOINTS
@@ -88,6 +88,10 @@ class JakaClient(CommandConnection):
         Raises JakaConnectionError naming host:port and the fix.
         """
         self.open()
+        self.watch()
+
+    def watch(self) -> None:
+        """Start the status stream alone: nothing is sent on it, and no other client is disturbed."""
         if self._status is None and self.status_port is not None:
             self._status = StatusStream(self.host, self.status_port, connect_timeout_s=self._connect_timeout_s)
             self._status.start()
@@ -212,16 +216,22 @@ class JakaClient(CommandConnection):
             raise JakaProtocolError(f"in_servomove of {self.address} is no flag: {value!r}")
         return value in (True, "true", "True", "1")
 
-    def set_servo_move_filter(
-        self, kind: Literal["none", "joint_low_pass"] = "none", *, cutoff_hz: float | None = None
-    ) -> None:
-        """Choose the controller's filter of servo commands. Refused by the controller in servo mode."""
-        if kind == "none":
+    def set_servo_move_filter(self, limits: tuple[float, float, float] | None) -> None:
+        """Let every joint follow servo commands within (rad/s, rad/s², rad/s³) only, or filter nothing.
+
+        The controller's "non-linear filter" (type 2). Refused by the controller in servo mode. ValueError for a limit
+        that is not above 0.
+        """
+        if limits is None:
             self.request("set_servo_move_filter", {"filter_type": 0})
-        elif cutoff_hz is None or not cutoff_hz > 0:
-            raise ValueError(f"joint_low_pass needs a cut-off frequency above 0 Hz, got {cutoff_hz}")
-        else:
-            self.request("set_servo_move_filter", {"filter_type": 1, "lpf_cf": cutoff_hz})
+            return
+        if not all(math.isfinite(v) and v > 0 for v in limits):
+            raise ValueError(f"the limits of the servo filter must be finite and above 0, got {limits}")
+        velocity, acceleration, jerk = map(rad_to_deg, limits)
+        self.request(
+            "set_servo_move_filter",
+            {"filter_type": 2, "nlf_max_vr": velocity, "nlf_max_ar": acceleration, "nlf_max_jr": jerk},
+        )
 
     def post_servo_j(self, position_rad: Sequence[float], *, steps: int = 1, relative: bool = False) -> None:
         """Send one servo target to be reached ``steps`` × 8 ms later; does not wait for the reply.
@@ -298,11 +308,27 @@ class JakaClient(CommandConnection):
         """Tell the controller what the arm carries, for its collision detection."""
         self.request("set_payload", {"mass": mass_kg, "centroid": [m_to_mm(v) for v in centroid_m]})
 
+    def get_payload(self) -> tuple[float, tuple[float, float, float]]:
+        """Mass (kg) and centre of mass (m) as the controller has them."""
+        reply = self.request("get_payload")
+        mass, centroid = finite_numbers([reply.get("mass")], 1), finite_numbers(reply.get("centroid"), 3)
+        if mass is None or centroid is None:
+            raise JakaProtocolError(f"the reply of {self.address} to get_payload is not understood: {reply!r}")
+        x, y, z = (mm_to_m(v) for v in centroid)
+        return mass[0], (x, y, z)
+
     def set_collision_sensitivity(self, level: int) -> None:
         """0 off, 1 most sensitive (25 N) to 5 least (125 N)."""
         if not 0 <= level <= 5:
             raise ValueError(f"the collision sensitivity must lie in 0 to 5, got {level}")
         self.request("set_clsn_sensitivity", {"sensitivityVal": level})
+
+    def get_collision_sensitivity(self) -> int:
+        """0 off, 1 most sensitive to 5 least, as the controller has it."""
+        level = self.field("get_clsn_sensitivity", self.request("get_clsn_sensitivity"), "sensitivityVal")
+        if level not in range(6):
+            raise JakaProtocolError(f"sensitivityVal of {self.address} is not 0 to 5: {level!r}")
+        return int(level)
 
     def set_network_exception_handle(self, limit_s: float, action: Literal["keep", "pause", "abort"]) -> None:
         """What the controller does when the network is silent for ``limit_s``. Its effect in servo mode is unknown."""

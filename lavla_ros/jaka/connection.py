@@ -4,16 +4,20 @@ A command is answered by a reply with its own ``cmdName``; anything else that ar
 the answer. After a time-out or a broken frame the connection is closed: a late answer could otherwise be taken for
 the next one's. The next command then connects anew, but only outside servo mode: in servo mode the arm is
 somewhere on its way, and a person decides.
+
+In servo mode a broken frame, or a peer that hangs up, does not close it: the arm can still be told to slow down.
+The connection is *deaf* from then on: it reads nothing any more, and writes as long as the socket takes it.
 """
 
 from __future__ import annotations
 
 import errno
+import logging
 import math
 import select
 import socket
 import time
-from collections import Counter
+from collections import Counter, defaultdict, deque
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
@@ -22,8 +26,11 @@ from lavla_ros.jaka.codec import FrameReader, JakaProtocolError, encode, finite_
 from lavla_ros.jaka.errors import JakaConnectionError, JakaError, JakaTimeoutError
 from lavla_ros.jaka.limits import JOINTS
 
+_log = logging.getLogger(__name__)
 COMMAND_PORT = 10001
 STATUS_PORT = 10000
+MAX_READ_BYTES = 8192
+"""Most that one posting reads: a hundred replies, under 1 ms of parsing. A peer that floods cannot stop the caller."""
 
 
 @dataclass(slots=True)
@@ -39,8 +46,15 @@ class ClientCounters:
     """Replies to those, refusals included."""
     refused: Counter[str] = field(default_factory=Counter)
     """Replies to those with an errorCode other than "0"."""
+    refused_in_a_row: Counter[str] = field(default_factory=Counter)
+    """Refusals since the last of those commands that was accepted."""
     last_refusal: dict[str, str] = field(default_factory=dict)
     """Newest text of a refusal."""
+    never_answered: Counter[str] = field(default_factory=Counter)
+    """Those without a reply when a later request was answered."""
+    full_reads: int = 0
+    """Postings that left something unread, because more had arrived than they read."""
+    full_reads_in_a_row: int = 0
 
 
 class CommandConnection:
@@ -62,7 +76,8 @@ class CommandConnection:
         self._post_timeout_s = post_timeout_s
         self._socket: socket.socket | None = None
         self._reader = FrameReader()
-        self._unanswered: Counter[str] = Counter()
+        self._unanswered: defaultdict[str, deque[int]] = defaultdict(deque)
+        self._deaf: str | None = None
         self._was_connected = False
         self.in_servo_mode = False
         """Whether servo mode was entered and not left since. While True nothing reconnects."""
@@ -77,6 +92,16 @@ class CommandConnection:
     def connected(self) -> bool:
         """Whether the connection is open, as far as is known without using it."""
         return self._socket is not None
+
+    @property
+    def deaf(self) -> str | None:
+        """Why nothing is read any more from the open connection, or None."""
+        return self._deaf
+
+    def unanswered(self, command: str) -> tuple[int, float]:
+        """How many of these postings have no reply yet, and the age of the oldest of them, s."""
+        waiting = self._unanswered[command]
+        return len(waiting), (time.monotonic_ns() - waiting[0]) * 1e-9 if waiting else 0.0
 
     def open(self) -> None:
         """Connect where not connected; nothing is sent. Raises JakaConnectionError naming host:port and the fix."""
@@ -94,6 +119,9 @@ class CommandConnection:
         self._socket = connection
         self._reader = FrameReader()
         self._unanswered.clear()
+        self._deaf = None
+        self.counters.refused_in_a_row.clear()
+        self.counters.full_reads_in_a_row = 0
         self.counters.reconnects += self._was_connected
         self._was_connected = True
 
@@ -102,6 +130,7 @@ class CommandConnection:
         if self._socket is not None:
             self._socket.close()
             self._socket = None
+        self._deaf = None
 
     def request(
         self, command: str, parameters: Mapping[str, Any] | None = None, *, timeout_s: float | None = None
@@ -134,8 +163,15 @@ class CommandConnection:
                 self._lost(command, error)
             if not received:
                 self._lost(command, self._closed())
-            reply = self._sort_in(self._feed(received), command)
+            try:
+                reply = self._sort_in(self._feed(received), command)
+            except JakaProtocolError:
+                self.drop()
+                raise
             if reply is not None:
+                # Replies come in the order of the commands: what was posted before is not answered any more.
+                self.counters.never_answered.update({name: len(w) for name, w in self._unanswered.items() if w})
+                self._unanswered.clear()
                 return self._checked(command, reply)
 
     def post(self, command: str, data: bytes) -> None:
@@ -143,26 +179,26 @@ class CommandConnection:
 
         Replies that have arrived are drained on the way. Blocks at most ``post_timeout_s``; where the peer does not
         take the bytes in that time the connection is closed, since part of a command may have gone out.
-        Raises JakaConnectionError, JakaProtocolError.
+        Raises JakaConnectionError, JakaProtocolError; in servo mode an unusable reply makes :attr:`deaf` instead.
         """
         connection = self._connection(command)
-        try:
-            self._sort_in(self._read_available(connection), None)
-            sent = _send_some(connection, data)
-            if sent < len(data):
-                self._send_rest(connection, data[sent:])
-        except OSError as error:
-            self._lost(command, error)
-        self._unanswered[command] += 1
+        self._take_replies(connection, command)
+        self._write(connection, command, data)
+        self._unanswered[command].append(time.monotonic_ns())
         self.counters.posted[command] += 1
 
     def drain(self) -> None:
         """Take and count the replies that have arrived, without blocking. Raises as :meth:`post`."""
-        connection = self._connection("drain")
-        try:
-            self._sort_in(self._read_available(connection), None)
-        except OSError as error:
-            self._lost("drain", error)
+        self._take_replies(self._connection("drain"), "drain")
+
+    def farewell(self, command: str, parameters: Mapping[str, Any]) -> None:
+        """Send a last command whose reply nobody reads, and close. Nothing is raised where it cannot be sent."""
+        if self._socket is not None:
+            try:
+                self._write(self._socket, command, encode({"cmdName": command, **parameters}))
+            except JakaConnectionError as error:
+                _log.warning("%s", error)
+        self.drop()
 
     def field(self, command: str, reply: Mapping[str, Any], name: str) -> Any:
         """One field of a reply. Raises JakaProtocolError where it is missing."""
@@ -196,15 +232,48 @@ class CommandConnection:
     def _fresh_connection(self, command: str) -> socket.socket:
         """The connection with nothing left to read, so that what arrives from now on may be the answer."""
         connection = self._connection(command)
+        if self._deaf is not None:
+            self._lost(command, ConnectionError(self._deaf))
+        deadline = time.monotonic() + self._reply_timeout_s
         try:
             self._sort_in(self._read_available(connection), None)
+            while self.counters.full_reads_in_a_row and time.monotonic() < deadline:
+                self._sort_in(self._read_available(connection), None)
+        except JakaProtocolError:
+            self.drop()
+            raise
         except OSError as error:
             if self.in_servo_mode:
                 self._lost(command, error)
             # The controller hung up while nothing was asked of it: nothing is lost by connecting again.
             self.drop()
             connection = self._connection(command)
+        if self.counters.full_reads_in_a_row:
+            self._lost(command, ConnectionError("it is flooded with what nobody asked for"))
         return connection
+
+    def _take_replies(self, connection: socket.socket, command: str) -> None:
+        """Count what has arrived. In servo mode whatever is wrong with it makes the connection deaf."""
+        if self._deaf is not None:
+            return
+        try:
+            self._sort_in(self._read_available(connection), None)
+        except (OSError, JakaProtocolError) as error:
+            if self.in_servo_mode:
+                self._deaf = str(error)
+                return
+            if isinstance(error, OSError):
+                self._lost(command, error)
+            self.drop()
+            raise
+
+    def _write(self, connection: socket.socket, command: str, data: bytes) -> None:
+        try:
+            sent = _send_some(connection, data)
+            if sent < len(data):
+                self._send_rest(connection, data[sent:])
+        except OSError as error:
+            self._lost(command, error)
 
     def _lost(self, command: str, error: Exception) -> NoReturn:
         self.drop()
@@ -231,24 +300,31 @@ class CommandConnection:
         try:
             return self._reader.feed(received)
         except JakaProtocolError as error:
-            self.drop()
             raise JakaProtocolError(
                 f"{self.address} does not speak the JAKA protocol: {error}; check host and port (commands "
                 f"{COMMAND_PORT}, status {STATUS_PORT} unless changed)"
             ) from error
 
     def _read_available(self, connection: socket.socket) -> list[dict[str, Any]]:
-        """Everything that has arrived, without blocking. Raises OSError where the connection ended."""
+        """What has arrived, at most MAX_READ_BYTES, without blocking. Raises OSError where the connection ended."""
         connection.setblocking(False)
         messages: list[dict[str, Any]] = []
-        while True:
+        room = MAX_READ_BYTES
+        while room > 0:
             try:
-                received = connection.recv(65536)
+                received = connection.recv(room)
             except BlockingIOError:
+                self.counters.full_reads_in_a_row = 0
                 return messages
             if not received:
+                # What came before the end counts all the same: a refusal may be the reason.
+                self._sort_in(messages, None)
                 raise self._closed()
+            room -= len(received)
             messages += self._feed(received)
+        self.counters.full_reads += 1
+        self.counters.full_reads_in_a_row += 1
+        return messages
 
     def _sort_in(self, messages: list[dict[str, Any]], command: str | None) -> dict[str, Any] | None:
         """The reply to ``command`` among the messages, if it is there; all others are counted.
@@ -258,11 +334,14 @@ class CommandConnection:
         answer: dict[str, Any] | None = None
         for message in messages:
             name = str(message.get("cmdName"))
-            if self._unanswered[name] > 0:
-                self._unanswered[name] -= 1
+            if waiting := self._unanswered.get(name):
+                waiting.popleft()
                 self.counters.acknowledged[name] += 1
-                if message.get("errorCode") != "0":
+                if message.get("errorCode") == "0":
+                    self.counters.refused_in_a_row[name] = 0
+                else:
                     self.counters.refused[name] += 1
+                    self.counters.refused_in_a_row[name] += 1
                     self.counters.last_refusal[name] = str(message.get("errorMsg", message))
             elif answer is None and name == command:
                 answer = message

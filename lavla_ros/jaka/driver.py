@@ -1,17 +1,17 @@
 """The JAKA arm behind the control layer's ``ArmDriver`` protocol, over the vendor's TCP protocol.
 
-Connecting goes: log in, clear nothing, power on, enable, servo filter off, each confirmed by the controller within
-a time-out. From :meth:`JakaTcpDriver.enter_servo` on, the first fault is latched: nothing reconnects, nothing is
-cleared, until a person asks for :meth:`JakaTcpDriver.clear_fault`.
+Connecting goes: lock the controller for this process, look at the status port whether the arm stands still, only then
+open the command port (which may replace another client). Powering on, enabling, clearing an error and entering servo
+mode are separate acts; each is confirmed by the controller within a time-out. From
+:meth:`JakaTcpDriver.enter_servo` on, the first fault is latched: nothing reconnects, nothing is cleared, until a
+person asks for :meth:`JakaTcpDriver.clear_fault`. What counts as trouble in between: :mod:`lavla_ros.jaka.stream`.
 """
 
 from __future__ import annotations
 
 import logging
 import time
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,64 +19,25 @@ from numpy.typing import NDArray
 from lavla_ros.control.driver import ArmState, DriverError
 from lavla_ros.jaka.client import JakaClient, RobotState
 from lavla_ros.jaka.codec import JakaProtocolError
-from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT, ClientCounters
-from lavla_ros.jaka.errors import JakaConnectionError, JakaError
-from lavla_ros.jaka.status import ArmStatus
+from lavla_ros.jaka.connection import ClientCounters
+from lavla_ros.jaka.controller_settings import SettingRefused, apply_settings
+from lavla_ros.jaka.driver_config import JakaDriverConfig
+from lavla_ros.jaka.errors import ControllerBusyError, JakaConnectionError, JakaError
+from lavla_ros.jaka.limits import JOINTS
+from lavla_ros.jaka.lock import ControllerLock
+from lavla_ros.jaka.status import ArmStatus, span_rad
+from lavla_ros.jaka.stream import StreamWatch, Verdict
+
+__all__ = ["JakaDriverConfig", "JakaTcpDriver", "leave_servo_mode"]
 
 _log = logging.getLogger(__name__)
-_JAKA_ERRORS = (JakaConnectionError, JakaError, JakaProtocolError)
+_JAKA_ERRORS = (JakaConnectionError, JakaError, JakaProtocolError, SettingRefused, ControllerBusyError)
 _POLL_S = 0.02
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JakaDriverConfig:
-    """Where the controller is and how it is used."""
-
-    host: str
-    """Address of the controller; 10.5.5.100 as delivered."""
-    port: int = COMMAND_PORT
-    status_port: int = STATUS_PORT
-    connect_timeout_s: float = 3.0
-    reply_timeout_s: float = 2.0
-    power_timeout_s: float = 20.0
-    """Longest time from power_on to powered_on, and from enable_robot to robot_enabled."""
-    status_timeout_s: float = 0.5
-    """Age at which the status push counts as stale: a fault."""
-    command_timeout_s: float = 0.002
-    """Longest time that one servo command may block."""
-    refused_commands: int = 10
-    """More refused servo commands than this since connecting are a fault."""
-    tool_output: int = 0
-    """Index of the tool digital output that closes the gripper. The index base depends on the firmware."""
-    output_closes: bool = True
-    """Output on = gripper closed. False for a gripper wired the other way."""
-    close_below: float = 0.4
-    """The output closes the gripper below this opening …"""
-    open_above: float = 0.6
-    """… and opens it above this one; in between it stays, so that a noisy command does not chatter."""
-
-    def __post_init__(self) -> None:
-        if not self.host:
-            raise ValueError("host must name the controller, e.g. 10.5.5.100")
-        for name in ("port", "status_port"):
-            if not 1 <= getattr(self, name) <= 65535:
-                raise ValueError(f"{name} must lie in 1 to 65535, got {getattr(self, name)}")
-        for name in (
-            "connect_timeout_s",
-            "reply_timeout_s",
-            "power_timeout_s",
-            "status_timeout_s",
-            "command_timeout_s",
-        ):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} must be above 0 s, got {getattr(self, name)}")
-        if not 0.0 <= self.close_below <= self.open_above <= 1.0:
-            raise ValueError(
-                f"close_below ({self.close_below}) and open_above ({self.open_above}) must satisfy "
-                "0 <= close_below <= open_above <= 1"
-            )
-        if self.tool_output < 0:
-            raise ValueError(f"tool_output must be 0 or more, got {self.tool_output}")
+_STILL_FOR_S = 0.1
+_COME_TO_REST_S = 1.0
+_FAREWELL_CYCLES = 25
+"""A connection that can only be written to is given up after so many cycles at rest."""
+_MAX_STEPS = 10
 
 
 class JakaTcpDriver:
@@ -84,141 +45,192 @@ class JakaTcpDriver:
 
     def __init__(self, config: JakaDriverConfig) -> None:
         self._config = config
-        self._client = JakaClient(
-            config.host,
-            config.port,
-            config.status_port,
-            connect_timeout_s=config.connect_timeout_s,
-            reply_timeout_s=config.reply_timeout_s,
-            post_timeout_s=config.command_timeout_s,
-        )
+        self._client = _client_of(config)
+        self._lock = ControllerLock(config.host, config.port)
+        self._watch = StreamWatch(config)
         self._connected = False
         self._fault: str | None = None
-        self._gripper_open = True
+        self._verdict = Verdict()
+        self._robot = RobotState(powered_on=False, enabled=False)
+        """As last asked for, where the status does not say."""
         self._last_position_rad = np.zeros(6)
         self._last_stamp_ns = 0
-        self._refused_before: Counter[str] = Counter()
+        self._moving: bool | None = None
+        self._seen_ns = 0
+        self._counted = (0, 0, 0)
+        self._gripper_open = True
+        """As commanded last."""
+        self._gripper_due_ns: int | None = None
+        """When the status has to show the output that was switched; None where nothing is awaited."""
 
     @property
     def counters(self) -> ClientCounters:
         """Commands sent without waiting, their replies, refusals, stray replies, reconnects."""
         return self._client.counters
 
+    def report(self) -> dict[str, int]:
+        """How the stream of servo commands goes, by name; only what is not 0."""
+        counters, watch = self._client.counters, self._watch
+        values = {
+            "wire_unanswered": self._client.unanswered("servo_j")[0],
+            "wire_refused": counters.refused["servo_j"],
+            "wire_stray_replies": sum(counters.stray_replies.values()),
+            "wire_reconnects": counters.reconnects,
+            "wire_withheld_at_rest": watch.withheld,
+            "wire_queued": round(watch.queue_periods),
+            "wire_lag_ms": round(watch.lag_s * 1e3),
+            "wire_off_path_mrad": round(watch.off_path_rad * 1e3),
+        }
+        return {name: value for name, value in values.items() if value}
+
     # ---- set-up ----
 
     def connect(self) -> None:
-        """Log in, power on, enable, switch the servo filter off; the arm does not move.
+        """Lock the controller, look at the arm, open the command port; with ``power_on`` also power on and enable.
 
-        Raises DriverError naming host:port, the step that failed and the fix; nothing stays connected then.
+        An arm without power, disabled, in protective stop or in drag mode is no error. Raises DriverError naming
+        host:port, what is wrong and the fix; nothing stays connected or locked then.
         """
         if self._connected:
             return
-        c = self._config
         try:
-            self._client.connect()
-            status = self._wait_status()
-            if status.emergency_stop:
-                raise self._error("the emergency stop is pressed; release it")
-            if status.protective_stop or self._client.protective_stop():
-                raise self._error(
-                    "the arm is in protective stop; look why, then clear it on the pendant or acknowledge the fault"
-                )
-            if self._client.is_in_servo_move():
-                # Left by a client that died; the filter can only be set outside servo mode.
-                _log.warning("the controller was still in servo mode; leaving it")
-                self._client.servo_move(False)
-            if not self._client.get_robot_state().powered_on:
-                self._client.power_on()
-                self._wait_state("power_on", lambda s: s.powered_on, "is the emergency stop released?")
-            if not self._client.get_robot_state().enabled:
-                self._client.enable_robot()
-                self._wait_state("enable_robot", lambda s: s.enabled, "look at the pendant for the reason")
-            self._client.set_servo_move_filter("none")
-            # The push may lag behind the answers by some cycles.
-            status = self._wait_status(lambda s: s.fault is None)
+            self._lock.acquire()
+            self._open()
+            self._fault = None
+            if self._config.power_on:
+                self._require_no_error(self._wait_status())
+                self.power_on()
+                self.enable()
+                self._wait_status(lambda s: s.fault is None)
         except _JAKA_ERRORS as error:
-            self._client.close()
-            raise DriverError(f"JAKA controller {c.host}:{c.port} (status port {c.status_port}): {error}") from error
+            self.close()
+            raise self._error(str(error)) from error
         except DriverError:
-            self._client.close()
+            self.close()
             raise
-        self._take(status)
-        self._refused_before = Counter(self._client.counters.refused)
-        if c.tool_output < len(status.tool_outputs):
-            self._gripper_open = status.tool_outputs[c.tool_output] != c.output_closes
-        else:
-            self._send_gripper(self._gripper_open)
-        self._fault = None
-        self._connected = True
+
+    def power_on(self) -> None:
+        """Switch the arm's power on and wait until it has it. Raises DriverError."""
+        self._switch("power_on", lambda s: s.powered_on, self._client.power_on, "is the emergency stop released?")
+
+    def enable(self) -> None:
+        """Release the brakes and wait until they are. Raises DriverError, also for an arm without power."""
+        self._switch("enable_robot", lambda s: s.enabled, self._client.enable_robot, "look at the pendant")
 
     def enter_servo(self) -> None:
-        """Enter servo mode and wait until the controller confirms it. Raises DriverError."""
+        """Set the controller up, enter servo mode, and wait until it is confirmed and the arm is seen to stand still.
+
+        Raises DriverError for an arm that has a fault, is not enabled, moves, or is in someone else's hands, where
+        the controller refuses a setting, and where its own command is not where the arm is.
+        """
         if not self._connected:
             raise self._error("enter_servo before connect()")
         if self._fault is not None:
             raise self._error(f"the fault must be acknowledged first: {self._fault}")
         try:
+            self._require_ready(self._wait_status())
+            self._wait_still()
+            apply_settings(self._client, self._config)
             self._client.servo_move(True)
             if not self._client.is_in_servo_move():
-                self._client.in_servo_mode = False
                 raise self._error("servo_move was accepted, but the controller is not in servo mode")
-        except _JAKA_ERRORS as error:
+            status = self._wait_still()
+            self._require_ready(status)
+            self._require_own_command_at_arm(status)
+        except (*_JAKA_ERRORS, DriverError) as error:
+            if self._client.in_servo_mode:
+                self._try_to_leave()
+            if isinstance(error, DriverError):
+                raise
             raise self._error(f"servo mode could not be entered: {error}") from error
+        self._take(status)
+        self._watch.begin(status.position_rad, time.monotonic_ns())
+        self._verdict = Verdict()
+        self._counted = self._reply_counts()
 
     def exit_servo(self) -> None:
-        """Leave servo mode. Where the connection is gone there is nothing to leave: logged, not raised."""
+        """Leave servo mode, over a fresh connection where the present one is of no use any more.
+
+        Raises DriverError where the controller does not confirm it: servo mode may still be on then.
+        """
         if not self._client.in_servo_mode:
             return
+        if self._client.connected and self._client.deaf is None:
+            try:
+                _leave(self._client)
+                return
+            except _JAKA_ERRORS as error:
+                _log.warning("servo mode could not be left in order: %s", error)
+        self._client.farewell("servo_move", {"relFlag": 0})
         try:
-            if self._client.connected:
-                self._client.servo_move(False)
-        except _JAKA_ERRORS as error:
-            _log.warning("servo mode could not be left in order: %s", error)
-        finally:
-            self._client.in_servo_mode = False
+            # The arm may still carry out what was waiting in the controller.
+            self._require_still_to_connect(self._wait_status(), wait_s=_COME_TO_REST_S)
+            _leave(self._client)
+        except (*_JAKA_ERRORS, DriverError) as error:
+            self._client.in_servo_mode = True
+            fault = f"servo mode could not be left, the controller may still be in it: {error}"
+            self._latch(fault)
+            raise self._error(fault) from error
 
     def close(self) -> None:
-        """Leave servo mode and close both connections; the arm stays powered and enabled."""
-        self.exit_servo()
+        """Leave servo mode and close both connections; the arm stays powered and enabled.
+
+        Where servo mode cannot be left that is logged: :meth:`exit_servo` raises it.
+        """
+        self._try_to_leave()
         self._client.close()
+        self._lock.release()
         self._connected = False
 
     def clear_fault(self) -> None:
         """On a person's request: connect again where needed, clear the controller's error, check that it is gone.
 
-        Raises DriverError where the fault stays; it stays latched then.
+        Neither powers on nor enables. Raises DriverError where the fault stays; it stays latched then.
         """
-        self._client.in_servo_mode = False
         try:
-            if not self._client.connected:
-                self._client.connect()
+            self._lock.acquire()
+            self.exit_servo()
+            if not (self._connected and self._client.connected):
+                self._open()
             self._client.clear_error()
             # What was just cleared may still be in the push for some cycles.
-            self._wait_status(lambda s: not (s.protective_stop or s.emergency_stop))
+            status = self._wait_status(lambda s: s.error is None)
+            self._robot = self._client.get_robot_state()
         except _JAKA_ERRORS as error:
             raise self._error(f"the fault could not be cleared: {error}") from error
-        # Power and enabling are lost after an E-stop: connect() verifies and restores every one of them.
-        self._connected = False
-        self.connect()
+        self._take(status)
+        self._fault = None
+        self._verdict = Verdict()
+        self._connected = True
 
     # ---- every cycle ----
 
     def read(self) -> ArmState:
-        """The newest state; never blocks, never raises. The first fault seen is latched."""
-        status = self._client.latest_status
-        if status is not None:
+        """The newest state; never blocks, never raises. From servo mode on the first fault seen is latched."""
+        client, now_ns = self._client, time.monotonic_ns()
+        status = client.latest_status
+        if status is not None and status.received_monotonic_ns > self._seen_ns:
             self._take(status)
-        if self._connected:
-            self._latch(self._present_fault(status))
-        fault = self._fault if self._connected else "not connected"
-        usable = self._connected and status is not None
+        fault = self._present_fault(status) if self._connected else "not connected"
+        concern = None
+        if self._connected and client.in_servo_mode:
+            self._supervise(now_ns)
+            fault = fault or self._stream_fault()
+            concern = self._verdict.concern or self._status_concern()
+            self._latch(fault)
+        powered, enabled = self._power(status)
+        fault = self._fault or fault
         return ArmState(
             stamp_ns=self._last_stamp_ns,
             position_rad=self._last_position_rad,
-            gripper=1.0 if self._gripper_open else 0.0,
-            enabled=usable and status is not None and status.enabled is not False and status.powered_on is not False,
-            servo_mode=self._client.in_servo_mode and self._client.connected and fault is None,
+            gripper=1.0 if self._measured_open(status) else 0.0,
+            enabled=self._connected and powered and enabled,
+            servo_mode=client.in_servo_mode and client.connected and fault is None,
             fault=fault,
+            powered_on=self._connected and powered,
+            concern=concern,
+            commanded_rad=None if status is None else status.commanded_rad,
+            moving=self._moving,
         )
 
     def command(self, position_rad: NDArray[np.float64]) -> None:
@@ -227,25 +239,37 @@ class JakaTcpDriver:
         Does nothing after a connection fault, which :meth:`read` reports. Raises ValueError for a target that
         is not six finite numbers, RuntimeError outside servo mode (programming errors).
         """
-        if not self._client.in_servo_mode:
+        client = self._client
+        if not client.in_servo_mode:
             raise RuntimeError("command() outside servo mode: call enter_servo() first")
-        if not self._client.connected:
+        if not client.connected:
             self._latch("connection lost in servo mode")
             return
+        if position_rad.shape != (JOINTS,) or not np.isfinite(position_rad).all():
+            raise ValueError(f"a servo target is {JOINTS} finite numbers (rad), got {position_rad!r}")
+        if not self._watch.command(position_rad, time.monotonic_ns()):
+            return
+        # What was refused is missing from the way: the next target gets its time too, instead of twice the speed.
+        steps = 1 + min(client.counters.refused_in_a_row["servo_j"], _MAX_STEPS - 1)
         try:
-            self._client.post_servo_j(position_rad.tolist())
+            client.post_servo_j(position_rad.tolist(), steps=steps)
         except _JAKA_ERRORS as error:
             self._latch(f"connection lost in servo mode: {error}")
+        if client.deaf is not None:
+            self._latch(f"connection lost in servo mode: {client.deaf}")
+            if self._watch.still_cycles >= _FAREWELL_CYCLES:
+                client.farewell("servo_move", {"relFlag": 0})
 
     def set_gripper(self, open_fraction: float) -> None:
-        """1 open, 0 closed; the output is switched only where that changes it."""
+        """1 open, 0 closed; the output is switched only where that changes it, and again where it did not stay."""
         if open_fraction > self._config.open_above:
             wanted = True
         elif open_fraction < self._config.close_below:
             wanted = False
         else:
             return
-        if wanted == self._gripper_open:
+        awaited = self._gripper_open if self._gripper_due_ns else self._measured_open(self._client.latest_status)
+        if wanted == awaited:
             return
         if not self._client.connected:
             self._latch("connection lost")
@@ -255,38 +279,137 @@ class JakaTcpDriver:
         except _JAKA_ERRORS as error:
             self._latch(f"connection lost while switching the gripper: {error}")
 
-    # ---- inside ----
+    # ---- inside: connecting ----
 
-    def _send_gripper(self, opened: bool) -> None:
-        self._client.post_tool_output(self._config.tool_output, opened != self._config.output_closes)
-        self._gripper_open = opened
+    def _open(self) -> None:
+        """Both ports, from any state. The command port only where nobody else moves the arm."""
+        client = self._client
+        client.in_servo_mode = False
+        client.watch()
+        self._require_still_to_connect(self._wait_status())
+        client.connect()
+        if client.is_in_servo_move():
+            # Left by a client that died: the arm stands still, and the lock says that it is none of this machine.
+            _log.warning("the controller was still in servo mode; leaving it")
+            _leave(client)
+        self._robot = client.get_robot_state()
+        status = self._wait_status()
+        self._take(status)
+        self._gripper_due_ns = None
+        self._gripper_open = self._measured_open(status)
+        self._connected = True
 
-    def _take(self, status: ArmStatus) -> None:
-        self._last_position_rad, self._last_stamp_ns = status.position_rad, status.received_ns
+    def _require_still_to_connect(self, status: ArmStatus, *, wait_s: float = 0.0) -> None:
+        """Raises DriverError where something moves the arm that a new connection could replace in motion."""
+        c, started = self._config, time.monotonic()
+        while (span := self._span()) is None:
+            if time.monotonic() > started + c.connect_timeout_s:
+                raise self._error("the status push is too slow to tell whether the arm stands still")
+            status = self._wait_status()
+        while status.planned_motion or (span > c.still_rad and not status.drag):
+            if time.monotonic() > started + wait_s:
+                raise self._error(
+                    f"the arm moves ({span:.4f} rad in the last {_STILL_FOR_S:g} s, "
+                    f"{status.taken or 'by nothing that the status names'}): is another client or the pendant in "
+                    "command? Connecting could replace it in motion; stop the arm first"
+                )
+            status = self._wait_status()
+            span = self._span() or 0.0
 
-    def _present_fault(self, status: ArmStatus | None) -> str | None:
-        stream = self._client.status
-        if status is not None and status.fault is not None:
-            return status.fault
-        if stream is None or stream.age_s() > self._config.status_timeout_s:
-            return (
-                f"no status from {self._config.host}:{self._config.status_port} for {self._config.status_timeout_s:g} s"
+    def _switch(self, step: str, reached: Callable[[RobotState], bool], call: Callable[[], None], hint: str) -> None:
+        c = self._config
+        if not self._connected:
+            raise self._error(f"{step} before connect()")
+        if self._client.in_servo_mode:
+            raise self._error(f"{step} in servo mode: leave it first")
+        try:
+            self._require_no_error(self._wait_status())
+            self._robot = self._client.get_robot_state()
+            if reached(self._robot):
+                return
+            call()
+            deadline = time.monotonic() + c.power_timeout_s
+            while not reached(state := self._client.get_robot_state()):
+                if time.monotonic() > deadline:
+                    raise self._error(
+                        f"{step} was accepted but had no effect within {c.power_timeout_s:g} s ({state}); {hint}"
+                    )
+                time.sleep(_POLL_S)
+            self._robot = state
+            # The push may lag behind the answers by some cycles.
+            self._take(
+                self._wait_status(
+                    lambda s: (
+                        s.error is not None
+                        or reached(RobotState(powered_on=s.powered_on is not False, enabled=s.enabled is not False))
+                    )
+                )
             )
-        if self._client.in_servo_mode and not self._client.connected:
-            return "connection lost in servo mode"
-        counters = self._client.counters
-        refused = counters.refused - self._refused_before
-        if refused["set_digital_output"]:
-            text = counters.last_refusal["set_digital_output"]
-            return f"the controller refused the gripper's tool output {self._config.tool_output}: {text}"
-        if refused["servo_j"] > self._config.refused_commands:
-            return f"the controller refused {refused['servo_j']} servo commands: {counters.last_refusal['servo_j']}"
-        return None
+        except _JAKA_ERRORS as error:
+            raise self._error(str(error)) from error
 
-    def _latch(self, fault: str | None) -> None:
-        if fault is not None and self._fault is None:
-            self._fault = fault
-            _log.error("JAKA %s:%d: %s", self._config.host, self._config.port, fault)
+    def _require_no_error(self, status: ArmStatus) -> None:
+        if status.emergency_stop:
+            raise self._error("the emergency stop is pressed; release it")
+        if status.error is not None:
+            raise self._error(f"{status.error}; look why, then clear it on the pendant or acknowledge the fault")
+
+    def _require_ready(self, status: ArmStatus) -> None:
+        """Raises DriverError unless the arm can be commanded, as far as this status and the last answers tell."""
+        self._require_no_error(status)
+        self._robot = self._client.get_robot_state()
+        powered, enabled = self._power(status)
+        if not (powered and enabled and self._robot.powered_on and self._robot.enabled):
+            raise self._error(
+                f"the arm is {'disabled' if powered else 'without power'}; power on and enable at the pendant, or call "
+                "/executor/power_on and /executor/enable, or start with power_on:=true"
+            )
+        if status.taken is not None and not (status.taken == "in manual mode" and self._config.accept_manual_mode):
+            raise self._error(
+                f"the arm is {status.taken}; end that at the pendant first"
+                + (" (or set accept_manual_mode)" if status.taken == "in manual mode" else "")
+            )
+
+    def _require_own_command_at_arm(self, status: ArmStatus) -> None:
+        if status.commanded_rad is None:
+            return
+        error_rad = float(np.abs(status.commanded_rad - status.position_rad).max())
+        if error_rad > self._config.entry_error_rad:
+            raise self._error(
+                f"the controller's own command is {error_rad:.3f} rad from the arm (allowed: "
+                f"{self._config.entry_error_rad} rad): servo commands from here would have no effect, or be a jump; "
+                "free the arm, then disable and enable it at the pendant"
+            )
+
+    def _span(self) -> float | None:
+        stream = self._client.status
+        return None if stream is None else span_rad(stream.recent, _STILL_FOR_S)
+
+    def _wait_still(self) -> ArmStatus:
+        """The newest status after some, all from now on, that show the arm standing still. Raises DriverError.
+
+        In servo mode the controller is asked for it all the while: it stops by itself where the network is silent.
+        """
+        stream, c = self._client.status, self._config
+        if stream is None:
+            raise self._error("no status stream")
+        since_ns = time.monotonic_ns()
+        while (
+            span := span_rad([s for s in stream.recent if s.received_monotonic_ns > since_ns], _STILL_FOR_S)
+        ) is None:
+            if time.monotonic_ns() - since_ns > c.connect_timeout_s * 1e9:
+                # Raises where there is none at all, and names what the stream met with.
+                stream.wait_newer(since_ns, 0.0)
+                raise self._error("the status push is too slow to tell whether the arm stands still")
+            if self._client.in_servo_mode and not self._client.is_in_servo_move():
+                raise self._error("the controller left servo mode by itself")
+            time.sleep(_POLL_S)
+        if span > c.still_rad:
+            raise self._error(
+                f"the arm moves: {span:.4f} rad within {_STILL_FOR_S:g} s (still is below {c.still_rad} rad); let go "
+                "of it, or stop what moves it"
+            )
+        return stream.recent[-1]
 
     def _wait_status(self, wanted: Callable[[ArmStatus], bool] | None = None) -> ArmStatus:
         """A status from now on; where something is wanted of it, the first that has it."""
@@ -301,14 +424,146 @@ class JakaTcpDriver:
             status = stream.wait_newer(status.received_monotonic_ns, self._config.connect_timeout_s)
         return status
 
-    def _wait_state(self, step: str, reached: Callable[[RobotState], bool], hint: str) -> None:
-        deadline = time.monotonic() + self._config.power_timeout_s
-        while not reached(state := self._client.get_robot_state()):
-            if time.monotonic() > deadline:
-                raise self._error(
-                    f"{step} was accepted but had no effect within {self._config.power_timeout_s:g} s ({state}); {hint}"
-                )
-            time.sleep(_POLL_S)
+    def _try_to_leave(self) -> None:
+        try:
+            self.exit_servo()
+        except DriverError as error:
+            _log.error("%s", error)
+        self._client.in_servo_mode = False
+
+    # ---- inside: every cycle ----
+
+    def _send_gripper(self, opened: bool) -> None:
+        self._client.post_tool_output(self._config.tool_output, opened != self._config.output_closes)
+        self._gripper_open = opened
+        self._gripper_due_ns = time.monotonic_ns() + round(self._config.output_timeout_s * 1e9)
+
+    def _measured_open(self, status: ArmStatus | None) -> bool:
+        """Whether the gripper's output says open; as commanded last where the status does not show the output."""
+        index = self._config.tool_output
+        if status is None or not self._config.output_in_status or index >= len(status.tool_outputs):
+            return self._gripper_open
+        return status.tool_outputs[index] != self._config.output_closes
+
+    def _take(self, status: ArmStatus) -> None:
+        self._seen_ns = status.received_monotonic_ns
+        self._last_position_rad, self._last_stamp_ns = status.position_rad, status.received_ns
+        if self._client.in_servo_mode:
+            self._watch.status(status)
+        span = self._span()
+        self._moving = True if status.planned_motion else None if span is None else span > self._config.still_rad
+        if self._measured_open(status) == self._gripper_open:
+            self._gripper_due_ns = None
+
+    def _power(self, status: ArmStatus | None) -> tuple[bool, bool]:
+        """Powered on, enabled: by the status, or as last asked for where it does not say."""
+        if status is None:
+            return False, False
+        powered = self._robot.powered_on if status.powered_on is None else status.powered_on
+        return powered, self._robot.enabled if status.enabled is None else status.enabled
+
+    def _reply_counts(self) -> tuple[int, int, int]:
+        counters = self._client.counters
+        return (
+            counters.acknowledged["servo_j"],
+            counters.refused["servo_j"],
+            counters.refused["set_digital_output"],
+        )
+
+    def _supervise(self, now_ns: int) -> None:
+        """Take the replies that are there, and judge the stream."""
+        client = self._client
+        if client.connected:
+            try:
+                client.drain()
+            except _JAKA_ERRORS as error:
+                self._latch(f"connection lost in servo mode: {error}")
+        before, self._counted = self._counted, self._reply_counts()
+        answered, refused, gripper = (a - b for a, b in zip(self._counted, before, strict=True))
+        counters = client.counters
+        self._watch.replies(answered - refused, refused, client.unanswered("servo_j")[0], now_ns)
+        self._verdict = self._watch.judge(
+            now_ns, counters.full_reads_in_a_row, counters.last_refusal.get("servo_j", "no text")
+        )
+        if gripper:
+            text = counters.last_refusal["set_digital_output"]
+            self._latch(f"the controller refused the gripper's tool output {self._config.tool_output}: {text}")
+
+    def _stream_fault(self) -> str | None:
+        if self._client.deaf is not None:
+            return f"connection lost in servo mode: {self._client.deaf}"
+        if not self._client.connected:
+            return "connection lost in servo mode"
+        if self._gripper_due_ns is not None and time.monotonic_ns() > self._gripper_due_ns:
+            wanted, index = "opens" if self._gripper_open else "closes", self._config.tool_output
+            return (
+                f"the gripper's tool output {index} was switched so that it {wanted}, but the status does not show it"
+            )
+        return self._verdict.fault
+
+    def _status_concern(self) -> str | None:
+        stream, limit_s = self._client.status, 0.5 * self._config.status_timeout_s
+        return f"no status for {limit_s:g} s" if stream is not None and stream.age_s() > limit_s else None
+
+    def _present_fault(self, status: ArmStatus | None) -> str | None:
+        """What the status says is wrong now. Without servo mode an arm without power has no fault."""
+        c, stream = self._config, self._client.status
+        if status is None or stream is None or stream.age_s() > c.status_timeout_s:
+            return f"no status from {c.host}:{c.status_port} for {c.status_timeout_s:g} s"
+        if not self._client.in_servo_mode:
+            return status.error
+        if status.fault is None and status.drag:
+            return "the arm was switched to drag mode"
+        return status.fault
+
+    def _latch(self, fault: str | None) -> None:
+        if fault is not None and self._fault is None:
+            self._fault = fault
+            _log.error("JAKA %s:%d: %s", self._config.host, self._config.port, fault)
 
     def _error(self, text: str) -> DriverError:
-        return DriverError(f"JAKA controller {self._config.host}:{self._config.port}: {text}")
+        c = self._config
+        return DriverError(f"JAKA controller {c.host}:{c.port} (status port {c.status_port}): {text}")
+
+
+def leave_servo_mode(config: JakaDriverConfig, *, lock_timeout_s: float = 1.0) -> bool:
+    """Leave servo mode over a connection of its own, when the process that entered it has ended.
+
+    Returns whether it was on. Raises DriverError where another process has the controller, and where it does not
+    confirm: servo mode may still be on then.
+    """
+    client, lock = _client_of(config), ControllerLock(config.host, config.port)
+    try:
+        # Ended a moment ago, it may still hold the lock.
+        lock.acquire(lock_timeout_s)
+        client.open()
+        was_on = client.is_in_servo_move()
+        if was_on:
+            _leave(client)
+    except _JAKA_ERRORS as error:
+        raise DriverError(
+            f"JAKA controller {config.host}:{config.port}: servo mode could not be left: {error}"
+        ) from error
+    finally:
+        client.close()
+        lock.release()
+    return was_on
+
+
+def _client_of(config: JakaDriverConfig) -> JakaClient:
+    return JakaClient(
+        config.host,
+        config.port,
+        config.status_port,
+        connect_timeout_s=config.connect_timeout_s,
+        reply_timeout_s=config.reply_timeout_s,
+        post_timeout_s=config.command_timeout_s,
+    )
+
+
+def _leave(client: JakaClient) -> None:
+    """Leave servo mode, connecting where needed, and have it confirmed. Raises as the client's commands."""
+    client.in_servo_mode = False
+    client.servo_move(False)
+    if client.is_in_servo_move():
+        raise JakaConnectionError("leaving servo mode was accepted, but the controller is still in it")

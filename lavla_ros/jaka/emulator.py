@@ -7,52 +7,82 @@ Besides the vendor's commands it knows one of its own, for tests and measurement
     {"cmdName":"_emulator","fault":{"delay_s":0.05,"protective_stop":true}}   switch faults (see Faults)
     {"cmdName":"_emulator","query":"faults"}                                  how they stand
     {"cmdName":"_emulator","query":"servo_log","since":0,"count":2000}        arrivals (monotonic ns), counters
+    {"cmdName":"_emulator","query":"motion","since":0}                        where the arm was, cycle by cycle
     {"cmdName":"_emulator","query":"state"}                                   measured and commanded joints, modes
+    {"cmdName":"_emulator","query":"settings"}                                what the client has set
     {"cmdName":"_emulator","clear":"servo_log"}                               start counting anew
 
 A connection that sends nothing else does not replace the client. All replies have errorCode and errorMsg.
+How the controller behaves where the vendor's documents leave it open: ControllerConfig, by option on the command line.
 """
 
 from __future__ import annotations
 
-import argparse
 import gc
 import logging
 import signal
 import socket
 import threading
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from types import TracebackType
 from typing import Any, Self
 
+import tyro
+
 from lavla_ros.jaka.codec import FrameReader, encode
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
-from lavla_ros.jaka.emulation.controller import ControllerConfig, EmulatedController, Snapshot
+from lavla_ros.jaka.emulation.config import ControllerConfig
+from lavla_ros.jaka.emulation.controller import EmulatedController, Snapshot
 from lavla_ros.jaka.emulation.faults import Faults
-from lavla_ros.jaka.emulation.plant import ArmPlant, KinematicPlant
+from lavla_ros.jaka.emulation.plant import ArmPlant, ForceSensing, KinematicPlant
 from lavla_ros.jaka.emulation.realtime import request_fifo
 from lavla_ros.jaka.emulation.server import CONTROL_COMMAND, CommandServer, StatusServer, listen
 from lavla_ros.jaka.emulation.servo import ServoLog
 from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.limits import SERVO_PERIOD_S
 from lavla_ros.jaka.units import joints_to_deg, pose_to_wire
+from lavla_ros.lifeline import die_with_parent
 
 __all__ = [
     "ArmPlant",
     "ControllerConfig",
     "ControllerEmulator",
+    "EmulatorOptions",
     "Faults",
+    "ForceSensing",
     "KinematicPlant",
     "ServoLog",
     "emulator_command",
     "main",
+    "run_emulator",
 ]
 
 _log = logging.getLogger(__name__)
 _PERIOD_NS = round(SERVO_PERIOD_S * 1e9)
 _PAGE = 2000
 """Arrivals in one servo_log reply: about 35 KB, below the 64 KiB that a message may have."""
+_MOTION_PAGE = 400
+"""Cycles in one motion reply, for the same reason."""
+_POLL_S = 0.02
+SIGINT_PATIENCE_S = 3.0
+"""Ctrl-C goes to every process of a terminal: a client in servo mode gets this long to bring the arm to rest."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmulatorOptions:
+    """Where an emulator listens, and how its controller behaves."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on; loopback unless you mean otherwise."""
+    port: int = COMMAND_PORT
+    """Command port; 0 takes a free one."""
+    status_port: int = STATUS_PORT
+    """Status push port; 0 takes a free one."""
+    status_rate_hz: float = 125.0
+    """Rate of the status push. Controllers push at 10 to 125 Hz."""
+    controller: ControllerConfig = field(default_factory=ControllerConfig)
 
 
 class ControllerEmulator:
@@ -72,9 +102,10 @@ class ControllerEmulator:
         """Ports of 0 are chosen by the system: read :attr:`port` and :attr:`status_port` after :meth:`start`."""
         self.faults = Faults()
         self.controller = EmulatedController(plant, config or ControllerConfig(), self.faults)
-        self._host = host
+        self.host = host
         self._wanted_ports = (port, status_port)
         self._status_rate_hz = status_rate_hz
+        self._period_ns = round(_PERIOD_NS * (1.0 + self.controller.config.clock_drift))
         self._realtime = realtime
         self._commands: CommandServer | None = None
         self._status: StatusServer | None = None
@@ -83,6 +114,18 @@ class ControllerEmulator:
         self._failure: BaseException | None = None
         self.port = port
         self.status_port = status_port
+
+    @classmethod
+    def from_options(cls, plant: ArmPlant, options: EmulatorOptions) -> Self:
+        """An emulator as the options of a command line want it."""
+        return cls(
+            plant,
+            host=options.host,
+            port=options.port,
+            status_port=options.status_port,
+            status_rate_hz=options.status_rate_hz,
+            config=options.controller,
+        )
 
     @property
     def servo_log(self) -> ServoLog:
@@ -99,22 +142,38 @@ class ControllerEmulator:
         """What ended the cycle thread (an error of the plant), or None."""
         return self._failure
 
+    @property
+    def serving(self) -> bool:
+        """Whether a client is connected and in servo mode."""
+        return self._commands is not None and self._commands.client_connected() and self.snapshot.servo_mode
+
     def start(self) -> None:
         """Open both ports and start. Raises OSError naming the port where one is in use."""
         if self._thread is not None:
             raise RuntimeError("the emulator was already started")
-        command_listener = listen(self._host, self._wanted_ports[0], "command")
+        command_listener = listen(self.host, self._wanted_ports[0], "command")
         try:
-            status_listener = listen(self._host, self._wanted_ports[1], "status")
+            status_listener = listen(self.host, self._wanted_ports[1], "status")
         except OSError:
             command_listener.close()
             raise
         self.port = command_listener.getsockname()[1]
         self.status_port = status_listener.getsockname()[1]
         self._commands = CommandServer(
-            command_listener, self.controller.handle, self._control, self.faults, realtime=self._realtime
+            command_listener,
+            self.controller.handle,
+            self._control,
+            self.faults,
+            offline=lambda: self.controller.offline,
+            realtime=self._realtime,
         )
-        self._status = StatusServer(status_listener, self._status_message, self.faults, rate_hz=self._status_rate_hz)
+        self._status = StatusServer(
+            status_listener,
+            self._status_message,
+            self.faults,
+            offline=lambda: self.controller.offline,
+            rate_hz=self._status_rate_hz,
+        )
         self._thread = threading.Thread(target=self._run, name="emulator-cycle", daemon=True)
         for part in (self._thread, self._commands, self._status):
             part.start()
@@ -143,14 +202,14 @@ class ControllerEmulator:
     def _run(self) -> None:
         if self._realtime:
             request_fifo(40, "the emulator's cycle thread")
-        deadline_ns = time.monotonic_ns()
+        period_ns, deadline_ns = self._period_ns, time.monotonic_ns()
         try:
             while not self._stopping.is_set():
-                deadline_ns += _PERIOD_NS
+                deadline_ns += period_ns
                 late_ns = time.monotonic_ns() - deadline_ns
                 # Cycles that are over already are left out, never run in a burst.
-                skipped = max(0, late_ns // _PERIOD_NS)
-                deadline_ns += skipped * _PERIOD_NS
+                skipped = max(0, late_ns // period_ns)
+                deadline_ns += skipped * period_ns
                 if late_ns < 0:
                     time.sleep(-late_ns * 1e-9)
                 self.controller.cycle(skipped)
@@ -165,31 +224,36 @@ class ControllerEmulator:
     # ---- status push ----
 
     def _status_message(self) -> dict[str, Any]:
-        s = self.controller.snapshot
-        return {
-            "drag_status": False,
+        s, config = self.controller.snapshot, self.controller.config
+        message: dict[str, Any] = {
             "errcode": hex(s.error_code),
             "errmsg": s.error_text,
             "joint_actual_position": joints_to_deg(s.measured_rad),
-            "joint_position": joints_to_deg(s.commanded_rad),
             "actual_position": pose_to_wire(forward(s.measured_rad)),
             "din": [0] * len(s.cabinet_outputs),
             "dout": list(s.cabinet_outputs),
             "tio_din": [0] * len(s.tool_outputs),
             "tio_dout": list(s.tool_outputs),
             "task_state": 4 if s.enabled else 2 if s.powered else 1,
-            "task_mode": 2,
-            "interp_state": 3 if s.moving else 0,
+            "interp_state": 2 if s.paused else 3 if s.moving else 0,
             "enabled": s.enabled,
-            "paused": False,
+            "paused": s.paused,
             "rapidrate": s.rapid_rate,
-            "on_soft_limit": int(s.on_soft_limit),
-            "emergency_stop": int(s.emergency_stop),
             "powered_on": int(s.powered),
             "inpos": not s.moving,
-            "protective_stop": int(s.protective_stop),
             "netState": 1,
         }
+        if config.reports_commanded:
+            message["joint_position"] = joints_to_deg(s.commanded_rad)
+        if config.reports_modes:
+            message |= {"drag_status": s.drag, "task_mode": 4 if s.drag else 1 if s.manual else 2}
+        if config.reports_safety:
+            message |= {
+                "on_soft_limit": int(s.on_soft_limit),
+                "emergency_stop": int(s.emergency_stop),
+                "protective_stop": int(s.protective_stop),
+            }
+        return message
 
     # ---- the emulator's own command ----
 
@@ -215,23 +279,18 @@ class ControllerEmulator:
         if query == "servo_log":
             count = min(int(message.get("count", _PAGE)), _PAGE)
             return {"servo_log": self.servo_log.page(int(message.get("since", 0)), count)}
+        if query == "motion":
+            return {"motion": self.controller.motion_log.page(int(message.get("since", 0)), _MOTION_PAGE)}
         if query == "state":
-            s = self.controller.snapshot
-            return {
-                "state": {
-                    "measured_rad": s.measured_rad.tolist(),
-                    "commanded_rad": s.commanded_rad.tolist(),
-                    "powered": s.powered,
-                    "enabled": s.enabled,
-                    "servo_mode": s.servo_mode,
-                    "protective_stop": s.protective_stop,
-                    "emergency_stop": s.emergency_stop,
-                    "tool_outputs": list(s.tool_outputs),
-                }
-            }
+            s = asdict(self.snapshot)
+            for name in ("measured_rad", "commanded_rad"):
+                s[name] = s[name].tolist()
+            return {"state": s}
+        if query == "settings":
+            return {"settings": self.controller.settings}
         raise ValueError(
-            f"{CONTROL_COMMAND} takes fault: {{…}}, query: 'faults', 'servo_log' or 'state', or clear: 'servo_log'; "
-            f"got {dict(message)!r}"
+            f"{CONTROL_COMMAND} takes fault: {{…}}, query: 'faults', 'servo_log', 'motion', 'state' or 'settings', "
+            f"or clear: 'servo_log'; got {dict(message)!r}"
         )
 
 
@@ -253,26 +312,24 @@ def emulator_command(host: str, port: int, *, timeout_s: float = 2.0, **fields: 
     return reply
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Run an emulator with a kinematic arm until SIGINT or SIGTERM; returns the exit status."""
-    description = "A JAKA controller on this machine, with an arm without physics."
-    parser = argparse.ArgumentParser(prog="python -m lavla_ros.jaka.emulator", description=description)
-    parser.add_argument("--host", default="127.0.0.1", help="address to listen on (default: this machine only)")
-    parser.add_argument("--port", type=int, default=COMMAND_PORT, help="command port; 0: any free one")
-    parser.add_argument("--status-port", type=int, default=STATUS_PORT, help="status port; 0: any free one")
-    parser.add_argument("--status-rate-hz", type=float, default=125.0, help="rate of the status push")
-    arguments = parser.parse_args(argv)
-    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+def run_emulator(emulator: ControllerEmulator, each: Callable[[], None] = lambda: None) -> int:
+    """Run until SIGINT or SIGTERM, or until the arm fails; returns the exit status. ``each`` is called every 20 ms.
+
+    SIGTERM ends it at once, as a second SIGINT does. The first SIGINT waits while a client is in servo mode, at most
+    ``SIGINT_PATIENCE_S``: a client that had the same Ctrl-C brings the arm to rest meanwhile.
+    """
     stop = threading.Event()
-    for number in (signal.SIGINT, signal.SIGTERM):
+    interrupted_s: list[float] = []
+
+    def interrupt(*_: object) -> None:
+        if interrupted_s:
+            stop.set()
+        interrupted_s.append(time.monotonic())
+
+    for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, lambda *_: stop.set())
-    emulator = ControllerEmulator(
-        KinematicPlant(),
-        host=arguments.host,
-        port=arguments.port,
-        status_port=arguments.status_port,
-        status_rate_hz=arguments.status_rate_hz,
-    )
+    signal.signal(signal.SIGINT, interrupt)
+    die_with_parent()
     try:
         emulator.start()
     except OSError as error:
@@ -281,12 +338,23 @@ def main(argv: Sequence[str] | None = None) -> int:
     # Collections pause every thread; what exists now is never going to be garbage.
     gc.collect()
     gc.freeze()
-    _log.info("commands on %s:%d, status on port %d", arguments.host, emulator.port, emulator.status_port)
-    while not stop.wait(0.2):
-        if emulator.failure is not None:
+    _log.info("commands on %s:%d, status on port %d", emulator.host, emulator.port, emulator.status_port)
+    while emulator.failure is None and not stop.wait(_POLL_S):
+        each()
+        if interrupted_s and not (emulator.serving and time.monotonic() < interrupted_s[0] + SIGINT_PATIENCE_S):
             break
     emulator.stop()
     return 1 if emulator.failure is not None else 0
+
+
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m lavla_ros.jaka.emulator") -> int:
+    """Run an emulator with a kinematic arm until SIGINT or SIGTERM; returns the exit status."""
+    description = "A JAKA controller on this machine, with an arm without physics."
+    options = tyro.cli(
+        EmulatorOptions, args=argv, prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,)
+    )
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    return run_emulator(ControllerEmulator.from_options(KinematicPlant(), options))
 
 
 if __name__ == "__main__":

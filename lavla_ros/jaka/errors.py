@@ -19,3 +19,7 @@ class JakaError(RuntimeError):
         self.error_code = error_code
         self.error_msg = error_msg
         self.command = command
+
+
+class ControllerBusyError(RuntimeError):
+    """Another process of this machine has the controller."""

@@ -219,7 +219,12 @@ def inverse(
             return _inverse_from(target, start, lower, upper, cfg, geometry)
         except IKError as failure:
             failures.append(failure)
-    raise min(failures, key=lambda f: f.position_error_m + cfg.rotation_weight_m * f.rotation_error_rad)
+    try:
+        raise min(failures, key=lambda f: f.position_error_m + cfg.rotation_weight_m * f.rotation_error_rad)
+    finally:
+        # The error's traceback leads to this frame: a list of errors in it would keep both alive until a
+        # garbage collection, which the servo process has switched off.
+        del failures
 
 
 def _inverse_from(

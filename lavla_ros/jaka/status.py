@@ -6,7 +6,7 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,12 @@ from lavla_ros.jaka.limits import JOINTS
 from lavla_ros.jaka.units import joints_to_rad
 
 _log = logging.getLogger(__name__)
+_READ_BYTES = 65536
+_PAUSE_S = 0.001
+"""Between two reads: whoever floods this port must not take the interpreter from the servo loop."""
+MAX_BYTES_PER_S = 8 << 20
+"""More is no status push: the longest status known has 9 kB, at 125 Hz about 1.1 MB/s."""
+HISTORY_S = 0.5
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -31,11 +37,19 @@ class ArmStatus:
     """Monotonic clock at the same moment, ns: ages are taken from this one."""
     position_rad: NDArray[np.float64]
     """Measured joint positions (6,), rad; read-only."""
+    commanded_rad: NDArray[np.float64] | None
+    """Where the controller itself commands the joints to be (6,), rad, read-only; None where it does not say."""
     enabled: bool | None
     powered_on: bool | None
     protective_stop: bool | None
     emergency_stop: bool | None
     on_soft_limit: bool | None
+    drag: bool | None
+    """Drag mode: a person guides the arm by hand."""
+    manual: bool | None
+    """Manual mode: the pendant has the arm."""
+    planned_motion: bool | None
+    """The controller carries out a program or a planned motion."""
     errcode: str
     """"0x0" where nothing is wrong."""
     errmsg: str
@@ -43,18 +57,35 @@ class ArmStatus:
     """Tool digital outputs; empty where the firmware does not send them."""
 
     @property
-    def fault(self) -> str | None:
-        """Why the controller says the arm cannot move, or None. Gravest reason first."""
+    def error(self) -> str | None:
+        """What a person has to look after and clear, or None. Gravest reason first."""
         detail = f" ({self.errcode} {self.errmsg})".replace(" )", ")") if self.has_error else ""
         if self.emergency_stop:
             return f"emergency stop pressed{detail}"
         if self.protective_stop:
             return f"protective stop{detail}"
+        return f"controller error{detail}" if self.has_error else None
+
+    @property
+    def fault(self) -> str | None:
+        """Why the controller says the arm cannot move, or None. Gravest reason first."""
+        if self.emergency_stop or self.protective_stop:
+            return self.error
+        detail = f" ({self.errcode} {self.errmsg})".replace(" )", ")") if self.has_error else ""
         if self.powered_on is False:
             return f"power lost{detail}"
         if self.enabled is False:
             return f"robot disabled{detail}"
-        return f"controller error{detail}" if self.has_error else None
+        return self.error
+
+    @property
+    def taken(self) -> str | None:
+        """What else has the arm: a person guiding it, the pendant, a program; None where nothing is known of it."""
+        if self.drag:
+            return "in drag mode"
+        if self.planned_motion:
+            return "carrying out a program or a planned motion"
+        return "in manual mode" if self.manual else None
 
     @property
     def has_error(self) -> bool:
@@ -74,6 +105,12 @@ def parse_status(message: Mapping[str, Any], received_ns: int, received_monotoni
         )
     position_rad = joints_to_rad(joints_deg)
     position_rad.setflags(write=False)
+    # Older firmware has no commanded position, some versions have fewer joints in it: unknown then.
+    commanded_deg = finite_numbers(message.get("joint_position"), JOINTS)
+    commanded_rad = None if commanded_deg is None else joints_to_rad(commanded_deg)
+    if commanded_rad is not None:
+        commanded_rad.setflags(write=False)
+    drag, task_mode, interpreter = _flag(message, "drag_status"), message.get("task_mode"), message.get("interp_state")
     outputs = message.get("tio_dout", [])
     if not isinstance(outputs, list):
         raise JakaProtocolError(f"status field tio_dout is no list: {outputs!r}")
@@ -81,17 +118,38 @@ def parse_status(message: Mapping[str, Any], received_ns: int, received_monotoni
         received_ns=received_ns,
         received_monotonic_ns=received_monotonic_ns,
         position_rad=position_rad,
+        commanded_rad=commanded_rad,
         enabled=_flag(message, "enabled"),
         powered_on=_flag(message, "powered_on"),
         protective_stop=_flag(message, "protective_stop"),
         emergency_stop=_flag(message, "emergency_stop"),
         on_soft_limit=_flag(message, "on_soft_limit"),
+        drag=True if task_mode == _DRAG_MODE else drag,
+        manual=None if task_mode is None else task_mode == _MANUAL_MODE,
+        planned_motion=None if interpreter is None else interpreter == _RUNNING,
         errcode=str(message.get("errcode", "0x0")),
         errmsg=str(message.get("errmsg", "")),
         tool_outputs=tuple(bool(v) for v in outputs),
     )
 
 
+def span_rad(statuses: Sequence[ArmStatus], over_s: float) -> float | None:
+    """Largest change of any measured joint over the newest ``over_s``, rad.
+
+    At least three statuses; None where there are not so many yet, or they cover less time.
+    """
+    if len(statuses) < 3:
+        return None
+    since_ns = statuses[-1].received_monotonic_ns - round(over_s * 1e9)
+    if statuses[0].received_monotonic_ns > since_ns:
+        return None
+    first = next(i for i in range(len(statuses), 0, -1) if statuses[i - 1].received_monotonic_ns <= since_ns) - 1
+    recent = np.array([s.position_rad for s in statuses[min(first, len(statuses) - 3) :]])
+    return float((recent.max(axis=0) - recent.min(axis=0)).max())
+
+
+_MANUAL_MODE, _DRAG_MODE = 1, 4
+_RUNNING = 3
 _FLAGS: dict[object, bool] = {"0": False, "1": True, "false": False, "true": True, 0: False, 1: True}
 
 
@@ -137,12 +195,18 @@ class StatusStream:
         self._socket: socket.socket | None = None
         self._last_problem = "no connection was attempted yet"
         self._latest: ArmStatus | None = None
+        self._recent: tuple[ArmStatus, ...] = ()
         self.counters = StatusCounters()
 
     @property
     def latest(self) -> ArmStatus | None:
         """The newest status, or None before the first."""
         return self._latest
+
+    @property
+    def recent(self) -> tuple[ArmStatus, ...]:
+        """Those of the last half second, and at least the newest three, oldest first."""
+        return self._recent
 
     def age_s(self) -> float:
         """Age of the newest status, s; infinite before the first."""
@@ -169,8 +233,8 @@ class StatusStream:
         if not newer or status is None:
             host, port = self._address
             raise JakaTimeoutError(
-                f"no status from {host}:{port} within {timeout_s:g} s ({self._last_problem}); check that the status "
-                f"port is {port} and that no firewall is between"
+                f"no status from {host}:{port} within {timeout_s:g} s ({self._last_problem}); check that the "
+                f"controller is switched on, that its status port is {port} and that no firewall is between (try ping)"
             )
         return status
 
@@ -207,20 +271,36 @@ class StatusStream:
     def _read(self, connection: socket.socket) -> None:
         connection.settimeout(0.5)
         reader = FrameReader()
+        budget, budget_until_ns = MAX_BYTES_PER_S, time.monotonic_ns() + 1_000_000_000
         while not self._stopping.is_set():
             try:
-                data = connection.recv(65536)
+                data = connection.recv(_READ_BYTES)
             except TimeoutError:
                 continue
             wall_ns, monotonic_ns = time.time_ns(), time.monotonic_ns()
             if not data:
                 raise JakaConnectionError("the controller closed the status connection")
+            if monotonic_ns > budget_until_ns:
+                budget, budget_until_ns = MAX_BYTES_PER_S, monotonic_ns + 1_000_000_000
+            budget -= len(data)
+            if budget < 0:
+                raise JakaProtocolError(
+                    f"the status port is flooded: more than {MAX_BYTES_PER_S >> 20} MiB in a second"
+                )
             messages = reader.feed(data)
             self.counters.messages += len(messages)
             if len(messages) == 1 and reader.pending_bytes == 0 and messages[0].get("len", len(data)) != len(data):
                 self.counters.length_mismatches += 1
             if messages:
-                status = parse_status(messages[-1], wall_ns, monotonic_ns)
-                with self._arrived:
-                    self._latest = status
-                    self._arrived.notify_all()
+                self._publish(parse_status(messages[-1], wall_ns, monotonic_ns))
+            time.sleep(_PAUSE_S)
+
+    def _publish(self, status: ArmStatus) -> None:
+        since_ns = status.received_monotonic_ns - round(HISTORY_S * 1e9)
+        kept = self._recent[-2:]
+        if len(self._recent) > 2:
+            kept = tuple(s for s in self._recent[:-2] if s.received_monotonic_ns > since_ns) + kept
+        with self._arrived:
+            self._recent = (*kept, status)
+            self._latest = status
+            self._arrived.notify_all()

@@ -146,7 +146,7 @@ class CameraNode(LavlaNode):
         if not camera.health.arrival(stamp_ns, received_ns):
             return
         try:
-            raw = decode_image(message)
+            raw = decode_image(message, camera.spec.channel_order)
             image = prepare_image(raw, camera.spec)
         except ImageError as error:
             camera.health.rejected(error.kind, str(error))

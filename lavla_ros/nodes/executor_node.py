@@ -1,8 +1,9 @@
 """The ROS side of the servo process: chunks go in, every servo tick comes out as /joint_states and /joint_command.
 
 The servo loop itself runs in a process of its own (``lavla_ros.control.servo_process``). This node starts
-it, forwards chunks the moment they arrive, and beats its heart from the ROS loop: when that stalls or
-dies, the servo process brings the arm to rest by itself.
+it, hands chunks over in joint space, and beats its heart from the ROS loop: when that stalls or dies, the servo
+process brings the arm to rest by itself. When the servo process freezes or dies, this node says so, ends it, and
+leaves servo mode in its place. What a person decides is one service each.
 """
 
 from __future__ import annotations
@@ -11,9 +12,10 @@ import json
 import sys
 import threading
 import time
-from collections import Counter
+from dataclasses import replace
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from std_srvs.srv import Trigger
@@ -22,13 +24,21 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
 from lavla_ros.control.types import ExecutorState
 from lavla_ros.control.wire import ServoSnapshot, WireError
-from lavla_ros.nodes.diagnostics import Rate, Report, Window
+from lavla_ros.nodes.arbitration import ChunkGate, other_nodes
+from lavla_ros.nodes.diagnostics import Report
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
 from lavla_ros.nodes.lifecycle import LavlaNode, run_node, wall_ns
-from lavla_ros.nodes.messages import CHUNK_QOS, LATCHED_QOS, STATE_QOS, MessageError, trajectory_to_chunk
-from lavla_ros.nodes.tick_messages import TickMessages
+from lavla_ros.nodes.messages import CHUNK_QOS, LATCHED_QOS, STATE_QOS, MessageError
+from lavla_ros.nodes.parameters import ParameterError
+from lavla_ros.nodes.tick_messages import Statistics, TickMessages, announcement, describe
 
 HEARTBEAT_S = 0.05
+SILENT_S, FROZEN_S = 0.1, 1.0
+"""A servo process that has not ticked for so long is reported; for longer, it is ended."""
+DISCOVERY_S = 1.0
+"""By then nodes of the same computer have found one another."""
+STATE_TOPIC = "/executor/state"
+SERVICES = ("hold", "acknowledge", "power_on", "enable", "resume")
 
 
 class ExecutorNode(LavlaNode):
@@ -41,23 +51,29 @@ class ExecutorNode(LavlaNode):
         super().__init__("executor", **options)
         self._link: ServoLink | None = None
         self._newest: ServoSnapshot | None = None
-        self._announced: tuple[Any, ...] = ()
-        self._chunk_stamp_ns: int | None = None
-        self._counts: Counter[str] = Counter()
-        self._last_refusal = ""
-        self._rate = Rate()
-        self._forward_ms, self._response_ms, self._late_ms = Window(), Window(), Window()
+        self._announced: dict[str, Any] = {}
+        self._announcing = threading.Lock()
+        self._statistics = Statistics()
         self._entities: list[Any] = []
+        self._gate: ChunkGate | None = None
+        self.add_on_set_parameters_callback(self._on_parameters)
 
     def setup(self) -> None:
         config = self.parameters.servo_config()
-        self._contract = contract = config.load_contract()
+        contract = config.load_contract()
         executor = config.executor_config(contract)
         self._tick_ns = executor.tick_ns
         self._messages = TickMessages(contract, executor.joint_names, executor.tick_ns)
+        others = other_nodes(self, STATE_TOPIC, DISCOVERY_S)
+        if others:
+            raise ServoLinkError(
+                f"{' and '.join(others)} commands the arm of this ROS domain already; stop it first, or use another "
+                "ROS_DOMAIN_ID (a node that was killed stays in the graph for up to 20 s)"
+            )
         self._states = self.create_publisher(JointState, contract.state.topic, STATE_QOS)
         self._commands = self.create_publisher(JointTrajectory, contract.action.topic, STATE_QOS)
-        self._announcements = self.create_publisher(String, "/executor/state", LATCHED_QOS)
+        self._announcements = self.create_publisher(String, STATE_TOPIC, LATCHED_QOS)
+        self._gate = ChunkGate(self, contract, self.parameters.command_source)
         self._link = ServoLink(config)
         self._link.start()
         self._forwarding = threading.Event()
@@ -66,17 +82,19 @@ class ExecutorNode(LavlaNode):
         self._thread.start()
         self._entities = [
             self.create_timer(HEARTBEAT_S, self._beat),
-            self.create_subscription(JointTrajectory, "/action_chunk", self._on_chunk, CHUNK_QOS),
-            self.create_service(Trigger, "/executor/acknowledge", self._on_acknowledge),
-            self.create_service(Trigger, "/executor/hold", self._on_hold),
-            self.create_service(Trigger, "/executor/resume", self._on_resume),
+            self.create_subscription(JointTrajectory, "/action_chunk", self._on_chunk, CHUNK_QOS, raw=True),
+            *(self.create_service(Trigger, f"/executor/{name}", self._serve(name)) for name in SERVICES),
         ]
 
     def start(self) -> None:
-        assert self._link is not None
+        assert self._link is not None and self._gate is not None
         if self.parameters.standby:
             self.get_logger().info("standby: the arm's state is reported, commands are not executed")
-        elif not self._link.activate():
+            return
+        conflict = self._gate.look()
+        if conflict is not None:
+            raise ServoLinkError(conflict)
+        if not self._link.activate():
             raise ServoLinkError(f"servo mode was refused: {self._link.reason}")
 
     def stop(self) -> None:
@@ -98,6 +116,7 @@ class ExecutorNode(LavlaNode):
                 self._forwarding.clear()
                 self._thread.join(2.0)
             link.stop()
+        self._newest, self._announced = None, {}
         for name in ("_states", "_commands", "_announcements"):
             if hasattr(self, name):
                 self.destroy_publisher(getattr(self, name))
@@ -105,29 +124,47 @@ class ExecutorNode(LavlaNode):
 
     # Chunks in: forwarded in the callback, nothing in between.
 
-    def _on_chunk(self, message: JointTrajectory) -> None:
-        if self._link is None or not self.active:
-            self._counts["chunks.inactive"] += 1
+    def _on_chunk(self, message: bytes) -> None:
+        if self._link is None or self._gate is None or not self.active:
+            self._statistics.refused("chunks.inactive")
+            return
+        conflict = self._gate.look()
+        if conflict is not None:
+            self._statistics.refused("chunks.contested", conflict)
+            self.get_logger().warning(conflict, throttle_duration_sec=1.0)
             return
         try:
-            chunk = trajectory_to_chunk(message, self._contract)
+            chunk = self._gate.read(message)
             self._link.submit(chunk)
-        except (MessageError, WireError) as error:
-            self._counts["chunks.malformed"] += 1
-            self._last_refusal = str(error)
+        except (MessageError, WireError, ServoLinkError) as error:
+            self._statistics.refused("chunks.malformed", str(error))
             self.get_logger().warning(str(error), throttle_duration_sec=1.0)
             return
-        self._counts["chunks.forwarded"] += 1
-        self._forward_ms.add((wall_ns() - chunk.stamp_ns) * 1e-6)
+        self._statistics.forwarded(chunk.stamp_ns)
 
     def _beat(self) -> None:
-        link = self._link
-        if link is None or self.fault is not None:
+        link, gate = self._link, self._gate
+        if link is None or gate is None or self.fault is not None:
             return
         if not link.alive:
-            self.fail(f"the servo process ended: {link.exit_reason}; clean up and configure this node to restart it")
+            self._fail(f"the servo process ended: {link.exit_reason}", link.leave_servo())
             return
         link.heartbeat()
+        silent_s = link.silent_s
+        if silent_s > FROZEN_S:
+            self._fail(f"the servo process has not ticked for {silent_s:.1f} s and was ended", link.kill())
+        elif silent_s > SILENT_S:
+            self._say(fault="the servo process does not tick")
+        elif self._newest is not None:
+            self._say()  # it may have been silent before
+        contest = gate.lasting_conflict() if self.active else None
+        if contest is not None and self._newest is not None and self._newest.state is ExecutorState.TRACKING:
+            link.fault(contest)
+
+    def _fail(self, reason: str, rescue: str) -> None:
+        reason = "; ".join(filter(None, (reason, rescue, "clean up and configure this node to restart it")))
+        self._say(fault=reason)
+        self.fail(reason)
 
     # Ticks out: a thread that wakes just after each tick of the servo process.
 
@@ -143,7 +180,7 @@ class ExecutorNode(LavlaNode):
                 if snapshot.measured_stamp_ns > measured_ns:  # the controller's status may be slower than the ticks
                     measured_ns = snapshot.measured_stamp_ns
                     self._states.publish(self._messages.state(snapshot))
-                if snapshot.state is not ExecutorState.IDLE:
+                if snapshot.state is not ExecutorState.IDLE and not snapshot.busy:
                     self._commands.publish(self._messages.command(snapshot))
                 self._note(snapshot)
             due_s = (self._newest.stamp_ns + self._tick_ns - wall_ns()) * 1e-9 if snapshots and self._newest else 0.0
@@ -152,64 +189,57 @@ class ExecutorNode(LavlaNode):
 
     def _note(self, snapshot: ServoSnapshot) -> None:
         self._newest = snapshot
-        self._rate.tick()
-        self._late_ms.add(snapshot.late_ns * 1e-6)
-        for _, accepted, reason in snapshot.results:
-            self._counts["chunks.accepted" if accepted else "chunks.refused"] += 1
-            if not accepted:
-                self._last_refusal = reason
-        if snapshot.chunk_stamp_ns is not None and snapshot.chunk_stamp_ns != self._chunk_stamp_ns:
-            self._chunk_stamp_ns = snapshot.chunk_stamp_ns
-            self._response_ms.add((snapshot.stamp_ns - snapshot.chunk_stamp_ns) * 1e-6)
-        said = (snapshot.state, snapshot.fault, snapshot.hold_reason)
-        if said != self._announced:
-            self._announced = said
-            value = {"state": snapshot.state.name.lower(), "fault": snapshot.fault, "reason": snapshot.hold_reason}
+        self._statistics.note(snapshot)
+        self._say()
+
+    def _say(self, fault: str | None = None) -> None:
+        """Announce the newest state (or a fault that this side sees) on /executor/state, where it is another."""
+        with self._announcing:
+            value = announcement(self._newest, fault)
+            if value == self._announced:
+                return
+            if value["fault"] and value["fault"] != self._announced.get("fault"):
+                self.get_logger().error(f"fault: {value['fault']}; when it is safe, call /executor/acknowledge")
+            self._announced = value
             self._announcements.publish(String(data=json.dumps(value)))
-            if snapshot.fault:
-                self.get_logger().error(f"fault: {snapshot.fault}; when it is safe, call /executor/acknowledge")
 
-    # Services.
+    # What a person asks for.
 
-    def _on_acknowledge(self, _: Any, response: Any) -> Any:
-        return self._answer(response, lambda link: link.acknowledge())
+    def _serve(self, name: str) -> Any:
+        def answer(_: Any, response: Any) -> Any:
+            link, gate = self._link, self._gate
+            conflict = gate.look() if name == "resume" and gate is not None else None
+            if link is None or not link.alive:
+                response.success, response.message = False, "the servo process is not running; see /diagnostics"
+            elif conflict is not None:
+                response.success, response.message = False, conflict
+            else:
+                response.success = bool(getattr(link, name)())
+                response.message = link.reason
+            return response
 
-    def _on_hold(self, _: Any, response: Any) -> Any:
-        return self._answer(response, lambda link: link.hold())
+        return answer
 
-    def _on_resume(self, _: Any, response: Any) -> Any:
-        return self._answer(response, lambda link: link.resume())
-
-    def _answer(self, response: Any, action: Any) -> Any:
-        if self._link is None or not self._link.alive:
-            response.success, response.message = False, "the servo process is not running; see /diagnostics"
-        else:
-            response.success = bool(action(self._link))
-            response.message = self._link.reason
-        return response
+    def _on_parameters(self, changes: list[Any]) -> SetParametersResult:
+        """Those that may be set while the node runs take effect at once."""
+        values = {p.name: p.value for p in changes if p.name in ("speed_scale", "command_source")}
+        try:
+            parameters = replace(self.parameters, **values)
+        except ParameterError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        link, scale = self._link, values.get("speed_scale")
+        if scale is not None and link is not None and link.alive and not link.set_speed_scale(scale):
+            return SetParametersResult(successful=False, reason=link.reason)
+        if "command_source" in values and self._gate is not None:
+            self._gate.allow(values["command_source"])
+        self.parameters = parameters
+        return SetParametersResult(successful=True)
 
     def diagnose(self, report: Report) -> None:
-        snapshot, link = self._newest, self._link
-        report.value("tick_rate_hz", self._rate.take_hz(wall_ns()))
-        report.latency("chunk_age_on_arrival", self._forward_ms)
-        report.latency("capture_to_command", self._response_ms)
-        report.latency("tick_lateness", self._late_ms)
-        for key, count in sorted(self._counts.items()):
-            report.value(key, count)
-        if self._last_refusal:
-            report.value("last_refusal", self._last_refusal)
-        if link is not None:
-            report.value("ticks_not_published", link.lost_snapshots)
-        if snapshot is None:
-            return
-        report.value("state", snapshot.state.name.lower())
-        report.value("missed_ticks", snapshot.missed)
-        for key, count in sorted(snapshot.counters.items()):
-            report.value(f"executor.{key}", count)
-        if snapshot.fault is not None:
-            report.error(f"fault: {snapshot.fault}; when it is safe, call /executor/acknowledge")
-        elif snapshot.hold_reason:
-            report.value("hold_reason", snapshot.hold_reason)
+        self._statistics.describe(report)
+        if self._link is not None:
+            report.value("ticks_not_published", self._link.lost_snapshots)
+        describe(report, self._newest, self._announced)
 
 
 def main() -> int:

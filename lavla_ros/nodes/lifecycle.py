@@ -26,8 +26,11 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
+from lavla_ros.bringup.domain import ROLES, Claim, DomainError, claim_role
+from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.nodes.diagnostics import Report
-from lavla_ros.nodes.parameters import NodeParameters, declare
+from lavla_ros.nodes.parameters import NodeParameters, declare, refuse_unknown
+from lavla_ros.places import PlaceError
 
 READY = "lavla-ready"
 """First word of the line that tells a launcher that the node is active."""
@@ -40,8 +43,12 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
 
     def __init__(self, name: str, *, context: Context | None = None, **options: Any) -> None:
         super().__init__(name, context=context, **options)
+        self.role = name
+        """The name before a remapping: what the node is in its ROS domain."""
         self.parameters: Any = declare(self, self.parameters_type)
         self.fault: str | None = None
+        self.refusal = ""
+        """Why the node would not activate when it was asked last."""
         self.exit_status: int | None = None
         """Of the process, once the node has nothing left to do; None: it runs on."""
         self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
@@ -100,7 +107,7 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
             self.trigger_deactivate()
         if self._state_machine.current_state[1] == "inactive":
             self.trigger_cleanup()
-        if self._state_machine.current_state[1] == "unconfigured":
+        if self._state_machine.current_state[1] in ("unconfigured", "active"):  # active: it refused to deactivate
             self.trigger_shutdown()
 
     # Lifecycle transitions.
@@ -118,14 +125,18 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
             return TransitionCallbackReturn.FAILURE
         if not self._run(self.start, "activate"):
             self._run(self.stop, "stop")
+            # What a person can put right where the node is: it may be asked again.
+            self.refusal, self.fault = self.fault or "", None
             return TransitionCallbackReturn.FAILURE
+        self.refusal = ""
         self.get_logger().info("active")
         # On stdout and flushed: a launcher reads it through a pipe.
         print(f"{READY} {self.get_fully_qualified_name()}", flush=True)
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._run(self.stop, "stop")
+        if not self._run(self.stop, "stop"):
+            return TransitionCallbackReturn.FAILURE  # it is active still, and says why
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
@@ -161,8 +172,8 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         report = Report(f"{self.get_name()}: lavla", self.get_fully_qualified_name())
         state = str(self._state_machine.current_state[1])
         report.value("lifecycle", state)
-        if self.fault is not None:
-            report.error(self.fault)
+        if self.fault or self.refusal:
+            report.error(self.fault or self.refusal)
         if state in ("active", "inactive"):
             self.diagnose(report)
         message = DiagnosticArray(status=[report.finish(state)])
@@ -171,8 +182,8 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
 
 
 def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None) -> int:
-    """Run one node until SIGINT, SIGTERM or its own end; the exit status: 0 clean, 1 when it could not come up, or
-    the one that it finished with.
+    """Run one node until SIGINT, SIGTERM, SIGHUP, its starter's end (:mod:`lavla_ros.lifeline`) or its own; the exit
+    status: 0 clean, 1 when it could not come up, or the one that it finished with.
 
     Signals wake the spin loop through a pipe instead of raising in the middle of a callback, so
     one or several of them, at any moment, end in the same orderly way: safe, then gone.
@@ -188,18 +199,24 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
             if executor is not None:
                 executor.create_task(stopping.set)  # wakes spin_once from another thread
 
-    for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, lambda *_: stopping.set())
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored: nohup
+            signal.signal(number, lambda *_: stopping.set())
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    rclpy.init(args=list(argv) if argv is not None else None, signal_handler_options=SignalHandlerOptions.NO)
-    threading.Thread(target=watch, name="signals", daemon=True).start()
     node: LavlaNode | None = None
+    role: Claim | None = None
     try:
+        enter_ros()
+        rclpy.init(args=list(argv) if argv is not None else None, signal_handler_options=SignalHandlerOptions.NO)
+        threading.Thread(target=watch, name="signals", daemon=True).start()
         node = factory()
+        refuse_unknown(node)
+        if node.role in ROLES:
+            role = claim_role(node.role, node.context.get_domain_id())
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.parameters.autostart and not stopping.is_set() and not node.bring_up():
-            print(f"{node.get_name()}: {node.fault}", file=sys.stderr, flush=True)
+            print(f"{node.get_name()}: {node.fault or node.refusal}", file=sys.stderr, flush=True)
             return 1
         gc.collect()
         gc.freeze()  # what is loaded stays: a collection over it would pause callbacks for up to 0.1 s
@@ -208,7 +225,7 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
         return node.exit_status or 0
     except ExternalShutdownException:
         return 0
-    except ValueError as error:
+    except (ValueError, DomainError, PlaceError) as error:
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     finally:
@@ -216,6 +233,8 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
             node.bring_down()
             node.destroy_node()
         rclpy.try_shutdown()
+        if role is not None:
+            role.close()
         gc.freeze()  # and Python's last collection would take seconds over it
 
 

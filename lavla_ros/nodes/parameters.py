@@ -11,6 +11,7 @@ returns the values in force as an instance, so that a node's code reads typed at
 from __future__ import annotations
 
 import dataclasses
+import difflib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, TypeVar, get_type_hints
@@ -42,9 +43,14 @@ def parameter(
     high: float | None = None,
     choices: tuple[str, ...] = (),
     unit: str = "",
+    settable: bool = False,
 ) -> Any:
-    """A dataclass field that is a ROS parameter; ``low`` and ``high`` are inclusive."""
+    """A dataclass field that is a ROS parameter; ``low`` and ``high`` are inclusive.
+
+    ``settable``: while the node runs, which applies it; the others are read-only.
+    """
     meta = {"description": description, "low": low, "high": high, "choices": choices, "unit": unit}
+    meta["settable"] = settable
     return dataclasses.field(default=default, metadata=meta)
 
 
@@ -60,6 +66,11 @@ class NodeParameters:
     def __post_init__(self) -> None:
         for name, kind, meta in describe(type(self)):
             _check(name, kind, meta, getattr(self, name))
+
+    @classmethod
+    def default(cls, name: str, declared: Mapping[str, Any]) -> Any:
+        """The default of a parameter, given the values of those declared before it. Raises ValueError."""
+        return cls.__dataclass_fields__[name].default
 
 
 P = TypeVar("P", bound=NodeParameters)
@@ -77,7 +88,11 @@ def descriptor(name: str, kind: Any, meta: Mapping[str, Any]) -> ParameterDescri
     text = meta["description"] + (f" [{meta['unit']}]" if meta["unit"] else "")
     constraint = f"one of {list(meta['choices'])}" if meta["choices"] else ""
     message = ParameterDescriptor(
-        name=name, type=_TYPES[kind], description=text, additional_constraints=constraint, read_only=True
+        name=name,
+        type=_TYPES[kind],
+        description=text,
+        additional_constraints=constraint,
+        read_only=not meta["settable"],
     )
     low, high = meta["low"], meta["high"]
     if low is not None or high is not None:
@@ -96,9 +111,10 @@ def declare(node: Node, cls: type[P]) -> P:
     Raises ParameterError naming the node, the parameter, its value and what was expected.
     """
     values: dict[str, Any] = {}
-    for item, (name, kind, meta) in zip(dataclasses.fields(cls), describe(cls), strict=True):
+    for name, kind, meta in describe(cls):
+        default = cls.default(name, values)
         # An empty list has no element type in ROS: declare the type, without a default.
-        default = Parameter.Type.STRING_ARRAY if item.default == () else item.default
+        default = Parameter.Type.STRING_ARRAY if default == () else default
         try:
             value = node.declare_parameter(name, default, descriptor(name, kind, meta)).value
         except ParameterException as error:
@@ -108,6 +124,16 @@ def declare(node: Node, cls: type[P]) -> P:
         return cls(**values)
     except ParameterError as error:
         raise ParameterError(f"{node.get_fully_qualified_name()}: {error}") from None
+
+
+def refuse_unknown(node: Node) -> None:
+    """Raise ParameterError where a value was given to a parameter that ``node``, now complete, does not have."""
+    known = sorted(node._parameters)
+    for name in node._parameter_overrides:
+        if name not in known and not name.startswith("qos_overrides."):
+            close = difflib.get_close_matches(name, known, 1)
+            meant = f"did you mean {close[0]}?" if close else f"it has {known}"
+            raise ParameterError(f"{node.get_fully_qualified_name()} has no parameter {name}; {meant}")
 
 
 def _check(name: str, kind: Any, meta: Mapping[str, Any], value: Any) -> None:

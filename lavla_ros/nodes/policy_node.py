@@ -38,7 +38,9 @@ DISCOVERY_S = 1.0
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyParameters(NodeParameters):
-    contract: str = parameter("jaka_minicobo", "Contract: a shipped name or a YAML file; must equal the checkpoint's.")
+    contract: str = parameter(
+        "jaka_minicobo", "Contract: a shipped name or a YAML file; must agree with the checkpoint's."
+    )
     policy: str = parameter("bundled", "Checkpoint directory, or bundled.")
     instruction: str = parameter("", "What to do, in words, until somebody says it on the instruction topic.")
     replan_steps: int = parameter(10, "Contract steps between two inferences.", low=1, high=256)
@@ -58,6 +60,7 @@ class PolicyNode(LavlaNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("policy", **options)
         self._made_s = time.monotonic()
+        self._contract: Contract | None = None
         self._policy: Policy | None = None
         self._pipeline: ObservationPipeline | None = None
         self._worker: InferenceWorker | None = None
@@ -84,6 +87,7 @@ class PolicyNode(LavlaNode):
             ours_from=f"parameter contract ({self.parameters.contract})",
             theirs_from=f"policy {self.parameters.policy}",
         )
+        self._contract = contract
         self._warm_up(self._policy, contract)
         time.sleep(max(0.0, self._made_s + DISCOVERY_S - time.monotonic()))
         if rivals := self._find_rivals():
@@ -94,8 +98,8 @@ class PolicyNode(LavlaNode):
         self._offer(True)
 
     def start(self) -> None:
-        assert self._policy is not None
-        contract = self._policy.contract
+        assert self._policy is not None and self._contract is not None
+        contract = self._contract  # topics and tolerances are this robot's, whatever they were where it was learned
         self._policy.reset()
         self._pipeline = ObservationPipeline(contract, instruction=self.parameters.instruction or None)
         self._running_scenes = {}

@@ -24,6 +24,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.nodes.client import ServiceError, call, spinning, watch_problems
 from lavla_ros.nodes.messages import LATCHED_QOS
 
@@ -161,6 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--contract", default="jaka_minicobo", help="for the judgement of a recorded episode")
     parser.add_argument("--episodes", type=int, default=0, help="end after so many successful ones; 0: at q")
     options = parser.parse_args(argv)
+    enter_ros()
     rclpy.init()
 
     def say(text: str) -> None:

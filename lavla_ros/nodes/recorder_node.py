@@ -149,7 +149,7 @@ class RecorderNode(LavlaNode):
 
     def _begin(self, recorder: EpisodeRecorder) -> str:
         now_ns = wall_ns()
-        metadata = {"contract": self._contract.name, "contract_hash": self._contract.hash, **self._about()}
+        metadata = {**self._contract.described(), **self._about()}
         path = recorder.start(metadata, stamp_ns=now_ns)
         self._mark = None
         self._written.clear()

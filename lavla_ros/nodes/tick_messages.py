@@ -1,8 +1,11 @@
-"""Ticks of the servo process → /joint_states and /joint_command, in preallocated messages, matched by name."""
+"""Ticks of the servo process → /joint_states and /joint_command, in preallocated messages, matched by name;
+and in words, for /executor/state and /diagnostics."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -10,8 +13,10 @@ from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import Contract, Dimension
+from lavla_ros.control.types import ExecutorState
 from lavla_ros.control.wire import ServoSnapshot
-from lavla_ros.nodes.lifecycle import set_stamp
+from lavla_ros.nodes.diagnostics import Rate, Report, Window
+from lavla_ros.nodes.lifecycle import set_stamp, wall_ns
 from lavla_ros.nodes.messages import MessageError, joint_state, single_point
 
 
@@ -42,6 +47,101 @@ class TickMessages:
         self._command.points[0].positions = _pick(self._command_indices, snapshot.command_rad, snapshot.gripper)
         set_stamp(self._command.header.stamp, snapshot.stamp_ns)
         return self._command
+
+
+class Statistics:
+    """Counts and latencies of chunks and ticks since the node started."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[str] = Counter()
+        self._last_refusal = ""
+        self._rate = Rate()
+        self._forward_ms, self._response_ms, self._late_ms = Window(), Window(), Window()
+        self._chunk_stamp_ns: int | None = None
+
+    def forwarded(self, stamp_ns: int) -> None:
+        """A chunk was handed over."""
+        self._counts["chunks.forwarded"] += 1
+        self._forward_ms.add((wall_ns() - stamp_ns) * 1e-6)
+
+    def refused(self, counter: str, why: str = "") -> None:
+        """A chunk was not."""
+        self._counts[counter] += 1
+        self._last_refusal = why or self._last_refusal
+
+    def note(self, snapshot: ServoSnapshot) -> None:
+        """A tick came out."""
+        self._rate.tick()
+        self._late_ms.add(snapshot.late_ns * 1e-6)
+        for _, accepted, reason in snapshot.results:
+            if accepted:
+                self._counts["chunks.accepted"] += 1
+            else:
+                self.refused("chunks.refused", reason)
+        if snapshot.chunk_stamp_ns is not None and snapshot.chunk_stamp_ns != self._chunk_stamp_ns:
+            self._chunk_stamp_ns = snapshot.chunk_stamp_ns
+            self._response_ms.add((snapshot.stamp_ns - snapshot.chunk_stamp_ns) * 1e-6)
+
+    def describe(self, report: Report) -> None:
+        """Into /diagnostics."""
+        report.value("tick_rate_hz", self._rate.take_hz(wall_ns()))
+        report.latency("chunk_age_on_arrival", self._forward_ms)
+        report.latency("capture_to_command", self._response_ms)
+        report.latency("tick_lateness", self._late_ms)
+        for key, count in sorted(self._counts.items()):
+            report.value(key, count)
+        if self._last_refusal:
+            report.value("last_refusal", self._last_refusal)
+
+
+def announcement(snapshot: ServoSnapshot | None, fault: str | None = None) -> dict[str, Any]:
+    """What /executor/state says: why the arm stands, since when, and what it waits for.
+
+    ``fault``: one of the servo process itself, which cannot tell it any more.
+    """
+    if snapshot is None or fault is not None:
+        return {
+            "state": "idle" if fault is None else "fault",
+            "fault": fault,
+            "reason": "",
+            "held": None,
+            "waiting_for": "" if fault is None else "the servo process",
+            "since_ns": 0 if snapshot is None else snapshot.stamp_ns,
+        }
+    fault = snapshot.fault or snapshot.driver_fault
+    state = snapshot.state
+    if fault is not None:
+        state = ExecutorState.FAULT
+    elif snapshot.held is not None and state is ExecutorState.IDLE:
+        state = ExecutorState.HOLDING  # in or out of servo mode: a person has to resume
+    return {
+        "state": state.name.lower(),
+        "fault": fault,
+        "reason": snapshot.held or snapshot.hold_reason,
+        "held": snapshot.held,
+        "waiting_for": snapshot.waiting_for,
+        "since_ns": snapshot.since_ns,
+    }
+
+
+def describe(report: Report, snapshot: ServoSnapshot | None, announced: dict[str, Any]) -> None:
+    """The same for /diagnostics, with the counters."""
+    if snapshot is None:
+        return
+    for key in ("state", "held", "waiting_for", "reason"):
+        if announced.get(key):
+            report.value(key, announced[key])
+    report.value("missed_ticks", snapshot.missed)
+    for key, count in sorted(snapshot.counters.items()):
+        report.value(f"executor.{key}", count)
+    if announced.get("fault"):
+        report.error(f"fault: {announced['fault']}; waiting for {announced['waiting_for']}")
+    if snapshot.concern is not None:
+        report.warn(f"held: {snapshot.concern}")
+    if snapshot.state is ExecutorState.TRACKING and (snapshot.gripper >= 0.5) != (snapshot.measured_gripper >= 0.5):
+        report.warn(
+            f"the gripper is commanded to {snapshot.gripper:g} and reported at {snapshot.measured_gripper:g} (1 open)"
+        )
 
 
 def _grippers(dims: Sequence[Dimension]) -> tuple[str, ...]:

@@ -4,13 +4,14 @@ What a step contains is decided from capture stamps alone, never from which mess
 processed first: a step at ``t`` is decided once every other stream has shown a sample stamped
 ``>= t`` (then nothing better can come), so the interleaving of the streams cannot change it. A
 stream that stays silent holds steps back for ``wait_s`` of the reference camera's own stamps; then
-they are dropped and counted. Nothing is ever filled in. Memory is bounded by ``wait_s`` and by count.
+they are dropped and counted. Nothing is ever filled in. Memory is bounded by ``wait_s`` and by count, and where
+steps pile up, what waits is kept at the contract's size, not at the driver's.
 """
 
 from __future__ import annotations
 
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from statistics import median
 from typing import Any
@@ -26,6 +27,8 @@ CLOCK_JUMP_NS = 5 * NS_PER_S
 
 _MAX_FRAMES = 512
 _MAX_STATES = 8192
+_RAW_STEPS, _RAW_FRAMES = 3, 12
+"""So many waiting steps, or frames of one camera, are kept as they came (in 4K 25 MB each)."""
 
 
 def stamp_ns(msg: Any) -> int:
@@ -97,9 +100,11 @@ class ObservationPipeline:
     ``/observation/<cam>``). Frames of a prepared topic must have the contract's size and encoding;
     those of any other topic are rotated, cropped and resized here. ``instruction`` is in force until
     the first message on the instruction topic (for bags that have none); without either, steps are
-    dropped as ``no_instruction``.
+    dropped as ``no_instruction``. ``log_clock`` names the streams (cameras, ``state``) that are stamped by
+    ``received_ns``, because their drivers do not stamp, or by another clock.
 
-    ``counters`` counts everything that came in, went out or was refused, by name.
+    ``counters`` counts everything that came in, went out or was refused, by name; ``examples`` has the first case of
+    each refusal in words.
     """
 
     def __init__(
@@ -109,6 +114,7 @@ class ObservationPipeline:
         camera_topics: Mapping[str, str] | None = None,
         instruction: str | None = None,
         wait_s: float = 1.0,
+        log_clock: Collection[str] = (),
     ) -> None:
         self.contract = contract
         topics = {spec.name: spec.observation_topic for spec in contract.cameras} | dict(camera_topics or {})
@@ -118,6 +124,8 @@ class ObservationPipeline:
                 f"camera_topics names {unknown}; contract {contract.name!r} has {list(contract.camera_names)}"
             )
         self.counters: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self._log_clock = frozenset(log_clock)
         self._camera_of_topic = {topic: contract.camera(name) for name, topic in topics.items()}
         if len(self._camera_of_topic) != len(topics):
             raise ValueError(f"one topic serves two cameras: {topics}")
@@ -125,6 +133,8 @@ class ObservationPipeline:
         self._others = tuple(name for name in contract.camera_names if name != self._reference)
         self._wait_ns = round(wait_s * NS_PER_S)
         self._initial_instruction = instruction
+        self.joint_names_seen: set[str] = set()
+        """Names in messages that lacked some of the contract's."""
         self._joint_names: list[str] = []
         self._joint_order: NDArray[np.intp] = np.empty(0, np.intp)
         self.reset()
@@ -155,17 +165,17 @@ class ObservationPipeline:
             self._instructions.append((-(2**63), self._initial_instruction))
 
     def add(self, topic: str, msg: Any, received_ns: int) -> None:
-        """Take one message, O(1); the message must not be changed afterwards.
+        """Take one message, O(1) unless steps pile up; the message must not be changed afterwards.
 
         ``received_ns`` is the arrival time live and the log time of a bag. It orders instructions
-        (std_msgs/String has no stamp) against frames and is used for nothing else. Unusable messages
+        (std_msgs/String has no stamp) against frames, and stamps the streams of ``log_clock``. Unusable messages
         are counted. Raises ValueError for a topic that the pipeline was not built for.
         """
         spec = self._camera_of_topic.get(topic)
         if spec is not None:
             self._add_frame(topic, spec, msg, received_ns)
         elif topic == self.contract.state.topic:
-            self._add_state(msg)
+            self._add_state(msg, received_ns)
         elif topic == self.contract.instruction_topic:
             self._add_instruction(str(msg.data), received_ns)
         else:
@@ -189,26 +199,33 @@ class ObservationPipeline:
         self.counters[f"{name}.frames"] += 1
         prepared = topic == spec.observation_topic
         try:
-            check_image(msg)
+            check_image(msg, spec.channel_order)
         except ImageError as error:
-            self.counters[f"{name}.{error.kind}"] += 1
+            self._refuse(f"{name}.{error.kind}", f"on {topic}: {error}")
             return
         if prepared and not hasattr(msg, "format"):
             if msg.encoding != spec.encoding:
-                self.counters[f"{name}.wrong_encoding"] += 1
+                self._refuse(
+                    f"{name}.wrong_encoding",
+                    f"on {topic}: prepared image's encoding is {msg.encoding!r}; expected {spec.encoding!r}",
+                )
                 return
             if (msg.height, msg.width) != (spec.height, spec.width):
-                self.counters[f"{name}.wrong_size"] += 1
+                self._refuse(
+                    f"{name}.wrong_size",
+                    f"on {topic}: prepared image is {msg.width}x{msg.height}; the contract has "
+                    f"{spec.width}x{spec.height}",
+                )
                 return
-        stamp = stamp_ns(msg)
+        stamp = received_ns if name in self._log_clock else stamp_ns(msg)
         if not self._in_order(self._cameras[name], name, stamp):
             return
         stream = self._cameras[name]  # a clock jump has replaced it
         stream.newest_ns = stamp
         if name != self._reference:
-            self._keep(stream, stamp, msg)
+            self._keep(stream, stamp, self._slim(topic, spec, msg))
         elif self._thinner.accept(stamp):
-            self._pending.append((stamp, msg, received_ns))
+            self._pending.append((stamp, self._slim(topic, spec, msg), received_ns))
             if len(self._pending) > _MAX_FRAMES:  # only where nobody calls pop()
                 self._pending.popleft()
                 self.counters["steps.dropped"] += 1
@@ -216,11 +233,22 @@ class ObservationPipeline:
         else:
             self.counters["steps.thinned"] += 1
 
-    def _add_state(self, msg: Any) -> None:
+    def _slim(self, topic: str, spec: CameraSpec, msg: Any) -> Any:
+        """The frame as it is to be kept: prepared where many wait and the driver's are larger."""
+        if len(self._pending) < _RAW_STEPS and len(self._cameras[spec.name].samples) < _RAW_FRAMES:
+            return msg
+        if topic == spec.observation_topic and not hasattr(msg, "format"):
+            return msg
+        try:
+            return self._image(spec, msg)
+        except ImageError:
+            return msg  # counted when its step is decided
+
+    def _add_state(self, msg: Any, received_ns: int) -> None:
         self.counters["state.samples"] += 1
         names, position = msg.name, np.asarray(msg.position, np.float64)
         if len(position) != len(names):
-            self.counters["state.wrong_size"] += 1
+            self._refuse("state.wrong_size", f"{len(names)} names and {len(position)} positions in one JointState")
             return
         if names != self._joint_names and not self._learn_names(list(names)):
             return
@@ -228,9 +256,10 @@ class ObservationPipeline:
             self.counters["state.unknown_name"] += 1  # more joints than the contract's: not used, but said
         values = position[self._joint_order]
         if not np.isfinite(values).all():
-            self.counters["state.non_finite"] += 1
+            bad = [n for n, v in zip(self.contract.state.names, values, strict=True) if not np.isfinite(v)]
+            self._refuse("state.non_finite", f"position of {bad} is not finite")
             return
-        stamp = stamp_ns(msg)
+        stamp = received_ns if "state" in self._log_clock else stamp_ns(msg)
         if not self._in_order(self._states, "state", stamp):
             return
         self._states.newest_ns = stamp
@@ -239,11 +268,13 @@ class ObservationPipeline:
     def _learn_names(self, names: list[str]) -> bool:
         """Find the contract's fields among ``names`` (values are matched by name, never by position)."""
         if len(set(names)) != len(names):
-            self.counters["state.duplicate_name"] += 1
+            self._refuse("state.duplicate_name", f"JointState names {names}: one of them twice")
             return False
         index = {name: i for i, name in enumerate(names)}
-        if any(name not in index for name in self.contract.state.names):
-            self.counters["state.missing_name"] += 1
+        missing = [name for name in self.contract.state.names if name not in index]
+        if missing:
+            self.joint_names_seen.update(names)
+            self._refuse("state.missing_name", f"JointState names {names}; the contract also needs {missing}")
             return False
         self._joint_names = names
         self._joint_order = np.array([index[name] for name in self.contract.state.names], np.intp)
@@ -265,7 +296,8 @@ class ObservationPipeline:
         if stream.newest_ns is None or stamp > stream.newest_ns:
             return True
         if stamp == stream.newest_ns:
-            self.counters[f"{name}.duplicate"] += 1
+            why = " (its driver does not stamp)" if stamp == 0 else ""
+            self._refuse(f"{name}.duplicate", f"the stamp {stamp} ns came again{why}")
             return False
         if stream.newest_ns - stamp > CLOCK_JUMP_NS:
             self.counters["clock_jumps"] += 1
@@ -275,8 +307,12 @@ class ObservationPipeline:
             self.reset()
             self._instructions = instructions
             return True
-        self.counters[f"{name}.out_of_order"] += 1
+        self._refuse(f"{name}.out_of_order", f"a stamp {(stream.newest_ns - stamp) / 1e6:.1f} ms before the one before")
         return False
+
+    def _refuse(self, counter: str, example: str) -> None:
+        self.counters[counter] += 1
+        self.examples.setdefault(counter, example)
 
     def _keep(self, stream: _Stream, stamp: int, sample: Any) -> None:
         if self._decided_ns is not None and stamp + stream.tolerance_ns < self._decided_ns:
@@ -336,7 +372,7 @@ class ObservationPipeline:
                 try:
                     images[spec.name] = self._image(spec, chosen[spec.name][1])
                 except ImageError as error:
-                    self.counters[f"{spec.name}.{error.kind}"] += 1
+                    self._refuse(f"{spec.name}.{error.kind}", str(error))
                     reasons.append(f"{spec.name}_{error.kind}")
         if reasons or state is None or instruction is None:
             self.counters["steps.dropped"] += 1
@@ -353,7 +389,9 @@ class ObservationPipeline:
         )
 
     def _image(self, spec: CameraSpec, msg: Any) -> NDArray[np.uint8]:
-        image = decode_image(msg)
+        if isinstance(msg, np.ndarray):
+            return msg
+        image = decode_image(msg, spec.channel_order)
         if self._camera_of_topic.get(spec.observation_topic) is spec:  # already prepared by the camera node
             if image.shape[:2] != (spec.height, spec.width):
                 raise ImageError("wrong_size", f"prepared image of {spec.name!r} has shape {image.shape}")

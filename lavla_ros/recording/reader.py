@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import io
+import re
 import sqlite3
 import struct
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -66,7 +68,7 @@ class BagMessage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodeInfo:
-    """What a bag says about its episode."""
+    """What a bag says about one episode in it."""
 
     outcome: str
     """succeeded, failed, discarded, interrupted, unmarked; ``unmarked`` where the bag says nothing."""
@@ -74,6 +76,10 @@ class EpisodeInfo:
     """Of a simulated episode: those of ``SCENE_KEYS`` that the bag has."""
     instruction: str = ""
     metadata: dict[str, Any] = field(default_factory=dict)
+    start_ns: int | None = None
+    """Log time of its first message; None: the bag's first one."""
+    end_ns: int | None = None
+    """Log time of its last message; None: the bag's last one."""
 
 
 class BagReader:
@@ -85,19 +91,19 @@ class BagReader:
         _check_path(self.path)
         self._store = jazzy()
         self._own_store = False
-        self._unreadable_types: set[str] = set()
         try:
-            self._reader = Reader(self.path)
+            self._reader = Reader(_AnyProfilePath(self.path))
             self._reader.open()
         except _DAMAGE as error:
-            raise BagError(
-                f"bag {self.path} cannot be opened: {error or type(error).__name__}; if its recorder was "
-                f"killed, `python -m lavla_ros.recording.recover {self.path}` rescues it"
-            ) from error
+            raise BagError(f"bag {self.path} cannot be opened: {_told(error)}; {_advice(self.path, error)}") from error
+        self._has_metadata = self.path.is_dir()
+        self._match_storages()
         self.connections: tuple[Connection, ...] = tuple(self._reader.connections)
-        self.topics: dict[str, str] = {c.topic: c.msgtype for c in self.connections}
+        self.types: dict[str, set[str]] = {}
+        """Topic → its message types (more than one where publishers disagreed)."""
         self.counts: dict[str, int] = {}
         for connection in self.connections:
+            self.types.setdefault(connection.topic, set()).add(connection.msgtype)
             self.counts[connection.topic] = self.counts.get(connection.topic, 0) + connection.msgcount
 
     def __enter__(self) -> BagReader:
@@ -119,23 +125,52 @@ class BagReader:
             present = sorted(t for t, n in self.counts.items() if n)
             raise BagError(f"bag {self.path} has no messages on {missing}; it has {present}")
 
-    def messages(self, topics: Collection[str] | None = None) -> Iterator[BagMessage]:
-        """Messages of ``topics`` (default: all) in log-time order. Raises BagError where the file is damaged."""
+    def require_types(self, expected: Mapping[str, Collection[str]]) -> None:
+        """Raise BagError for a topic of the bag whose messages are of another type, or not serialised as ROS 2 does."""
+        for topic, kinds in expected.items():
+            if not self.counts.get(topic, 0):
+                continue
+            foreign = sorted(self.types.get(topic, set()) - set(kinds))
+            if foreign:
+                raise BagError(
+                    f"bag {self.path}: {topic} holds {' and '.join(foreign)}; expected {' or '.join(sorted(kinds))}. "
+                    "Name another topic in the contract, or record what the robot's driver publishes as that type"
+                )
+            for connection in self.connections:
+                encoding = getattr(connection.ext, "serialization_format", "cdr")
+                if connection.topic == topic and encoding != "cdr":
+                    raise BagError(f"bag {self.path}: {topic} is serialised as {encoding!r}; ROS 2's cdr is read")
+
+    def messages(
+        self, topics: Collection[str] | None = None, *, start_ns: int | None = None, end_ns: int | None = None
+    ) -> Iterator[BagMessage]:
+        """Messages of ``topics`` (default: all), logged from ``start_ns`` to ``end_ns``, in log-time order.
+
+        Raises BagError where the file is damaged, or holds fewer messages than metadata.yaml counts.
+        """
         chosen = [c for c in self.connections if topics is None or c.topic in topics]
         if not chosen:
             return
         count = 0
+        stop_ns = None if end_ns is None else end_ns + 1
         try:
-            for connection, stamp_ns, raw in self._reader.messages(chosen):
+            for connection, stamp_ns, raw in self._reader.messages(chosen, start_ns, stop_ns):
                 yield BagMessage(topic=connection.topic, msgtype=connection.msgtype, stamp_ns=stamp_ns, raw=raw)
                 count += 1
         except GeneratorExit:
             raise
         except _DAMAGE as error:
             raise BagError(
-                f"bag {self.path} is damaged after {count} messages: {error or type(error).__name__}; "
-                f"`python -m lavla_ros.recording.recover {self.path}` rescues what is whole"
+                f"bag {self.path} is damaged after {count} messages: {_told(error)}; "
+                f"`lavla recover {self.path}` rescues what is whole"
             ) from error
+        counted = sum(connection.msgcount for connection in chosen)
+        if self._has_metadata and start_ns is None and end_ns is None and count < counted:
+            names = sorted({connection.topic for connection in chosen})
+            raise BagError(
+                f"bag {self.path} holds {count} messages on {names}, where metadata.yaml counts {counted}: it was "
+                f"edited, or a file is damaged; `lavla recover {self.path}` makes a bag of what the files hold"
+            )
 
     def deserialize(self, message: BagMessage) -> Any:
         """The message as an object with the attributes of its ROS type. Raises BagError for foreign types."""
@@ -148,21 +183,40 @@ class BagReader:
                 f"be read ({len(message.raw)} bytes): {error or type(error).__name__}"
             ) from error
 
-    def episode(self) -> EpisodeInfo:
-        """Outcome and description: metadata.yaml first, else the marks on /episode/state."""
+    def episodes(self) -> list[EpisodeInfo]:
+        """The episodes in the bag, in order: the one that metadata.yaml tells of, else as /episode/state marks them.
+
+        A bag that says nothing of episodes is one, ``unmarked``. What lies outside of marks belongs to none.
+        """
         custom = self._reader.storage.metadata.custom or {}
         state = json_object(custom.get(CUSTOM_KEY, ""))
-        if not state and self.topics.get(EPISODE_TOPIC) == EPISODE_TYPE:
+        if not state and self.types.get(EPISODE_TOPIC) == {EPISODE_TYPE}:
             marks = EpisodeMarks()
             for message in self.messages([EPISODE_TOPIC]):
-                marks.add(str(self.deserialize(message).data))
-            state = {**marks.metadata, "state": marks.outcome or "unmarked"}
-        return EpisodeInfo(
-            outcome=str(state.get("state", "unmarked")),
-            scene={key: state[key] for key in SCENE_KEYS if isinstance(state.get(key), (str, int))},
-            instruction=str(state.get("instruction") or ""),
-            metadata=state,
-        )
+                marks.add(str(self.deserialize(message).data), message.stamp_ns)
+            marked = marks.episodes()
+            if marked:
+                return [_episode({**e.metadata, "state": e.outcome}, e.start_ns, e.end_ns) for e in marked]
+        return [_episode(state)]
+
+    def episode(self) -> EpisodeInfo:
+        """The only episode in the bag. Raises BagError where there are several."""
+        found = self.episodes()
+        if len(found) > 1:
+            raise BagError(f"bag {self.path} holds {len(found)} episodes; expected one")
+        return found[0]
+
+    def _match_storages(self) -> None:
+        """Let the storage files' connections be those of metadata.yaml with the same topic and type.
+
+        rosbags also asks for the same QoS and type hash, which differ where a bag was edited or written by another
+        version, and leaves out what does not match.
+        """
+        for storage in getattr(self._reader.storage, "storages", ()):
+            for i, theirs in enumerate(storage.connections):
+                same = (c for c in self._reader.connections if (c.topic, c.msgtype) == (theirs.topic, theirs.msgtype))
+                if (ours := next(same, None)) is not None:
+                    storage.connections[i] = theirs._replace(ext=ours.ext, digest=ours.digest)
 
     def _typestore_for(self, msgtype: str) -> Typestore:
         if msgtype in self._store.types:
@@ -190,19 +244,53 @@ def register_definition(store: Typestore, connection: Connection) -> None:
 
 
 def find_bags(paths: Collection[Path]) -> list[Path]:
-    """Every bag at or below ``paths``, sorted. Raises BagError when a path is missing or holds none."""
-    bags: set[Path] = set()
+    """Every bag at or below ``paths``, sorted, none twice. Raises BagError when a path is missing or holds none.
+
+    A bag is a folder with metadata.yaml; or one without it whose storage files have the folder's name, as a killed
+    recorder leaves it; or a storage file with a name of its own.
+    """
+    bags: dict[Path, Path] = {}
     for path in (Path(p) for p in paths):
         if not path.exists():
             raise BagError(f"{path} does not exist")
-        if path.is_file() or (path / "metadata.yaml").exists():
-            bags.add(path)
-            continue
-        found = {p.parent for pattern in ("*.mcap", "*.db3", "metadata.yaml") for p in path.rglob(pattern)}
+        found = {path} if path.is_file() else _bags_below(path)
         if not found:
             raise BagError(f"{path} holds no rosbag2 bag (a folder with metadata.yaml, or an .mcap or .db3 file)")
-        bags |= found
-    return sorted(bags)
+        for bag in found:
+            bags.setdefault(bag.resolve(), bag)
+    return sorted(bag for real, bag in bags.items() if real.parent not in bags)  # a bag's own file is not another bag
+
+
+def _bags_below(folder: Path) -> set[Path]:
+    patterns = ("metadata.yaml", "*.mcap", "*.db3", "*.mcap.zstd", "*.db3.zstd")
+    folders = {p.parent for pattern in patterns for p in folder.rglob(pattern)}
+    found: set[Path] = set()
+    for place in folders:
+        if any(part.startswith(".") for part in place.relative_to(folder).parts):
+            continue  # half-made
+        if (place / "metadata.yaml").exists():
+            found.add(place)
+            continue
+        files = storage_files(place)
+        own = {file for file in files if not _is_part(file) and file.suffix != ".zstd"}
+        found |= own if own else {place}
+        if own and len(own) < len(files):
+            found.add(place)
+    return found
+
+
+def storage_files(folder: Path) -> list[Path]:
+    """Storage files directly in ``folder``, in the order of their numbers."""
+    files = [p for p in folder.iterdir() if p.is_file() and _STORAGE.search(p.name)]
+    return sorted(files, key=lambda p: [int(t) if t.isdigit() else t for t in re.split(r"(\d+)", p.name)])
+
+
+_STORAGE = re.compile(r"\.(mcap|db3)(\.zstd)?$")
+
+
+def _is_part(file: Path) -> bool:
+    """Whether the name is one that a recorder gives to a file of the bag ``file.parent``."""
+    return re.fullmatch(re.escape(file.resolve().parent.name) + r"(_\d+)?", _STORAGE.sub("", file.name)) is not None
 
 
 def _check_path(path: Path) -> None:
@@ -211,14 +299,74 @@ def _check_path(path: Path) -> None:
     if path.is_dir():
         if (path / "metadata.yaml").exists():
             return
-        names = sorted(p.name for p in path.iterdir())
-        if any(name.endswith((".mcap", ".db3")) for name in names):
+        files = storage_files(path)
+        if files and not any(map(_is_part, files)):
+            raise BagError(f"{path} has no metadata.yaml and holds bags of their own: {[p.name for p in files][:5]}")
+        if files:
             raise BagError(
                 f"bag {path} has no metadata.yaml: its recorder was killed before closing it; "
-                f"`python -m lavla_ros.recording.recover {path}` makes it readable"
+                f"`lavla recover {path}` makes it readable"
             )
+        names = sorted(p.name for p in path.iterdir())
         raise BagError(f"{path} is not a rosbag2 bag: no metadata.yaml, .mcap or .db3 in it (found {names[:5]})")
     if path.suffix == ".bag":
         raise BagError(f"{path} is a ROS 1 bag; convert it first with `rosbags-convert --src {path} --dst OUT`")
     if path.suffix not in (".mcap", ".db3"):
         raise BagError(f"{path} is not a rosbag2 bag: expected a folder, .mcap or .db3")
+
+
+def _episode(state: dict[str, Any], start_ns: int | None = None, end_ns: int | None = None) -> EpisodeInfo:
+    return EpisodeInfo(
+        outcome=str(state.get("state", "unmarked")),
+        scene={key: state[key] for key in SCENE_KEYS if isinstance(state.get(key), (str, int))},
+        instruction=str(state.get("instruction") or ""),
+        metadata=state,
+        start_ns=start_ns,
+        end_ns=end_ns,
+    )
+
+
+def _told(error: BaseException) -> str:
+    """The error's text in one line."""
+    return (str(error).splitlines() or [""])[0].rstrip(".") or type(error).__name__
+
+
+def _advice(path: Path, error: BaseException) -> str:
+    """What helps with a bag that cannot be opened: rescuing it, where that can."""
+    text = str(error)
+    if "Rosbag2 version" in text:
+        return "it was written by a newer ROS 2 than this rosbags package knows: update it"
+    if "Profile is not" in text:
+        return "it is an MCAP file, but no recording of ROS 2"
+    if isinstance(error, KeyError) or "Serialization format" in text:
+        return "only messages serialised as ROS 2 does it (cdr) are read"
+    if "Storage plugin" in text or "Compression format" in text:
+        return "sqlite3 and mcap are read, compressed with zstd: record or convert it that way (`ros2 bag convert`)"
+    if "files are missing" in text:
+        others = f", or `lavla recover {path}` makes a bag of the files that are there" if storage_files(path) else ""
+        return f"copy them there{others}"
+    return f"if its recorder was killed, or it was cut off, `lavla recover {path}` rescues what is whole"
+
+
+class _AnyProfilePath(type(Path())):  # type: ignore[misc]  # before Python 3.12 Path itself cannot be derived from
+    """A path whose MCAP files also open where they claim no profile, as some writers of ROS 2 messages leave them."""
+
+    def open(self, mode: str = "r", *args: Any, **options: Any) -> Any:
+        if self.suffix == ".mcap" and mode == "rb":
+            return _AnyProfileFile(io.FileIO(self))
+        return super().open(mode, *args, **options)
+
+
+_HEADER = 17
+"""Where the header's fields begin: after the magic, its opcode and its length."""
+
+
+class _AnyProfileFile(io.BufferedReader):
+    """An MCAP file that says ``ros2`` where its header has no profile; the header's size stays as it is."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        at_header = self.tell() == _HEADER
+        data = super().read(size)
+        if at_header and data[:4] == bytes(4) and len(data) >= 8:
+            return b"\4\0\0\0ros2" + data[8:]
+        return data

@@ -1,7 +1,7 @@
 """Record episodes: raw serialised messages in, one rosbag2 MCAP directory per episode out.
 
 A background thread pushes what was written to the file every ``flush_interval_s``, so that a killed
-process loses less than a second (``recover.py`` makes such a bag readable). The file reaches the
+process loses less than a second (``lavla recover`` makes such a bag readable). The file reaches the
 operating system, not necessarily the disk: a power failure can cost more.
 """
 
@@ -262,7 +262,7 @@ class EpisodeRecorder:
         """The file cannot be written any more: let go of it, keep what is there, remember why."""
         failure = RecordingError(
             f"recording {self._path} failed: {error.strerror or error}; what was written before stays there and "
-            f"`python -m lavla_ros.recording.recover {self._path}` makes it readable"
+            f"`lavla recover {self._path}` makes it readable"
         )
         writer, self._writer = self._writer, None
         if writer is not None:

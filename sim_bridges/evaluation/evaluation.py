@@ -201,7 +201,7 @@ class _Evaluation:
             "tasks": list(self.config.tasks),
             "options": {key: value for key, value in sorted(self.config.options.items()) if value},
             "policy_hash": self.policy_hash,
-            "contract_hash": self.suite.contract.hash,
+            "contract_hash": self.suite.contract.full_hash,
             "assets_hash": self.assets.hash,
             "versions": versions(self.suite.versions()),
         }
@@ -296,13 +296,15 @@ class _Evaluation:
         if self.kind == "remote":
             yield (Link(domain=None, timeout_s=timeout_s),) * workers, lambda: None
         elif self.config.through == "nodes" and plans:
-            links = links_to_nodes(workers, timeout_s)
             parameters = {
                 "policy": self.config.policy,
                 "replan_steps": self.replan_steps,
                 "device": self.config.device,
             }
-            with policy_nodes(parameters, self.suite.contract, links, path / "nodes.log") as watch:
+            with (
+                links_to_nodes(workers, timeout_s) as links,
+                policy_nodes(parameters, self.suite.contract, links, path / "nodes.log") as watch,
+            ):
                 yield links, watch
         else:
             yield (), lambda: None
@@ -312,7 +314,7 @@ class _Evaluation:
             suite=self.suite.name,
             task=",".join(self.config.tasks),
             policy=self.config.policy,
-            contract_hash=self.suite.contract.hash,
+            contract_hash=self.suite.contract.full_hash,
             settings=self.settings(),
             episodes=tuple(episodes[index] for index in sorted(episodes)),
             assets=asdict(self.assets),

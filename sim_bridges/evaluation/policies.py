@@ -55,6 +55,8 @@ class Link:
     domain: int | None
     """ROS domain; None: that of the environment."""
     timeout_s: float
+    keep_fd: int | None = None
+    """What a policy node inherits, so that the domain stays taken for as long as it lives."""
 
 
 def kind_of(policy: str) -> Kind:

@@ -7,15 +7,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from lavla_ros.bringup.launcher import Launcher, run_dir
+from lavla_ros.bringup.domain import free_domains
+from lavla_ros.bringup.launcher import Launcher
 from lavla_ros.bringup.stack import NODE_READY, Process, Stack
 from lavla_ros.contract import Contract
+from lavla_ros.places import run_dir
 from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.evaluation.policies import Link
 from sim_bridges.evaluation.workers import EvaluationError
 
-FIRST_DOMAIN = 40
-"""ROS domain of the first worker; up to domain 101 the ports lie below the ephemeral ones."""
 MOST = 16
 READY_TIMEOUT_S = 600.0
 
@@ -23,11 +23,16 @@ Watch = Callable[[], None]
 """Raises EvaluationError where something that an evaluation needs has died."""
 
 
-def links_to_nodes(workers: int, timeout_s: float) -> tuple[Link, ...]:
-    """Raises ValueError for more workers than there are domains to spare."""
+@contextmanager
+def links_to_nodes(workers: int, timeout_s: float) -> Iterator[tuple[Link, ...]]:
+    """Links in domains that nobody else is in while the block runs.
+
+    Raises ValueError for too many workers, DomainError where there are not enough free domains.
+    """
     if workers > MOST:
         raise ValueError(f"workers is {workers}; at most {MOST} run with policy nodes")
-    return tuple(Link(domain=FIRST_DOMAIN + i, timeout_s=timeout_s) for i in range(workers))
+    with free_domains(workers) as (domains, keep):
+        yield tuple(Link(domain=d, timeout_s=timeout_s, keep_fd=k) for d, k in zip(domains, keep, strict=True))
 
 
 @contextmanager
@@ -58,7 +63,8 @@ def policy_nodes(
             for i, link in enumerate(links)
         )
         stack = Stack(name="evaluation", description="policy nodes", arguments={}, processes=processes, run_dir=folder)
-        launcher = Launcher(stack, log=output, ready_timeout_s=READY_TIMEOUT_S)
+        keep = [link.keep_fd for link in links if link.keep_fd is not None]
+        launcher = Launcher(stack, log=output, pass_fds=keep, ready_timeout_s=READY_TIMEOUT_S)
         launcher.start()
 
         def watch() -> None:

@@ -38,17 +38,29 @@ def import_libero(assets: Path) -> Any:
     # robosuite recommends a file of private settings on every import; settings are part of the protocol here.
     logging.getLogger("robosuite_logs").setLevel(logging.ERROR)
     try:
-        with _configured():
+        with _configured(), without_log_file():
             package: Any = importlib.import_module("libero.libero")
         package._assets_path_cache = str(assets)
-        return importlib.import_module("libero.libero.envs")
+        with without_log_file():
+            return importlib.import_module("libero.libero.envs")
     except ModuleNotFoundError as error:
         raise LiberoError(f"LIBERO lacks the package {error.name!r}: run `make` again (docs/libero.md)") from None
-    except PermissionError as error:
-        raise LiberoError(
-            f"LIBERO cannot be loaded: {error}. robosuite appends to /tmp/robosuite.log; if that belongs to another "
-            "user, have it removed"
-        ) from None
+
+
+@contextmanager
+def without_log_file() -> Iterator[None]:
+    """At its import robosuite opens /tmp/robosuite.log, which on a shared machine is the first user's."""
+    usual = logging.FileHandler
+
+    class _Nowhere(usual):  # type: ignore[misc, valid-type]
+        def __init__(self, filename: Any, *arguments: Any, **options: Any) -> None:
+            super().__init__(os.devnull if Path(filename).name == "robosuite.log" else filename, *arguments, **options)
+
+    logging.FileHandler = _Nowhere  # type: ignore[misc]
+    try:
+        yield
+    finally:
+        logging.FileHandler = usual  # type: ignore[misc]
 
 
 @contextmanager

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -51,7 +50,6 @@ def run_bimanual_demo(config: BimanualDemoConfig, say: Callable[[str], None]) ->
     Raises LaunchError naming what went wrong and where its log is; FileExistsError where ``out`` is there already.
     """
     config.out.mkdir(parents=True, exist_ok=False)
-    os.environ.setdefault("ROS_DOMAIN_ID", "87")  # another stack on this machine must not hear it
     contract = load_contract("robotwin_aloha")
     began = time.perf_counter()
     episodes: list[EpisodeResult] = []
@@ -72,7 +70,7 @@ def run_bimanual_demo(config: BimanualDemoConfig, say: Callable[[str], None]) ->
         suite="robotwin_standin, live",
         task=",".join(config.tasks),
         policy="expert",
-        contract_hash=contract.hash,
+        contract_hash=contract.full_hash,
         settings={
             "episodes": config.episodes,
             "seed": config.seed,

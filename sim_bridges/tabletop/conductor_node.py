@@ -19,6 +19,7 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.nodes.client import ServiceError, call, spinning
 from lavla_ros.nodes.messages import LATCHED_INPUT_QOS
 
@@ -86,6 +87,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--timeout", type=float, default=60.0, help="seconds an episode may take to start, and to end")
     parser.add_argument("--progress", type=Path, required=True, help="file that gets one JSON line per episode")
     options = parser.parse_args(argv)
+    enter_ros()
     rclpy.init()
     conductor = Conductor()
     try:

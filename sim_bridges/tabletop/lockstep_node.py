@@ -21,6 +21,7 @@ from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.contract import ActionChunk, Contract, load_contract
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
 from lavla_ros.nodes.client import ServiceError, call, spinning
@@ -167,6 +168,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         disturb=options.disturb,
         timeout_s=options.timeout,
     )
+    enter_ros()
     rclpy.init()
     bridge = LockstepBridge(config)
 

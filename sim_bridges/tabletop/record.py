@@ -13,15 +13,17 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
+from lavla_ros.bringup.domain import free_domains
 from lavla_ros.bringup.environment import ros_environment
+from lavla_ros.bringup.stack import Process
+from lavla_ros.lifeline import lifeline
 
 RECORDING_SEED_LIMIT = 1_000_000
 """Recordings use seeds below this; evaluation uses those from here on."""
-FIRST_DOMAIN = 60
-"""ROS domain of the first worker (domains up to 101 are safe on Linux)."""
 
 
 class RecordError(RuntimeError):
@@ -63,15 +65,22 @@ class RecordSummary:
 
 
 def record_expert(config: RecordConfig, on_episode: Callable[[dict[str, object]], None]) -> RecordSummary:
-    """Run all workers to the end. Raises RecordError with the last lines of the worker that failed."""
+    """Run all workers to the end. Raises RecordError with the last lines of the worker that failed, DomainError where
+    there are not enough free ROS domains."""
     began = time.monotonic()
     config.out.mkdir(parents=True, exist_ok=True)
     if any(config.out.glob("*/episode_*")):
         raise RecordError(f"{config.out} holds recorded episodes already; give another --out")
     seeds = [config.seed + i for i in range(config.episodes)]
-    workers = [_Worker(config, i, seeds[i :: config.workers]) for i in range(min(config.workers, len(seeds)))]
+    count = min(config.workers, len(seeds))
+    workers: list[_Worker] = []
     episodes: list[dict[str, object]] = []
-    try:
+    with ExitStack() as stack:
+        domains, keep = stack.enter_context(free_domains(count))
+        for i in range(count):
+            workers.append(worker := _Worker(config, i, domains[i], keep[i]))
+            stack.callback(worker.stop)
+            worker.start(seeds[i :: config.workers])
         while True:
             for worker in workers:
                 for episode in worker.new_episodes():
@@ -81,9 +90,6 @@ def record_expert(config: RecordConfig, on_episode: Callable[[dict[str, object]]
             if all(worker.finished for worker in workers):
                 break
             time.sleep(0.1)
-    finally:
-        for worker in workers:
-            worker.stop()
     return RecordSummary(
         episodes=len(episodes),
         succeeded=sum(bool(e["success"]) for e in episodes),
@@ -96,31 +102,39 @@ def record_expert(config: RecordConfig, on_episode: Callable[[dict[str, object]]
 class _Worker:
     """One recorder process and one bridge process in a domain of their own."""
 
-    def __init__(self, config: RecordConfig, index: int, seeds: list[int]) -> None:
+    def __init__(self, config: RecordConfig, index: int, domain: int, keep_fd: int) -> None:
+        self._config, self._keep_fd = config, keep_fd
         self._root = config.out / f"worker_{index}"
         self._root.mkdir(parents=True, exist_ok=True)
         self._progress = self._root / "progress.jsonl"
         self._read_bytes = 0
+        self._environment = ros_environment() | {"ROS_DOMAIN_ID": str(domain)} | lifeline()
+        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+
+    def start(self, seeds: list[int]) -> None:
+        config = self._config
         self._seeds_left = len(seeds)
-        environment = ros_environment() | {"ROS_DOMAIN_ID": str(FIRST_DOMAIN + index)}
-        recorder = [sys.executable, "-m", "lavla_ros.nodes.recorder_node", "--ros-args"]
-        for key, value in (("root", str(self._root)), ("contract", config.contract), ("images", "raw")):
-            recorder += ["-p", f"{key}:={value}"]
+        parameters = {"root": str(self._root), "contract": config.contract, "images": "raw"}
+        recorder = Process(name="recorder", module="lavla_ros.nodes.recorder_node", is_node=True, parameters=parameters)
         bridge = [sys.executable, "-m", "sim_bridges.tabletop.lockstep_node", "--record"]
         bridge += ["--task", config.task, "--layout", config.layout, "--contract", config.contract]
         bridge += ["--max-steps", str(config.max_steps), "--progress", str(self._progress)]
         bridge += ["--disturb"] if config.disturb else []
         bridge += ["--seeds", *map(str, seeds)]
-        self._recorder = self._start("recorder", recorder, environment)
-        self._bridge = self._start("bridge", bridge, environment)
-
-    def _start(self, name: str, command: list[str], environment: dict[str, str]) -> subprocess.Popen[bytes]:
-        with (self._root / f"{name}.log").open("wb") as log:
-            return subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+        for name, command in (("recorder", recorder.command(self._root)), ("bridge", bridge)):
+            with (self._root / f"{name}.log").open("wb") as log:
+                self._processes[name] = subprocess.Popen(
+                    command,
+                    env=self._environment,
+                    stdout=log,
+                    stderr=log,
+                    start_new_session=True,
+                    pass_fds=[self._keep_fd],
+                )
 
     @property
     def finished(self) -> bool:
-        return self._bridge.poll() == 0 and self._seeds_left == 0
+        return self._processes["bridge"].poll() == 0 and self._seeds_left == 0
 
     def new_episodes(self) -> list[dict[str, object]]:
         if not self._progress.exists():
@@ -135,7 +149,7 @@ class _Worker:
         return episodes
 
     def check(self) -> None:
-        for name, process in (("bridge", self._bridge), ("recorder", self._recorder)):
+        for name, process in self._processes.items():
             status = process.poll()
             if status not in (None, 0) or (name == "recorder" and status is not None and not self.finished):
                 log = (self._root / f"{name}.log").read_text(errors="replace").splitlines()[-8:]
@@ -143,7 +157,7 @@ class _Worker:
 
     def stop(self) -> None:
         """SIGINT first, so that an open episode is closed; SIGKILL after five seconds."""
-        for process in (self._bridge, self._recorder):
+        for process in reversed(self._processes.values()):
             if process.poll() is None:
                 process.send_signal(signal.SIGINT)
             try:

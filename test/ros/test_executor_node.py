@@ -17,10 +17,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from lifecycle_msgs.msg import Transition
+from lifecycle_msgs.srv import ChangeState
+from rcl_interfaces.srv import SetParameters
+from rclpy.node import Node
+from rclpy.parameter import Parameter
 from ros_harness import World, fails_to_start, running, wait_until
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
-from trajectory_msgs.msg import JointTrajectory
+from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.jaka.emulator import emulator_command
@@ -32,7 +37,7 @@ CONTRACT = load_contract("jaka_minicobo")
 
 
 @pytest.fixture
-def controller(tmp_path: Path) -> Iterator[dict[str, int]]:
+def controller(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """An emulated controller in a process of its own: its ports."""
     log = tmp_path / "emulator.log"
     with log.open("wb") as file:
@@ -45,7 +50,7 @@ def controller(tmp_path: Path) -> Iterator[dict[str, int]]:
     pattern = re.compile(r"commands on [\d.]+:(\d+), status on port (\d+)")
     try:
         found = wait_until(lambda: pattern.search(log.read_text()), "the emulator's ports")
-        yield {"port": int(found[1]), "status_port": int(found[2])}
+        yield {"port": int(found[1]), "status_port": int(found[2]), "power_on": True}
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(10.0)
@@ -64,6 +69,9 @@ class Arm:
     @property
     def state(self) -> str:
         return json.loads(self.announced[-1].data)["state"] if self.announced else ""
+
+    def said(self, key: str) -> Any:
+        return json.loads(self.announced[-1].data)[key] if self.announced else None
 
     @property
     def fault(self) -> str:
@@ -89,7 +97,7 @@ class Arm:
 
 
 def test_moves_by_name_and_holds_when_the_chunk_runs_out(
-    world: World, tmp_path: Path, controller: dict[str, int]
+    world: World, tmp_path: Path, controller: dict[str, Any]
 ) -> None:
     arm, diagnostics = Arm(world), world.diagnostics()
     with running(MODULE, "executor", tmp_path, **controller):
@@ -112,7 +120,7 @@ def test_moves_by_name_and_holds_when_the_chunk_runs_out(
         assert diagnostics.values("executor")["chunks.accepted"] == "1"
 
 
-def test_refuses_malformed_chunks_and_obeys_hold(world: World, tmp_path: Path, controller: dict[str, int]) -> None:
+def test_refuses_malformed_chunks_and_obeys_hold(world: World, tmp_path: Path, controller: dict[str, Any]) -> None:
     arm, diagnostics = Arm(world), world.diagnostics()
     with running(MODULE, "executor", tmp_path, **controller):
         wait_until(lambda: arm.state == "holding", "holding after activation")
@@ -132,7 +140,7 @@ def test_refuses_malformed_chunks_and_obeys_hold(world: World, tmp_path: Path, c
 
 
 def test_protective_stop_is_latched_until_acknowledged(
-    world: World, tmp_path: Path, controller: dict[str, int]
+    world: World, tmp_path: Path, controller: dict[str, Any]
 ) -> None:
     arm, diagnostics = Arm(world), world.diagnostics()
     with running(MODULE, "executor", tmp_path, **controller):
@@ -143,21 +151,131 @@ def test_protective_stop_is_latched_until_acknowledged(
         wait_until(lambda: "protective" in diagnostics.message("executor"), "the fault in diagnostics")
         answer = world.call("/executor/acknowledge", timeout_s=40.0)
         assert answer.success, answer.message
-        wait_until(lambda: arm.state == "holding", "holding again")
+        wait_until(lambda: arm.state == "holding" and "protective" in arm.said("held"), "held after acknowledging")
+        assert arm.said("waiting_for") == "resume"
+        arm.send(0.05)
+        time.sleep(0.3)
+        assert arm.state == "holding", "acknowledging is not resuming"
+        answer = world.call("/executor/resume")
+        assert answer.success, answer.message
+        wait_until(lambda: arm.said("held") is None and arm.said("waiting_for") == "a chunk", "no hold any more")
         arm.send(0.05)
         wait_until(lambda: arm.state == "tracking", "tracking again")
 
 
-def test_death_of_the_servo_process_is_reported(world: World, tmp_path: Path, controller: dict[str, int]) -> None:
+def test_a_broken_chunk_latches_until_acknowledged_and_resumed_also_across_deactivation(
+    world: World, tmp_path: Path, controller: dict[str, Any]
+) -> None:
+    arm = Arm(world)
+    with running(MODULE, "executor", tmp_path, **controller):
+        wait_until(lambda: arm.state == "holding", "holding after activation")
+        arm.send(float("nan"))
+        wait_until(lambda: "nan" in arm.fault, "the fault")
+        assert arm.said("waiting_for") == "acknowledge"
+        assert change(world, Transition.TRANSITION_DEACTIVATE)
+        assert not servo_mode(controller)
+        assert not change(world, Transition.TRANSITION_ACTIVATE), "activated in spite of a fault"
+        assert "nan" in arm.fault
+        answer = world.call("/executor/acknowledge")
+        assert answer.success, answer.message
+        wait_until(lambda: arm.said("fault") is None, "no fault any more")
+        assert change(world, Transition.TRANSITION_ACTIVATE)
+        arm.send(float("nan"))
+        wait_until(lambda: "nan" in arm.fault, "another fault")
+        assert world.call("/executor/acknowledge").success
+        wait_until(lambda: "nan" in str(arm.said("held")), "held after acknowledging")
+        assert arm.state == "holding" and arm.said("waiting_for") == "resume"
+        arm.send(0.05)
+        time.sleep(0.3)
+        assert arm.state == "holding", "acknowledging is not resuming"
+        assert world.call("/executor/resume").success
+        arm.send(0.05)
+        wait_until(lambda: arm.state == "tracking", "tracking again")
+        assert arm.said("waiting_for") == "" and arm.said("held") is None
+
+
+def test_two_publishers_of_chunks_command_nothing(world: World, tmp_path: Path, controller: dict[str, Any]) -> None:
+    arm, diagnostics = Arm(world), world.diagnostics()
+    with running(MODULE, "executor", tmp_path, **controller):
+        wait_until(lambda: arm.state == "holding", "holding after activation")
+        arm.send(0.3, steps=20)
+        wait_until(lambda: arm.state == "tracking", "tracking")
+        rival = Node("teleop", context=world.context)
+        try:
+            rival.create_publisher(JointTrajectory, "/action_chunk", CHUNK_QOS)
+            wait_until(lambda: "/teleop" in arm.fault and "/world" in arm.fault, "a fault that names both")
+            assert world.call("/executor/acknowledge").success
+            answer = world.call("/executor/resume")
+            assert not answer.success and "/teleop" in answer.message
+            arm.send(0.05)
+            wait_until(lambda: diagnostics.values("executor").get("chunks.contested"), "a refused chunk")
+        finally:
+            rival.destroy_node()
+        wait_until(lambda: world.call("/executor/resume").success, "resuming with one publisher")
+        arm.send(0.05)
+        wait_until(lambda: arm.state == "tracking", "tracking again")
+
+
+def test_a_second_executor_is_refused_by_name(world: World, tmp_path: Path) -> None:
+    with running(MODULE, "executor", tmp_path, driver="loopback"):
+        folder = tmp_path / "second"
+        folder.mkdir()
+        text = fails_to_start(MODULE, "executor", folder, driver="loopback")
+        assert "/executor" in text or ("executor" in text and "already" in text)
+
+
+def test_floods_cost_neither_the_heartbeat_nor_the_motion(world: World, tmp_path: Path) -> None:
+    arm, diagnostics = Arm(world), world.diagnostics()
+    with running(MODULE, "executor", tmp_path, driver="loopback"):
+        wait_until(lambda: arm.state == "holding", "holding after activation")
+        arm.send(0.0)
+        wait_until(lambda: arm.state == "tracking", "tracking")
+        flood = JointTrajectory(joint_names=list(CONTRACT.action.names))
+        flood.points = [JointTrajectoryPoint(positions=[0.0] * 7)] * 100_000
+        seen = len(arm.announced)
+        arm._chunks.publish(flood)
+        wait_until(lambda: "bytes" in diagnostics.values("executor").get("last_refusal", ""), "a refusal by length")
+        time.sleep(0.5)
+        assert not any("silent" in m.data for m in list(arm.announced)[seen:]), "the heartbeat stopped"
+        arm.send(0.0, steps=CONTRACT.chunk_size)
+        wait_until(lambda: arm.state == "tracking", "tracking after the flood")
+
+
+def test_the_speed_is_set_while_running(world: World, tmp_path: Path) -> None:
+    arm = Arm(world)
+    with running(MODULE, "executor", tmp_path, driver="loopback"):
+        wait_until(lambda: arm.state == "holding", "holding after activation")
+        assert set_parameter(world, "speed_scale", 0.1)
+        assert not set_parameter(world, "speed_scale", 3.0)
+        assert not set_parameter(world, "max_chunk_age_s", 3.0)
+        begin = len(arm.commands)
+        arm.send(0.4, steps=10)
+        wait_until(lambda: arm.state == "tracking", "tracking")
+        wait_until(lambda: arm.state == "holding", "holding at the chunk's end")
+        moved = np.array([c.points[0].positions for c in list(arm.commands)[begin:]])
+        stamps = np.array([stamp_to_ns(c.header.stamp) for c in list(arm.commands)[begin:]]) * 1e-9
+        speed = np.abs(np.diff(moved, axis=0)).max(axis=1) / np.diff(stamps)
+        assert 0.05 < speed.max() <= 0.157 + 1e-3
+
+
+@pytest.mark.parametrize(("ended_by", "text"), [(signal.SIGKILL, "ended"), (signal.SIGSTOP, "not ticked")])
+def test_a_servo_process_that_dies_or_freezes_is_reported_and_servo_mode_left(
+    world: World, tmp_path: Path, controller: dict[str, Any], ended_by: int, text: str
+) -> None:
     arm, diagnostics = Arm(world), world.diagnostics()
     with running(MODULE, "executor", tmp_path, **controller) as process:
         wait_until(lambda: arm.state == "holding", "holding after activation")
-        os.kill(_servo_process_of(process.popen.pid), signal.SIGKILL)
-        wait_until(lambda: "the servo process ended" in diagnostics.message("executor"), "the death in diagnostics")
+        arm.send(0.4, steps=20)
+        wait_until(lambda: arm.state == "tracking", "tracking")
+        assert servo_mode(controller)
+        os.kill(_servo_process_of(process.popen.pid), ended_by)
+        wait_until(lambda: arm.state == "fault" and "servo process" in arm.fault, "the fault in /executor/state")
+        wait_until(lambda: text in diagnostics.message("executor"), "the reason in diagnostics")
+        wait_until(lambda: not servo_mode(controller), "servo mode left in its place")
         assert not world.call("/executor/acknowledge").success
 
 
-def test_death_of_the_node_stops_the_arm(world: World, tmp_path: Path, controller: dict[str, int]) -> None:
+def test_death_of_the_node_stops_the_arm(world: World, tmp_path: Path, controller: dict[str, Any]) -> None:
     arm = Arm(world)
     with running(MODULE, "executor", tmp_path, **controller) as process:
         wait_until(lambda: arm.state == "holding", "holding after activation")
@@ -178,7 +296,7 @@ def test_death_of_the_node_stops_the_arm(world: World, tmp_path: Path, controlle
         os.kill(servo, signal.SIGTERM)
 
 
-def test_unreachable_and_wrong_controllers(tmp_path: Path, controller: dict[str, int]) -> None:
+def test_unreachable_and_wrong_controllers(tmp_path: Path, controller: dict[str, Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = free.getsockname()[1]
     text = fails_to_start(MODULE, "executor", tmp_path, port=closed, status_port=closed)
@@ -186,6 +304,29 @@ def test_unreachable_and_wrong_controllers(tmp_path: Path, controller: dict[str,
     emulator_command("127.0.0.1", controller["port"], fault={"emergency_stop": True})
     text = fails_to_start(MODULE, "executor", tmp_path, **controller)
     assert "emergency stop" in text
+
+
+def servo_mode(controller: dict[str, Any]) -> bool:
+    return bool(emulator_command("127.0.0.1", controller["port"], query="state")["state"]["servo_mode"])
+
+
+def change(world: World, transition: int) -> bool:
+    """Ask the executor for a lifecycle transition; whether it succeeded."""
+    client = world.node.create_client(ChangeState, "/executor/change_state")
+    assert client.wait_for_service(10.0)
+    future = client.call_async(ChangeState.Request(transition=Transition(id=transition)))
+    wait_until(future.done, "a lifecycle transition", 30.0)
+    return bool(future.result().success)
+
+
+def set_parameter(world: World, name: str, value: float) -> bool:
+    """Set a parameter of the running executor; whether it was accepted."""
+    client = world.node.create_client(SetParameters, "/executor/set_parameters")
+    assert client.wait_for_service(10.0)
+    request = SetParameters.Request(parameters=[Parameter(name, value=value).to_parameter_msg()])
+    future = client.call_async(request)
+    wait_until(future.done, f"setting {name}")
+    return bool(future.result().results[0].successful)
 
 
 def _servo_process_of(pid: int) -> int:

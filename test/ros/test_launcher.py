@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import ast
+import inspect
+import io
 import os
 import re
 import signal
@@ -10,20 +13,30 @@ import subprocess
 import sys
 from pathlib import Path
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
 import yaml
-from ros_harness import wait_until
+from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
+from rclpy.context import Context
+from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
+from ros_harness import World, fails_to_start, running, wait_until
 
 from lavla_ros.bringup.environment import ros_environment
-from lavla_ros.bringup.stack import StackError, load_stack, read_arguments, stack_names
+from lavla_ros.bringup.launcher import Launcher, notices, other_users, stack_domain
+from lavla_ros.bringup.stack import Process, StackError, load_stack, read_arguments, stack_names
+from lavla_ros.nodes.lifecycle import LavlaNode
+from lavla_ros.resources import share_path
 
 UP = """
 import sys
 from pathlib import Path
+from lavla_ros.bringup.domain import DomainError
 from lavla_ros.bringup.launcher import LaunchError, up
 try:
     sys.exit(up(Path(sys.argv[1]), dict(a.split(":=", 1) for a in sys.argv[2:])))
-except LaunchError as error:
+except (LaunchError, DomainError) as error:
     sys.exit(f"error: {error}")
 """
 
@@ -42,7 +55,7 @@ processes:
     node: lavla_ros.nodes.executor_node
     after: [emulator]
     stop_first: true
-    parameters: {port: "${port}", status_port: "${status_port}"}
+    parameters: {port: "${port}", status_port: "${status_port}", power_on: true}
   - name: recorder
     node: lavla_ros.nodes.recorder_node
     after: [executor]
@@ -53,18 +66,18 @@ processes:
 class Up:
     """``lavla up`` on the arm stack, in a process of its own."""
 
-    def __init__(self, tmp_path: Path, **arguments: object) -> None:
+    def __init__(self, tmp_path: Path, *, log: int | None = None, **arguments: object) -> None:
         stack = tmp_path / "arm.yaml"
         stack.write_text(ARM_STACK)
         with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
             ports = {"port": a.getsockname()[1], "status_port": b.getsockname()[1]}
         given = {**ports, "bags": tmp_path / "bags", **arguments}
         self._log = tmp_path / "up.log"
-        with self._log.open("wb") as log:
+        with self._log.open("wb") as file:
             self.popen = subprocess.Popen(
                 [sys.executable, "-c", UP, str(stack), *(f"{k}:={v}" for k, v in given.items())],
                 env=ros_environment(),
-                stdout=log,
+                stdout=file if log is None else log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
             )
@@ -153,6 +166,8 @@ def test_shipped_stacks_resolve(tmp_path: Path) -> None:
     assert "emulator" not in [p.name for p in real.processes]
     executor = next(p for p in real.processes if p.name == "executor")
     assert executor.parameters["host"] == "10.5.5.100" and executor.stop_first
+    assert executor.parameters["power_on"] is False and executor.parameters["replan_steps"] == 10
+    assert next(p for p in simulated.processes if p.name == "executor").parameters["power_on"] is True
     assert isinstance(executor.parameters["port"], int) and isinstance(executor.parameters["speed_scale"], float)
 
 
@@ -190,9 +205,12 @@ def test_wrong_stack_files(process: dict[str, object], message: str, tmp_path: P
 
 
 def test_a_stack_that_extends_another_has_less_in_it(tmp_path: Path) -> None:
-    demos, whole = (load_stack(name, {}, run_dir=tmp_path) for name in ("record_demos", "jaka_policy"))
+    demos, whole = (
+        load_stack(name, {"port": "10001", "status_port": "10000"}, run_dir=tmp_path)
+        for name in ("record_demos", "jaka_policy")
+    )
     assert demos.processes == tuple(p for p in whole.processes if p.name != "policy")
-    assert set(whole.arguments) - set(demos.arguments) == {"policy", "replan_steps", "device"}
+    assert set(whole.arguments) - set(demos.arguments) == {"policy", "device"}
     file = tmp_path / "wrong.yaml"
     file.write_text("extends: jaka_policy\ndescription: x\nwithout: {processes: [nobody]}\n")
     with pytest.raises(StackError, match="leaves out 'nobody' of processes"):
@@ -201,11 +219,262 @@ def test_a_stack_that_extends_another_has_less_in_it(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("name", ["jaka_policy", "record_demos"])
 def test_launch_files_have_the_stacks_arguments(name: str) -> None:
-    """Under the real launch_ros, where it is installed (no wheels exist)."""
-    pytest.importorskip("launch_ros")
+    """Under the real launch, where it is installed (no wheels exist)."""
+    pytest.importorskip("launch.actions")
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
     from lavla_ros.resources import share_path
 
     description = get_launch_description_from_python_launch_file(str(share_path() / "launch" / f"{name}.launch.py"))
     assert [a.name for a in description.get_launch_arguments()] == [a.name for a in read_arguments(name)]
+
+
+# Every way out: the arm comes to rest, the processes end.
+
+
+class Alone:
+    """The arm stack's processes, so that one can tell that nothing of it is left."""
+
+    def __init__(self, up: Up) -> None:
+        self.up = up
+        self.pids = [up.child(n) for n in ("jaka.emulator", "executor_node", "recorder_node")]
+        executor = self.pids[1]
+        self.servo = int(Path(f"/proc/{executor}/task/{executor}/children").read_text().split()[0])
+
+    def wait_gone(self) -> None:
+        wait_until(lambda: not any(_runs(p) for p in [*self.pids, self.servo]), "the end of every process", 20.0)
+
+
+def _runs(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+@pytest.mark.parametrize("number", [signal.SIGHUP, signal.SIGTERM, signal.SIGTSTP])
+def test_what_ends_or_suspends_the_launcher_ends_the_stack_in_order(number: signal.Signals, tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    up.wait_ready()
+    alone = Alone(up)
+    up.popen.send_signal(number)
+    assert up.wait_exit() == 0, up.output
+    alone.wait_gone()
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGQUIT])
+def test_nothing_outlives_a_killed_launcher(number: signal.Signals, tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    up.wait_ready()
+    alone = Alone(up)
+    up.popen.send_signal(number)
+    up.popen.wait(10.0)
+    alone.wait_gone()
+    assert "Traceback" not in up.output, up.output
+
+
+def test_the_servo_process_ends_with_its_executor_node(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    up.wait_ready()
+    alone = Alone(up)
+    os.kill(alone.pids[1], signal.SIGKILL)
+    assert up.wait_exit() == 1
+    assert "executor died with status -9" in up.output
+    assert "servo: " in up.output or not _runs(alone.servo)
+    alone.wait_gone()
+
+
+def test_a_log_that_nobody_reads_does_not_blind_the_launcher(tmp_path: Path) -> None:
+    reader, writer = os.pipe()
+    up = Up(tmp_path, log=writer)
+    os.close(writer)
+    try:
+        with os.fdopen(reader, "rb") as log:
+            seen = b""
+            while b"3 processes are ready" not in seen:
+                seen += os.read(log.fileno(), 4096)
+        # The reader is gone: `| head`, a closed viewer.
+        alone = Alone(up)
+        os.kill(alone.pids[2], signal.SIGKILL)
+        assert up.wait_exit() == 1
+        alone.wait_gone()
+    finally:
+        if up.popen.poll() is None:
+            up.popen.kill()
+
+
+def test_an_error_of_the_launcher_itself_at_the_start_stops_what_runs(tmp_path: Path) -> None:
+    stack = tmp_path / "arm.yaml"
+    stack.write_text(ARM_STACK)
+    with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
+        ports = {"port": str(a.getsockname()[1]), "status_port": str(b.getsockname()[1])}
+    folder = tmp_path / "run"
+    folder.mkdir()
+    launcher = Launcher(load_stack(stack, {**ports, "bags": str(tmp_path)}, run_dir=folder), log=io.StringIO())
+    (folder / "executor.yaml").mkdir()  # as a full disk: its parameters cannot be written
+    with pytest.raises(OSError, match="executor"):
+        launcher.start()
+    assert launcher.statuses["emulator"] == 0
+    with socket.create_server(("127.0.0.1", int(ports["port"]))):
+        pass  # nobody has it
+
+
+def test_a_second_stack_in_the_same_domain_is_refused(tmp_path: Path) -> None:
+    up = Up(tmp_path)
+    up.wait_ready()
+    second = tmp_path / "second"
+    second.mkdir()
+    refused = Up(second)
+    assert refused.wait_exit() == 1
+    domain = os.environ["ROS_DOMAIN_ID"]
+    assert f"ROS domain {domain} has a executor of another lavla stack already" in refused.output, refused.output
+    assert "emulator" not in refused.output.replace("jaka.emulator", ""), "nothing was started"
+    up.popen.send_signal(signal.SIGINT)
+    assert up.wait_exit() == 0, up.output
+
+
+def test_a_simulated_stack_has_a_domain_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    simulated = load_stack("jaka_policy", {}, run_dir=tmp_path)
+    real = load_stack("jaka_policy", {"simulate": "false", "robot_ip": "10.5.5.100"}, run_dir=tmp_path)
+    assert (simulated.simulated, real.simulated) == (True, False)
+    with stack_domain(simulated) as (environment, _):
+        assert environment["ROS_DOMAIN_ID"] == os.environ["ROS_DOMAIN_ID"], "the user's own"
+    monkeypatch.delenv("ROS_DOMAIN_ID")
+    with stack_domain(simulated) as (first, _), stack_domain(simulated) as (second, _):
+        assert len({"0", first["ROS_DOMAIN_ID"], second["ROS_DOMAIN_ID"]}) == 3
+        assert any(f"export ROS_DOMAIN_ID={first['ROS_DOMAIN_ID']}" in n for n in notices(simulated, first))
+    with stack_domain(real) as (environment, _):
+        assert environment["ROS_DOMAIN_ID"] == "0"
+
+
+def test_ports_in_simulation_are_free_ones(tmp_path: Path) -> None:
+    first, second = (load_stack("jaka_policy", {}, run_dir=tmp_path).arguments for _ in range(2))
+    assert len({first["port"], first["status_port"], second["port"], second["status_port"]}) == 4
+    given = load_stack("jaka_policy", {"port": "10001"}, run_dir=tmp_path).arguments
+    assert given["port"] == 10001
+    real = load_stack("jaka_policy", {"simulate": "false", "robot_ip": "10.5.5.100"}, run_dir=tmp_path).arguments
+    assert (real["port"], real["status_port"]) == (10001, 10000)
+
+
+def test_files_of_another_users_ros_programs_are_spoken_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("fastrtps_port7411", "fastrtps_port7661_el", "fastrtps_0123456789abcdef"):
+        (tmp_path / name).touch()
+    assert other_users(0, tmp_path) == []
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert len(other_users(0, tmp_path)) == len(other_users(1, tmp_path)) == 1
+    assert other_users(2, tmp_path) == []
+
+
+# Parameters on their way from the command line to a node.
+
+AWKWARD = ["1e5", "nan", "infinity", "-.inf", "0x10", "1_000", "yes", "~", "null", "é€", "", "- pick: 'it' #1"]
+
+
+@hypothesis.given(st.lists(st.text(st.characters(exclude_categories=["Cs", "Cc"])), max_size=40))
+@hypothesis.example(AWKWARD)
+@hypothesis.settings(max_examples=8, deadline=None, suppress_health_check=list(hypothesis.HealthCheck))
+def test_texts_reach_a_node_as_texts(tmp_path: Path, texts: list[str]) -> None:
+    values = {f"p{i}": text for i, text in enumerate(texts)} | {"a_float": 1e-5, "an_int": 3, "a_bool": True}
+    process = Process(name="taker", module="m", is_node=True, parameters=values)
+    context = Context()
+    context.init(args=process.command(tmp_path)[3:])
+    node = Node("taker", context=context, automatically_declare_parameters_from_overrides=True)
+    taken = {name: node.get_parameter(name).value for name in values}
+    node.destroy_node()
+    context.shutdown()
+    assert taken == values
+
+
+def test_a_parameter_that_a_node_does_not_have_is_refused(tmp_path: Path) -> None:
+    output = fails_to_start("lavla_ros.nodes.executor_node", "executor", tmp_path, driver="loopback", speed_scael=0.1)
+    assert "error: /executor has no parameter speed_scael; did you mean speed_scale?" in output
+
+
+def test_one_executor_in_a_domain(tmp_path: Path) -> None:
+    with running("lavla_ros.nodes.executor_node", "left", tmp_path, driver="loopback", standby=True) as first:
+        output = fails_to_start("lavla_ros.nodes.executor_node", "right", tmp_path, driver="loopback", standby=True)
+        assert f"has a executor of another lavla stack already (process {first.popen.pid}: " in output
+
+
+def test_no_node_overwrites_what_rclpy_keeps_under_the_same_name() -> None:
+    """rclpy serves what stands in ``_services``, ``_timers`` and the like; one that is lost is not served."""
+    context = Context()
+    context.init()
+    plain = LavlaNode("plain", context=context)
+    kept = {n for n in vars(plain) if n not in _assigned(Path(inspect.getfile(LavlaNode)))} | set(dir(LifecycleNode))
+    plain.destroy_node()
+    context.shutdown()
+    hooks = {n for n in vars(LavlaNode) if n.startswith("on_")}
+    files = [f for folder in ("lavla_ros/nodes", "sim_bridges") for f in (share_path() / folder).rglob("*.py")]
+    assert len(files) > 20
+    wrong = {str(f): found for f in files if (found := (_assigned(f) | _defined(f)) & kept - hooks)}
+    assert wrong == {}
+
+
+def _assigned(file: Path) -> set[str]:
+    """Attributes that classes with a ``Node`` in the name of a base assign to themselves."""
+    return {
+        target.attr
+        for cls in _node_classes(file)
+        for target in ast.walk(cls)
+        if isinstance(target, ast.Attribute)
+        and isinstance(target.ctx, ast.Store)
+        and isinstance(target.value, ast.Name)
+        and target.value.id == "self"
+    }
+
+
+def _defined(file: Path) -> set[str]:
+    return {f.name for cls in _node_classes(file) for f in cls.body if isinstance(f, ast.FunctionDef)} - {"__init__"}
+
+
+def _node_classes(file: Path) -> list[ast.ClassDef]:
+    tree = ast.parse(file.read_text(encoding="utf-8"))
+    classes = [c for c in ast.walk(tree) if isinstance(c, ast.ClassDef)]
+    return [c for c in classes if any(ast.unparse(base).endswith("Node") for base in c.bases)]
+
+
+def test_a_node_started_alone_listens_on_this_machine_only(tmp_path: Path) -> None:
+    ours = ("FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE")
+    with (tmp_path / "log").open("wb") as log:
+        node = subprocess.Popen(
+            [sys.executable, "-m", "lavla_ros.nodes.executor_node", "--ros-args", "-p", "driver:=loopback"],
+            env={name: value for name, value in os.environ.items() if name not in ours},
+            stdout=log,
+            stderr=log,
+        )
+    try:
+        wait_until(lambda: b"lavla-ready" in (tmp_path / "log").read_bytes(), "readiness", 60.0)
+        first = 7400 + 250 * int(os.environ["ROS_DOMAIN_ID"])
+        heard_on = {host for host, port in _udp_sockets(node.pid) if first <= port < first + 250}
+        assert heard_on == {"127.0.0.1"}
+    finally:
+        node.send_signal(signal.SIGINT)
+        assert node.wait(20.0) == 0
+
+
+def _udp_sockets(pid: int) -> list[tuple[str, int]]:
+    links = [str(f.readlink()) for f in Path(f"/proc/{pid}/fd").iterdir()]
+    inodes = {link.removeprefix("socket:[").removesuffix("]") for link in links}
+    rows = [line.split() for line in Path(f"/proc/{pid}/net/udp").read_text().splitlines()[1:]]
+    found = [row[1].split(":") for row in rows if row[9] in inodes]
+    return [(socket.inet_ntoa(bytes.fromhex(host)[::-1]), int(port, 16)) for host, port in found]
+
+
+def test_problems_are_shown_once(world: World) -> None:
+    shown = subprocess.Popen(
+        [sys.executable, "-m", "lavla_ros.nodes.problems"], env=ros_environment(), stdout=subprocess.PIPE, text=True
+    )
+    try:
+        publisher = world.publisher(DiagnosticArray, "/diagnostics")
+        for text in ("no frame for 1 s", "no frame for 2 s", "all is lost"):
+            status = DiagnosticStatus(level=DiagnosticStatus.ERROR, name="camera: lavla", message=text)
+            publisher.publish(DiagnosticArray(status=[status]))
+        assert shown.stdout is not None
+        lines = [shown.stdout.readline().strip() for _ in range(2)]
+        assert lines == ["error: camera: no frame for 1 s", "error: camera: all is lost"]
+    finally:
+        shown.send_signal(signal.SIGINT)
+        assert shown.wait(20.0) == 0
+        assert shown.stdout is not None
+        shown.stdout.close()

@@ -14,7 +14,7 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
-from lavla_ros.contract import load_contract
+from lavla_ros.contract import Contract, load_contract
 from lavla_ros.nodes.lifecycle import set_stamp
 from lavla_ros.nodes.messages import IMAGE_QOS, LATCHED_INPUT_QOS, LATCHED_QOS, STATE_QOS, joint_state, single_point
 from lavla_ros.recording.recover import recover_bag
@@ -95,6 +95,7 @@ def test_records_episodes_by_services(world: World, tmp_path: Path) -> None:
     bagged = [json.loads(m.data) for m in messages["/episode/state"]]
     assert [b["state"] for b in bagged] == ["running", "succeeded"]
     assert bagged[0]["contract_hash"] == CONTRACT.hash
+    assert Contract.from_dict(bagged[0]["contract_definition"]) == CONTRACT
     assert bagged[0]["instruction"] == "Put the mango into the bowl."
 
 

@@ -60,7 +60,7 @@ def test_pictures_episodes_and_reset(world: World, tmp_path: Path, live: dict[st
         stack.enter_context(running(CAMERA, "tabletop_camera", tmp_path, state_file=state_file))
         refused = world.call("/episode/reset")
         assert not refused.success, "without an executor nobody brings the arm home"
-        stack.enter_context(running(EXECUTOR, "executor", tmp_path, state_timeout_s=1.0, **live))
+        stack.enter_context(running(EXECUTOR, "executor", tmp_path, state_timeout_s=1.0, power_on=True, **live))
         wait_until(lambda: said() == [("running", 3)], "the first episode")
         wait_until(lambda: instructions and all(images.values()), "the instruction and both cameras")
         assert "mango" in instructions[0].data

@@ -29,7 +29,8 @@ PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("**/*.md"))]
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 OURS = ("lavla", "make", "ros2", "python")
-OTHERS = {"pip", "apt-get", "git", "cd", "colcon", "source", "ray", "ln", "accelerate", "for", "do", "done", "sudo"}
+OTHERS = {"pip", "apt-get", "git", "cd", "colcon", "source", "export", "ray", "ln", "accelerate"}
+OTHERS |= {"for", "do", "done", "sudo"}
 """Programs of others, whose options are not ours to check."""
 MORE_THAN_ONE = "…"
 """Stands for what the reader fills in; a command with it is a fragment."""

@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
-from training.dataset.check import repair, validate
+from training.dataset.check import check, validate
+from training.dataset.findings import CheckReport, Finding
 from training.dataset.layout import DatasetError
 from training.dataset.reader import Episode, EpisodeDataset, Sample
+from training.dataset.repair import repair
 from training.dataset.writer import DatasetWriter, EpisodeArrays
 
 __all__ = [
+    "CheckReport",
     "DatasetError",
     "DatasetWriter",
     "Episode",
     "EpisodeArrays",
     "EpisodeDataset",
+    "Finding",
     "Sample",
+    "check",
     "repair",
     "validate",
 ]

@@ -1,161 +1,493 @@
-"""Is a dataset whole, and if not, make it so from what is on disk."""
+"""Is a dataset whole, and does it look like a robot's?
+
+Always: files, counts, checksums, columns, numbers, capture times, statistics; every file is read once, so it costs what
+reading the dataset costs. ``deep`` decodes every video as well (see :mod:`training.dataset.pictures`).
+
+What cannot be seen: two cameras that are exchanged in all episodes alike, a picture turned upside down in all of them,
+a joint whose sign is wrong everywhere. Somebody has to look at the pictures once.
+"""
 
 from __future__ import annotations
 
-import shutil
-from collections import Counter
-from collections.abc import Mapping
+from collections import Counter, defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
 
+from lavla_ros.contract import Contract
 from training.dataset import layout, stats
+from training.dataset.findings import CheckReport, Findings
 from training.dataset.layout import DatasetError
-from training.dataset.video import VideoReader, probe
-from training.dataset.writer import column_array, gather_episodes, whole_stats
+from training.dataset.numbers import Dim, EpisodeNumbers, check_numbers, dims_of
+from training.dataset.pictures import Segment, check_pictures
+from training.dataset.video import probe
+from training.dataset.writer import column_array
 
 _INFO_KEYS = ("codebase_version", "fps", "total_episodes", "total_frames", "features", "data_path")
+_ROW_KEYS = ("episode_index", "length", "data/chunk_index", "data/file_index", "dataset_from_index", "dataset_to_index")
+_INDEX_COLUMNS = ("episode_index", "frame_index", "index", "timestamp", "task_index")
+_COMPARED = ("min", "max", "mean", "std")
 
 
 def validate(path: Path | str) -> list[str]:
-    """Every problem of a v3.0 dataset in readable lines; empty when it is whole. Decodes no video."""
+    """What is wrong with a v3.0 dataset in readable lines (errors only); empty when it is whole. Decodes no video."""
+    return check(path).errors
+
+
+def check(
+    path: Path | str,
+    *,
+    deep: bool = False,
+    jobs: int | None = None,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> CheckReport:
+    """Everything that is wrong with a v3.0 dataset, strange, or could not be looked at.
+
+    ``jobs``: threads that decode (default: one per core); ``progress`` is called with videos decoded and their number.
+    """
     root = Path(path)
+    found = _Check(root)
     try:
-        info = layout.read_json(root / layout.INFO)
-        missing = [key for key in _INFO_KEYS if key not in info]
+        if found.open():
+            found.run(deep, jobs, progress)
+    except DatasetError as error:
+        found.findings.error("metadata", str(error))
+    return CheckReport(
+        path=str(path),
+        deep=deep,
+        episodes=len(found.rows),
+        steps=sum(int(row["length"]) for row in found.rows),
+        findings=tuple(found.findings.all),
+    )
+
+
+class _Check:
+    """One pass over a dataset."""
+
+    def __init__(self, root: Path) -> None:
+        self.root = root
+        self.findings = Findings()
+        self.info: dict[str, Any] = {}
+        self.rows: list[dict[str, Any]] = []
+        self.tasks: dict[int, str] | None = None
+        self.contract: Contract | None = None
+        self.own = False
+        """Written by us: its metadata must be exact."""
+        self.numbers: dict[int, EpisodeNumbers] = {}
+        self.columns: dict[str, list[NDArray[Any]]] = defaultdict(list)
+
+    @property
+    def videos(self) -> list[str]:
+        return [key for key, feature in self.info["features"].items() if feature["dtype"] == "video"]
+
+    def open(self) -> bool:
+        """Read the metadata; False where nothing else can be looked at."""
+        add = self.findings
+        own_files = (layout.CONTRACT, layout.CONVERSION, layout.SUMS)
+        self.own = any((self.root / name).exists() for name in own_files)
+        self.info = layout.read_json(self.root / layout.INFO)
+        missing = [key for key in _INFO_KEYS if key not in self.info]
         if missing:
-            return [f"{layout.INFO} lacks {missing}"]
-        if info["codebase_version"] != layout.CODEBASE_VERSION:
-            return [f"codebase_version is {info['codebase_version']!r}; expected {layout.CODEBASE_VERSION!r}"]
-        rows = layout.read_episodes(root)
-        tasks = layout.read_tasks(root)
-    except DatasetError as error:
-        return [str(error)]
-    problems = _check_rows(info, rows)
-    for row in rows:
-        problems += check_episode(root, info, row, tasks)
-    problems += _check_stats(root, info)
-    problems += _check_contract(root, info)
-    if (root / layout.STAGING).exists():
-        problems.append(f"{layout.STAGING} was left behind: the conversion was interrupted")
-    referenced = _referenced(root, info, rows)
-    orphans = [
-        p for pattern in ("data/*/*.parquet", "videos/*/*/*.mp4") for p in root.glob(pattern) if p not in referenced
-    ]
-    problems += [f"{p.relative_to(root)} belongs to no episode" for p in sorted(orphans)]
-    return problems
-
-
-def _check_rows(info: Mapping[str, Any], rows: list[dict[str, Any]]) -> list[str]:
-    problems = []
-    numbers = [int(row["episode_index"]) for row in rows]
-    if numbers != list(range(len(rows))):
-        twice = sorted(n for n, count in Counter(numbers).items() if count > 1)
-        gaps = sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers))
-        problems.append(f"episode indices are not 0 to {len(rows) - 1}: missing {gaps[:10]}, repeated {twice[:10]}")
-    if info["total_episodes"] != len(rows):
-        problems.append(f"{layout.INFO} counts {info['total_episodes']} episodes; meta/episodes has {len(rows)}")
-    frames = sum(int(row["length"]) for row in rows)
-    if info["total_frames"] != frames:
-        problems.append(f"{layout.INFO} counts {info['total_frames']} frames; the episodes have {frames}")
-    expected = 0
-    for row in rows:
-        if (row["dataset_from_index"], row["dataset_to_index"]) != (expected, expected + row["length"]):
-            problems.append(
-                f"episode {row['episode_index']}: steps {row['dataset_from_index']} to "
-                f"{row['dataset_to_index']}; expected {expected} to {expected + row['length']}"
+            add.error("metadata", f"{layout.INFO} lacks {missing}")
+            return False
+        if self.info["codebase_version"] != layout.CODEBASE_VERSION:
+            add.error(
+                "metadata",
+                f"codebase_version is {self.info['codebase_version']!r}; expected {layout.CODEBASE_VERSION!r}",
             )
-        expected += int(row["length"])
-    return problems
+            return False
+        needed = [*_ROW_KEYS, *(f"videos/{k}/{n}" for k in self.videos for n in ("chunk_index", "file_index"))]
+        needed += [f"videos/{key}/from_timestamp" for key in self.videos]
+        for file in layout.episode_files(self.root):
+            try:
+                rows = layout.read_episode_file(file, with_stats=True)
+            except DatasetError as error:
+                add.error("metadata", str(error))
+                continue
+            for row in rows:
+                lacks = [key for key in needed if row.get(key) is None]
+                if lacks:
+                    add.error("metadata", f"{file.relative_to(self.root)}: a row lacks {lacks}")
+                else:
+                    self.rows.append(row)
+        self.rows.sort(key=lambda row: int(row["episode_index"]))
+        if not self.rows and not self.findings.all:
+            add.error("metadata", f"{self.root} has no episode: it was ended before the first was committed")
+            return False
+        return True
 
-
-def check_episode(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], tasks: Mapping[int, str]) -> list[str]:
-    """Problems of one episode's data and video files."""
-    name = f"episode {row['episode_index']}"
-    try:
-        table = episode_table(root, info, row)
-    except DatasetError as error:
-        return [f"{name}: {error}"]
-    problems = []
-    length = int(row["length"])
-    if table.num_rows != length:
-        problems.append(f"{name}: {table.num_rows} rows; expected {length}")
-    frame = np.arange(table.num_rows)
-    if not np.array_equal(column_array(table, "frame_index"), frame):
-        problems.append(f"{name}: frame_index is not 0 to {table.num_rows - 1}")
-    if not np.array_equal(column_array(table, "index"), frame + int(row["dataset_from_index"])):
-        problems.append(f"{name}: index does not begin at {row['dataset_from_index']}")
-    if not np.allclose(column_array(table, "timestamp"), frame / info["fps"], atol=1e-4):
-        problems.append(f"{name}: timestamp is not frame_index / {info['fps']}")
-    unknown = sorted(set(column_array(table, "task_index").tolist()) - set(tasks))
-    if unknown:
-        problems.append(f"{name}: task indices {unknown} are not in {layout.TASKS}")
-    for key, feature in info["features"].items():
-        if feature["dtype"] == "video":
-            problems += _check_video(root, info, row, key, feature, length)
-        elif key not in table.column_names:
-            problems.append(f"{name}: column {key} is missing")
-        elif feature["dtype"].startswith("float") and not np.isfinite(column_array(table, key)).all():
-            problems.append(f"{name}: {key} has non-finite values")
-    if layout.CAPTURE in table.column_names and table.num_rows:
-        captured = column_array(table, layout.CAPTURE)
-        if (np.diff(captured, axis=0) < 0).any():
-            problems.append(f"{name}: capture times run backwards")
-    return problems
-
-
-def _check_video(
-    root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key: str, feature: Mapping[str, Any], length: int
-) -> list[str]:
-    name = f"episode {row['episode_index']}"
-    try:
-        file = _video_file(root, info, row, key)
-        frames, width, height = probe(file)
-    except (DatasetError, KeyError) as error:
-        return [f"{name}: {key}: {error}"]
-    problems = []
-    needed = round(float(row[f"videos/{key}/from_timestamp"]) * info["fps"]) + length
-    if frames < needed:
-        problems.append(f"{name}: {file.relative_to(root)} has {frames} frames; expected at least {needed}")
-    if [height, width] != list(feature["shape"])[:2]:
-        problems.append(
-            f"{name}: {file.relative_to(root)} is {width}x{height}; expected "
-            f"{feature['shape'][1]}x{feature['shape'][0]}"
+    def run(self, deep: bool, jobs: int | None, progress: Callable[[int, int], None]) -> None:
+        try:
+            self.tasks = layout.read_tasks(self.root)
+        except DatasetError as error:
+            self.findings.error("tasks", str(error))
+        self._contract()
+        self._rows()
+        for file, rows in self._by_file(self.data_file).items():
+            self._data_file(file, rows)
+        cameras = {key: self._by_file(partial(self.video_file, key)) for key in self.videos}
+        whole = {key: self._video_files(key, files) for key, files in cameras.items()}
+        self._checksums()
+        self._tasks()
+        self._stats()
+        self._left_behind(cameras)
+        names = {key: _names(self.info["features"].get(key, {})) for key in (layout.STATE, layout.ACTION)}
+        widths = {key: self._width(key) for key in (layout.STATE, layout.ACTION)}
+        state_dims, action_dims = dims_of(self.contract, names, widths)
+        if (len(state_dims), len(action_dims)) == (widths[layout.STATE], widths[layout.ACTION]):
+            self._numbers(state_dims, action_dims)
+        if not deep:
+            self.findings.note("videos", "the videos were not decoded: --deep does")
+            return
+        check_pictures(
+            {_camera(key): {f: self._segments(key, rows) for f, rows in files.items()} for key, files in whole.items()},
+            self.numbers,
+            state_dims,
+            root=self.root,
+            fps=int(self.info["fps"]),
+            own=self.own,
+            findings=self.findings,
+            jobs=jobs,
+            progress=progress,
         )
-    return problems
+
+    # ------------------------------------------------------------------ files
+
+    def data_file(self, row: Mapping[str, Any]) -> Path:
+        return data_file(self.root, self.info, row)
+
+    def video_file(self, key: str, row: Mapping[str, Any]) -> Path:
+        return video_file(self.root, self.info, row, key)
+
+    def _by_file(self, place: Callable[[dict[str, Any]], Path]) -> dict[Path, list[dict[str, Any]]]:
+        files: dict[Path, list[dict[str, Any]]] = {}
+        for row in self.rows:
+            files.setdefault(place(row), []).append(row)
+        return files
+
+    def _contract(self) -> None:
+        self.contract = layout.read_contract(self.root)
+        if self.contract is None:
+            text = (
+                f"{layout.CONTRACT} is missing: units, bounds and times cannot be checked; put the contract there that "
+                "the dataset was made with"
+            )
+            if self.own:
+                self.findings.error("contract", text)
+            elif layout.CAPTURE in self.info["features"]:
+                self.findings.warning("contract", text)
+            else:
+                self.findings.note("contract", f"no {layout.CONTRACT}: units, bounds and times were not checked")
+            return
+        wanted = layout.features(self.contract, fps=int(self.info["fps"]), codec="")
+        for key, feature in wanted.items():
+            given = self.info["features"].get(key, {})
+            if any(given.get(part) != feature[part] for part in ("dtype", "shape", "names")):
+                self.findings.error("contract", f"{layout.CONTRACT} and {layout.INFO} disagree about {key}")
+        if self.info["fps"] != self.contract.rate_hz:
+            self.findings.error(
+                "contract", f"{layout.INFO} has {self.info['fps']} fps; {layout.CONTRACT} has {self.contract.rate_hz}"
+            )
+
+    def _rows(self) -> None:
+        add, info, rows = self.findings, self.info, self.rows
+        numbers = [int(row["episode_index"]) for row in rows]
+        if numbers != list(range(len(rows))):
+            twice = sorted(n for n, count in Counter(numbers).items() if count > 1)
+            gaps = sorted(set(range(max(numbers, default=-1) + 1)) - set(numbers))
+            add.error(
+                "counts",
+                f"episode indices are not 0 to {len(rows) - 1}: missing {gaps[:10]}, repeated {twice[:10]}",
+            )
+        frames = sum(int(row["length"]) for row in rows)
+        if info["total_episodes"] != len(rows):
+            add.error(
+                "counts", f"{layout.INFO} counts {info['total_episodes']} episodes; meta/episodes has {len(rows)}"
+            )
+        if info["total_frames"] != frames:
+            add.error("counts", f"{layout.INFO} counts {info['total_frames']} frames; the episodes have {frames}")
+        if self.tasks is not None and info.get("total_tasks", len(self.tasks)) != len(self.tasks):
+            add.error(
+                "counts", f"{layout.INFO} counts {info['total_tasks']} tasks; {layout.TASKS} has {len(self.tasks)}"
+            )
+        expected = 0
+        for row in rows:
+            length = int(row["length"])
+            if (row["dataset_from_index"], row["dataset_to_index"]) != (expected, expected + length):
+                add.error(
+                    "counts",
+                    f"steps {row['dataset_from_index']} to {row['dataset_to_index']}; expected {expected} to "
+                    f"{expected + length}",
+                    int(row["episode_index"]),
+                )
+            expected += length
+
+    def _data_file(self, file: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+        name = file.relative_to(self.root).as_posix()
+        numeric = {k: f for k, f in self.info["features"].items() if f["dtype"] not in ("video", "image", "string")}
+        try:
+            present = _column_names(file)
+            columns = {
+                key: column_array(table, key)
+                for table in [
+                    layout.read_table(file, [k for k in {**numeric, **dict.fromkeys(_INDEX_COLUMNS)} if k in present])
+                ]
+                for key in table.column_names
+            }
+        except DatasetError as error:
+            for row in rows:
+                self.findings.error("data", str(error).replace(f"{self.root}/", ""), int(row["episode_index"]))
+            return
+        missing = [k for k in (*numeric, *_INDEX_COLUMNS) if k not in columns]
+        images = [k for k, f in self.info["features"].items() if f["dtype"] in ("image", "string") and k not in present]
+        if missing or images:
+            self.findings.error("data", f"{name}: columns {sorted({*missing, *images})} are missing")
+            if {"episode_index", *_INDEX_COLUMNS} & set(missing):
+                return
+        for key, feature in numeric.items():
+            if key in columns and columns[key].ndim == 2 and columns[key].shape[1] != int(np.prod(feature["shape"])):
+                if len(columns[key]):
+                    self.findings.error(
+                        "data", f"{name}: {key} has {columns[key].shape[1]} numbers a row; expected {feature['shape']}"
+                    )
+                del columns[key]
+        where = _places(columns["episode_index"])
+        listed = {int(row["episode_index"]) for row in rows}
+        for number in sorted(set(where) - listed):
+            self.findings.error(
+                "data", f"{name} has {len(where[number])} rows of episode {number}, which is listed elsewhere"
+            )
+        for row in rows:
+            number = int(row["episode_index"])
+            if number not in where:
+                held = f"rows of episodes {sorted(where)[:10]}" if where else "no row at all"
+                self.findings.error("data", f"{name} holds none of its rows; it holds {held}", number)
+                continue
+            self._episode(name, row, {key: values[where[number]] for key, values in columns.items()})
+        for key, values in columns.items():
+            self.columns[key].append(values)
+
+    def _episode(self, name: str, row: Mapping[str, Any], columns: Mapping[str, NDArray[Any]]) -> None:
+        number, length = int(row["episode_index"]), int(row["length"])
+
+        def wrong(text: str, kind: str = "data") -> None:
+            self.findings.error(kind, f"{name}: {text}", number)
+
+        count = len(columns["episode_index"])
+        if count != length:
+            wrong(f"{count} rows; expected {length}")
+        frame = np.arange(count)
+        if not np.array_equal(columns["frame_index"], frame):
+            wrong(f"frame_index is not 0 to {count - 1}")
+        if not np.array_equal(columns["index"], frame + int(row["dataset_from_index"])):
+            wrong(f"index does not begin at {row['dataset_from_index']}")
+        if not np.allclose(columns["timestamp"], frame / self.info["fps"], atol=1e-4):
+            wrong(f"timestamp is not frame_index / {self.info['fps']}")
+        self._episode_tasks(name, row, columns["task_index"])
+        for key, values in columns.items():
+            if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
+                wrong(f"{key} has non-finite values")
+        self._episode_stats(row, columns)
+        if layout.STATE in columns and layout.ACTION in columns:
+            captured = columns.get(layout.CAPTURE)
+            self.numbers[number] = EpisodeNumbers(
+                index=number,
+                state_LS=_table(columns[layout.STATE]),
+                action_LA=_table(columns[layout.ACTION]),
+                capture_ns_LK=None if captured is None else captured.astype(np.int64),
+            )
+
+    def _episode_tasks(self, name: str, row: Mapping[str, Any], used: NDArray[Any]) -> None:
+        number = int(row["episode_index"])
+        if self.tasks is None:
+            return
+        indices = sorted({int(i) for i in used})
+        unknown = [i for i in indices if i not in self.tasks]
+        if unknown:
+            self.findings.error("tasks", f"{name}: task indices {unknown} are not in {layout.TASKS}", number)
+            return
+        texts = {self.tasks[i] for i in indices}
+        if not all(text.strip() for text in texts):
+            self.findings.error("tasks", "its task has no text", number)
+        elif row.get("tasks") is not None and set(row["tasks"]) != texts:
+            self.findings.error(
+                "tasks", f"meta/episodes has the tasks {sorted(row['tasks'])}; {name} has {sorted(texts)}", number
+            )
+
+    def _episode_stats(self, row: Mapping[str, Any], columns: Mapping[str, NDArray[Any]]) -> None:
+        for key in (layout.STATE, layout.ACTION):
+            given = {n: row[f"stats/{key}/{n}"] for n in _COMPARED if row.get(f"stats/{key}/{n}") is not None}
+            if key in columns and given and len(columns[key]):
+                bad = _unlike(given, _exact(columns[key]), columns[key])
+                if bad:
+                    add = self.findings.error if self.own else self.findings.warning
+                    add(
+                        "statistics",
+                        f"meta/episodes: {', '.join(bad)} of {key} are not those of its rows",
+                        int(row["episode_index"]),
+                    )
+
+    def _video_files(self, key: str, files: Mapping[Path, list[dict[str, Any]]]) -> dict[Path, list[dict[str, Any]]]:
+        """Check sizes and places; returns the files that can be decoded."""
+        feature, fps = self.info["features"][key], self.info["fps"]
+        readable = {}
+        for file, rows in files.items():
+            name = file.relative_to(self.root).as_posix()
+            try:
+                frames, width, height = probe(file)
+            except DatasetError as error:
+                for row in rows:
+                    text = str(error).replace(f"{self.root}/", "")
+                    self.findings.error("video", f"{key}: {text}", int(row["episode_index"]))
+                continue
+            readable[file] = rows
+            if [height, width] != list(feature["shape"])[:2]:
+                self.findings.error(
+                    "video", f"{name} is {width}x{height}; expected {feature['shape'][1]}x{feature['shape'][0]}"
+                )
+            end = 0
+            for row in sorted(rows, key=lambda r: float(r[f"videos/{key}/from_timestamp"])):
+                number, first = int(row["episode_index"]), round(float(row[f"videos/{key}/from_timestamp"]) * fps)
+                if first < end:
+                    self.findings.error(
+                        "video", f"{name}: its frames begin at {first}, within another episode's", number
+                    )
+                end = first + int(row["length"])
+                if frames < end:
+                    self.findings.error("video", f"{name} has {frames} frames; expected at least {end}", number)
+            if frames > end:
+                episode = int(rows[0]["episode_index"]) if len(rows) == 1 else None
+                self.findings.error("video", f"{name} has {frames} frames; expected {end}", episode)
+        return readable
+
+    def _segments(self, key: str, rows: Sequence[Mapping[str, Any]]) -> list[Segment]:
+        return [
+            Segment(
+                episode=int(row["episode_index"]),
+                first=round(float(row[f"videos/{key}/from_timestamp"]) * self.info["fps"]),
+                length=int(row["length"]),
+                stats={n: v for n in ("mean", "std", "count") if (v := row.get(f"stats/{key}/{n}")) is not None},
+            )
+            for row in rows
+        ]
+
+    def _checksums(self) -> None:
+        sums = layout.read_sums(self.root)
+        if not sums:
+            if self.own:
+                self.findings.note(
+                    "checksums", f"no {layout.SUMS}: single wrong bytes are found by --deep only, if at all"
+                )
+            return
+        for file, text in changed_files(self.root, self.info, self.rows, sums).items():
+            self.findings.error("checksum", f"{file}: {text}")
+
+    def _left_behind(self, cameras: Mapping[str, Mapping[Path, Any]]) -> None:
+        for name, what in ((layout.STAGING, "conversion"), (layout.REPAIRING, "repair")):
+            if (self.root / name).exists():
+                self.findings.error("left", f"{name} was left behind: the {what} was interrupted")
+        known = {self.data_file(row) for row in self.rows} | {file for files in cameras.values() for file in files}
+        for file in stored_files(self.root):
+            if file not in known:
+                self.findings.error("left", f"{file.relative_to(self.root)} belongs to no episode")
+
+    # ------------------------------------------------------------------ contents
+
+    def _tasks(self) -> None:
+        texts = Counter((self.tasks or {}).values())
+        for text, count in texts.items():
+            if count > 1:
+                self.findings.warning("tasks", f"{layout.TASKS} has {text!r} {count} times")
+        if any(not text.strip() for text in texts):
+            self.findings.error("tasks", f"{layout.TASKS} has a task without text")
+
+    def _width(self, key: str) -> int:
+        return int(np.prod(self.info["features"].get(key, {}).get("shape", [0])))
+
+    def _numbers(self, state_dims: Sequence[Dim], action_dims: Sequence[Dim]) -> None:
+        allow_gaps = False
+        if (self.root / layout.CONVERSION).exists():
+            options = layout.read_json(self.root / layout.CONVERSION).get("options") or {}
+            allow_gaps = bool(options.get("allow_gaps"))
+        check_numbers(
+            [self.numbers[i] for i in sorted(self.numbers)],
+            self.contract,
+            state_dims,
+            action_dims,
+            fps=float(self.info["fps"]),
+            allow_gaps=allow_gaps,
+            findings=self.findings,
+        )
+
+    def _stats(self) -> None:
+        try:
+            found = layout.read_json(self.root / layout.STATS)
+        except DatasetError as error:
+            self.findings.error("statistics", str(error))
+            return
+        for key, feature in self.info["features"].items():
+            if feature["dtype"] == "string":
+                continue
+            given = found.get(key)
+            if given is None:
+                self.findings.error("statistics", f"{layout.STATS} lacks {key}")
+                continue
+            problem = _shape_problem(given, feature)
+            if problem:
+                self.findings.error("statistics", f"{layout.STATS}: {key}: {problem}")
+            elif feature["dtype"] in ("video", "image"):
+                self._image_stats(key, given)
+            elif self.columns[key] and (self.own or feature["dtype"].startswith("float")):
+                values = np.concatenate(self.columns[key])
+                bad = _unlike(given, _exact(values), values)
+                if bad:
+                    self.findings.error(
+                        "statistics", f"{layout.STATS}: {', '.join(bad)} of {key} are not those of the data"
+                    )
+
+    def _image_stats(self, key: str, given: Mapping[str, Any]) -> None:
+        """Against those of the episodes, which add up; black and over-exposed cameras show in them too."""
+        prefix = f"stats/{key}/"
+        rows = [
+            row for row in self.rows if row.get(f"{prefix}mean") is not None and row.get(f"{prefix}count") is not None
+        ]
+        for row in rows:
+            number = int(row["episode_index"])
+            if row.get(f"{prefix}q99") is not None and np.max(row[f"{prefix}q99"]) < 0.06:
+                self.findings.error("black", f"camera {_camera(key)!r} is black, by the episode's statistics", number)
+            if row.get(f"{prefix}q10") is not None and np.min(row[f"{prefix}q10"]) > 0.96:
+                self.findings.error(
+                    "over-exposed", f"camera {_camera(key)!r} is over-exposed, by the episode's statistics", number
+                )
+        if len(rows) != len(self.rows) or not rows:
+            return
+        means = np.stack([np.ravel(row[f"{prefix}mean"]) for row in rows])
+        squares = np.stack([np.ravel(row[f"{prefix}std"]) for row in rows]) ** 2 + means**2
+        weights = np.array([float(np.ravel(row[f"{prefix}count"])[0]) for row in rows])
+        mean = np.average(means, axis=0, weights=weights)
+        std = np.sqrt(np.maximum(np.average(squares, axis=0, weights=weights) - mean**2, 0))
+        off = max(np.abs(np.ravel(given["mean"]) - mean).max(), np.abs(np.ravel(given["std"]) - std).max())
+        if off > 0.015:
+            add = self.findings.error if self.own else self.findings.warning
+            add("statistics", f"{layout.STATS}: mean or std of {key} differ by {off:.3f} from those of the episodes")
 
 
-def _check_stats(root: Path, info: Mapping[str, Any]) -> list[str]:
-    try:
-        found = layout.read_json(root / layout.STATS)
-    except DatasetError as error:
-        return [str(error)]
-    problems = [f"{layout.STATS} lacks {key}" for key in info["features"] if key not in found]
-    for key, values in found.items():
-        bad = [n for n, v in values.items() if not np.isfinite(np.asarray(v, np.float64)).all()]
-        if bad:
-            problems.append(f"{layout.STATS}: {key} has non-finite {bad}")
-    return problems
+# ---------------------------------------------------------------------- shared with repair
 
 
-def _check_contract(root: Path, info: Mapping[str, Any]) -> list[str]:
-    try:
-        contract = layout.read_contract(root)
-    except DatasetError as error:
-        return [str(error)]
-    if contract is None:
-        return []  # another tool's dataset
-    wanted = layout.features(contract, fps=int(info["fps"]), codec="")
-    return [
-        f"{layout.CONTRACT} and {layout.INFO} disagree about {key}"
-        for key, feature in wanted.items()
-        if any(info["features"].get(key, {}).get(part) != feature[part] for part in ("dtype", "shape", "names"))
-    ]
+def data_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any]) -> Path:
+    return root / str(info["data_path"]).format(
+        chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"])
+    )
 
 
-def _video_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key: str) -> Path:
+def video_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key: str) -> Path:
     template = str(info.get("video_path") or layout.VIDEO_PATH)
     return root / template.format(
         video_key=key,
@@ -164,124 +496,111 @@ def _video_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key
     )
 
 
-def _data_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any]) -> Path:
-    return root / str(info["data_path"]).format(
-        chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"])
-    )
-
-
-def _referenced(root: Path, info: Mapping[str, Any], rows: list[dict[str, Any]]) -> set[Path]:
-    keys = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
-    return {_data_file(root, info, row) for row in rows} | {
-        _video_file(root, info, row, key) for row in rows for key in keys if f"videos/{key}/chunk_index" in row
-    }
-
-
 def episode_table(root: Path, info: Mapping[str, Any], row: Mapping[str, Any]) -> pa.Table:
-    """The rows of one episode in its data file."""
-    table = layout.read_table(_data_file(root, info, row))
+    """The rows of one episode in its data file. Raises DatasetError."""
+    table = layout.read_table(data_file(root, info, row))
     mask = column_array(table, "episode_index") == int(row["episode_index"])
     return table if mask.all() else table.filter(pa.array(mask))
 
 
-def repair(path: Path | str) -> list[str]:
-    """Rebuild the metadata of one of our datasets from what is whole on disk; returns what was done.
+def stored_files(root: Path) -> list[Path]:
+    """Every file below data/ and videos/."""
+    return sorted(p for pattern in ("data/*/*", "videos/*/*/*") for p in root.glob(pattern) if p.is_file())
 
-    Episodes whose data or videos are damaged or incomplete are removed (and named), the rest is
-    numbered anew without gaps, files that belong to no episode are deleted, totals and statistics are
-    recomputed. Raises DatasetError when info.json or tasks.parquet cannot be read, for datasets of
-    other tools (several episodes in one file), and when no episode is whole.
-    """
-    root = Path(path)
-    info = layout.read_json(root / layout.INFO)
-    done: list[str] = []
-    by_index: dict[int, dict[str, Any]] = {}
-    for file in layout.episode_files(root):
+
+def changed_files(
+    root: Path, info: Mapping[str, Any], rows: Sequence[Mapping[str, Any]], sums: Mapping[str, str]
+) -> dict[str, str]:
+    """File of an episode → how it differs from what was committed."""
+    keys = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
+    owner: dict[Path, list[int]] = {}
+    for row in rows:
+        for file in (data_file(root, info, row), *(video_file(root, info, row, key) for key in keys)):
+            owner.setdefault(file, []).append(int(row["episode_index"]))
+    committed = {found: name for name, found in sums.items()}
+    changed = {}
+    for file in owner:
+        name = file.relative_to(root).as_posix()
+        if name not in sums or not file.exists():
+            continue  # a missing file is reported for itself
+        found = layout.digest(file)
+        if found != sums[name]:
+            other = committed.get(found)
+            changed[name] = (
+                f"it holds what was committed as {other}"
+                if other
+                else "its bytes are not those that were committed (if that is meant, remove its line from "
+                f"{layout.SUMS})"
+            )
+    return changed
+
+
+def _places(episode_index: NDArray[Any]) -> dict[int, NDArray[np.int64]]:
+    """Episode → its rows, in order."""
+    if not len(episode_index):
+        return {}
+    order = np.argsort(episode_index, kind="stable")
+    values, first = np.unique(episode_index[order], return_index=True)
+    return {int(v): part for v, part in zip(values, np.split(order, first[1:]), strict=True)}
+
+
+def _column_names(file: Path) -> list[str]:
+    try:
+        return list(pq.ParquetFile(file).schema_arrow.names)
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"cannot read {file}: {error}") from None
+
+
+def _table(values: NDArray[Any]) -> NDArray[np.float64]:
+    return np.asarray(values, np.float64).reshape(len(values), -1)
+
+
+def _exact(values: NDArray[Any]) -> dict[str, NDArray[np.float64]]:
+    table = _table(values)
+    return {"min": table.min(0), "max": table.max(0), "mean": table.mean(0), "std": table.std(0)}
+
+
+def _unlike(given: Mapping[str, Any], exact: Mapping[str, NDArray[Any]], values: NDArray[Any]) -> list[str]:
+    """Names of given statistics that are not those of the values, but for rounding."""
+    table = _table(values)
+    if not np.isfinite(table).all() or not len(table):
+        return []
+    slack = 1e-3 * np.ptp(table, axis=0) + 1e-5 * (1 + np.abs(table).max(0))
+    bad = []
+    for name, wanted in exact.items():
+        found = np.ravel(np.asarray(given.get(name, np.nan), np.float64))
+        if found.shape != wanted.shape or not (np.abs(found - wanted) <= slack).all():
+            bad.append(name)
+    if "count" in given and int(np.ravel(given["count"])[0]) != len(table):
+        bad.append("count")
+    return bad
+
+
+def _shape_problem(given: Mapping[str, Any], feature: Mapping[str, Any]) -> str:
+    """What is wrong with the form of a feature's statistics; empty where nothing is."""
+    is_image = feature["dtype"] in ("video", "image")
+    shape = (3, 1, 1) if is_image else (int(np.prod(feature["shape"])),)
+    for name in (*_COMPARED, *(q for q in stats.QUANTILES if q in given)):
+        if name not in given:
+            return f"{name} is missing"
         try:
-            by_index |= {int(row["episode_index"]): row for row in layout.read_episode_file(file, with_stats=True)}
-        except DatasetError as error:
-            done.append(f"ignored a damaged file: {error}")
-    places = Counter((row["data/chunk_index"], row["data/file_index"]) for row in by_index.values())
-    if any(count > 1 for count in places.values()):
-        raise DatasetError(f"{root} keeps several episodes in one data file: repair serves datasets of `lavla convert`")
-    tasks = layout.read_tasks(root)
-    whole: list[dict[str, Any]] = []
-    for number in sorted(by_index):
-        problems = _unsound(root, info, by_index[number], tasks)
-        if problems:
-            done.append(f"removed episode {number}: {'; '.join(problems)}")
-        else:
-            whole.append(by_index[number])
-    if not whole:
-        raise DatasetError(f"{root} holds no whole episode; convert the bags again ({'; '.join(done)})")
-    first = 0
-    for number, row in enumerate(whole):
-        table = episode_table(root, info, row)
-        if (row["episode_index"], row["dataset_from_index"]) != (number, first):
-            done.append(f"episode {row['episode_index']} is now episode {number}")
-            frame = np.arange(table.num_rows, dtype=np.int64)
-            for name, values in (("episode_index", np.full(len(frame), number, np.int64)), ("index", frame + first)):
-                table = table.set_column(table.column_names.index(name), table.schema.field(name), pa.array(values))
-                row |= stats.flatten({name: stats.numeric(values)})
-            layout.write_table(_data_file(root, info, row), table)
-        row |= {"episode_index": number, "dataset_from_index": first, "dataset_to_index": first + table.num_rows}
-        first += table.num_rows
-    for name, value in (("total_episodes", len(whole)), ("total_frames", first)):
-        if info[name] != value:
-            done.append(f"{name}: {info[name]} → {value}")
-    info |= {
-        "total_episodes": len(whole),
-        "total_frames": first,
-        "total_tasks": len(tasks),
-        "splits": {"train": f"0:{len(whole)}"},
-    }
-    gather_episodes(root, whole)
-    layout.write_json(root / layout.INFO, info)
-    referenced = _referenced(root, info, whole)
-    for orphan in [p for pattern in ("data/*/*", "videos/*/*/*") for p in sorted(root.glob(pattern))]:
-        if orphan not in referenced:
-            orphan.unlink()
-            done.append(f"deleted {orphan.relative_to(root)}: belongs to no whole episode")
-    if (root / layout.STAGING).exists():
-        shutil.rmtree(root / layout.STAGING)
-        done.append(f"deleted {layout.STAGING}")
-    if done or _check_stats(root, info):
-        layout.write_json(
-            root / layout.STATS, stats.to_json(whole_stats(root, whole) | _image_stats(root, info, whole))
-        )
-        done.append("recomputed the statistics")
-    return done
+            values = np.asarray(given[name], np.float64)
+        except (TypeError, ValueError):
+            return f"{name} is no array of numbers"
+        if not np.isfinite(values).all():
+            return f"non-finite {[name]}"
+        if values.shape != shape:
+            return f"{name} has shape {list(values.shape)}; expected {list(shape)}"
+        if is_image and (values.min() < -1e-6 or values.max() > 1 + 1e-6):
+            return f"{name} is {values.max():.3g}; pictures are scaled to 0 to 1"
+    return ""
 
 
-def _unsound(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], tasks: Mapping[int, str]) -> list[str]:
-    """Problems that renumbering cannot mend; decodes the last frame of every video."""
-    problems = [p for p in check_episode(root, info, row, tasks) if "index does not begin" not in p]
-    if problems:
-        return problems
-    for key, feature in info["features"].items():
-        if feature["dtype"] == "video":
-            try:
-                first = round(float(row[f"videos/{key}/from_timestamp"]) * info["fps"])
-                video = VideoReader(_video_file(root, info, row, key), int(info["fps"]))
-                video.frame(first + int(row["length"]) - 1)
-                video.close()
-            except DatasetError as error:
-                problems.append(str(error))
-    return problems
+def _camera(key: str) -> str:
+    return key.removeprefix("observation.images.")
 
 
-def _image_stats(root: Path, info: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[str, stats.Stats]:
-    found = {}
-    for key, feature in info["features"].items():
-        if feature["dtype"] != "video":
-            continue
-        histogram, count = np.zeros((3, 256), np.int64), 0
-        for row in rows:
-            first = round(float(row[f"videos/{key}/from_timestamp"]) * info["fps"])
-            video = VideoReader(_video_file(root, info, row, key), int(info["fps"]))
-            for number in sorted(stats.sample_frames(int(row["length"]))):
-                histogram += stats.image_histogram(video.frame(first + number))
-                count += 1
-            video.close()
-        found[key] = stats.from_histogram(histogram, count)
-    return found
+def _names(feature: Mapping[str, Any]) -> list[str] | None:
+    names = feature.get("names")
+    names = next(iter(names.values()), None) if isinstance(names, Mapping) else names
+    return list(names) if names is not None else None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from bisect import bisect_right
 from collections import Counter
+from collections.abc import Collection
 from typing import Any
 
 import numpy as np
@@ -23,11 +24,14 @@ class LabelTrack:
     is the newest sample in force at ``t + dt``, at most the contract's tolerance old.
     """
 
-    def __init__(self, contract: Contract) -> None:
+    def __init__(self, contract: Contract, *, log_clock: Collection[str] = ()) -> None:
+        """``log_clock``: streams that are stamped by their log time; of interest are ``command`` and ``state``."""
         self.contract = contract
         self.from_states = contract.action.source == "next_state"
         self.topic = contract.state.topic if self.from_states else contract.action.topic
         self.counters: Counter[str] = Counter()
+        self.examples: dict[str, str] = {}
+        self._by_log = ("state" if self.from_states else "command") in log_clock
         alignment = contract.alignment
         tolerance_s = alignment.state_tolerance_s if self.from_states else alignment.command_tolerance_s
         self._tolerance_ns = round(tolerance_s * NS_PER_S)
@@ -36,36 +40,55 @@ class LabelTrack:
         self._low = np.array([d.low for d in contract.action.dims]) - _RANGE_SLACK
         self._high = np.array([d.high for d in contract.action.dims]) + _RANGE_SLACK
 
-    def add(self, msg: Any) -> None:
-        """Take a JointTrajectory of one point (command) or a JointState (next_state)."""
+    def add(self, msg: Any, log_ns: int | None = None) -> None:
+        """Take a JointTrajectory of one point (command) or a JointState (next_state), logged at ``log_ns``.
+
+        A trajectory stamped 0 begins when it arrives, as joint_trajectory_controller reads it: its log time counts.
+        """
         self.counters["label.messages"] += 1
+        begin_ns = stamp_ns(msg)
+        if log_ns is not None and (self._by_log or (begin_ns == 0 and not self.from_states)):
+            begin_ns = log_ns
+            self.counters["label.log_time"] += 1
         if self.from_states:
-            names, values, effective_ns = msg.name, msg.position, stamp_ns(msg)
+            names, values, effective_ns = msg.name, msg.position, begin_ns
         else:
             if len(msg.points) != 1:
-                self.counters["label.wrong_points"] += 1  # a plan of several points is not what was executed
+                # a plan of several points is not what was executed
+                self._refuse("label.wrong_points", f"a trajectory of {len(msg.points)} points; expected 1")
                 return
             point = msg.points[0]
             names, values = msg.joint_names, point.positions
             offset = point.time_from_start
-            effective_ns = stamp_ns(msg) + int(offset.sec) * NS_PER_S + int(offset.nanosec)
+            effective_ns = begin_ns + int(offset.sec) * NS_PER_S + int(offset.nanosec)
         self._add(list(names), np.asarray(values, np.float64), effective_ns)
+
+    def _refuse(self, counter: str, example: str) -> None:
+        self.counters[counter] += 1
+        self.examples.setdefault(counter, example)
 
     def _add(self, names: list[str], values: NDArray[np.float64], effective_ns: int) -> None:
         if len(values) != len(names):
-            self.counters["label.wrong_size"] += 1
+            self._refuse("label.wrong_size", f"{len(names)} names and {len(values)} positions in one message")
             return
         index = {name: i for i, name in enumerate(names)}
-        if any(name not in index for name in self.contract.action.names):
-            self.counters["label.missing_name"] += 1
+        missing = [name for name in self.contract.action.names if name not in index]
+        if missing:
+            self._refuse("label.missing_name", f"names {names}; the contract also needs {missing}")
             return
         label = values[[index[name] for name in self.contract.action.names]]
         if not np.isfinite(label).all():
-            self.counters["label.non_finite"] += 1
+            bad = [n for n, v in zip(self.contract.action.names, label, strict=True) if not np.isfinite(v)]
+            self._refuse("label.non_finite", f"position of {bad} is not finite")
             return
         is_absolute = self.contract.action.mode == "absolute"
-        if (is_absolute or not self.from_states) and ((label < self._low) | (label > self._high)).any():
-            self.counters["label.out_of_range"] += 1
+        outside = (label < self._low) | (label > self._high)
+        if (is_absolute or not self.from_states) and outside.any():
+            dim = self.contract.action.dims[first := int(np.flatnonzero(outside)[0])]
+            self._refuse(
+                "label.out_of_range",
+                f"{dim.name!r} is {label[first]:g} {dim.unit}; the contract has {dim.low:g} to {dim.high:g}",
+            )
             return
         if effective_ns in self._samples:
             self.counters["label.replaced"] += 1  # two commands for one instant: the later one was in force

@@ -2,16 +2,19 @@
 
 Every episode has its own data and video files (``chunk-CCC/file-FFF``, 1000 files per chunk), which
 the format allows: an episode is on disk, whole, as soon as it is committed. ``info.json`` is replaced
-atomically after each one. Two files of ours are beside LeRobot's: ``meta/contract.yaml`` and
-``meta/conversion.json``. The extra column ``capture_ns`` carries the true capture stamps; its name does
-not begin with ``observation`` because LeRobot feeds every such column to its policies.
+atomically after each one. Three files of ours are beside LeRobot's: ``meta/contract.yaml``, ``meta/conversion.json``
+and ``meta/SHA256SUMS``. The extra column ``capture_ns`` carries the true capture stamps; its name does
+not begin with ``observation`` because LeRobot feeds every such column to its policies. ``meta/SHA256SUMS`` has a line
+for every data and video file, written when its episode was committed: ``sha256sum -c meta/SHA256SUMS`` checks them too.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +30,12 @@ DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
-CONTRACT, CONVERSION = "meta/contract.yaml", "meta/conversion.json"
-STAGING = ".staging"
+CONTRACT, CONVERSION, SUMS = "meta/contract.yaml", "meta/conversion.json", "meta/SHA256SUMS"
+FIRST_FRAMES = "meta/first_frames.png"
+STAGING, REPAIRING = ".staging", ".repair"
+"""Unfinished work of a writer, and of a repair."""
+REMOVED = "removed"
+"""Where repair puts what it takes out of a dataset."""
 
 STATE, ACTION, CAPTURE = "observation.state", "action", "capture_ns"
 _INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")
@@ -42,9 +49,33 @@ def video_key(camera: str) -> str:
     return f"observation.images.{camera}"
 
 
-def place(episode: int) -> tuple[int, int]:
-    """(chunk, file) of an episode's own files."""
-    return episode // FILES_PER_CHUNK, episode % FILES_PER_CHUNK
+def place(number: int) -> tuple[int, int]:
+    """(chunk, file) of the files with this number."""
+    return number // FILES_PER_CHUNK, number % FILES_PER_CHUNK
+
+
+def episode_row(
+    episode: int, first: int, length: int, tasks: Sequence[str], number: int, cameras: Sequence[str], fps: int
+) -> dict[str, Any]:
+    """The row of meta/episodes, without statistics, of an episode that lies in files of its own with this number."""
+    chunk, file = place(number)
+    row: dict[str, Any] = {
+        "episode_index": episode,
+        "tasks": list(tasks),
+        "length": length,
+        "data/chunk_index": chunk,
+        "data/file_index": file,
+        "dataset_from_index": first,
+        "dataset_to_index": first + length,
+    }
+    for key in cameras:
+        row |= {
+            f"videos/{key}/chunk_index": chunk,
+            f"videos/{key}/file_index": file,
+            f"videos/{key}/from_timestamp": 0.0,
+            f"videos/{key}/to_timestamp": length / fps,
+        }
+    return row
 
 
 def stream_names(contract: Contract) -> tuple[str, ...]:
@@ -116,12 +147,23 @@ def data_schema(contract: Contract) -> pa.Schema:
 # ---------------------------------------------------------------------- files, written whole or not at all
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file atomically."""
+@contextmanager
+def _replacing(path: Path) -> Iterator[Path]:
+    """A file beside ``path`` to write; it takes its place where all went well, and goes where not (disk full)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    temporary.write_text(text)
-    temporary.replace(path)
+    try:
+        yield temporary
+        temporary.replace(path)
+    except BaseException:
+        temporary.unlink(missing_ok=True)
+        raise
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file atomically."""
+    with _replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -130,16 +172,14 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Replace a parquet file atomically (snappy)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    pq.write_table(table, temporary, compression="snappy")
-    temporary.replace(path)
+    with _replacing(path) as temporary:
+        pq.write_table(table, temporary, compression="snappy")
 
 
 def read_json(path: Path) -> dict[str, Any]:
     """Raises DatasetError when the file is missing or is no JSON object."""
     try:
-        value = json.loads(path.read_text())
+        value = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise DatasetError(f"cannot read {path}: {error.strerror}") from None
     except ValueError as error:
@@ -213,6 +253,30 @@ def write_episodes(root: Path, rows: Sequence[Mapping[str, Any]], file_index: in
     placed = [{**row, "meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file} for row in rows]
     write_table(path, pa.Table.from_pylist(placed))
     return path
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file, in hex."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def add_sums(root: Path, files: Sequence[Path]) -> None:
+    """Note what these files hold. A later line of a file counts."""
+    with (root / SUMS).open("a", encoding="utf-8") as out:
+        out.writelines(f"{digest(file)}  {file.relative_to(root).as_posix()}\n" for file in files)
+
+
+def read_sums(root: Path) -> dict[str, str]:
+    """Path of a file in the dataset → its SHA-256 when it was committed; lines that a crash cut off are left out."""
+    if not (root / SUMS).exists():
+        return {}
+    lines = (line.split("  ", 1) for line in (root / SUMS).read_text(encoding="utf-8").splitlines())
+    return {parts[1]: parts[0] for parts in lines if len(parts) == 2 and len(parts[0]) == 64}
+
+
+def write_sums(root: Path, sums: Mapping[str, str]) -> None:
+    write_text(root / SUMS, "".join(f"{found}  {name}\n" for name, found in sorted(sums.items())))
 
 
 def read_contract(root: Path) -> Contract | None:

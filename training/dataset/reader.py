@@ -186,7 +186,9 @@ class EpisodeDataset:
         if embedded is not None:
             same_chunk = replace(embedded, chunk_size=self.contract.chunk_size)  # chunks are cut when reading
             try:
-                require_same_contract(self.contract, same_chunk, ours_from="this run", theirs_from=str(self.path))
+                require_same_contract(
+                    self.contract, same_chunk, ours_from="this run", theirs_from=str(self.path), by_name=True
+                )
             except ContractError as error:
                 raise DatasetError(str(error)) from None
         features = self.info.get("features", {})

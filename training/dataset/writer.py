@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import fcntl
+import os
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,10 +14,10 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lavla_ros.contract import Contract
+from lavla_ros.contract import Contract, ContractError, require_same_contract
 from training.dataset import layout, stats
 from training.dataset.layout import DatasetError
-from training.dataset.video import CODEC_NAMES, Codec
+from training.dataset.video import CODEC_NAMES, Codec, VideoReader
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -52,42 +54,104 @@ def integer_fps(contract: Contract) -> int:
 
 
 class DatasetWriter:
-    """Writes ``root``; see :meth:`append` and :meth:`finish`."""
+    """Writes ``root``; see :meth:`append` and :meth:`finish`. A context manager: leaving it gives up the lock."""
 
-    def __init__(self, root: Path, contract: Contract, *, codec: Codec = "libx264") -> None:
-        """Raises DatasetError when ``root`` exists and is not empty."""
+    def __init__(self, root: Path, contract: Contract, *, codec: Codec = "libx264", append: bool = False) -> None:
+        """``append``: go on with the dataset that is there, finished or not; begin one where there is none.
+
+        An episode that was being written when its writer died is not there: its place is taken by the next one.
+        Raises DatasetError when another process writes ``root``; without ``append`` when it exists and is not empty;
+        with it when it is no dataset of this contract, rate and codec, or its metadata are damaged.
+        """
         self.root = Path(root)
-        if self.root.exists() and (not self.root.is_dir() or any(self.root.iterdir())):
-            raise DatasetError(f"{self.root} exists already; choose another folder or remove it first")
         self.contract = contract
         self.fps = integer_fps(contract)
         self.codec = CODEC_NAMES[codec]
         self.episodes = 0
         self.frames = 0
+        self.found = 0
+        """Episodes that were there at the beginning."""
         self._tasks: dict[str, int] = {}
         self._rows: list[dict[str, Any]] = []
+        self._next_file = 0
         self._histograms = {name: np.zeros((3, 256), np.int64) for name in contract.camera_names}
         self._sampled = 0
-        layout.write_contract(self.root, contract)
-        self._write_info()
+        begins = not self.root.exists() or (
+            self.root.is_dir() and (not any(self.root.iterdir()) or (append and _is_skeleton(self.root)))
+        )
+        if not begins and not (append and self.root.is_dir()):
+            raise DatasetError(f"{self.root} exists already; choose another folder or remove it first")
+        self.root.mkdir(parents=True, exist_ok=True)
+        self._lock = DatasetLock(self.root)
+        try:
+            if begins:
+                layout.write_contract(self.root, contract)
+                self._write_info()
+            else:
+                self._go_on()
+        except BaseException:
+            self.close()
+            raise
+
+    def __enter__(self) -> DatasetWriter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let other processes write the dataset; what is committed stays."""
+        self._lock.release()
+
+    def _go_on(self) -> None:
+        """Take over what info.json counts."""
+        info = layout.read_json(self.root / layout.INFO)
+        embedded = layout.read_contract(self.root)
+        if embedded is None:
+            raise DatasetError(f"{self.root} has no {layout.CONTRACT}: episodes are added to datasets of lavla only")
+        try:
+            require_same_contract(self.contract, embedded, ours_from="this run", theirs_from=str(self.root))
+        except ContractError as error:
+            raise DatasetError(str(error)) from None
+        wanted = layout.features(self.contract, fps=self.fps, codec=self.codec)
+        if info.get("features") != wanted or info.get("fps") != self.fps:
+            differing = sorted(k for k in wanted if info.get("features", {}).get(k) != wanted[k])
+            raise DatasetError(
+                f"{self.root} cannot be added to: fps is {info.get('fps')}, ours {self.fps}; features {differing} "
+                f"differ from those of codec {self.codec!r} and this contract"
+            )
+        count = int(info["total_episodes"])
+        by_index = {int(row["episode_index"]): row for row in layout.read_episodes(self.root, with_stats=True)}
+        self._rows = [by_index[i] for i in range(count) if i in by_index]
+        self.frames = sum(int(row["length"]) for row in self._rows)
+        if len(self._rows) != count or self.frames != info["total_frames"]:
+            raise DatasetError(
+                f"{self.root}: {layout.INFO} counts {count} episodes of {info['total_frames']} steps; meta/episodes "
+                f"has {len(self._rows)} of {self.frames}; run `lavla dataset repair` first"
+            )
+        self.episodes = self.found = count
+        # after a repair, episodes lie in files of higher numbers than their own
+        self._next_file = 1 + max((file_number(row) for row in self._rows), default=-1)
+        layout.write_sums(self.root, layout.read_sums(self.root))
+        if count:
+            self._tasks = {text: number for number, text in sorted(layout.read_tasks(self.root).items())}
+            if list(self._tasks.values()) != list(range(len(self._tasks))):
+                raise DatasetError(
+                    f"{self.root / layout.TASKS} does not number its tasks from 0; run `lavla dataset repair`"
+                )
 
     def append(self, arrays: EpisodeArrays, videos: Mapping[str, Path]) -> int:
         """Commit one episode; its video files (camera → path) are moved in. Returns its index.
 
-        Order: videos, data, tasks, episode row, info.json; what info.json does not count is not there.
+        Order: videos, data, checksums, tasks, episode row, info.json; what info.json does not count is not there.
         """
-        episode, chunk_file = self.episodes, layout.place(self.episodes)
+        episode, chunk_file = self.episodes, layout.place(self._next_file)
         for text in arrays.instructions:
             self._tasks.setdefault(text, len(self._tasks))
-        row: dict[str, Any] = {
-            "episode_index": episode,
-            "tasks": sorted(set(arrays.instructions), key=arrays.instructions.index),
-            "length": arrays.length,
-            "data/chunk_index": chunk_file[0],
-            "data/file_index": chunk_file[1],
-            "dataset_from_index": self.frames,
-            "dataset_to_index": self.frames + arrays.length,
-        }
+        keys = [layout.video_key(name) for name in self.contract.camera_names]
+        texts = sorted(set(arrays.instructions), key=arrays.instructions.index)
+        row = layout.episode_row(episode, self.frames, arrays.length, texts, self._next_file, keys, self.fps)
+        files = []
         for name in self.contract.camera_names:
             key = layout.video_key(name)
             target = self.root / layout.VIDEO_PATH.format(
@@ -95,17 +159,12 @@ class DatasetWriter:
             )
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(videos[name], target)
-            row |= {
-                f"videos/{key}/chunk_index": chunk_file[0],
-                f"videos/{key}/file_index": chunk_file[1],
-                f"videos/{key}/from_timestamp": 0.0,
-                f"videos/{key}/to_timestamp": arrays.length / self.fps,
-            }
+            files.append(target)
             self._histograms[name] += arrays.histograms[name]
         table = self._table(arrays, episode)
-        layout.write_table(
-            self.root / layout.DATA_PATH.format(chunk_index=chunk_file[0], file_index=chunk_file[1]), table
-        )
+        files.append(self.root / layout.DATA_PATH.format(chunk_index=chunk_file[0], file_index=chunk_file[1]))
+        layout.write_table(files[-1], table)
+        layout.add_sums(self.root, files)
         sampled = len(stats.sample_frames(arrays.length))
         self._sampled += sampled
         row |= stats.flatten(
@@ -115,8 +174,9 @@ class DatasetWriter:
             }
         )
         layout.write_tasks(self.root, list(self._tasks))
-        layout.write_episodes(self.root, [row], file_index=episode)
+        layout.write_episodes(self.root, [row], file_index=self._next_file)
         self._rows.append(row)
+        self._next_file += 1
         self.episodes += 1
         self.frames += arrays.length
         self._write_info()
@@ -127,10 +187,15 @@ class DatasetWriter:
         if not self.episodes:
             raise DatasetError(f"{self.root} has no episode to finish")
         found = whole_stats(self.root, self._rows)
-        found |= {layout.video_key(n): stats.from_histogram(h, self._sampled) for n, h in self._histograms.items()}
+        for name, histogram in self._histograms.items():
+            key = layout.video_key(name)
+            earlier, sampled = image_histogram(self.root, self.fps, self._rows[: self.found], key)
+            found[key] = stats.from_histogram(histogram + earlier, self._sampled + sampled)
         layout.write_json(self.root / layout.STATS, stats.to_json(found))
         gather_episodes(self.root, self._rows)
+        layout.write_sums(self.root, layout.read_sums(self.root))
         shutil.rmtree(self.root / layout.STAGING, ignore_errors=True)
+        self.close()
 
     def _table(self, arrays: EpisodeArrays, episode: int) -> pa.Table:
         length = arrays.length
@@ -164,17 +229,60 @@ class DatasetWriter:
         )
 
 
+class DatasetLock:
+    """One process at a time writes a dataset. Raises DatasetError when another one does; ends with the process."""
+
+    def __init__(self, root: Path) -> None:
+        self._handle: int | None = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            self.release()
+            raise DatasetError(f"{root} is being written by another process; wait until it has ended") from None
+        except OSError:
+            pass  # a file system without locks
+
+    def release(self) -> None:
+        if self._handle is not None:
+            os.close(self._handle)
+            self._handle = None
+
+    def __del__(self) -> None:
+        self.release()
+
+
+def _is_skeleton(root: Path) -> bool:
+    """Is there no more than what a writer leaves that was killed while it began?"""
+    if (root / layout.INFO).exists():
+        return False
+    ours = (layout.CONTRACT, layout.INFO, layout.STAGING)  # and temporary files beside them
+    files = [p.relative_to(root).as_posix() for p in root.rglob("*") if not p.is_dir()]
+    return all(name.startswith(ours) for name in files)
+
+
+def file_number(row: Mapping[str, Any]) -> int:
+    """The highest number of the files that an episode lies in; see :func:`layout.place`."""
+    chunks = [key for key in row if key.endswith("/chunk_index") and not key.startswith("meta/")]
+    return max(int(row[k]) * layout.FILES_PER_CHUNK + int(row[k.replace("chunk_", "file_")]) for k in chunks)
+
+
 def _lists(values: NDArray[Any], kind: pa.DataType) -> pa.FixedSizeListArray:
     return pa.FixedSizeListArray.from_arrays(pa.array(np.ascontiguousarray(values).ravel(), kind), values.shape[1])
 
 
 def column_array(table: pa.Table, name: str) -> NDArray[Any]:
-    """A column as (N,) or (N, D)."""
+    """A column as (N,) or (N, D). Raises DatasetError for rows of different lengths."""
     column = table[name].combine_chunks()
-    if pa.types.is_fixed_size_list(column.type) or pa.types.is_list(column.type):
-        flat = column.flatten().to_numpy(zero_copy_only=False)
-        return np.asarray(flat.reshape(len(column), -1))
-    return np.asarray(column.to_numpy(zero_copy_only=False))
+    if not pa.types.is_fixed_size_list(column.type) and not pa.types.is_list(column.type):
+        return np.asarray(column.to_numpy(zero_copy_only=False))
+    flat = column.flatten().to_numpy(zero_copy_only=False)
+    if pa.types.is_fixed_size_list(column.type):
+        width = int(column.type.list_size)
+    else:
+        width = len(flat) // max(len(column), 1)
+    if len(flat) != len(column) * width or column.null_count:
+        raise DatasetError(f"column {name} has rows of different lengths")
+    return np.asarray(flat.reshape(len(column), width))
 
 
 def column_stats(table: pa.Table) -> dict[str, stats.Stats]:
@@ -194,6 +302,28 @@ def whole_stats(root: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, stat
         for name in table.column_names:
             columns.setdefault(name, []).append(column_array(table, name))
     return {name: stats.numeric(np.concatenate(parts)) for name, parts in columns.items()}
+
+
+def image_histogram(
+    root: Path, fps: int, rows: Sequence[Mapping[str, Any]], key: str, template: str = layout.VIDEO_PATH
+) -> tuple[NDArray[np.int64], int]:
+    """(3, 256) counts of the sampled frames of these episodes' videos, decoded; and how many frames that were."""
+    histogram, count = np.zeros((3, 256), np.int64), 0
+    for row in rows:
+        file = root / template.format(
+            video_key=key,
+            chunk_index=int(row[f"videos/{key}/chunk_index"]),
+            file_index=int(row[f"videos/{key}/file_index"]),
+        )
+        first = round(float(row[f"videos/{key}/from_timestamp"]) * fps)
+        video = VideoReader(file, fps)
+        try:
+            for number in sorted(stats.sample_frames(int(row["length"]))):
+                histogram += stats.image_histogram(video.frame(first + number))
+                count += 1
+        finally:
+            video.close()
+    return histogram, count
 
 
 def gather_episodes(root: Path, rows: Sequence[Mapping[str, Any]]) -> None:

@@ -1,4 +1,4 @@
-"""Demonstrations of others → our dataset: LIBERO and RoboTwin HDF5, and any LeRobot v2.1 or v3.0 dataset.
+"""Demonstrations of others → our dataset: LIBERO and RoboTwin HDF5, and any LeRobot dataset.
 
 ``lavla import libero|robotwin|lerobot SRC --out DIR`` ends here. What an importer reads is matched with the contract
 by name; what does not fit is refused, with the names on both sides.

@@ -33,6 +33,7 @@ def run_import(
     contract: str | None = None,
     mapping: Path | None = None,
     instruction: str | None = None,
+    upright: bool = False,
     workers: Workers | None = None,
     on_start: Callable[[int], None] = lambda episodes: None,
     progress: Callable[[EpisodeReport], None] | None = None,
@@ -47,11 +48,13 @@ def run_import(
     if contract is None and kind not in CONTRACTS:
         raise ImportFailed(f"importing {kind} needs a contract: --contract NAME or FILE")
     loaded = load_contract(contract or CONTRACTS[kind])
+    if upright and kind != "libero":
+        raise ImportFailed("--upright is for libero; for lerobot the mapping says how pictures stand (rotate_deg)")
     if (kind == "lerobot") != (mapping is not None):
         raise ImportFailed("--mapping FILE is needed for lerobot, and serves nothing else")
     episodes: list[EpisodeSource]
     if kind == "libero":
-        episodes = list(find_libero(source, instruction=instruction))
+        episodes = list(find_libero(source, instruction=instruction, upright=upright, rate_hz=loaded.rate_hz))
     elif kind == "robotwin":
         episodes = list(find_robotwin(source, instruction=instruction))
     else:

@@ -1,7 +1,8 @@
 """What all importers share: episodes of any source → checked, encoded and committed one by one.
 
 An importer gives a list of :class:`EpisodeSource`, small picklable references. Each is read by a process of its own,
-frame by frame through the same image preparation as a live camera's (rotation, crop and size are the contract's), and
+frame by frame through the same image preparation as a live camera's (crop and size are the contract's; how far they
+are turned, the source says, because many sources hold pictures that were turned before), and
 committed in order, so memory is bounded by an episode's numbers and a few frames, and the dataset does not depend on
 the number of processes. An episode that does not fit is rejected whole, with its reason.
 """
@@ -20,9 +21,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import Contract, Dimension
+from lavla_ros.contract import CameraSpec, Contract, Dimension
 from lavla_ros.observation import ImageError, prepare_image
 from training.dataset import DatasetError, layout, stats
+from training.dataset.first_frames import write_first_frames
 from training.dataset.video import Codec, VideoWriter
 from training.dataset.writer import DatasetWriter, EpisodeArrays, integer_fps
 from training.scale import Workers, run_tasks
@@ -63,7 +65,11 @@ class EpisodeSource(Protocol):
         ...
 
     def frames(self, camera: str) -> Iterator[NDArray[np.uint8]]:
-        """(H, W, 3) RGB of a camera of the contract at every step, as the source's camera gave it."""
+        """(H, W, 3) RGB of a camera of the contract at every step, as the source has it."""
+        ...
+
+    def prepared_as(self, spec: CameraSpec) -> CameraSpec:
+        """How frames of a contract's camera are prepared: rotated by what these pictures still need."""
         ...
 
 
@@ -88,9 +94,13 @@ class ImportReport:
     rejected: dict[str, int]
     """Kind of reason → episodes."""
     sources: tuple[EpisodeReport, ...]
+    first_frames: str
+    """Picture of how the cameras stand, for a person to look at."""
 
     def __str__(self) -> str:
         lines = [f"{self.path}: {self.episodes} episodes, {self.steps} steps"]
+        if self.episodes:
+            lines.append(f"  look at {self.first_frames}: every picture must stand as the policy is to see it")
         return "\n".join(lines + [f"  rejected {s.name}: {s.rejected}" for s in self.sources if s.rejected])
 
 
@@ -130,6 +140,7 @@ def import_episodes(
     """
     if not sources:
         raise ImportFailed("there are no episodes to import")
+    writer: DatasetWriter | None = None
     try:
         writer = DatasetWriter(out, contract, codec=codec)
         reports: list[EpisodeReport] = []
@@ -158,14 +169,19 @@ def import_episodes(
             steps=writer.frames,
             rejected=dict(Counter(r.rejected.split(":")[0] for r in reports if r.rejected)),
             sources=tuple(reports),
+            first_frames=str(out / layout.FIRST_FRAMES),
         )
         if not writer.episodes:
             shutil.rmtree(out)  # a skeleton, made here
             raise ImportFailed(f"none of {len(sources)} episodes could be imported:\n{summary}")
         layout.write_json(out / layout.CONVERSION, {**asdict(summary), "contract_hash": contract.hash})
         writer.finish()
+        write_first_frames(out)
     except (DatasetError, OSError) as error:
         raise ImportFailed(str(error)) from error
+    finally:
+        if writer is not None:
+            writer.close()
     return summary
 
 
@@ -258,7 +274,7 @@ def _encode(
                 if step is None or image is None:
                     found = "more" if step is None else str(step)
                     raise EpisodeRejected(f"frames: camera {spec.name!r} has {found} frames for {count} steps")
-                prepared = np.ascontiguousarray(prepare_image(image, spec))
+                prepared = np.ascontiguousarray(prepare_image(image, source.prepared_as(spec)))
                 writer.write(prepared)
                 if step in sampled:
                     histogram += stats.image_histogram(prepared)

@@ -1,4 +1,4 @@
-"""Any LeRobot dataset of format v2.1 or v3.0, by an explicit mapping from its names to the contract's.
+"""Any LeRobot dataset of format v2.0, v2.1 or v3.0, by an explicit mapping from its names to the contract's.
 
 The mapping is a YAML file::
 
@@ -11,16 +11,23 @@ The mapping is a YAML file::
       gripper: {column: action/gripper.pos, scale: 0.01}
     names:                       # only for features that carry no names of their own
       observation.state: [shoulder_pan.pos, gripper.pos]
+
+Pictures of a dataset may have been turned before, so under a contract that turns a camera's the mapping says how far
+they still have to be turned::
+
+    cameras: {agentview: {column: observation.images.image, rotate_deg: 0}}      # they stand as the policy sees them
+
+``rate_hz: 20`` in the mapping is for datasets whose ``fps`` is not the rate of their steps.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import cv2
 import numpy as np
@@ -28,7 +35,7 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
-from lavla_ros.contract import Contract
+from lavla_ros.contract import CameraSpec, Contract
 from lavla_ros.policy.config import ConfigError, from_plain
 from lavla_ros.yaml_text import load_yaml
 from training.dataset import DatasetError, layout
@@ -36,7 +43,8 @@ from training.dataset.video import VideoReader
 from training.dataset.writer import column_array
 from training.importers.common import EpisodeRejected, ImportFailed, Numbers, columns_by_name
 
-VERSIONS = ("v2.1", "v3.0")
+VERSIONS = ("v2.0", "v2.1", "v3.0")
+"""v2.0 and v2.1 differ in where their statistics are, which are made anew here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,14 +57,26 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Camera:
+    """One camera of the source."""
+
+    column: str
+    rotate_deg: Literal[0, 90, 180, 270] | None = None
+    """Clockwise, how far its pictures have to be turned to stand as the policy sees them; None: not at all, which has
+    to be said where the contract turns the driver's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LeRobotMapping:
     """Contract name → source name; all names of the contract, no others."""
 
-    cameras: Mapping[str, str]
+    cameras: Mapping[str, str | Camera]
     state: Mapping[str, str | Column]
     action: Mapping[str, str | Column]
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Feature → names of its columns, for features that carry none."""
+    rate_hz: float | None = None
+    """Steps per second, where the dataset's ``fps`` is not that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +127,7 @@ class LeRobotEpisode:
         )
 
     def frames(self, camera: str) -> Iterator[NDArray[np.uint8]]:
-        feature = self.mapping.cameras[camera]
+        feature = _camera(self.mapping.cameras[camera]).column
         if feature in self.videos:
             file, first = self.videos[feature]
             video = VideoReader(file, self.fps)
@@ -121,6 +141,9 @@ class LeRobotEpisode:
                 for row in batch.to_pylist():
                     if row["episode_index"] == self.index:
                         yield self._decoded(row[feature])
+
+    def prepared_as(self, spec: CameraSpec) -> CameraSpec:
+        return replace(spec, rotate_deg=_camera(self.mapping.cameras[spec.name]).rotate_deg or 0)
 
     def _decoded(self, cell: Mapping[str, Any]) -> NDArray[np.uint8]:
         """An embedded image, or one in a file of its own."""
@@ -155,14 +178,19 @@ def find_lerobot(
         version = info.get("codebase_version")
         if version not in VERSIONS:
             raise ImportFailed(f"{root} has format {version!r}; expected one of {VERSIONS}")
-        if info["fps"] != contract.rate_hz:
+        rate_hz = mapping.rate_hz if mapping.rate_hz is not None else info["fps"]
+        if rate_hz != contract.rate_hz:
+            said = "its mapping says" if mapping.rate_hz is not None else "says"
             raise ImportFailed(
-                f"{root} has {info['fps']} steps per second; contract {contract.name!r} has rate_hz "
-                f"{contract.rate_hz}. Use a contract of the dataset's rate: steps are not resampled"
+                f"{root} {said} {rate_hz:g} steps per second; contract {contract.name!r} has rate_hz "
+                f"{contract.rate_hz:g}, and steps are not resampled. Use a contract of the dataset's rate; where its "
+                f"fps is wrong (public LIBERO sets say 10 of steps at 20 Hz), write in the mapping: rate_hz: "
+                f"{contract.rate_hz:g}"
             )
         columns = _check_mapping(root, info["features"], contract, mapping)
-        cameras = [f for f in mapping.cameras.values() if info["features"][f]["dtype"] == "video"]
-        places = _episodes_v21(root, info, cameras) if version == "v2.1" else _episodes_v30(root, info, cameras)
+        columns_of_cameras = [_camera(given).column for given in mapping.cameras.values()]
+        cameras = [f for f in columns_of_cameras if info["features"][f]["dtype"] == "video"]
+        places = _episodes_v30(root, info, cameras) if version == "v3.0" else _episodes_v2(root, info, cameras)
     except DatasetError as error:
         raise ImportFailed(str(error)) from None
     except (KeyError, TypeError) as error:
@@ -201,7 +229,7 @@ def _episodes_v30(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) -
     return places
 
 
-def _episodes_v21(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) -> list[_Place]:
+def _episodes_v2(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) -> list[_Place]:
     places = []
     for row in sorted(_json_lines(root / "meta/episodes.jsonl"), key=lambda r: int(r["episode_index"])):
         index = int(row["episode_index"])
@@ -233,14 +261,28 @@ def _check_mapping(
         for name, column in given_columns.items():
             if _column(column).column not in known:
                 numbers = sorted(k for k in known if not k.split("/")[0].endswith("index"))
+                wide = [k for k in names if int(np.prod(features[k]["shape"])) > 1]
+                nameless = {k: features[k].get("names") for k in wide if not names[k]}
+                hint = f"; under names: give the columns of {nameless}, which carry no usable ones" if nameless else ""
                 raise ImportFailed(
-                    f"mapping: {what} {name!r} is {_column(column).column!r}, which {root} lacks; it has {numbers}"
+                    f"mapping: {what} {name!r} is {_column(column).column!r}, which {root} lacks; it has "
+                    f"{numbers}{hint}"
                 )
     _same_names("cameras", contract.camera_names, mapping.cameras)
     images = sorted(key for key, feature in features.items() if feature["dtype"] in ("video", "image"))
-    for name, key in mapping.cameras.items():
+    for name, stated in mapping.cameras.items():
+        camera = _camera(stated)
+        key = camera.column
         if key not in images:
             raise ImportFailed(f"mapping: camera {name!r} is {key!r}, which {root} lacks; it has {images}")
+        turned = contract.camera(name).rotate_deg
+        if turned and camera.rotate_deg is None:
+            raise ImportFailed(
+                f"mapping: contract {contract.name!r} turns camera {name!r} by {turned}°, and nothing says how the "
+                f"pictures of {key!r} stand. Look at one and write {name}: {{column: {key}, rotate_deg: 0}} where they "
+                f"stand as the policy is to see them (upright in the public LIBERO sets), rotate_deg: {turned} where "
+                "they are as the robot's camera gives them"
+            )
     return names
 
 
@@ -253,16 +295,21 @@ def _same_names(what: str, wanted: Sequence[str], given: Mapping[str, Any]) -> N
 
 
 def _feature_names(key: str, feature: Mapping[str, Any]) -> Sequence[str]:
-    """A feature's own column names; none where it has no usable ones."""
+    """A feature's own column names; none where it has no usable ones (too few, or one of them twice)."""
     names = feature.get("names")
     if isinstance(names, Mapping):  # {"motors": [...]}
         names = next(iter(names.values()), None)
-    usable = isinstance(names, Sequence) and len(names) == int(np.prod(feature["shape"]))
+    width = int(np.prod(feature["shape"]))
+    usable = isinstance(names, Sequence) and len(names) == width == len(set(map(str, names)))
     return [str(name) for name in names] if usable and names is not None else []
 
 
 def _column(given: str | Column) -> Column:
     return given if isinstance(given, Column) else Column(column=given)
+
+
+def _camera(given: str | Camera) -> Camera:
+    return given if isinstance(given, Camera) else Camera(column=given)
 
 
 @lru_cache(maxsize=4)
@@ -275,6 +322,6 @@ def _tasks(root: Path) -> dict[int, str]:
 
 def _json_lines(path: Path) -> list[dict[str, Any]]:
     try:
-        return [json.loads(line) for line in path.read_text().splitlines() if line.strip()]
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
     except (OSError, ValueError) as error:
         raise DatasetError(f"cannot read {path}: {error}") from None

@@ -4,8 +4,9 @@
 gripper_states}``. Two kinds of files exist. LIBERO's own were rendered *after* each action was executed, so that the
 observation beside action i is the one that action i + 1 was decided on; files regenerated for OpenVLA have the
 observation before. They are told apart by ``num_samples``, which only LIBERO's own episodes carry; observations and
-actions are paired accordingly. Images are stored upside down (OpenGL): the contract's ``rotate_deg: 180`` turns them
-as the standard protocol does.
+actions are paired accordingly. Images of both are stored upside down (OpenGL), as the simulator's camera gives them:
+the contract's ``rotate_deg: 180`` turns them as the standard protocol does. Files whose pictures were turned before
+have to be named as such (``upright``), for LIBERO's own attribute is missing in regenerated files.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import Contract
+from lavla_ros.contract import CameraSpec, Contract
 from training.importers.common import EpisodeRejected, ImportFailed, Numbers, columns_by_name
 
 CAMERAS = {"agentview": "agentview_rgb", "wrist": "eye_in_hand_rgb"}
@@ -44,6 +45,8 @@ class LiberoEpisode:
     instruction: str
     after_action: bool
     """Observations were taken after the action beside them."""
+    upright: bool = False
+    """The pictures stand as the policy is to see them: they are not turned."""
 
     @property
     def name(self) -> str:
@@ -80,16 +83,22 @@ class LiberoEpisode:
             for step in range(len(images))[self._observed(len(images))]:
                 yield np.asarray(images[step], np.uint8)
 
+    def prepared_as(self, spec: CameraSpec) -> CameraSpec:
+        return replace(spec, rotate_deg=0) if self.upright else spec
+
     def _observed(self, count: int) -> slice:
         """Which observations are kept: after the last action nothing was decided any more."""
         return slice(0, count - 1 if self.after_action else count)
 
 
-def find_libero(folder: Path, *, instruction: str | None = None) -> list[LiberoEpisode]:
+def find_libero(
+    folder: Path, *, instruction: str | None = None, upright: bool = False, rate_hz: float | None = None
+) -> list[LiberoEpisode]:
     """All demonstrations of a file, or of the ``*.hdf5`` files below a folder, in order.
 
-    The instruction is the file's own; where it carries none, the one in its name. Raises ImportFailed for a folder
-    without such files, or one that is not LIBERO's.
+    The instruction is the file's own; where it carries none, the one in its name. ``upright``: the pictures were turned
+    before. ``rate_hz``: the contract's, compared with what the files say. Raises ImportFailed for a folder without such
+    files, one that is not LIBERO's, and files that say that they are of another rate or orientation.
     """
     files = [folder] if folder.is_file() else sorted(folder.rglob("*.hdf5"))
     if not files:
@@ -100,21 +109,38 @@ def find_libero(folder: Path, *, instruction: str | None = None) -> list[LiberoE
             with h5py.File(file, "r") as opened:
                 if "data" not in opened or not any(re.fullmatch(r"demo_\d+", name) for name in opened["data"]):
                     raise ImportFailed(f"{file} has no data/demo_0: not a LIBERO demonstration file")
-                episodes += _episodes(file, opened["data"], instruction)
+                episodes += _episodes(file, opened["data"], instruction, upright, rate_hz)
         except OSError as error:
             raise ImportFailed(f"{file} cannot be read: {error}") from None
     return episodes
 
 
-def _episodes(file: Path, data: Any, instruction: str | None) -> Iterator[LiberoEpisode]:
-    convention = _text(data.attrs.get("macros_image_convention", "opengl"))
-    if convention != "opengl":
+def _episodes(
+    file: Path, data: Any, instruction: str | None, upright: bool, rate_hz: float | None
+) -> Iterator[LiberoEpisode]:
+    convention = _text(data.attrs.get("macros_image_convention", ""))
+    if convention not in ("", "opengl") and not upright:
         raise ImportFailed(
-            f"{file}: its images follow the convention {convention!r}; rotating them by 180° is right for 'opengl' only"
+            f"{file}: its images follow the convention {convention!r}; turning them as the contract does is right for "
+            "'opengl' only. Where they stand upright, add --upright"
         )
+    if convention == "opengl" and upright:
+        raise ImportFailed(f"{file} says that its images are upside down ('opengl'); leave --upright out")
+    rate = _control_rate(data)
+    if rate is not None and rate_hz is not None and rate != rate_hz:
+        raise ImportFailed(f"{file} was recorded at {rate:g} Hz; the contract has rate_hz {rate_hz:g}")
     text = instruction or _stored_instruction(data) or instruction_of_name(file.name)
     for demo in sorted((n for n in data if re.fullmatch(r"demo_\d+", n)), key=lambda n: int(n.split("_")[1])):
-        yield LiberoEpisode(file=file, demo=demo, instruction=text, after_action="num_samples" in data[demo].attrs)
+        after = "num_samples" in data[demo].attrs
+        yield LiberoEpisode(file=file, demo=demo, instruction=text, after_action=after, upright=upright)
+
+
+def _control_rate(data: Any) -> float | None:
+    """Rate of the environment that the file was made with; None where it does not say."""
+    try:
+        return float(json.loads(_text(data.attrs["env_args"]))["env_kwargs"]["control_freq"])
+    except (KeyError, TypeError, ValueError):
+        return None
 
 
 def _stored_instruction(data: Any) -> str:

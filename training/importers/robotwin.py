@@ -21,7 +21,7 @@ import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import Contract
+from lavla_ros.contract import CameraSpec, Contract
 from training.importers.common import EpisodeRejected, ImportFailed, Numbers, columns_by_name
 
 CAMERAS = {
@@ -82,6 +82,9 @@ class RobotwinEpisode:
                     raise EpisodeRejected(f"image: frame {step} of camera {camera!r} is no JPEG ({len(code)} bytes)")
                 yield np.asarray(rgb, np.uint8)
 
+    def prepared_as(self, spec: CameraSpec) -> CameraSpec:
+        return spec  # they are what the simulator's cameras give
+
 
 def find_robotwin(folder: Path, *, instruction: str | None = None) -> list[RobotwinEpisode]:
     """All episodes (``episode<i>.hdf5``) below a folder, by folder and number.
@@ -102,7 +105,7 @@ def _instruction(file: Path) -> str:
     beside = file.parent.parent / "instructions" / f"episode{number}.json"
     try:
         if beside.exists():
-            found = json.loads(beside.read_text())["seen"]
+            found = json.loads(beside.read_text(encoding="utf-8"))["seen"]
         else:
             with h5py.File(file, "r") as opened:
                 found = json.loads(opened["instructions"][()]) if "instructions" in opened else []

@@ -397,7 +397,7 @@ class ImageLamTrainer:
         for array in (t.part_M, t.now_M, t.future_M, t.actions_MA, t.states_MS, t.instruction_M, self.train_rows):
             data.update(np.ascontiguousarray(array).data)
         settings = {key: value for key, value in to_plain(self.config).items() if key not in _MAY_DIFFER}
-        return {"settings": settings, "contract": self.contract.hash, "data": data.hexdigest()[:16]}
+        return {"settings": settings, "contract": self.contract.full_hash, "data": data.hexdigest()[:16]}
 
 
 @flushed_denormals()

@@ -16,12 +16,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.jaka.emulation.config import COLLISION_FORCE_N, ControllerConfig
 from lavla_ros.jaka.emulation.faults import Faults
+from lavla_ros.jaka.emulation.filter import FilterLimits, NonlinearFilter
 from lavla_ros.jaka.emulation.planner import MotionError, MotionPlayer, plan_joint_motion, plan_linear_motion
-from lavla_ros.jaka.emulation.plant import ArmPlant
-from lavla_ros.jaka.emulation.servo import Push, ServoLog, ServoQueue
+from lavla_ros.jaka.emulation.plant import ArmPlant, ForceSensing
+from lavla_ros.jaka.emulation.servo import MotionLog, Push, ServoLog, ServoQueue
 from lavla_ros.jaka.kinematics import MINICOBO_DH, IKError, forward, inverse
-from lavla_ros.jaka.limits import JOINTS, MINICOBO_LIMITS, SERVO_PERIOD_S, JointLimits
+from lavla_ros.jaka.limits import JOINTS, SERVO_PERIOD_S, JointLimits
 from lavla_ros.jaka.units import (
     deg_to_rad,
     joints_to_deg,
@@ -38,41 +40,13 @@ Message = dict[str, Any]
 CABINET_OUTPUTS = 8
 TOOL_OUTPUTS = 2
 MAX_STEPS = 100
+_STILL_RAD_S = 1e-3
+"""Below this the arm counts as standing where a motion is to begin."""
 _LOCKING = ("moveL", "kine_forward", "kine_inverse", "get_dh_param")
 
 
 class CommandRefused(Exception):
     """A command answered with errorCode "2" and this text."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ControllerConfig:
-    """How the emulated controller behaves where the vendor's documents leave it open."""
-
-    servo_depth: int = 100
-    """Periods (8 ms) of servo motion that the queue holds; more is refused."""
-    servo_lead_periods: int = 1
-    """Periods between the first servo target and its execution."""
-    power_on_s: float = 0.05
-    """Time that switching the power on takes."""
-    enable_s: float = 0.05
-    """Time that enabling takes."""
-    servo_log_size: int = 131072
-    """Arrivals of servo commands that are kept (17 minutes at 125 Hz)."""
-    limits: JointLimits = MINICOBO_LIMITS
-    """Soft limits; only the positions are used."""
-
-    def __post_init__(self) -> None:
-        if self.servo_depth < 1 or not 0 <= self.servo_lead_periods < self.servo_depth:
-            raise ValueError(
-                f"servo_depth ({self.servo_depth}) must be 1 or more and servo_lead_periods "
-                f"({self.servo_lead_periods}) below it"
-            )
-        if self.power_on_s < 0 or self.enable_s < 0 or self.servo_log_size < 1:
-            raise ValueError(
-                f"power_on_s ({self.power_on_s}) and enable_s ({self.enable_s}) must be 0 or more, servo_log_size "
-                f"({self.servo_log_size}) 1 or more"
-            )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,6 +59,10 @@ class Snapshot:
     enabled: bool
     servo_mode: bool
     moving: bool
+    paused: bool
+    """By the network exception handle."""
+    drag: bool
+    manual: bool
     protective_stop: bool
     emergency_stop: bool
     on_soft_limit: bool
@@ -93,6 +71,8 @@ class Snapshot:
     rapid_rate: float
     cabinet_outputs: tuple[int, ...]
     tool_outputs: tuple[int, ...]
+    queued: int
+    """Periods of servo motion that wait."""
 
 
 class EmulatedController:
@@ -100,14 +80,29 @@ class EmulatedController:
 
     def __init__(self, plant: ArmPlant, config: ControllerConfig, faults: Faults) -> None:
         self._plant = plant
-        self._config = config
+        self.config = config
         self._faults = faults
         self._lock = threading.Lock()
-        self.servo_log = ServoLog(config.servo_log_size)
-        self._queue = ServoQueue(config.servo_depth, config.servo_lead_periods)
+        self.servo_log = ServoLog(config.log_size)
+        self.motion_log = MotionLog(config.log_size)
+        self._queue = ServoQueue(
+            config.servo_depth,
+            config.servo_lead_periods,
+            coast_periods=round(config.coast_s / SERVO_PERIOD_S) if config.without_commands == "coast" else 0,
+            overflow=config.overflow,
+        )
+        self._filter: NonlinearFilter | None = None
         self._motion = MotionPlayer()
         self._measured_rad = plant.joint_position_rad().copy()
         self._commanded_rad = self._measured_rad.copy()
+        self._cycle = 0
+        self._silent_cycles = 0
+        """Since the newest command."""
+        self._offline_cycles = 0
+        self._paused = False
+        self._drag_switched = False
+        self._drag = False
+        """Guided by hand now: drag mode is on, and nothing else moves the arm."""
         self._powered = False
         self._enabled = False
         self._power_delay_cycles: int | None = None
@@ -122,6 +117,7 @@ class EmulatedController:
         self._cabinet_outputs = [0] * CABINET_OUTPUTS
         self._tool_outputs = [0] * TOOL_OUTPUTS
         self._output_changes: list[tuple[int, bool]] = []
+        self._collision_sensitivity = config.collision_sensitivity
         self._settings: dict[str, Message] = {}
         self._commands: dict[str, Callable[[Message], Message]] = {
             "power_on": self._power_on,
@@ -143,7 +139,9 @@ class EmulatedController:
             "stop_program": self._stop_program,
             "set_digital_output": self._set_digital_output,
             "set_payload": self._set_payload,
+            "get_payload": self._get_payload,
             "set_clsn_sensitivity": self._set_collision_sensitivity,
+            "get_clsn_sensitivity": self._get_collision_sensitivity,
             "rapid_rate": self._set_rapid_rate,
             "kine_forward": self._kine_forward,
             "kine_inverse": self._kine_inverse,
@@ -158,6 +156,16 @@ class EmulatedController:
         """Every cmdName that is understood."""
         return tuple(self._commands)
 
+    @property
+    def settings(self) -> dict[str, Message]:
+        """What the client has set, by cmdName: payload, collision sensitivity, network exception, servo filter."""
+        return {name: dict(values) for name, values in self._settings.items()}
+
+    @property
+    def offline(self) -> bool:
+        """Switched off or starting: nothing is answered."""
+        return self._offline_cycles > 0
+
     # ---- one command ----
 
     def handle(self, message: Mapping[str, Any], arrival_ns: int) -> Message:
@@ -168,6 +176,8 @@ class EmulatedController:
             self.servo_log.append(arrival_ns)
         counters = self.servo_log.counters
         counters.received += servo
+        # A network that speaks again ends the pause that its silence began.
+        self._silent_cycles, self._paused = 0, False
         try:
             if self._faults.rejects(name):
                 raise CommandRefused("rejected by a fault of the emulator")
@@ -197,11 +207,17 @@ class EmulatedController:
             counters = self.servo_log.counters
             counters.cycles += 1
             counters.late_cycles += skipped
+            self._cycle += 1 + skipped
+            self._silent_cycles += 1 + skipped
             self._take_faults()
             self._count_down()
+            self._watch_network()
             if self._servo_mode:
-                counters.trimmed += self._queue.trim(skipped)
-                fresh = self._servo_target()
+                fresh = self._servo_target(skipped)
+            elif self._drag:
+                fresh = self._measured_rad + self._by_hand()
+            elif self._filter is not None and self._filter_moves(0.0):
+                fresh = self._filter.brake()
             else:
                 fresh = self._motion.next(self._rapid_rate)
             if fresh is not None:
@@ -213,44 +229,142 @@ class EmulatedController:
             self._plant.set_tool_output(index, value)
         self._plant.command_joints_rad(target)
         self._plant.advance(SERVO_PERIOD_S)
-        measured = self._plant.joint_position_rad().copy()
+        position = self._plant.joint_position_rad().copy()
+        force_n = self._plant.external_force_n() if isinstance(self._plant, ForceSensing) else 0.0
+        self.motion_log.append(self._cycle, position)
         with self._lock:
-            self._measured_rad = measured
+            self._measured_rad = position
+            if self._enabled and not self._protective_stop and force_n > COLLISION_FORCE_N[self._collision_sensitivity]:
+                self._protective_stop = True
+                self._halt(0x1, f"protective stop: collision detected ({force_n:.0f} N)")
             self.snapshot = self._take_snapshot()
 
-    def _servo_target(self) -> FloatArray | None:
-        if not self._queue.started:
-            return None
+    def _servo_target(self, skipped: int) -> FloatArray | None:
+        """Where the arm is to be at the end of this cycle, (6,), rad; None: where it was told to be before."""
+        queue, counters = self._queue, self.servo_log.counters
+        left_out = queue.trim(skipped)
+        counters.trimmed += len(left_out)
+        if not queue.started:
+            fresh = None
+        else:
+            counters.active_cycles += 1
+            counters.deepest_queue = max(counters.deepest_queue, len(queue))
+            fresh = None if queue.leading() else self._next_servo_position(1 + skipped - len(left_out))
+        if self._filter is None:
+            return fresh
+        if self._paused:
+            return self._filter.brake()
+        for target in left_out:
+            self._filter.follow(target)
+        return self._filter.follow(self._filter.target if fresh is None else fresh)
+
+    def _next_servo_position(self, periods: int) -> FloatArray | None:
+        """The next queued position, or where the arm coasts to within so many periods."""
         counters = self.servo_log.counters
-        counters.active_cycles += 1
-        counters.deepest_queue = max(counters.deepest_queue, len(self._queue))
-        if self._queue.leading():
-            return None
-        fresh = self._queue.pop()
-        counters.missed += fresh is None
+        if (fresh := self._queue.pop()) is not None:
+            return fresh
+        counters.missed += 1
+        for _ in range(periods):
+            if (coasted := self._queue.coast()) is None:
+                break
+            if not self.config.limits.contains(coasted):
+                self._on_soft_limit = True
+                self._queue.stand()
+                break
+            fresh = coasted
+            counters.coasted += 1
         return fresh
 
+    def _filter_moves(self, above_rad_s: float) -> bool:
+        return self._filter is not None and self._filter.speed_rad_s > above_rad_s
+
+    def _by_hand(self) -> FloatArray:
+        shift = np.zeros(JOINTS)
+        shift[0] = self._faults.hand_speed_rad_s * SERVO_PERIOD_S
+        return shift
+
+    def _watch_network(self) -> None:
+        """Nothing heard for longer than set_network_exception_handle allows: act, once."""
+        handle = self._settings.get("set_network_exception_handle")
+        if (
+            handle is None
+            or handle["motType"] == 0
+            or self._silent_cycles * SERVO_PERIOD_S * 1e3 <= handle["timeLimit"]
+        ):
+            return
+        in_servo = self._servo_mode and self.config.network_exception_acts
+        if self._paused or not (in_servo or self._motion.busy):
+            return
+        if handle["motType"] == 1:
+            self._paused = True
+            self._queue.stand()
+            self._motion.stop()
+        else:
+            self._servo_mode = False
+            self._queue.end()
+            self._motion.stop()
+
     def _take_faults(self) -> None:
-        if self._faults.protective_stop:
-            self._faults.protective_stop = False
+        faults = self._faults
+        if faults.reboot_s > 0:
+            self._reboot(faults.reboot_s)
+            faults.reboot_s = 0.0
+        if faults.servo_mode_lost:
+            faults.servo_mode_lost = False
+            self._servo_mode = False
+            self._queue.end()
+        if faults.drag and not self._drag_switched:
+            self._stand()
+        self._drag_switched = faults.drag
+        self._drag = faults.drag and not (self._servo_mode or self._motion.busy)
+        if faults.protective_stop:
+            faults.protective_stop = False
             self._protective_stop = True
-            self._halt(0x1, "protective stop: collision detected")
-        if self._faults.emergency_stop != self._emergency_stop:
-            self._emergency_stop = self._faults.emergency_stop
+            self._halt(0x1, faults.error_text or "protective stop: collision detected")
+        if faults.emergency_stop != self._emergency_stop:
+            self._emergency_stop = faults.emergency_stop
             if self._emergency_stop:
                 self._halt(0x2, "emergency stop pressed")
-                self._powered = self._enabled = False
-                self._power_delay_cycles = self._enable_delay_cycles = None
+                self._lose_power()
             elif not self._protective_stop:
                 self._error_code, self._error_text = 0, ""
 
+    def _reboot(self, duration_s: float) -> None:
+        self._stand()
+        self._lose_power()
+        self._offline_cycles = max(1, round(duration_s / SERVO_PERIOD_S))
+        self._protective_stop = self._on_soft_limit = False
+        self._error_code, self._error_text = 0, ""
+        self._settings = {}
+        self._filter = None
+        self._collision_sensitivity = self.config.collision_sensitivity
+        self._rapid_rate = 1.0
+        for index in range(TOOL_OUTPUTS):
+            self._set_output(1, index, False)
+        self._cabinet_outputs = [0] * CABINET_OUTPUTS
+
+    def _lose_power(self) -> None:
+        self._powered = self._enabled = False
+        self._power_delay_cycles = self._enable_delay_cycles = None
+        if self.config.power_loss_clears_outputs:
+            for index in range(TOOL_OUTPUTS):
+                self._set_output(1, index, False)
+
     def _halt(self, code: int, text: str) -> None:
-        self._servo_mode = False
-        self._queue.end()
-        self._motion.abort()
+        self._stand()
         self._error_code, self._error_text = code, text
 
+    def _stand(self) -> None:
+        """Stop dead, out of servo mode. What is commanded from now on is where the arm came to stand."""
+        self._servo_mode = self._paused = False
+        self._queue.end()
+        self._motion.abort()
+        self._commanded_rad = self._measured_rad
+        if self._filter is not None:
+            self._filter.begin(self._commanded_rad)
+
     def _count_down(self) -> None:
+        self._offline_cycles = max(0, self._offline_cycles - 1)
         if self._power_delay_cycles is not None:
             self._power_delay_cycles -= 1
             if self._power_delay_cycles < 0:
@@ -261,13 +375,20 @@ class EmulatedController:
                 self._enable_delay_cycles, self._enabled = None, self._powered
 
     def _take_snapshot(self) -> Snapshot:
+        measured = self._measured_rad
+        if self._faults.measured_offset_rad:
+            measured = measured.copy()
+            measured[0] += self._faults.measured_offset_rad
         return Snapshot(
-            measured_rad=self._measured_rad,
+            measured_rad=measured,
             commanded_rad=self._commanded_rad,
             powered=self._powered,
             enabled=self._enabled,
             servo_mode=self._servo_mode,
-            moving=self._motion.busy or len(self._queue) > 0,
+            moving=self._motion.busy or len(self._queue) > 0 or self._queue.coasting or self._filter_moves(0.0),
+            paused=self._paused,
+            drag=self._drag,
+            manual=self._faults.manual,
             protective_stop=self._protective_stop,
             emergency_stop=self._emergency_stop,
             on_soft_limit=self._on_soft_limit,
@@ -276,6 +397,7 @@ class EmulatedController:
             rapid_rate=self._rapid_rate,
             cabinet_outputs=tuple(self._cabinet_outputs),
             tool_outputs=tuple(self._tool_outputs),
+            queued=len(self._queue),
         )
 
     # ---- power and state ----
@@ -284,26 +406,24 @@ class EmulatedController:
         if self._emergency_stop:
             raise CommandRefused("emergency stop is pressed")
         if not (self._powered or self._faults.power_on_fails):
-            self._power_delay_cycles = round(self._config.power_on_s / SERVO_PERIOD_S)
+            self._power_delay_cycles = round(self.config.power_on_s / SERVO_PERIOD_S)
         return {"power status": "True"}
 
     def _power_off(self, message: Message) -> Message:
         if self._enabled:
             raise CommandRefused("disable the robot before switching its power off")
-        self._powered, self._power_delay_cycles, self._enable_delay_cycles = False, None, None
+        self._lose_power()
         return {}
 
     def _enable_robot(self, message: Message) -> Message:
         self._require_ready(enabled=False)
         if not (self._enabled or self._faults.enable_fails):
-            self._enable_delay_cycles = round(self._config.enable_s / SERVO_PERIOD_S)
+            self._enable_delay_cycles = round(self.config.enable_s / SERVO_PERIOD_S)
         return {"enabled status": "True"}
 
     def _disable_robot(self, message: Message) -> Message:
-        self._servo_mode = self._enabled = False
-        self._enable_delay_cycles = None
-        self._queue.end()
-        self._motion.abort()
+        self._stand()
+        self._enabled, self._enable_delay_cycles = False, None
         return {}
 
     def _get_robot_state(self, message: Message) -> Message:
@@ -332,12 +452,20 @@ class EmulatedController:
         if enabled and not self._enabled:
             raise CommandRefused("robot is not enabled")
 
+    def _require_movable(self) -> None:
+        self._require_ready()
+        for mode, on in (("drag", self._faults.drag), ("manual", self._faults.manual)):
+            if on and self.config.modes_refuse:
+                raise CommandRefused(f"robot is in {mode} mode")
+
     # ---- planned motion ----
 
     def _require_planner(self) -> None:
-        self._require_ready()
+        self._require_movable()
         if self._servo_mode:
             raise CommandRefused("robot is in servo mode")
+        if self._filter_moves(_STILL_RAD_S):
+            raise CommandRefused("robot is moving: it comes to rest from servo mode")
 
     def _joint_move(self, message: Message) -> Message:
         self._require_planner()
@@ -350,7 +478,7 @@ class EmulatedController:
         self._require_planner()
         start = self._motion.end(self._commanded_rad)
         try:
-            goal = inverse(pose_from_wire(message["endPosition"]), start, limits=self._config.limits)
+            goal = inverse(pose_from_wire(message["endPosition"]), start, limits=self.config.limits)
         except IKError as error:
             raise CommandRefused(f"inverse kinematics failed: {error}") from error
         self._queue_joint_motion(message, start, goal)
@@ -358,7 +486,7 @@ class EmulatedController:
 
     def _queue_joint_motion(self, message: Message, start: FloatArray, goal: FloatArray) -> None:
         speed, acceleration = deg_to_rad(_number(message, "speed")), deg_to_rad(_number(message, "accel"))
-        self._motion.add(start, plan_joint_motion(start, goal, speed, acceleration, self._config.limits))
+        self._motion.add(start, plan_joint_motion(start, goal, speed, acceleration, self.config.limits))
 
     def _move_linear(self, message: Message) -> Message:
         with self._lock:
@@ -366,7 +494,7 @@ class EmulatedController:
             start = self._motion.end(self._commanded_rad)
         goal = self._pose(message, "cartPosition", start)
         speed, acceleration = mm_to_m(_number(message, "speed")), mm_to_m(_number(message, "accel"))
-        path = plan_linear_motion(start, goal, speed, acceleration, self._config.limits)
+        path = plan_linear_motion(start, goal, speed, acceleration, self.config.limits)
         with self._lock:
             self._require_planner()
             if not np.array_equal(start, self._motion.end(self._commanded_rad)):
@@ -401,12 +529,14 @@ class EmulatedController:
             self._servo_mode = False
             self._queue.end()
             return {}
-        self._require_ready()
-        if self._motion.busy:
+        self._require_movable()
+        if self._motion.busy or (not self._servo_mode and self._filter_moves(_STILL_RAD_S)):
             raise CommandRefused("robot is moving: stop it before entering servo mode")
         if not self._servo_mode:
-            self._servo_mode = True
+            self._servo_mode, self._paused = True, False
             self._queue.begin(self._commanded_rad)
+            if self._filter is not None:
+                self._filter.begin(self._commanded_rad)
         return {}
 
     def _is_in_servomove(self, message: Message) -> Message:
@@ -414,6 +544,8 @@ class EmulatedController:
 
     def _servo_j(self, message: Message) -> Message:
         target = _joints(message, "jointPosition")
+        if self._ignores_servo():
+            return {}
         self._require_servo()
         if _flag(message, "relFlag"):
             target = target + self._queue.tail()
@@ -421,15 +553,23 @@ class EmulatedController:
         return {}
 
     def _servo_p(self, message: Message) -> Message:
+        if self._ignores_servo():
+            return {}
         self._require_servo()
         tail = self._queue.tail()
         try:
             # "catPosition" is the vendor's spelling.
-            target = inverse(self._pose(message, "catPosition", tail), tail, limits=self._config.limits)
+            target = inverse(self._pose(message, "catPosition", tail), tail, limits=self.config.limits)
         except IKError as error:
             raise CommandRefused(f"inverse kinematics failed: {error}") from error
         self._push(message, target)
         return {}
+
+    def _ignores_servo(self) -> bool:
+        if self._servo_mode or self.config.outside_servo == "refuse":
+            return False
+        self.servo_log.counters.lost += 1
+        return True
 
     def _require_servo(self) -> None:
         self._require_ready()
@@ -440,7 +580,7 @@ class EmulatedController:
         steps = message.get("stepNum", 1)
         if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"stepNum must be a whole number of 1 to {MAX_STEPS}, got {steps!r}")
-        limits = self._config.limits
+        limits = self.config.limits
         self._on_soft_limit = not limits.contains(target_rad)
         if self._on_soft_limit:
             raise CommandRefused(f"soft limit: {_outside(target_rad, limits)}")
@@ -451,9 +591,11 @@ class EmulatedController:
             return
         result = self._queue.push(target_rad, steps)
         if result is Push.FULL:
-            raise CommandRefused(f"servo queue is full ({self._config.servo_depth} periods)")
+            raise CommandRefused(f"servo queue is full ({self.config.servo_depth} periods)")
         if result is Push.INEFFECTIVE:
             counters.ineffective += 1
+        elif result is Push.DROPPED:
+            counters.lost += 1
         else:
             counters.queued += 1
 
@@ -471,8 +613,13 @@ class EmulatedController:
         }
         if kind not in needed:
             raise CommandRefused(f"filter_type must be one of {sorted(needed)}, got {kind!r}")
-        # Accepted and remembered; the emulated servo queue itself never filters.
-        self._settings["set_servo_move_filter"] = {k: _number(message, k) for k in needed[kind]}
+        values = {name: _number(message, name) for name in needed[kind]}
+        # The other types are accepted and remembered, and filter nothing.
+        self._filter = None
+        if kind == 2 and self.config.filter_acts:
+            self._filter = NonlinearFilter(FilterLimits(*(deg_to_rad(values[name]) for name in needed[2])))
+            self._filter.begin(self._commanded_rad)
+        self._settings["set_servo_move_filter"] = {"filter_type": kind, **values}
         return {}
 
     # ---- readings ----
@@ -489,7 +636,7 @@ class EmulatedController:
     def _kine_inverse(self, message: Message) -> Message:
         reference = _joints(message, "jointPosition")
         try:
-            found = inverse(pose_from_wire(message["cartPosition"]), reference, limits=self._config.limits)
+            found = inverse(pose_from_wire(message["cartPosition"]), reference, limits=self.config.limits)
         except IKError as error:
             raise CommandRefused("call kine_inverse failed") from error
         return {"jointPosition": joints_to_deg(found)}
@@ -511,10 +658,15 @@ class EmulatedController:
             raise CommandRefused(f"no digital outputs of type {kind!r} (0 cabinet, 1 tool)")
         if not isinstance(index, int) or not 0 <= index < len(outputs):
             raise CommandRefused(f"digital output index must lie in 0 to {len(outputs) - 1}, got {index!r}")
-        outputs[index] = int(value)
-        if kind == 1:
-            self._output_changes.append((index, value))
+        self._set_output(kind, index, value)
         return {}
+
+    def _set_output(self, kind: int, index: int, value: bool) -> None:
+        if kind == 0:
+            self._cabinet_outputs[index] = int(value)
+            return
+        self._tool_outputs[index] = int(value)
+        self._output_changes.append((index, value))
 
     def _set_payload(self, message: Message) -> Message:
         mass_kg, centroid = _number(message, "mass"), message["centroid"]
@@ -523,12 +675,19 @@ class EmulatedController:
         self._settings["set_payload"] = {"mass": mass_kg, "centroid": [float(v) for v in centroid]}
         return {}
 
+    def _get_payload(self, message: Message) -> Message:
+        return dict(self._settings.get("set_payload", {"mass": 0.0, "centroid": [0.0, 0.0, 0.0]}))
+
     def _set_collision_sensitivity(self, message: Message) -> Message:
         level = message["sensitivityVal"]
         if level not in range(6):
             raise CommandRefused(f"sensitivityVal must lie in 0 to 5, got {level!r}")
+        self._collision_sensitivity = level
         self._settings["set_clsn_sensitivity"] = {"sensitivityVal": level}
         return {}
+
+    def _get_collision_sensitivity(self, message: Message) -> Message:
+        return {"sensitivityVal": self._collision_sensitivity}
 
     def _set_network_exception_handle(self, message: Message) -> Message:
         limit_ms, action = _number(message, "timeLimit"), message["motType"]

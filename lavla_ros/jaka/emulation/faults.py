@@ -33,6 +33,26 @@ class Faults:
     """cmdNames executed but never answered; "*": every one."""
     lose_servo_frames: int = 0
     """Acknowledge the next so many servo commands, but lose them before they reach the queue."""
+    pause_commands_s: float = 0.0
+    """Read nothing from the command connections for so long, once: what is sent meanwhile arrives in a burst."""
+    swallow_commands: bool = False
+    """Half-open: commands are read and neither carried out nor answered."""
+    flood: bool = False
+    """Small valid objects that nobody asked for, as many as the client takes."""
+    servo_mode_lost: bool = False
+    """Servo mode ends, once; nothing says so."""
+    drag: bool = False
+    """Drag mode, switched at the arm: guided by hand. Servo mode ends where it was on."""
+    manual: bool = False
+    """Manual mode, switched at the pendant."""
+    hand_speed_rad_s: float = 0.0
+    """In drag mode somebody moves joint 1 this fast."""
+    measured_offset_rad: float = 0.0
+    """Joint 1 is measured this far from where it is."""
+    error_text: str = ""
+    """errmsg of the next protective stop, in place of the emulator's own words."""
+    reboot_s: float = 0.0
+    """Switch off at once and answer on no port for so long, once; then everything is as after switching on."""
     power_on_fails: bool = False
     """power_on is accepted, but the arm stays without power."""
     enable_fails: bool = False
@@ -78,8 +98,10 @@ def _checked(name: str, value: Any, current: Any) -> Any:
             return tuple(value)
         raise ValueError(f"fault {name} must be a list of cmdNames, got {value!r}")
     if isinstance(current, str):
-        if value in get_args(Garble):
+        if isinstance(value, str) and (name != "garble" or value in get_args(Garble)):
             return value
+        if name != "garble":
+            raise ValueError(f"fault {name} must be a text, got {value!r}")
         raise ValueError(f"fault {name} must be one of {get_args(Garble)}, got {value!r}")
     wanted = int if isinstance(current, int) else int | float
     if not isinstance(value, wanted) or isinstance(value, bool) or not math.isfinite(value) or value < 0:

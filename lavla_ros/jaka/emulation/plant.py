@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.limits import JOINTS
 
 
@@ -31,10 +33,29 @@ class ArmPlant(Protocol):
         ...
 
 
-class KinematicPlant:
-    """An arm without physics: it is where it was told to be."""
+@runtime_checkable
+class ForceSensing(Protocol):
+    """A plant whose controller feels what the arm runs into."""
 
-    def __init__(self, position_rad: ArrayLike = (0.0,) * JOINTS) -> None:
+    def external_force_n(self) -> float:
+        """Force with which something outside presses against the arm now, N."""
+        ...
+
+
+class KinematicPlant:
+    """An arm without physics: it is where it was told to be, unless a table is in the way of its flange."""
+
+    def __init__(
+        self,
+        position_rad: ArrayLike = (0.0,) * JOINTS,
+        *,
+        table_z_m: float = -math.inf,
+        table_stiffness_n_m: float = 5000.0,
+    ) -> None:
+        """``table_z_m``: height above the base below which the flange does not get; what presses it down is then
+        felt as the way that it was told to go further, times the stiffness."""
+        self._table_z_m, self._table_stiffness_n_m = table_z_m, table_stiffness_n_m
+        self._force_n = 0.0
         self._position_rad = np.array(position_rad, dtype=np.float64)
         if self._position_rad.shape != (JOINTS,) or not np.isfinite(self._position_rad).all():
             raise ValueError(f"the arm starts at {JOINTS} finite joint positions (rad), got {position_rad!r}")
@@ -61,5 +82,15 @@ class KinematicPlant:
 
     def advance(self, dt_s: float) -> None:
         """See :class:`ArmPlant`."""
-        self._position_rad = self._target_rad
         self.elapsed_s += dt_s
+        self._force_n = 0.0
+        if math.isfinite(self._table_z_m):
+            depth_m = self._table_z_m - float(forward(self._target_rad)[2, 3])
+            if depth_m > 0.0:
+                self._force_n = depth_m * self._table_stiffness_n_m
+                return
+        self._position_rad = self._target_rad
+
+    def external_force_n(self) -> float:
+        """See :class:`ForceSensing`."""
+        return self._force_n

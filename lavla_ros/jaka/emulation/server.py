@@ -26,6 +26,8 @@ _SPLIT_PAUSE_NS = 2_000_000
 _GLUE_TIMEOUT_NS = 50_000_000
 _MAX_UNSENT_BYTES = 1 << 20
 
+_FLOOD = b'{"errorCode":"0"}' * 500
+
 Handler = Callable[[dict[str, Any], int], dict[str, Any]]
 
 
@@ -68,18 +70,29 @@ class CommandServer:
     """
 
     def __init__(
-        self, listener: socket.socket, handle: Handler, control: Handler, faults: Faults, *, realtime: bool
+        self,
+        listener: socket.socket,
+        handle: Handler,
+        control: Handler,
+        faults: Faults,
+        *,
+        offline: Callable[[], bool],
+        realtime: bool,
     ) -> None:
+        """``offline``: whether the controller is switched off; then every connection is closed and none taken."""
         self._listener = listener
         self._handle = handle
         self._control = control
         self._faults = faults
+        self._offline = offline
         self._realtime = realtime
         self._selector = selectors.DefaultSelector()
         self._peers: dict[socket.socket, _Peer] = {}
         self._client: _Peer | None = None
         self._due: list[tuple[int, int, _Peer, bytes]] = []
         self._serial = itertools.count()
+        self._reading_again_ns = 0
+        """Until then nothing is read from the client (monotonic clock)."""
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="emulator-commands", daemon=True)
         self.replaced_clients = 0
@@ -113,7 +126,11 @@ class CommandServer:
             if self._faults.drop_connection and self._client is not None:
                 self._faults.drop_connection = False
                 self._close(self._client, "dropped by a fault")
+            if self._offline():
+                for peer in list(self._peers.values()):
+                    self._close(peer, "the controller is switched off")
             self._send_due()
+            self._pause_and_flood()
         for peer in list(self._peers.values()):
             self._close(peer, "the emulator stops")
         self._selector.close()
@@ -122,6 +139,8 @@ class CommandServer:
     def _timeout_s(self) -> float:
         # Faults set by plain assignment, and stop(), are seen within this time even where nothing arrives.
         idle_s = 0.02
+        if self._faults.flood:
+            return 0.0
         return min(idle_s, max(0.0, (self._due[0][0] - time.monotonic_ns()) * 1e-9)) if self._due else idle_s
 
     def _accept(self) -> None:
@@ -130,7 +149,7 @@ class CommandServer:
         except OSError as error:
             _log.warning("a command connection could not be accepted: %s", error)
             return
-        if self._faults.refuse_connections:
+        if self._faults.refuse_connections or self._offline():
             connection.close()
             return
         connection.setblocking(False)
@@ -140,6 +159,8 @@ class CommandServer:
         self._selector.register(connection, selectors.EVENT_READ)
 
     def _receive(self, peer: _Peer, arrival_ns: int) -> None:
+        if peer is self._client and arrival_ns < self._reading_again_ns:
+            return
         try:
             data = peer.socket.recv(65536)
         except BlockingIOError:
@@ -162,11 +183,28 @@ class CommandServer:
                 self._queue(peer, encode(self._control(message, arrival_ns)))
                 continue
             self._make_client(peer)
+            if self._faults.swallow_commands:
+                continue
             reply = self._handle(message, arrival_ns)
             if not self._faults.silences(str(message.get("cmdName"))):
                 self._answer(peer, encode(reply))
             if peer.socket not in self._peers:
                 return
+
+    def _pause_and_flood(self) -> None:
+        """The client's connection as two of the faults want it."""
+        faults, client = self._faults, self._client
+        if faults.pause_commands_s > 0:
+            self._reading_again_ns = time.monotonic_ns() + round(faults.pause_commands_s * 1e9)
+            faults.pause_commands_s = 0.0
+        if faults.flood and client is not None and len(client.unsent) < _MAX_UNSENT_BYTES // 2:
+            self._queue(client, _FLOOD)
+        if faults.flood or time.monotonic_ns() < self._reading_again_ns:
+            time.sleep(0.0005)  # what is not read, or not taken, makes every selection end at once
+
+    def client_connected(self) -> bool:
+        """Whether there is a client now."""
+        return self._client is not None
 
     def _make_client(self, peer: _Peer) -> None:
         if self._client is peer:
@@ -264,13 +302,20 @@ class StatusServer:
     """Pushes a status message to every connection at a fixed rate, in a thread of its own."""
 
     def __init__(
-        self, listener: socket.socket, status: Callable[[], dict[str, Any]], faults: Faults, *, rate_hz: float
+        self,
+        listener: socket.socket,
+        status: Callable[[], dict[str, Any]],
+        faults: Faults,
+        *,
+        offline: Callable[[], bool],
+        rate_hz: float,
     ) -> None:
         if not 0.1 <= rate_hz <= 500.0:
             raise ValueError(f"the status rate must lie in 0.1 to 500 Hz, got {rate_hz}")
         self._listener = listener
         self._status = status
         self._faults = faults
+        self._offline = offline
         self._period_ns = round(1e9 / rate_hz)
         self._unsent: dict[socket.socket, bytearray] = {}
         self._stopping = threading.Event()
@@ -293,6 +338,10 @@ class StatusServer:
             deadline_ns = max(deadline_ns + self._period_ns, time.monotonic_ns())
             self._stopping.wait(max(0.0, (deadline_ns - time.monotonic_ns()) * 1e-9))
             self._accept_all()
+            if self._offline():
+                for connection in self._unsent:
+                    connection.close()
+                self._unsent.clear()
             if self._unsent and not self._faults.status_stalled:
                 data = encode_with_length(self._status())
                 for connection in list(self._unsent):

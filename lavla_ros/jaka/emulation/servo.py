@@ -5,7 +5,7 @@ from __future__ import annotations
 import enum
 from collections import deque
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,8 @@ from numpy.typing import NDArray
 from lavla_ros.jaka.limits import SERVO_MAX_SPEED_RAD_S, SERVO_PERIOD_S
 
 FloatArray = NDArray[np.float64]
+Overflow = Literal["refuse", "drop_newest", "drop_oldest"]
+_Item = TypeVar("_Item")
 
 
 class Push(enum.Enum):
@@ -21,6 +23,7 @@ class Push(enum.Enum):
     QUEUED = "queued"
     INEFFECTIVE = "ineffective"
     FULL = "full"
+    DROPPED = "dropped"
 
 
 @dataclass(slots=True)
@@ -35,7 +38,7 @@ class ServoCounters:
     refused: int = 0
     """Answered with an error: not in servo mode, outside the limits, queue full, malformed, rejected by a fault."""
     lost: int = 0
-    """Lost by the ``lose_servo_frames`` fault."""
+    """Acknowledged and lost: by the ``lose_servo_frames`` fault, in a full queue, or outside servo mode."""
     trimmed: int = 0
     """Periods of queued motion left out because the emulator itself was late."""
     cycles: int = 0
@@ -48,6 +51,8 @@ class ServoCounters:
     """Those of them that found the queue empty: the arm held its last target for want of a fresh one."""
     deepest_queue: int = 0
     """Largest number of periods that were waiting."""
+    coasted: int = 0
+    """Those of the missed cycles in which the arm went on at its last velocity."""
 
 
 class ServoLog:
@@ -73,11 +78,11 @@ class ServoLog:
 
     def arrivals_ns(self) -> NDArray[np.int64]:
         """Arrival times held, oldest first, (N,), ns."""
-        return np.array(self._copy(), dtype=np.int64)
+        return np.array(_copy(self._arrivals), dtype=np.int64)
 
     def page(self, since: int, count: int) -> dict[str, Any]:
         """Up to ``count`` arrivals from running number ``since`` on, and the counters, as JSON holds them."""
-        arrivals = self._copy()
+        arrivals = _copy(self._arrivals)
         first = self._appended - len(arrivals)
         begin = max(since, first)
         part = arrivals[begin - first : begin - first + count]
@@ -94,13 +99,21 @@ class ServoLog:
         self._arrivals.clear()
         self.counters = ServoCounters()
 
-    def _copy(self) -> list[int]:
-        for _ in range(100):
-            try:
-                return list(self._arrivals)
-            except RuntimeError:  # the other thread appended meanwhile
-                continue
-        raise RuntimeError("the servo log could not be copied while commands arrive")
+
+class MotionLog:
+    """Measured positions, one per cycle that was run, in a bounded buffer. One thread appends, any thread reads."""
+
+    def __init__(self, size: int) -> None:
+        self._rows: deque[tuple[int, FloatArray]] = deque(maxlen=size)
+
+    def append(self, cycle: int, position_rad: FloatArray) -> None:
+        """``cycle``: running number, those left out counted; position (6,), rad."""
+        self._rows.append((cycle, position_rad))
+
+    def page(self, since: int, count: int) -> dict[str, Any]:
+        """Up to ``count`` rows [cycle, q1 … q6 (rad)] from a cycle on, and the cycle to ask from next (None: all)."""
+        rows = [[n, *q.tolist()] for n, q in _copy(self._rows) if n >= since]
+        return {"rows": rows[:count], "next": rows[count][0] if len(rows) > count else None}
 
 
 class ServoQueue:
@@ -108,13 +121,20 @@ class ServoQueue:
 
     ``lead_periods``: playing begins so many periods after the first target, so that the phase between the
     sender's clock and the cycle does not matter; measured from then on, a target may be late by that much.
+    ``coast_periods``: with nothing waiting, the motion goes on for so long at the last velocity. ``overflow``: see
+    :class:`~lavla_ros.jaka.emulation.config.ControllerConfig`.
     """
 
-    def __init__(self, depth: int, lead_periods: int) -> None:
+    def __init__(self, depth: int, lead_periods: int, *, coast_periods: int = 0, overflow: Overflow = "refuse") -> None:
         self._depth = depth
         self._lead_periods = lead_periods
+        self._coast_periods = coast_periods
+        self._overflow = overflow
         self._waiting: deque[FloatArray] = deque()
         self._tail: FloatArray | None = None
+        self._played: FloatArray | None = None
+        self._step: FloatArray | None = None
+        self._coasted = 0
         self._lead = 0
         self._started = False
 
@@ -123,20 +143,32 @@ class ServoQueue:
         """Whether a target came in this servo session."""
         return self._started
 
+    @property
+    def coasting(self) -> bool:
+        """Whether the last position was made up for want of one."""
+        return self._coasted > 0 and self._step is not None
+
     def __len__(self) -> int:
         return len(self._waiting)
 
     def begin(self, position_rad: FloatArray) -> None:
         """Start a servo session at the commanded position (6,), rad."""
         self._waiting.clear()
-        self._tail = position_rad
+        self._tail = self._played = position_rad
+        self._step = None
+        self._coasted = 0
         self._lead = self._lead_periods
         self._started = False
 
     def end(self) -> None:
         """Leave out what is still waiting."""
         self._waiting.clear()
-        self._started = False
+        self._started, self._step = False, None
+
+    def stand(self) -> None:
+        """Leave out what is still waiting, and stay at the position played last; the session goes on."""
+        self._waiting.clear()
+        self._tail, self._step = self._played, None
 
     def tail(self) -> FloatArray:
         """Where the queued motion ends, (6,), rad. RuntimeError outside a session."""
@@ -151,7 +183,11 @@ class ServoQueue:
         if float(np.abs(delta).max()) > SERVO_MAX_SPEED_RAD_S * SERVO_PERIOD_S * steps * (1 + 1e-6):
             return Push.INEFFECTIVE
         if len(self._waiting) + steps > self._depth:
-            return Push.FULL
+            if self._overflow == "drop_oldest" and steps <= self._depth:
+                for _ in range(len(self._waiting) + steps - self._depth):
+                    self._waiting.popleft()
+            else:
+                return Push.FULL if self._overflow == "refuse" else Push.DROPPED
         for i in range(1, steps):
             self._waiting.append(tail + delta * (i / steps))
         self._waiting.append(target_rad)
@@ -163,7 +199,20 @@ class ServoQueue:
         """The position for this period, or None where no fresh one waits."""
         if not self._waiting:
             return None
-        return self._waiting.popleft()
+        position = self._waiting.popleft()
+        self._step = None if self._played is None else position - self._played
+        self._played = position
+        self._coasted = 0
+        return position
+
+    def coast(self) -> FloatArray | None:
+        """One more period at the last velocity; None where that is over, or not how it is."""
+        if self._step is None or self._played is None or self._coasted >= self._coast_periods:
+            self._step = None
+            return None
+        self._coasted += 1
+        self._played = self._tail = self._played + self._step
+        return self._played
 
     def leading(self) -> bool:
         """Whether this period still belongs to the lead after the first target; counts it."""
@@ -172,9 +221,19 @@ class ServoQueue:
             return True
         return False
 
-    def trim(self, periods: int) -> int:
-        """Leave out up to so many of the oldest positions, keeping the lead; returns how many."""
+    def trim(self, periods: int) -> list[FloatArray]:
+        """Leave out up to so many of the oldest positions, keeping the lead; returns them."""
         count = max(0, min(periods, len(self._waiting) - max(1, self._lead_periods)))
-        for _ in range(count):
-            self._waiting.popleft()
-        return count
+        taken = [self._waiting.popleft() for _ in range(count)]
+        if taken:
+            self._played = taken[-1]
+        return taken
+
+
+def _copy(items: deque[_Item]) -> list[_Item]:
+    for _ in range(100):
+        try:
+            return list(items)
+        except RuntimeError:  # the other thread appended meanwhile
+            continue
+    raise RuntimeError("the log could not be copied while it grows")

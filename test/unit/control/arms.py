@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -72,6 +73,15 @@ class Bench:
             self.now_ns += 8 * MS
         return self.commands[-1]
 
+    def clear(self) -> None:
+        """Acknowledge the fault and let the arm move again, as a person does."""
+        assert self.executor.acknowledge(self.now_ns), self.executor.refusal
+        self.tick()
+        self.executor.resume(self.now_ns - 1)
+
+    def assert_within_limits(self, scale: float = 1.0) -> None:
+        assert_within_limits(self.positions, self.config, scale, restarts_of(self.commands, self.config))
+
     def run_until(self, time_ns: int) -> None:
         while self.now_ns < time_ns:
             self.tick()
@@ -92,15 +102,28 @@ class Bench:
 TOLERANCE = {1: 1e-6, 2: 1e-5, 3: 1e-2}
 
 
-def assert_within_limits(positions_NJ: np.ndarray, config: ExecutorConfig, scale: float = 1.0) -> None:
-    """Finite, and within every limit by finite differences of consecutive commands, at rest before the first."""
+def restarts_of(commands: list[Command], config: ExecutorConfig) -> list[int]:
+    """Indices of the commands before which too many cycles were missed: the arm stood still there."""
+    gaps = np.diff([c.stamp_ns for c in commands])
+    return [int(i) + 1 for i in np.flatnonzero(gaps > (config.bridged_ticks + 1) * config.tick_ns)]
+
+
+def assert_within_limits(
+    positions_NJ: np.ndarray, config: ExecutorConfig, scale: float = 1.0, restarts: list[int] | None = None
+) -> None:
+    """Finite, and within every limit by finite differences of consecutive commands, at rest before the first, and
+    at rest again before every command of ``restarts`` (indices of commands, which follow the starting position)."""
     limits = config.limits
-    positions = np.vstack((np.repeat(positions_NJ[:1], 3, axis=0), positions_NJ))
-    assert np.isfinite(positions).all()
-    assert (positions >= np.minimum(limits.lower(), positions[0]) - 1e-6).all(), positions.min(0)
-    assert (positions <= np.maximum(limits.upper(), positions[0]) + 1e-6).all(), positions.max(0)
+    assert np.isfinite(positions_NJ).all()
+    assert (positions_NJ >= np.minimum(limits.lower(), positions_NJ[0]) - 1e-6).all(), positions_NJ.min(0)
+    assert (positions_NJ <= np.maximum(limits.upper(), positions_NJ[0]) + 1e-6).all(), positions_NJ.max(0)
     bounds = (np.array(limits.velocity_rad_s) * scale, limits.acceleration_rad_s2, limits.jerk_rad_s3)
-    for order, bound in enumerate(bounds, start=1):
-        measured = np.abs(np.diff(positions, order, axis=0)) / TICK_S**order
-        worst = np.unravel_index(np.argmax(measured - bound), measured.shape)
-        assert (measured <= np.asarray(bound) + TOLERANCE[order]).all(), (order, worst, measured[worst])
+    edges = [0, *(restarts or []), len(positions_NJ) - 1]
+    for first, last in pairwise(edges):
+        # From the position at which the arm stands when the first command of this stretch comes.
+        stretch = positions_NJ[first : last + 1]
+        positions = np.vstack((np.repeat(stretch[:1], 3, axis=0), stretch))
+        for order, bound in enumerate(bounds, start=1):
+            measured = np.abs(np.diff(positions, order, axis=0)) / TICK_S**order
+            worst = np.unravel_index(np.argmax(measured - bound), measured.shape)
+            assert (measured <= np.asarray(bound) + TOLERANCE[order]).all(), (first, order, worst, measured[worst])

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from arms import CONTRACT, HOME, MS, arm, assert_within_limits, variant
+from arms import CONTRACT, HOME, MS, arm, assert_within_limits, restarts_of, variant
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.control.driver import ArmState
-from lavla_ros.control.executor import ChunkExecutor, Command, ExecutorConfig, ExecutorState
+from lavla_ros.control.executor import ChunkExecutor, Command, ExecutorConfig, ExecutorError, ExecutorState
 from lavla_ros.jaka.kinematics import forward, rotation_vector
 
 MALFORMED = ("nan", "dims", "names", "rate")
@@ -46,7 +46,7 @@ EVENTS = st.builds(
     state=st.sampled_from(
         ["follows"] * 60 + ["lags"] * 8 + ["nan", "stale", "stuck", "disabled", "fault", "dims", "no_servo", "ahead"]
     ),
-    call=st.sampled_from([""] * 16 + ["hold", "fault"] + ["acknowledge"] * 8),
+    call=st.sampled_from([""] * 16 + ["hold", "fault"] + ["acknowledge", "resume"] * 5),
 )
 START = st.sampled_from([HOME, [6.2, 2.0, -2.1, -6.2, -2.05, 0.0], [6.28, 2.09, 2.18, 0.0, 0.0, 0.0]])
 
@@ -133,7 +133,18 @@ def run(events: list[Event], start: list[float], config: ExecutorConfig, contrac
             executor.fault("asked to")
         if event.call == "acknowledge":
             executor.acknowledge(now_ns)
+        if event.call == "resume":
+            before = executor.held
+            try:
+                executor.resume(now_ns)
+            except ExecutorError as error:
+                assert str(error) and executor.held == before
     return commands
+
+
+def assert_all_within_limits(start, commands, config, scale=1.0):
+    positions = np.vstack(([start], [c.position_rad for c in commands]))
+    assert_within_limits(positions, config, scale, restarts_of(commands, config))
 
 
 BOUNDED = settings(
@@ -157,7 +168,7 @@ SEQUENCES = st.lists(EVENTS, min_size=3, max_size=20)
 def test_no_limit_is_exceeded_on_any_tick(events, start, blend, scale):
     config = ExecutorConfig.from_contract(CONTRACT, blend=blend, speed_scale=scale)
     commands = run(events, start, config, CONTRACT)
-    assert_within_limits(np.vstack(([start], [c.position_rad for c in commands])), config, scale)
+    assert_all_within_limits(start, commands, config, scale)
 
 
 @settings(BOUNDED, max_examples=40)
@@ -166,7 +177,7 @@ def test_no_limit_is_exceeded_by_delta_chunks(events, start):
     contract = variant("joint", "delta")
     config = ExecutorConfig.from_contract(contract)
     commands = run(events, start, config, contract)
-    assert_within_limits(np.vstack(([start], [c.position_rad for c in commands])), config)
+    assert_all_within_limits(start, commands, config)
 
 
 @settings(BOUNDED, max_examples=10)
@@ -175,7 +186,7 @@ def test_no_limit_is_exceeded_by_end_effector_chunks(events, mode):
     contract = variant("end_effector", mode)
     config = ExecutorConfig.from_contract(contract)
     commands = run(events, HOME, config, contract)
-    assert_within_limits(np.vstack(([HOME], [c.position_rad for c in commands])), config)
+    assert_all_within_limits(HOME, commands, config)
 
 
 @settings(BOUNDED, max_examples=15)

@@ -52,6 +52,7 @@ def tcp(emulator):
         "host": "127.0.0.1",
         "port": emulator.port,
         "status_port": emulator.status_port,
+        "power_on": True,
     }
 
 
@@ -129,8 +130,19 @@ def test_a_protective_stop_is_latched_until_acknowledged(emulator, link_to):
     link.heartbeat()
     assert link.snapshot().state is ExecutorState.FAULT
     assert link.acknowledge(), link.reason
+    snapshot = wait_for(link, lambda s: s.fault is None)
+    assert "protective stop" in snapshot.held and not snapshot.servo_mode and not emulator.snapshot.servo_mode
+    assert snapshot.waiting_for == "resume"
+    link.drain()
+    ticks = sway(link, 0.5)
+    assert np.ptp([t.measured_rad for t in ticks], axis=0).max() == 0.0, "acknowledging is not resuming"
+    observed_before_ns = time.time_ns()
+    assert link.resume(), link.reason
     snapshot = wait_for(link, lambda s: s.state is ExecutorState.HOLDING)
+    assert snapshot.held is None and snapshot.waiting_for == "a chunk"
     assert np.abs(snapshot.command_rad - snapshot.measured_rad).max() < 1e-3
+    link.submit(chunk_of([snapshot.command_rad] * 20, observed_before_ns))
+    wait_for(link, lambda s: s.counters.get("rejected_old", 0) > 0)
     ticks = sway(link, 0.8)
     assert ticks[-1].state is ExecutorState.TRACKING
     assert emulator.servo_log.counters.ineffective == 0
@@ -145,7 +157,7 @@ def test_a_lost_connection_is_a_fault_and_never_reconnects_by_itself(emulator, l
     assert link.alive
     link.submit(chunk_of([HOME] * 20, time.time_ns()))
     wait_for(link, lambda s: s.counters.get("rejected_fault", 0) > 0)
-    assert link.acknowledge(), link.reason
+    assert link.acknowledge() and link.resume(), link.reason
     assert sway(link, 0.5)[-1].state is ExecutorState.TRACKING
 
 
@@ -173,19 +185,6 @@ def test_a_bad_configuration_ends_with_code_2_and_says_what(tmp_path, caplog, co
     assert text in caplog.text
 
 
-def test_an_error_in_the_loop_ramps_down_and_ends_with_the_cause(link_to):
-    # The requests ring is fed bytes that no link would write: an error that nothing in the loop expects.
-    link = link_to(LOOPBACK)
-    moving = sway(link, 1.0)
-    assert np.abs(moving[-1].command_velocity_rad_s).max() > 0.05
-    link._rings["requests"].write(b"\xff not a request")
-    wait_for(link, lambda s: s.exit_reason is not None)
-    assert "WireError" in link.exit_reason
-    # At rest a braking distance away from where the error met it.
-    assert np.abs(link.snapshot().command_rad - moving[-1].command_rad).max() < 0.2
-    assert link.stop() == 1
-
-
 def test_a_killed_process_is_noticed(link_to):
     link = link_to(LOOPBACK)
     os.kill(link.pid, signal.SIGKILL)
@@ -209,6 +208,112 @@ def test_servo_mode_on_request_and_hold_and_speed(link_to):
     ticks = sway(link, 1.0, amplitude=0.5)
     assert max(np.abs(t.command_velocity_rad_s).max() for t in ticks) <= 0.157 + 1e-6
     assert link.deactivate() and link.snapshot().state is ExecutorState.IDLE
+
+
+def test_a_broken_chunk_is_a_fault_until_acknowledged_and_resumed(emulator, link_to):
+    link = link_to(tcp(emulator))
+    sway(link, 0.8)
+    link.submit(chunk_of([[np.nan] * 6] * 20, time.time_ns()))
+    assert "nan" in wait_for(link, lambda s: s.fault is not None).fault
+    assert link.acknowledge(), link.reason
+    held = wait_for(link, lambda s: s.state is ExecutorState.HOLDING)
+    assert "nan" in held.held and held.waiting_for == "resume" and held.servo_mode
+    link.drain()
+    assert not any(ok for t in sway(link, 0.3) for _, ok, _ in t.results)
+    assert link.resume(), link.reason
+    ticks = sway(link, 0.5)
+    assert ticks[-1].state is ExecutorState.TRACKING and ticks[-1].waiting_for == ""
+    assert_smooth(ticks)
+
+
+@pytest.mark.parametrize(("stall_s", "state"), [(0.15, ExecutorState.TRACKING), (1.2, ExecutorState.FAULT)])
+def test_after_a_stall_the_motion_restarts_from_rest(emulator, link_to, stall_s, state):
+    link = link_to(tcp(emulator))
+    before = sway(link, 1.0, amplitude=0.3)[-1]
+    assert np.abs(before.command_velocity_rad_s).max() > 0.2
+    os.kill(link.pid, signal.SIGSTOP)
+    time.sleep(stall_s)
+    os.kill(link.pid, signal.SIGCONT)
+    sway(link, 0.0)
+    link.heartbeat()
+    wait_for(link, lambda s: s.missed > before.missed)
+    ticks = [before, *link.drain()]
+    # The arm has stopped at the last command before the stall: a first step of more than a * dt * dt would be a jump.
+    after = next(i for i, (a, b) in enumerate(pairwise(ticks)) if b.missed > a.missed + 1) + 1
+    assert np.abs(ticks[after].command_rad - ticks[after - 1].command_rad).max() <= 5.0 * 0.008**2 + 1e-9
+    assert ticks[after].state is state or ticks[after].state is ExecutorState.HOLDING
+
+
+def test_a_fault_outlives_deactivation(emulator, link_to):
+    link = link_to(tcp(emulator))
+    assert link.fault("something that the ROS side saw")
+    assert link.deactivate(), link.reason
+    assert not link.activate() and "something that the ROS side saw" in link.reason
+    assert not emulator.snapshot.servo_mode
+    assert link.acknowledge() and link.activate(), link.reason
+    assert wait_for(link, lambda s: s.state is ExecutorState.HOLDING).held is None
+
+
+def test_power_brakes_and_servo_mode_are_asked_for_one_by_one(emulator, link_to):
+    link = link_to(tcp(emulator) | {"power_on": False}, activate=False)
+    assert wait_for(link, lambda s: s.measured_stamp_ns > 0).waiting_for == "power_on"
+    assert not link.activate() and "/executor/power_on" in link.reason
+    assert not link.enable()
+    assert link.power_on(), link.reason
+    assert not emulator.snapshot.enabled and wait_for(link, lambda s: s.powered_on).waiting_for == "enable"
+    assert link.enable(), link.reason
+    assert wait_for(link, lambda s: s.enabled).waiting_for == "activate"
+    assert not emulator.snapshot.servo_mode
+    assert link.activate(), link.reason
+    assert not link.power_on() and "HOLDING" in link.reason
+
+
+def test_a_fault_in_standby_can_be_acknowledged(emulator, link_to):
+    link = link_to(tcp(emulator), activate=False)
+    emulator.faults.protective_stop = True
+    wait_for(link, lambda s: s.waiting_for == "acknowledge")
+    assert not link.activate() and "protective stop" in link.reason
+    assert link.acknowledge(), link.reason
+    assert wait_for(link, lambda s: s.waiting_for == "activate").fault is None
+    assert not emulator.snapshot.servo_mode
+
+
+@pytest.mark.parametrize("ended_by", [signal.SIGKILL, signal.SIGSTOP])
+def test_servo_mode_is_left_in_the_place_of_a_process_that_cannot(emulator, link_to, ended_by):
+    link = link_to(tcp(emulator))
+    sway(link, 0.5)
+    assert emulator.snapshot.servo_mode and link.silent_s < 1.0
+    os.kill(link.pid, ended_by)
+    time.sleep(0.4)
+    if ended_by == signal.SIGSTOP:
+        assert link.alive and link.silent_s > 0.3
+        text = link.kill()
+    else:
+        assert not link.alive
+        text = link.leave_servo()
+    assert "left" in text and not emulator.snapshot.servo_mode
+    assert link.leave_servo() == "", "once is enough"
+
+
+def test_long_texts_and_malformed_requests_end_nothing(link_to):
+    link = link_to(LOOPBACK)
+    assert link.hold("\N{SNOWMAN}" * 3000) and link.fault('\\"\N{GRINNING FACE}\x00' * 500)
+    link._rings["requests"].write(b"\xff not a request")
+    link._rings["requests"].write(b'{"id": 1e999, "name": [], "value": {}}')
+    snapshot = wait_for(link, lambda s: s.counters.get("requests_malformed") == 2)
+    assert snapshot.held.startswith("\N{SNOWMAN}") and snapshot.held.endswith("…")
+    assert link.alive and link.acknowledge(), link.reason
+
+
+def test_of_chunks_that_come_too_fast_the_newest_is_followed(link_to):
+    link = link_to(LOOPBACK)
+    os.kill(link.pid, signal.SIGSTOP)
+    stamp_ns = time.time_ns()
+    for i in range(3):
+        link.submit(chunk_of([HOME] * 20, stamp_ns + i))
+    os.kill(link.pid, signal.SIGCONT)
+    snapshot = wait_for(link, lambda s: s.counters.get("accepted", 0) == 1)
+    assert snapshot.chunk_stamp_ns == stamp_ns + 2 and snapshot.counters["superseded"] == 2
 
 
 def test_the_shipped_configuration_is_valid():

@@ -5,9 +5,11 @@ from __future__ import annotations
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from typing import Any
 
+from lavla_ros.jaka.codec import FrameReader, encode
 from lavla_ros.jaka.emulator import ControllerConfig
 
 QUICK = ControllerConfig(power_on_s=0.0, enable_s=0.0)
@@ -53,6 +55,19 @@ def answer_with(data: bytes, *, keep_open_s: float = 0.0) -> Callable[[socket.so
         connection.recv(4096)
         connection.sendall(data)
         time.sleep(keep_open_s)
+
+    return serve
+
+
+def answer_by_name(replies: Mapping[str, Mapping[str, Any]]) -> Callable[[socket.socket], None]:
+    """Accept every command, with these fields in the replies to some."""
+
+    def serve(connection: socket.socket) -> None:
+        reader = FrameReader()
+        while data := connection.recv(4096):
+            for message in reader.feed(data):
+                name = message["cmdName"]
+                connection.sendall(encode({"cmdName": name, "errorCode": "0", "errorMsg": "", **replies.get(name, {})}))
 
     return serve
 

@@ -10,9 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
-from lavla_ros.jaka.emulation.controller import ControllerConfig, EmulatedController
+from lavla_ros.jaka.emulation.config import ControllerConfig
+from lavla_ros.jaka.emulation.controller import EmulatedController
 from lavla_ros.jaka.emulation.faults import Faults
+from lavla_ros.jaka.emulation.filter import FilterLimits, NonlinearFilter
 from lavla_ros.jaka.emulation.plant import KinematicPlant
 from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.units import pose_to_wire
@@ -21,8 +24,10 @@ from lavla_ros.jaka.units import pose_to_wire
 class Bench:
     """A controller, its plant and faults; ``ok`` and ``refused`` check the errorCode."""
 
-    def __init__(self, *, ready: bool = True, servo: bool = False, **config: Any) -> None:
-        self.plant = KinematicPlant()
+    def __init__(
+        self, *, ready: bool = True, servo: bool = False, plant: KinematicPlant | None = None, **config: Any
+    ) -> None:
+        self.plant = plant or KinematicPlant()
         self.faults = Faults()
         self.controller = EmulatedController(
             self.plant, ControllerConfig(power_on_s=0.0, enable_s=0.0, **config), self.faults
@@ -360,7 +365,321 @@ def test_faults_are_checked_all_or_none() -> None:
     assert faults.as_dict()["delay_s"] == 1.0
 
 
-@pytest.mark.parametrize("bad", [{"servo_depth": 0}, {"servo_lead_periods": 100}, {"power_on_s": -1.0}])
+@pytest.mark.parametrize(
+    "bad",
+    [
+        {"servo_depth": 0},
+        {"servo_lead_periods": 100},
+        {"power_on_s": -1.0},
+        {"clock_drift": 0.6},
+        {"coast_s": -0.1},
+        {"collision_sensitivity": 6},
+        {"without_commands": "fly"},
+        {"overflow": "x"},
+        {"outside_servo": "x"},
+    ],
+)
 def test_configuration_is_checked(bad: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match="must be"):
         ControllerConfig(**bad)
+
+
+def differences(track_deg: list[float]) -> tuple[float, float, float]:
+    """Largest velocity, acceleration and jerk of one joint, rad and s, from one position per cycle."""
+    q = np.radians([track_deg[0], *track_deg])
+    largest = []
+    for _ in range(3):
+        q = np.diff(q) / 0.008
+        largest.append(float(np.abs(q).max()))
+    return largest[0], largest[1], largest[2]
+
+
+def test_when_the_commands_stop_the_arm_may_go_on_at_its_last_velocity_for_a_while() -> None:
+    bench = Bench(servo=True, servo_lead_periods=0, without_commands="coast", coast_s=0.04)
+    for i in range(1, 4):
+        bench.servo(0.5 * i)
+    assert bench.cycles(3)[-1] == pytest.approx(1.5)
+    assert bench.cycles(8) == pytest.approx([2.0, 2.5, 3.0, 3.5, 4.0, 4.0, 4.0, 4.0])
+    assert (bench.log.counters.missed, bench.log.counters.coasted) == (8, 5)
+    assert not bench.controller.snapshot.moving
+    bench.servo(4.5)
+    assert bench.cycles(3) == pytest.approx([4.5, 5.0, 5.5]), "what comes later starts where the arm has got to"
+    bench.ok("servo_move", relFlag=0)
+    assert bench.cycles(3) == pytest.approx([5.5] * 3), "leaving servo mode ends it"
+
+
+def test_coasting_ends_at_the_soft_limit() -> None:
+    bench = Bench(without_commands="coast", coast_s=5.0)
+    bench.ok("joint_move", relFlag=0, jointPosition=[0, 0, 124, 0, 0, 0], speed=180, accel=5000)
+    bench.cycles(200)
+    bench.ok("servo_move", relFlag=1)
+    bench.ok("servo_j", relFlag=0, jointPosition=[0, 0, 124.1, 0, 0, 0], stepNum=1)
+    bench.ok("servo_j", relFlag=0, jointPosition=[0, 0, 124.2, 0, 0, 0], stepNum=1)
+    bench.cycles(100)
+    assert math.degrees(bench.plant.joint_position_rad()[2]) <= math.degrees(2.18) + 1e-6
+    assert bench.controller.snapshot.on_soft_limit
+
+
+@pytest.mark.parametrize(("overflow", "end", "lost"), [("drop_newest", 0.5, 2), ("drop_oldest", 0.7, 0)])
+def test_a_full_queue_may_lose_commands_without_a_word(overflow: str, end: float, lost: int) -> None:
+    bench = Bench(servo=True, servo_depth=5, overflow=overflow)
+    assert [bench.servo(0.1 * i)["errorCode"] for i in range(1, 8)] == ["0"] * 7
+    assert bench.cycles(10)[-1] == pytest.approx(end)
+    assert bench.log.counters.lost == lost
+
+
+def test_servo_mode_is_lost_without_a_word() -> None:
+    bench = Bench(servo=True, servo_lead_periods=0, outside_servo="ignore")
+    bench.servo(0.5)
+    bench.servo(1.0)
+    bench.one()
+    bench.faults.servo_mode_lost = True
+    assert bench.cycles(2) == pytest.approx([0.5, 0.5])
+    assert bench.servo(1.0)["errorCode"] == "0"
+    assert bench.cycles(2) == pytest.approx([0.5, 0.5])
+    assert bench.controller.snapshot.error_code == 0
+    assert bench.ok("is_in_servomove")["in_servomove"] is False
+    assert not bench.faults.servo_mode_lost, "once"
+
+
+@pytest.mark.parametrize("modes_refuse", [True, False])
+def test_drag_and_manual_mode(modes_refuse: bool) -> None:
+    bench = Bench(servo=True, servo_lead_periods=0, modes_refuse=modes_refuse)
+    bench.servo(1.0)
+    bench.one()
+    bench.faults.update({"drag": True, "hand_speed_rad_s": 0.5})
+    track = bench.cycles(11)
+    assert track[10] - track[0] == pytest.approx(math.degrees(0.5 * 0.08), rel=1e-6), "the hand moves it"
+    assert not bench.controller.snapshot.servo_mode
+    assert bench.controller.snapshot.drag
+    assert (bench.send("servo_move", relFlag=1)["errorCode"] == "2") is modes_refuse
+    if not modes_refuse:
+        assert bench.cycles(3) == pytest.approx([track[-1]] * 3), "servo mode takes the arm out of the hand"
+    bench.faults.update({"drag": False, "manual": True})
+    bench.cycles(1)
+    bench.ok("servo_move", relFlag=0)
+    assert bench.controller.snapshot.manual
+    reply = bench.send("joint_move", relFlag=0, jointPosition=[0] * 6, speed=1, accel=1)
+    assert (reply["errorCode"] == "2") is modes_refuse
+
+
+def test_a_reboot_forgets_everything_but_the_position() -> None:
+    bench = Bench(servo=True, servo_lead_periods=0)
+    bench.ok("set_payload", mass=0.5, centroid=[0, 0, 30])
+    bench.ok("set_digital_output", type=1, index=0, value=1)
+    bench.servo(1.0)
+    bench.one()
+    bench.faults.reboot_s = 0.08
+    bench.cycles(1)
+    assert bench.controller.offline
+    bench.cycles(10)
+    assert not bench.controller.offline
+    state = bench.controller.snapshot
+    assert (state.powered, state.enabled, state.servo_mode, state.tool_outputs) == (False, False, False, (0, 0))
+    assert bench.controller.settings == {}
+    assert bench.plant.tool_outputs[0] is False
+    assert bench.one() == pytest.approx(1.0)
+
+
+def test_power_loss_may_clear_the_tool_outputs() -> None:
+    for clears in (False, True):
+        bench = Bench(power_loss_clears_outputs=clears)
+        bench.ok("set_digital_output", type=1, index=0, value=1)
+        bench.cycles(1)
+        bench.faults.emergency_stop = True
+        bench.cycles(2)
+        assert bench.plant.tool_outputs[0] is not clears
+        assert bench.controller.snapshot.tool_outputs == (int(not clears), 0)
+
+
+class Blocked(KinematicPlant):
+    """An arm that something holds back at 1 degree of joint 1, with 2000 N per rad."""
+
+    def advance(self, dt_s: float) -> None:
+        wanted = self._target_rad.copy()
+        self._force_n = 2000.0 * max(0.0, wanted[0] - math.radians(1.0))
+        self._target_rad[0] = min(wanted[0], math.radians(1.0))
+        self._position_rad = self._target_rad
+
+
+@pytest.mark.parametrize(("sensitivity", "felt_n"), [(0, math.inf), (1, 25.0), (5, 125.0)])
+def test_a_collision_trips_the_protective_stop_where_the_arm_stands(sensitivity: int, felt_n: float) -> None:
+    bench = Bench(servo=True, servo_lead_periods=0, plant=Blocked())
+    bench.ok("set_clsn_sensitivity", sensitivityVal=sensitivity)
+    assert bench.controller.settings["set_clsn_sensitivity"] == {"sensitivityVal": sensitivity}
+    at = 0.0
+    while not bench.controller.snapshot.protective_stop and at < 10.0:
+        at += 0.1
+        bench.servo(at)
+        bench.one()
+    state = bench.controller.snapshot
+    if sensitivity == 0:
+        assert not state.protective_stop
+        return
+    assert 2000.0 * math.radians(at - 0.1 - 1.0) <= felt_n < 2000.0 * math.radians(at - 1.0)
+    np.testing.assert_array_equal(state.commanded_rad, state.measured_rad)
+    assert math.degrees(state.measured_rad[0]) == pytest.approx(1.0)
+    bench.ok("clear_error")
+    bench.ok("servo_move", relFlag=1)
+    bench.servo(-0.5, relFlag=1)
+    assert bench.cycles(2)[-1] == pytest.approx(0.5), "commands from where the arm stands take effect"
+
+
+def test_the_flange_does_not_get_below_a_table() -> None:
+    home = np.array([0.0, 0.0, np.pi / 2, 0.0, np.pi / 2, 0.0])
+    height = float(forward(home)[2, 3])
+    bench = Bench(servo=True, plant=KinematicPlant(home, table_z_m=height - 0.01), collision_sensitivity=3)
+    for i in range(1, 200):
+        bench.send("servo_j", relFlag=0, jointPosition=[0, 0, 90 + 0.2 * i, 0, 90 - 0.2 * i, 0], stepNum=1)
+        bench.one()
+        if bench.controller.snapshot.protective_stop:
+            break
+    assert "collision" in bench.controller.snapshot.error_text
+    assert forward(bench.plant.joint_position_rad())[2, 3] >= height - 0.01
+
+
+def test_every_stop_leaves_the_command_at_the_measured_position() -> None:
+    for stop in ({"protective_stop": True}, {"emergency_stop": True}, {"drag": True}, {"reboot_s": 0.1}):
+        bench = Bench(servo=True, servo_lead_periods=0, plant=Blocked())
+        for i in range(1, 6):
+            bench.servo(0.5 * i)
+        bench.cycles(5)
+        bench.faults.update(stop)
+        bench.cycles(1)
+        assert math.degrees(bench.controller.snapshot.commanded_rad[0]) == pytest.approx(1.0), stop
+
+
+def test_a_measured_position_may_be_wrong() -> None:
+    bench = Bench()
+    bench.faults.measured_offset_rad = 1.5
+    bench.cycles(1)
+    assert bench.controller.snapshot.measured_rad[0] == pytest.approx(1.5)
+    assert bench.controller.snapshot.commanded_rad[0] == 0.0
+
+
+@pytest.mark.parametrize(("action", "acts"), [(0, True), (1, True), (2, True), (2, False)])
+def test_the_network_exception_handle_acts_when_the_client_is_silent(action: int, acts: bool) -> None:
+    bench = Bench(servo=True, servo_lead_periods=0, without_commands="coast", network_exception_acts=acts)
+    bench.ok("set_network_exception_handle", timeLimit=40, motType=action)
+    bench.servo(0.5)
+    bench.servo(1.0)
+    track = bench.cycles(20)
+    state = bench.controller.snapshot
+    if action == 0 or not acts:
+        assert track[-1] == pytest.approx(10.0), "it coasts on"
+        return
+    assert track[-1] == pytest.approx(2.5), "5 cycles of 8 ms after the last command"
+    assert (state.servo_mode, state.paused) == ((True, True) if action == 1 else (False, False))
+    assert (bench.servo(3.0)["errorCode"] == "0") is (action == 1)
+    if action == 1:
+        assert bench.one() == pytest.approx(3.0)
+        assert not bench.controller.snapshot.paused
+
+
+def test_the_network_exception_handle_stops_planned_motion() -> None:
+    bench = Bench()
+    bench.ok("set_network_exception_handle", timeLimit=100, motType=2)
+    bench.ok("joint_move", relFlag=0, jointPosition=[90, 0, 0, 0, 0, 0], speed=45, accel=400)
+    track = bench.cycles(60)
+    assert track[-1] == track[-20] < 10.0
+    bench.ok("joint_move", relFlag=0, jointPosition=[20, 0, 0, 0, 0, 0], speed=90, accel=400)
+    for _ in range(60):
+        bench.ok("get_joint_pos")
+        bench.one()
+    assert bench.one() == pytest.approx(20.0), "a client that is heard is no exception"
+
+
+NLF = {"filter_type": 2, "nlf_max_vr": 110.0, "nlf_max_ar": 570.0, "nlf_max_jr": 5700.0}
+NLF_RAD = [math.radians(v) for v in (110.0, 570.0, 5700.0)]
+
+
+def smooth_deg(count: int) -> NDArray[np.float64]:
+    """Joint 1 swaying by 40 deg, from rest, within the filter's limits."""
+    return np.asarray(20.0 * (1.0 - np.cos(2.0 * 0.008 * np.arange(1, count + 1))))
+
+
+def test_the_filter_lets_pass_what_is_within_its_limits() -> None:
+    bench = Bench()
+    bench.ok("set_servo_move_filter", **NLF)
+    bench.ok("servo_move", relFlag=1)
+    assert "outside servo mode" in bench.refused("set_servo_move_filter", filter_type=0)
+    wanted = smooth_deg(300)
+    track = []
+    for q in wanted:
+        bench.servo(float(q))
+        track.append(bench.one())
+    np.testing.assert_allclose(track[1:], wanted[:-1], atol=1e-9)  # the lead of one period
+
+
+@pytest.mark.parametrize("stall", [1, 2, 5, 40, 400])
+@pytest.mark.parametrize("coast", [False, True])
+def test_the_filter_bounds_the_arm_when_commands_fail_to_come(stall: int, coast: bool) -> None:
+    bench = Bench(servo_lead_periods=0, without_commands="coast" if coast else "stop", coast_s=0.2)
+    bench.ok("set_servo_move_filter", **NLF)
+    bench.ok("servo_move", relFlag=1)
+    wanted = smooth_deg(300)
+    track = [0.0]
+    for q in wanted[:80]:
+        bench.servo(float(q))
+        track.append(bench.one())
+    track += bench.cycles(stall)
+    # They begin again from rest at the last command, as the executor does after a stall: by steps that are too large.
+    for q in np.linspace(track[-1], track[-1] + 20.0, 60):
+        bench.servo(float(q))
+        track.append(bench.one())
+    track += bench.cycles(100)
+    assert all(found <= limit * (1 + 1e-6) for found, limit in zip(differences(track), NLF_RAD, strict=True))
+    assert not bench.controller.snapshot.moving
+    if not coast:
+        assert track[-1] == pytest.approx(math.degrees(bench.controller.snapshot.commanded_rad[0]))
+
+
+def test_the_filter_brings_the_arm_to_rest_when_servo_mode_ends() -> None:
+    for end in ("servo_move", "lost", "network"):
+        bench = Bench(servo_lead_periods=0)
+        bench.ok("set_servo_move_filter", **NLF)
+        bench.ok("set_network_exception_handle", timeLimit=40, motType=2)
+        bench.ok("servo_move", relFlag=1)
+        track = [0.0]
+        for q in smooth_deg(80):
+            bench.servo(float(q))
+            track.append(bench.one())
+        if end == "servo_move":
+            bench.ok("servo_move", relFlag=0)
+        bench.faults.servo_mode_lost = end == "lost"
+        if end != "network":
+            track.append(bench.one())
+            assert "moving" in bench.refused("servo_move", relFlag=1)
+        track += bench.cycles(100)
+        assert not bench.controller.snapshot.servo_mode, end
+        assert all(found <= limit * (1 + 1e-6) for found, limit in zip(differences(track), NLF_RAD, strict=True)), end
+        assert track[-1] == track[-2]
+        bench.ok("servo_move", relFlag=1)
+
+
+def test_a_filter_without_effect_and_other_types_change_nothing() -> None:
+    for config, message in (({"filter_acts": False}, NLF), ({}, {"filter_type": 1, "lpf_cf": 5})):
+        bench = Bench(servo_lead_periods=0, **config)
+        bench.ok("set_servo_move_filter", **message)
+        assert bench.controller.settings["set_servo_move_filter"]["filter_type"] == message["filter_type"]
+        bench.ok("servo_move", relFlag=1)
+        bench.servo(1.4)
+        assert bench.one() == pytest.approx(1.4)
+
+
+@given(
+    targets=st.lists(st.tuples(st.floats(-40, 40), st.integers(1, 30)), min_size=1, max_size=8),
+    limits=st.tuples(st.floats(10, 180), st.floats(50, 2000), st.floats(500, 20000)),
+)
+@settings(max_examples=60, deadline=None)
+def test_the_filter_keeps_its_limits_whatever_is_asked(
+    targets: list[tuple[float, int]], limits: tuple[float, float, float]
+) -> None:
+    bounds = [math.radians(v) for v in limits]
+    nlf = NonlinearFilter(FilterLimits(*bounds))
+    track = [0.0]
+    for q, count in targets:
+        track += [math.degrees(nlf.follow(np.full(6, math.radians(q)))[0]) for _ in range(count)]
+    last = track[-1]
+    track += [math.degrees(nlf.brake()[0]) for _ in range(2)]
+    assert all(found <= bound * (1 + 1e-6) for found, bound in zip(differences(track), bounds, strict=True)), last

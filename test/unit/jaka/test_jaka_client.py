@@ -171,8 +171,8 @@ def test_arguments_are_checked() -> None:
         client.set_collision_sensitivity(9)
     with pytest.raises(ValueError, match="0 to 1"):
         client.rapid_rate(2)
-    with pytest.raises(ValueError, match="cut-off"):
-        client.set_servo_move_filter("joint_low_pass")
+    with pytest.raises(ValueError, match="finite and above 0"):
+        client.set_servo_move_filter((1.0, 0.0, 1.0))
     with pytest.raises(ValueError, match="positive time"):
         JakaClient("x", reply_timeout_s=0.0)
 
@@ -212,14 +212,14 @@ def test_every_typed_command(emulator: ControllerEmulator, client: JakaClient, p
     client.set_network_exception_handle(0.1, "abort")
     client.rapid_rate(0.5)
     client.stop_program()
-    client.set_servo_move_filter("joint_low_pass", cutoff_hz=10.0)
+    client.set_servo_move_filter((3.0, 10.0, 100.0))
     assert not client.is_in_servo_move()
     client.servo_move(True)
     assert client.is_in_servo_move()
     client.servo_j(client.get_joint_position())
     client.servo_p(client.get_tcp_pose())
     with pytest.raises(JakaError, match="outside servo mode"):
-        client.set_servo_move_filter("none")
+        client.set_servo_move_filter(None)
     client.servo_move(False)
     assert not client.protective_stop()
     client.clear_error()
@@ -303,6 +303,21 @@ def test_status_that_is_no_status_is_reported() -> None:
         assert stream.counters.connections >= 2
 
 
+def test_a_flooded_status_port_is_given_up() -> None:
+    message = encode({"joint_actual_position": [0.0] * 6, "padding": "x" * 60_000})
+
+    def flood(connection: socket.socket) -> None:
+        while True:
+            connection.sendall(message)
+
+    with raw_peer(flood) as port:
+        stream = StatusStream("127.0.0.1", port, retry_s=0.5)
+        stream.start()
+        wait_until(lambda: stream.counters.malformed > 0, 5.0)
+        assert stream.latest is not None
+        stream.stop()
+
+
 def test_status_fields_are_tolerant_of_firmwares() -> None:
     base = {"joint_actual_position": [0, 90, 0, 0, 0, 0], "future_field": {"a": [1]}}
     status = parse_status(base, 1, 2)
@@ -311,6 +326,15 @@ def test_status_fields_are_tolerant_of_firmwares() -> None:
     assert status.fault is None, "what is not sent is unknown, not a fault"
     for value in (1, True, "1", "true", 1.0):
         assert parse_status({**base, "protective_stop": value}, 1, 2).protective_stop is True
+    assert (status.commanded_rad, status.taken) == (None, None)
+    assert parse_status({**base, "joint_position": [1, 2]}, 1, 2).commanded_rad is None
+    commanded = parse_status({**base, "joint_position": [0, 180, 0, 0, 0, 0]}, 1, 2).commanded_rad
+    assert commanded is not None
+    assert commanded[1] == pytest.approx(math.pi)
+    assert parse_status({**base, "drag_status": True}, 1, 2).taken == "in drag mode"
+    assert parse_status({**base, "drag_status": False, "task_mode": 4}, 1, 2).taken == "in drag mode"
+    assert parse_status({**base, "task_mode": 1}, 1, 2).taken == "in manual mode"
+    assert "program" in str(parse_status({**base, "task_mode": 2, "interp_state": 3}, 1, 2).taken)
     assert parse_status({**base, "errcode": "0x10F", "errmsg": "drive"}, 1, 2).fault == "controller error (0x10F drive)"
     assert parse_status({**base, "emergency_stop": "1", "protective_stop": 1}, 1, 2).fault == "emergency stop pressed"
     joints = [{"joint_actual_position": j} for j in ([1], [math.inf] * 6, ["0"] * 6, None)]

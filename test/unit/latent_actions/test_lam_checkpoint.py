@@ -91,7 +91,7 @@ def test_contract_with_other_chunks_is_refused(saved):
 
 def test_files_of_two_models_are_not_mixed(saved):
     document = yaml.safe_load((saved / "contract.yaml").read_text())
-    document["action"]["dims"][0]["high"] = 1.5
+    document["action"]["dims"][0]["unit"] = "m"
     (saved / "contract.yaml").write_text(yaml.safe_dump(document))
     with pytest.raises(CheckpointError, match="one of the two files was replaced"):
         load_latent_model(saved, ActionLatentModel)

@@ -287,3 +287,50 @@ def test_thinning_recovers_after_lost_frames() -> None:
     frames = [i for i in range(60) if not 20 <= i < 31]
     taken = [i for i in frames if thinner.accept(round(i * NS_PER_S / 30))]
     assert taken == [0, 3, 6, 9, 12, 15, 18, 31, 34, 37, 40, 43, 46, 49, 52, 55, 58]
+
+
+def test_frames_that_wait_long_are_kept_at_the_size_of_the_contract() -> None:
+    """A state that begins late holds steps back; raw frames of a large camera must not pile up until then."""
+    raw = {"front": "/camera/front/image_raw", "wrist": "/camera/wrist/image_raw"}
+    late_ms = 3000
+    events: list[Event] = [(T0 - 1, TEXT, text("go"))]
+    for i in range(120):
+        t = T0 + i * NS_PER_S // 30
+        events += [(t + k * MS, topic, image(t + k * MS, i, size=160)) for k, topic in enumerate(raw.values())]
+    in_time = [(t + 2 * MS, STATE, state(t)) for t in range(T0 - 16 * MS, T0 + 4 * NS_PER_S, 8 * MS)]
+    late = [(max(arrival, T0 + late_ms * MS), topic, msg) for arrival, topic, msg in in_time]
+    frame_bytes = 160 * 160 * 3
+
+    def aligned(states: list[Event]) -> tuple[list[Observation], int]:
+        pipeline = ObservationPipeline(small_contract(), camera_topics=raw, wait_s=5.0)
+        steps, most = [], 0
+        for arrival, topic, msg in sorted([*events, *states], key=lambda e: e[0]):
+            pipeline.add(topic, msg, arrival)
+            steps += pipeline.pop()
+            held = [frame for _, frame, _ in pipeline._pending]
+            held += [frame for stream in pipeline._cameras.values() for _, frame in stream.samples]
+            most = max(most, sum(f.nbytes if isinstance(f, np.ndarray) else len(f.data) for f in held))
+        return steps + pipeline.flush(), most
+
+    (plain, _), (delayed, most) = aligned(in_time), aligned(late)
+    assert len(plain) == 40 and fingerprint(plain) == fingerprint(delayed)
+    assert most < 20 * frame_bytes  # 30 waiting steps and 90 frames of the other camera would be 120
+
+
+def test_the_first_refusal_of_each_kind_is_told_in_words() -> None:
+    pipeline = ObservationPipeline(small_contract())
+    for stamp in (T0, T0 + 1):
+        pipeline.add(FRONT, image(stamp, encoding="bgr8"), stamp)
+        pipeline.add(STATE, joints(stamp, {"left_a": 1.0}), stamp)
+    assert "'bgr8'; expected 'rgb8'" in pipeline.examples["front.wrong_encoding"]
+    assert "['left_a']" in pipeline.examples["state.missing_name"]
+    assert "['a', 'b', 'gripper']" in pipeline.examples["state.missing_name"]
+
+
+def test_streams_of_the_log_clock_are_stamped_when_they_arrive() -> None:
+    unstamped = [
+        (a, topic, image(0, a % 250) if topic in (FRONT, WRIST) else msg) for a, topic, msg in session(delay_ms=0)
+    ]
+    steps, pipeline = run(unstamped, log_clock=("front", "wrist"))
+    assert len(steps) == 10 and pipeline.counters["front.duplicate"] == 0
+    assert [s.stamp_ns for s in steps] == [T0 + i * 100 * MS for i in range(10)]

@@ -148,7 +148,11 @@ def test_options_admit_what_is_rejected_by_default(tmp_path: Path) -> None:
         make_bag(root, CONTRACT, 5, instruction=None, metadata={"contract_hash": "feed"}),
     ]
     options = ConvertOptions(
-        outcomes=("succeeded", "failed"), allow_gaps=True, min_steps=1, instruction="given", other_contracts=True
+        outcomes=("succeeded", "failed"),
+        allow_gaps=True,
+        min_steps=1,
+        instruction="given",
+        allow_contract_differences=True,
     )
     report = convert(bags, tmp_path / "data", CONTRACT, options=options, jobs=1)
     assert [b.steps for b in report.bags] == [10, 19, 1, 5] and report.dropped == {"wrist_missing": 1}
@@ -199,7 +203,7 @@ def test_the_dataset_does_not_depend_on_the_number_of_processes(tmp_path: Path) 
     convert(bags, tmp_path / "one", CONTRACT, jobs=1)
     convert(bags, tmp_path / "two", CONTRACT, jobs=2)
     one, two = _content(tmp_path / "one"), _content(tmp_path / "two")
-    assert one == two and len(one) == 5 + 5 * 3 + 1 - 1
+    assert one == two and len(one) == 6 + 5 * 3  # of meta/, and of five episodes
     assert not (tmp_path / "two" / layout.STAGING).exists()
 
 

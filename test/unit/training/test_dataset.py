@@ -14,11 +14,22 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from synthetic_bags import make_bag, picture
+from synthetic_bags import T0, make_bag, picture
 from synthetic_messages import small_contract
 
 from training.convert import convert
-from training.dataset import DatasetError, EpisodeDataset, layout, repair, stats, validate
+from training.dataset import (
+    DatasetError,
+    DatasetWriter,
+    EpisodeArrays,
+    EpisodeDataset,
+    check,
+    layout,
+    repair,
+    stats,
+    validate,
+)
+from training.dataset.video import VideoWriter
 
 CONTRACT = small_contract(size=32, chunk=4)
 LENGTHS = (9, 5, 12)
@@ -68,7 +79,8 @@ def test_layout_is_lerobot_v3(original: Path) -> None:
     assert np.shape(rows[1]["stats/observation.images.front/mean"]) == (3, 1, 1)
     tasks = pq.read_table(original / "meta/tasks.parquet")
     assert json.loads(tasks.schema.metadata[b"pandas"])["index_columns"] == ["task"]
-    assert validate(original) == []
+    report = check(original, deep=True)
+    assert (report.errors, report.warnings) == ([], [])
 
 
 def test_chunks_end_with_their_episode(original: Path) -> None:
@@ -191,6 +203,113 @@ def test_a_missing_or_cut_video_is_named_when_it_is_read(data: Path) -> None:
         dataset[20]
     with pytest.raises(DatasetError, match=r"file-002\.mp4"):
         list(dataset.frames("front"))
+
+
+def arrays(episode: int, length: int) -> EpisodeArrays:
+    step = np.arange(length)
+    stamps = T0 + step * CONTRACT.dt_ns
+    return EpisodeArrays(
+        state_LS=np.column_stack([step * 0.02, 1 + step * 0.01, 0.5 + step * 0.01]).astype(np.float32) + episode / 100,
+        action_LA=np.column_stack([step * 0.02, 1 + step * 0.01, 0.5 + step * 0.01]).astype(np.float32),
+        capture_ns_LK=np.repeat(stamps[:, None], 3, axis=1),
+        instructions=(f"task {episode % 2}",) * length,
+        histograms={
+            name: np.sum(
+                [stats.image_histogram(picture(32, episode, s, c)) for s in sorted(stats.sample_frames(length))], axis=0
+            )
+            for c, name in enumerate(CONTRACT.camera_names)
+        },
+    )
+
+
+def append(writer: DatasetWriter, episode: int, length: int = 8) -> None:
+    videos = {}
+    for number, name in enumerate(CONTRACT.camera_names):
+        videos[name] = writer.root / layout.STAGING / f"{episode}-{name}.mp4"
+        with VideoWriter(videos[name], width=32, height=32, fps=10) as out:
+            for step in range(length):
+                out.write(picture(32, episode, step, number))
+    writer.append(arrays(episode, length), videos)
+
+
+def test_a_dataset_grows_by_parts_as_in_one_go(tmp_path: Path) -> None:
+    """Interrupted after an episode, in the middle of one, after the end, and after a repair that renumbered."""
+    with DatasetWriter(tmp_path / "whole", CONTRACT) as writer:
+        for episode in range(6):
+            append(writer, episode)
+        writer.finish()
+    root = tmp_path / "parts"
+    with DatasetWriter(root, CONTRACT, append=True) as writer:  # nothing there yet
+        assert writer.found == 0
+        append(writer, 0)
+        append(writer, 1)
+    # an episode that was never committed
+    (root / "videos/observation.images.front/chunk-000/file-002.mp4").write_bytes(b"half")
+    (root / "data/chunk-000/file-002.parquet").write_bytes(b"half")
+    layout.write_episodes(root, [{"episode_index": 2, "length": 3}], file_index=2)
+    (root / layout.STAGING / "left").mkdir(parents=True)
+    with DatasetWriter(root, CONTRACT, append=True) as writer:
+        assert (writer.found, writer.episodes, writer.frames) == (2, 2, 16)
+        append(writer, 2)
+        append(writer, 3)
+        writer.finish()
+    with DatasetWriter(root, CONTRACT, append=True) as writer:
+        for episode in (4, 5):
+            append(writer, episode)
+        with pytest.raises(DatasetError, match="being written by another process"):
+            DatasetWriter(root, CONTRACT, append=True)
+        writer.finish()
+    assert validate(root) == []
+    one, two = EpisodeDataset(tmp_path / "whole", CONTRACT), EpisodeDataset(root, CONTRACT)
+    for name in ("states", "actions", "task_of", "episode_of"):
+        np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    for index in range(len(one)):
+        for camera in CONTRACT.camera_names:
+            np.testing.assert_array_equal(one[index].images[camera], two[index].images[camera])
+    for key, found in one.stats.items():
+        for name, value in found.items():  # pictures of earlier parts are counted as they were coded
+            if "images" not in key or name in ("mean", "std", "count"):
+                np.testing.assert_allclose(two.stats[key][name], value, atol=0.02 if "images" in key else 1e-9)
+
+
+def test_episodes_added_after_a_repair_overwrite_none(tmp_path: Path) -> None:
+    root = tmp_path / "data"
+    with DatasetWriter(root, CONTRACT) as writer:
+        for episode in range(3):
+            append(writer, episode)
+        writer.finish()
+    (root / "data/chunk-000/file-000.parquet").unlink()
+    repair(root)
+    with DatasetWriter(root, CONTRACT, append=True) as writer:
+        assert writer.found == 2
+        append(writer, 3)
+        writer.finish()
+    assert validate(root) == []
+    dataset = EpisodeDataset(root, CONTRACT)
+    for episode, source in enumerate((1, 2, 3)):
+        shown = dataset[episode * 8 + 5].images["front"].astype(int)
+        assert np.abs(shown - picture(32, source, 5, 0)).mean() < 6
+        assert dataset.states[episode * 8, 0] == pytest.approx(source / 100)
+
+
+def test_only_a_dataset_of_the_same_contract_is_added_to(data: Path, tmp_path: Path) -> None:
+    with pytest.raises(DatasetError, match="exists already"):
+        DatasetWriter(data, CONTRACT)
+    with pytest.raises(DatasetError, match="chunk_size"):
+        DatasetWriter(data, replace(CONTRACT, chunk_size=9), append=True)
+    with pytest.raises(DatasetError, match="codec 'av1'"):
+        DatasetWriter(data, CONTRACT, codec="libsvtav1", append=True)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other/notes.txt").write_text("mine")
+    with pytest.raises(DatasetError, match=r"cannot read .*info\.json"):
+        DatasetWriter(tmp_path / "other", CONTRACT, append=True)
+    info = json.loads((data / layout.INFO).read_text())
+    (data / layout.INFO).write_text(json.dumps({**info, "total_episodes": 4}))
+    with pytest.raises(DatasetError, match="lavla dataset repair"):
+        DatasetWriter(data, CONTRACT, append=True)
+    (data / layout.CONTRACT).unlink()
+    with pytest.raises(DatasetError, match=r"no meta/contract\.yaml"):
+        DatasetWriter(data, CONTRACT, append=True)
 
 
 _CONVERT = """

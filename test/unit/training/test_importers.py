@@ -13,12 +13,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from synthetic_bags import picture
 from synthetic_messages import small_contract
 
 from lavla_ros import cli
 from lavla_ros.contract import Contract, load_contract
-from training.dataset import EpisodeDataset, layout, validate
+from training.dataset import EpisodeDataset, check, layout
 from training.importers import (
     ImportFailed,
     LeRobotMapping,
@@ -29,6 +30,7 @@ from training.importers import (
     load_mapping,
 )
 from training.importers.command import run_import
+from training.importers.lerobot import Camera
 from training.importers.libero import instruction_of_name
 from training.scale import Workers
 
@@ -40,6 +42,16 @@ def resized(name: str, **changes) -> Contract:
     contract = load_contract(name)
     cameras = tuple(replace(camera, width=SIZE, height=SIZE) for camera in contract.cameras)
     return replace(contract, cameras=cameras, **changes)
+
+
+def smooth(rng: np.random.Generator, length: int, width: int) -> np.ndarray:
+    """(length, width) as an arm moves."""
+    return rng.normal(0, 0.3, width) + np.cumsum(rng.normal(0, 0.02, (length, width)), axis=0)
+
+
+def assert_sound(path: Path) -> None:
+    report = check(path, deep=True)
+    assert (report.errors, report.warnings) == ([], [])
 
 
 def close(image: np.ndarray, expected: np.ndarray) -> bool:
@@ -66,7 +78,7 @@ def libero_file(path: Path, lengths=(7, 5), *, original: bool, instruction: str 
             demo["states"] = rng.normal(size=(length, 20))
             demo["robot_states"] = rng.normal(size=(length, 9))
             obs = demo.create_group("obs")
-            ee = rng.normal(size=(length, 6))
+            ee = smooth(rng, length, 6)
             obs["ee_states"], obs["ee_pos"], obs["ee_ori"] = ee, ee[:, :3], ee[:, 3:]
             obs["gripper_states"] = rng.uniform(0, 0.04, (length, 2)) * [1, -1]
             obs["joint_states"] = rng.normal(size=(length, 7))
@@ -98,7 +110,7 @@ def test_libero_pairs_observations_with_the_action_decided_on_them(tmp_path):
         for number, camera in enumerate(("agentview", "wrist")):
             turned = picture(64, 0, 2, number)[::-1, ::-1]
             assert close(sample.images[camera], cv2.resize(turned, (SIZE, SIZE), interpolation=cv2.INTER_AREA))
-        assert validate(tmp_path / f"out{original}") == []
+        assert_sound(tmp_path / f"out{original}")
 
 
 def test_libero_demonstrations_are_in_order_of_their_numbers(tmp_path, capsys):
@@ -160,7 +172,8 @@ def test_bad_libero_episodes_are_rejected_whole_and_by_reason(tmp_path):
     assert reasons[4].startswith("contract: the source has no state ['eef_x'")
     assert reasons[5].startswith("short:") and reasons[6].startswith("short:")
     assert report.rejected == {"finite": 1, "range": 1, "frames": 1, "contract": 1, "short": 2}
-    assert "rejected" in str(report) and validate(tmp_path / "out") == []
+    assert "rejected" in str(report)
+    assert_sound(tmp_path / "out")
 
 
 def test_files_that_are_not_liberos_are_refused(tmp_path):
@@ -178,6 +191,25 @@ def test_files_that_are_not_liberos_are_refused(tmp_path):
         opened["data"].attrs["macros_image_convention"] = "opencv"
     with pytest.raises(ImportFailed, match="'opencv'"):
         find_libero(file)
+    assert find_libero(file, upright=True)[0].upright
+    with h5py.File(file, "r+") as opened:
+        opened["data"].attrs["macros_image_convention"] = "opengl"
+        opened["data"].attrs["env_args"] = json.dumps({"env_kwargs": {"control_freq": 10}})
+    with pytest.raises(ImportFailed, match="leave --upright out"):
+        find_libero(file, upright=True)
+    with pytest.raises(ImportFailed, match="recorded at 10 Hz; the contract has rate_hz 20"):
+        find_libero(file, rate_hz=20.0)
+    assert find_libero(file, rate_hz=10.0)
+
+
+def test_libero_pictures_that_were_turned_before_are_not_turned_again(tmp_path):
+    file = libero_file(tmp_path / "a_demo.hdf5", original=False)
+    contract = resized("libero")
+    import_episodes(find_libero(file, upright=True), tmp_path / "out", contract, workers=ALONE)
+    expected = cv2.resize(picture(64, 0, 2, 0), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    assert close(EpisodeDataset(tmp_path / "out", contract)[2].images["agentview"], expected)
+    with pytest.raises(ImportFailed, match="--upright is for libero"):
+        run_import("robotwin", file, tmp_path / "two", upright=True)
 
 
 def test_an_output_that_exists_is_never_touched(tmp_path):
@@ -211,7 +243,7 @@ def robotwin_stable(folder: Path, lengths=(6, 4)) -> Path:
     rng = np.random.default_rng(0)
     for number, length in enumerate(lengths):
         with h5py.File(folder / f"data/episode{number}.hdf5", "w") as file:
-            left, right = rng.normal(size=(length, 6)), rng.normal(size=(length, 6))
+            left, right = smooth(rng, length, 6), smooth(rng, length, 6)
             grippers = rng.uniform(0, 1, (2, length))
             action = file.create_group("joint_action")
             action["left_arm"], action["left_gripper"] = left, grippers[0]
@@ -240,7 +272,7 @@ def test_robotwins_action_is_the_next_target_and_its_colours_are_rgb(tmp_path):
         expected = cv2.resize(coloured(3, camera), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
         assert close(sample.images[name], expected)
         assert sample.images[name][:, :, 0].mean() > sample.images[name][:, :, 2].mean() + 50, "red and blue swapped"
-    assert validate(tmp_path / "out") == []
+    assert_sound(tmp_path / "out")
 
 
 def test_robotwins_newer_layout_gives_the_same(tmp_path):
@@ -317,7 +349,7 @@ def lerobot_info(version: str, *, images: bool) -> dict:
         dtype = "image" if images and key == "hand" else "video"
         return {"dtype": dtype, "shape": [64, 64, 3], "names": ["height", "width", "channels"]}
 
-    legacy = version == "v2.1"
+    legacy = version != "v3.0"
     data = "data/chunk-{episode_chunk:03d}/episode_{episode_index:06d}.parquet" if legacy else layout.DATA_PATH
     video = "videos/chunk-{episode_chunk:03d}/{video_key}/episode_{episode_index:06d}.mp4"
     return {
@@ -367,9 +399,9 @@ def lerobot_dataset(root: Path, version: str, *, images: bool = False) -> Path:
     tables, rows = [], []
     for episode, length in enumerate(LENGTHS):
         columns = {
-            "observation.state": rng.normal(0, 0.5, (length, 2)).astype(np.float32).tolist(),
+            "observation.state": smooth(rng, length, 2).astype(np.float32).tolist(),
             "gripper_position": rng.uniform(0, 1, length).astype(np.float32),
-            "action": np.column_stack([rng.uniform(0, 100, length), rng.normal(0, 0.5, (length, 2))]).tolist(),
+            "action": np.column_stack([rng.uniform(0, 100, length), smooth(rng, length, 2)]).tolist(),
             "episode_index": [episode] * length,
             "frame_index": list(range(length)),
             "index": list(range(sum(LENGTHS[:episode]), sum(LENGTHS[: episode + 1]))),
@@ -381,7 +413,7 @@ def lerobot_dataset(root: Path, version: str, *, images: bool = False) -> Path:
         tables.append(pa.table(columns))
         rows.append({"episode_index": episode, "tasks": [f"task {episode % 2}"], "length": length})
     cameras = [("t", "observation.images.top")] + ([] if images else [("h", "observation.images.hand")])
-    if version == "v2.1":
+    if version != "v3.0":
         for episode, table in enumerate(tables):
             where = f"chunk-{episode // 2:03d}"
             (root / f"data/{where}").mkdir(parents=True, exist_ok=True)
@@ -413,7 +445,9 @@ def mapping(tmp_path_factory) -> LeRobotMapping:
     return load_mapping(path)
 
 
-@pytest.mark.parametrize(("version", "images"), [("v2.1", False), ("v3.0", False), ("v3.0", True), ("v2.1", True)])
+@pytest.mark.parametrize(
+    ("version", "images"), [("v2.0", True), ("v2.1", False), ("v3.0", False), ("v3.0", True), ("v2.1", True)]
+)
 def test_lerobot_datasets_come_in_by_name(tmp_path, mapping, version, images):
     root = lerobot_dataset(tmp_path / "source", version, images=images)
     report = import_episodes(find_lerobot(root, CONTRACT, mapping), tmp_path / "out", CONTRACT, workers=ALONE)
@@ -438,7 +472,7 @@ def test_lerobot_datasets_come_in_by_name(tmp_path, mapping, version, images):
         for number, camera in enumerate(("front", "wrist")):
             expected = cv2.resize(picture(64, episode, step, number), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
             assert close(dataset[index].images[camera], expected), (index, camera)
-    assert validate(tmp_path / "out") == []
+    assert_sound(tmp_path / "out")
 
 
 def test_our_own_dataset_comes_back_the_same(tmp_path, mapping):
@@ -473,7 +507,7 @@ def test_a_mapping_that_does_not_fit_is_refused_with_the_names_on_both_sides(tmp
     ):
         with pytest.raises(ImportFailed, match=message):
             find_lerobot(root, CONTRACT, bad)
-    with pytest.raises(ImportFailed, match=r"10 steps per second; contract 'small' has rate_hz 20"):
+    with pytest.raises(ImportFailed, match=r"10 steps per second; contract 'small' has rate_hz 20.* rate_hz: 20"):
         find_lerobot(root, replace(CONTRACT, rate_hz=20.0), mapping)
     info = json.loads((root / "meta/info.json").read_text())
     layout.write_json(root / "meta/info.json", {**info, "codebase_version": "v1.6"})
@@ -524,3 +558,120 @@ def test_the_command_says_what_is_missing(tmp_path):
         run_import("lerobot", tmp_path, tmp_path / "out", contract="jaka_minicobo")
     with pytest.raises(ImportFailed, match="there are no episodes"):
         import_episodes([], tmp_path / "out", CONTRACT)
+
+
+# ------------------------------------------------------------------ the public LIBERO sets
+
+PUBLIC = {
+    "v2.0": ("image", "wrist_image", "state", "actions"),
+    "v2.1": ("observation.images.image", "observation.images.wrist_image", "observation.state", "action"),
+    "v3.0": ("observation.images.image", "observation.images.image2", "observation.state", "action"),
+}
+"""Format → names of cameras, state and action in sets that were converted from RLDS."""
+STATE_NAMES = ("x", "y", "z", "ax", "ay", "az", "finger_l", "finger_r")
+ACTION_NAMES = ("x", "y", "z", "ax", "ay", "az", "gripper")
+
+
+def upright(step: int, camera: int) -> np.ndarray:
+    """Red above, with a bright block that tells the step."""
+    image = picture(64, 0, step, camera)
+    image[:24, :, 0], image[:24, :, 1:] = 200, 30
+    image[40:50, 4 * step : 4 * step + 10] = 240
+    return image
+
+
+def public_libero(root: Path, version: str, length: int = 12) -> Path:
+    """One episode of 20 Hz that says 10 fps, pictures upright and in the parquet, columns without usable names."""
+    top, wrist, state, action = PUBLIC[version]
+    names = {"v2.0": ["state"], "v2.1": None, "v3.0": {"motors": [*STATE_NAMES[:6], "gripper", "gripper"]}}[version]
+    info = lerobot_info(version, images=True)
+    info["features"] = {
+        top: {"dtype": "image", "shape": [64, 64, 3], "names": ["height", "width", "channel"]},
+        wrist: {"dtype": "image", "shape": [64, 64, 3], "names": ["height", "width", "channel"]},
+        state: {"dtype": "float32", "shape": [8], "names": names},
+        action: {"dtype": "float32", "shape": [7], "names": ["actions"] if version == "v2.0" else None},
+        **{k: f for k, f in info["features"].items() if k.endswith("index")},
+    }
+    layout.write_json(root / "meta/info.json", info)
+    rng = np.random.default_rng(1)
+    fingers = rng.uniform(0.01, 0.03, (length, 2)) * [1, -1]
+    columns = {
+        state: np.concatenate([smooth(rng, length, 6), fingers], axis=1).tolist(),
+        action: np.clip(rng.normal(0, 0.3, (length, 7)), -1, 1).tolist(),
+        **{key: list(range(length)) for key in ("frame_index", "index")},
+        **{key: [0] * length for key in ("episode_index", "task_index")},
+    }
+    for number, key in enumerate((top, wrist)):
+        codes = [cv2.imencode(".png", upright(step, number)[:, :, ::-1])[1].tobytes() for step in range(length)]
+        columns[key] = [{"bytes": code, "path": None} for code in codes]
+    row = {"episode_index": 0, "tasks": ["pick it up"], "length": length}
+    if version == "v3.0":
+        layout.write_table(root / "data/chunk-000/file-000.parquet", pa.table(columns))
+        layout.write_episodes(root, [{**row, "data/chunk_index": 0, "data/file_index": 0}])
+        layout.write_tasks(root, ["pick it up"])
+    else:
+        layout.write_table(root / "data/chunk-000/episode_000000.parquet", pa.table(columns))
+        (root / "meta/episodes.jsonl").write_text(json.dumps(row) + "\n")
+        (root / "meta/tasks.jsonl").write_text(json.dumps({"task_index": 0, "task": "pick it up"}) + "\n")
+    return root
+
+
+@pytest.mark.parametrize("version", PUBLIC)
+def test_public_libero_sets_come_in_upright_or_are_refused_with_the_line_that_mends_it(tmp_path, version, capsys):
+    """Each refusal says what to write; written as said, the set is imported, and stands as evaluation shows it."""
+    root = public_libero(tmp_path / "source", version)
+    contract = resized("libero")
+    top, wrist, state, action = PUBLIC[version]
+    fields = dict(zip(contract.state.names, (f"{state}/{name}" for name in STATE_NAMES), strict=True))
+    dims = dict(zip(contract.action.names, (f"{action}/{name}" for name in ACTION_NAMES), strict=True))
+    given = {"cameras": {"agentview": top, "wrist": wrist}, "state": fields, "action": dims}
+    path = tmp_path / "mapping.yaml"
+
+    def attempt() -> None:
+        path.write_text(yaml.safe_dump(given))
+        run_import(
+            "lerobot",
+            root,
+            tmp_path / "out",
+            contract=str(write(tmp_path, contract)),
+            mapping=path,
+            workers=ALONE,
+        )
+
+    with pytest.raises(ImportFailed, match="write in the mapping: rate_hz: 20"):
+        attempt()
+    given["rate_hz"] = 20
+    with pytest.raises(ImportFailed, match="under names: give the columns of"):
+        attempt()
+    given["names"] = {state: list(STATE_NAMES), action: list(ACTION_NAMES)}
+    for name, key in (("agentview", top), ("wrist", wrist)):
+        with pytest.raises(ImportFailed, match=rf"write {name}: \{{column: {key}, rotate_deg: 0\}}"):
+            attempt()
+        given["cameras"][name] = {"column": key, "rotate_deg": 0}
+    attempt()
+    dataset = EpisodeDataset(tmp_path / "out", contract)
+    assert len(dataset) == 12 and dataset.fps == 20
+    for number, camera in enumerate(contract.camera_names):
+        for step in (0, 7, 11):
+            expected = cv2.resize(upright(step, number), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+            assert close(dataset[step].images[camera], expected)
+    assert_sound(tmp_path / "out")
+    shown = cv2.imread(str(tmp_path / "out" / layout.FIRST_FRAMES))[:, :, ::-1]
+    red = shown[30:60, 60:200].mean((0, 1))  # below the text, right of the corner that tells the episode
+    assert red[0] > red[2] + 100
+
+
+def test_pictures_as_the_camera_gives_them_are_turned(tmp_path):
+    root = public_libero(tmp_path / "source", "v2.1")
+    contract = resized("libero")
+    top, wrist, state, action = PUBLIC["v2.1"]
+    mapping = LeRobotMapping(
+        cameras={n: Camera(column=k, rotate_deg=180) for n, k in (("agentview", top), ("wrist", wrist))},
+        state=dict(zip(contract.state.names, (f"{state}/{name}" for name in STATE_NAMES), strict=True)),
+        action=dict(zip(contract.action.names, (f"{action}/{name}" for name in ACTION_NAMES), strict=True)),
+        names={state: STATE_NAMES, action: ACTION_NAMES},
+        rate_hz=20.0,
+    )
+    import_episodes(find_lerobot(root, contract, mapping), tmp_path / "out", contract, workers=ALONE)
+    expected = cv2.resize(upright(3, 0)[::-1, ::-1], (SIZE, SIZE), interpolation=cv2.INTER_AREA)
+    assert close(EpisodeDataset(tmp_path / "out", contract)[3].images["agentview"], expected)

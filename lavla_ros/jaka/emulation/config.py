@@ -1,0 +1,83 @@
+"""How the emulated controller behaves where the vendor's documents leave it open: one option each."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Annotated, Literal
+
+from tyro.conf import Suppress
+
+from lavla_ros.jaka.limits import MINICOBO_LIMITS, JointLimits
+
+COLLISION_FORCE_N = (math.inf, 25.0, 50.0, 75.0, 100.0, 125.0)
+"""Force that trips the protective stop, by ``set_clsn_sensitivity`` (vendor document): 0 is off."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControllerConfig:
+    """The defaults are a controller with the newest firmware in a quiet cell; every option is a less kind one."""
+
+    without_commands: Literal["stop", "coast"] = "stop"
+    """In servo mode with no command left: stop dead at the last one, or go on at the last velocity."""
+    coast_s: float = 0.5
+    """coast: for so long, then the arm stops dead."""
+    clock_drift: float = 0.0
+    """By which fraction a cycle of the controller is longer than 8 ms; negative: shorter."""
+    servo_depth: int = 100
+    """Periods (8 ms) of servo motion that the queue holds."""
+    overflow: Literal["refuse", "drop_newest", "drop_oldest"] = "refuse"
+    """A servo command that does not fit: answered with an error, acknowledged and lost, or the oldest is lost."""
+    servo_lead_periods: int = 1
+    """Periods between the first servo target and its execution."""
+    outside_servo: Literal["refuse", "ignore"] = "refuse"
+    """Servo commands outside servo mode: answered with an error, or acknowledged without effect."""
+    modes_refuse: bool = True
+    """Motion commands are refused in drag and in manual mode. False: they are carried out."""
+    filter_acts: bool = True
+    """The servo filter of type 2 limits velocity, acceleration and jerk. False: accepted, without effect."""
+    network_exception_acts: bool = True
+    """set_network_exception_handle acts in servo mode. False: in planned motion only."""
+    collision_sensitivity: int = 0
+    """As switched on, until set_clsn_sensitivity: 0 off, 1 = 25 N … 5 = 125 N."""
+    power_loss_clears_outputs: bool = False
+    """The tool outputs fall with the arm's power."""
+    reports_safety: bool = True
+    """The status push has protective_stop, emergency_stop and on_soft_limit. Older firmware: False."""
+    reports_commanded: bool = True
+    """The status push has the commanded joint_position. Older firmware: False."""
+    reports_modes: bool = True
+    """The status push has drag_status and task_mode. Older firmware: False."""
+    power_on_s: float = 0.05
+    """Time that switching the power on takes."""
+    enable_s: float = 0.05
+    """Time that enabling takes."""
+    log_size: int = 131072
+    """Arrivals of servo commands, and cycles of motion, that are kept (17 minutes at 125 Hz)."""
+    limits: Annotated[JointLimits, Suppress] = MINICOBO_LIMITS
+    """Soft limits; only the positions are used."""
+
+    def __post_init__(self) -> None:
+        if self.servo_depth < 1 or not 0 <= self.servo_lead_periods < self.servo_depth:
+            raise ValueError(
+                f"servo_depth ({self.servo_depth}) must be 1 or more and servo_lead_periods "
+                f"({self.servo_lead_periods}) below it"
+            )
+        for name, low, high in (
+            ("coast_s", 0.0, 60.0),
+            ("clock_drift", -0.5, 0.5),
+            ("power_on_s", 0.0, 600.0),
+            ("enable_s", 0.0, 600.0),
+            ("collision_sensitivity", 0, 5),
+            ("log_size", 1, 10**8),
+        ):
+            value = getattr(self, name)
+            if not low <= value <= high:
+                raise ValueError(f"{name} must be {low} to {high}, got {value}")
+        for name, known in (
+            ("without_commands", ("stop", "coast")),
+            ("overflow", ("refuse", "drop_newest", "drop_oldest")),
+            ("outside_servo", ("refuse", "ignore")),
+        ):
+            if getattr(self, name) not in known:
+                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")

@@ -1,0 +1,133 @@
+"""Who may command the arm: one publisher of /action_chunk at a time, and one executor in the graph.
+
+A message does not say who published it, but the graph says who could: where that is ambiguous nothing is executed.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+from typing import Any
+
+from rclpy.serialization import deserialize_message
+from trajectory_msgs.msg import JointTrajectory
+
+from lavla_ros.contract import ActionChunk, Contract
+from lavla_ros.nodes.messages import MessageError, trajectory_to_chunk
+
+ANY = "*"
+UNNAMED = "_NODE_NAME_UNKNOWN_"
+UNNAMED_GRACE_NS = 2_000_000_000
+"""A publisher is found before the name of its node is; one that stays without a name is none of ROS."""
+CONTEST_NS = 500_000_000
+"""Publishers that take turns may both be seen for a moment: nothing is executed then, and later it is a fault."""
+LEASE = "a node that was killed stays in the graph for up to 20 s"
+
+
+class CommandSources:
+    """Judges the publishers of /action_chunk. ``allowed``: node names, separated by commas; ``*`` stands for one
+    node of any name. Empty is ``*``."""
+
+    def __init__(self, allowed: str = ANY) -> None:
+        names = [name.strip() for name in allowed.split(",") if name.strip()] or [ANY]
+        self._any = ANY in names
+        self._allowed = {absolute(name) for name in names if name != ANY}
+        self._unnamed_since_ns: dict[bytes, int] = {}
+
+    def conflict(self, publishers: Iterable[Any], now_ns: int) -> str | None:
+        """Why nobody's chunks may be executed now, or None. ``publishers``: rclpy's TopicEndpointInfo."""
+        known: list[str] = []
+        unnamed: dict[bytes, int] = {}
+        for endpoint in publishers:
+            if endpoint.node_name != UNNAMED:
+                known.append(absolute(f"{endpoint.node_namespace}/{endpoint.node_name}"))
+                continue
+            key = bytes(endpoint.endpoint_gid)
+            unnamed[key] = self._unnamed_since_ns.get(key, now_ns)
+            if now_ns - unnamed[key] > UNNAMED_GRACE_NS:
+                known.append("a publisher without a node")
+        self._unnamed_since_ns = unnamed
+        others = [name for name in known if name not in self._allowed]
+        if len(others) > self._any:
+            if self._allowed and not self._any:
+                return (
+                    f"{' and '.join(sorted(others))} may not publish /action_chunk: the parameter command_source names "
+                    f"{', '.join(sorted(self._allowed))}; stop the former"
+                )
+            return (
+                f"/action_chunk is published by {' and '.join(sorted(known))}: one may command the arm; stop the "
+                f"others ({LEASE}), or name those that take turns in the parameter command_source"
+            )
+        twice = sorted({name for name in known if known.count(name) > 1})
+        if twice:
+            return f"several nodes of the name {' and '.join(twice)} publish /action_chunk; stop all but one ({LEASE})"
+        return None
+
+
+class ChunkGate:
+    """What comes from /action_chunk: from whom, and only of the size that the contract has."""
+
+    def __init__(self, node: Any, contract: Contract, allowed: str) -> None:
+        self._node, self._contract = node, contract
+        self.allow(allowed)
+        dims = contract.action.names
+        # Deserializing costs 10 µs a point: what is too large to be a chunk is not read at all. Four times
+        # the positions leaves room for velocities, accelerations and efforts.
+        self._largest = 4096 + 2 * sum(map(len, dims)) + contract.chunk_size * (64 + 4 * 8 * (len(dims) + 1))
+
+    def allow(self, allowed: str) -> None:
+        """Other sources from now on: see :class:`CommandSources`."""
+        self._sources = CommandSources(allowed)
+        self._since_ns: int | None = None
+
+    def look(self) -> str | None:
+        """Why nobody's chunks may be executed now, or None: asks the graph."""
+        now_ns = time.monotonic_ns()
+        conflict = self._sources.conflict(self._node.get_publishers_info_by_topic("/action_chunk"), now_ns)
+        if conflict is None:
+            self._since_ns = None
+        elif self._since_ns is None:
+            self._since_ns = now_ns
+        return conflict
+
+    def lasting_conflict(self) -> str | None:
+        """A conflict that is no changing of turns."""
+        conflict = self.look()
+        lasting = self._since_ns is not None and time.monotonic_ns() - self._since_ns > CONTEST_NS
+        return conflict if lasting else None
+
+    def read(self, payload: bytes) -> ActionChunk:
+        """A serialized JointTrajectory → the chunk. Raises MessageError."""
+        if len(payload) > self._largest:
+            raise MessageError(
+                f"/action_chunk carries a message of {len(payload)} bytes; a chunk of {self._contract.chunk_size} "
+                f"steps (contract {self._contract.name}) has at most {self._largest}"
+            )
+        message = deserialize_message(payload, JointTrajectory)
+        if len(message.points) > self._contract.chunk_size:
+            raise MessageError(
+                f"/action_chunk carries {len(message.points)} points; contract {self._contract.name} has at most "
+                f"{self._contract.chunk_size} (chunk_size)"
+            )
+        return trajectory_to_chunk(message, self._contract)
+
+
+def other_nodes(node: Any, topic: str, timeout_s: float) -> list[str]:
+    """Nodes that publish ``topic``, sorted, as soon as one is found; none after ``timeout_s``, which discovery takes.
+
+    To be asked before ``node`` publishes it itself.
+    """
+    until = time.monotonic() + timeout_s
+    while not (found := node_names(node.get_publishers_info_by_topic(topic))) and time.monotonic() < until:
+        time.sleep(0.02)
+    return found
+
+
+def absolute(name: str) -> str:
+    """A node's name with one slash before it and before each part."""
+    return "/" + "/".join(part for part in name.split("/") if part)
+
+
+def node_names(endpoints: Iterable[Any]) -> list[str]:
+    """Full names of the nodes that rclpy's TopicEndpointInfo belong to, sorted."""
+    return sorted(absolute(f"{e.node_namespace}/{e.node_name}") for e in endpoints)

@@ -1,0 +1,146 @@
+"""Why a bag gave no episode, or one to look at twice: what was refused, and whose clock is another one."""
+
+from __future__ import annotations
+
+from collections import Counter
+from statistics import median
+
+import numpy as np
+
+from lavla_ros.contract import NS_PER_S, Contract
+from lavla_ros.observation import ObservationPipeline
+from training.dataset.labels import LabelTrack
+
+COMMAND, STATE = "command", "state"
+
+
+class Clocks:
+    """Stamps of a bag's streams (cameras, ``state``, ``command``) against the times at which they were logged."""
+
+    def __init__(self) -> None:
+        self.zero: Counter[str] = Counter()
+        """Stream → messages stamped 0."""
+        self._delays_ns: dict[str, list[int]] = {}
+        self._logged_ns: dict[str, list[int]] = {}
+        self._range_ns: dict[str, tuple[int, int]] = {}
+
+    def add(self, stream: str, stamp_ns: int, log_ns: int) -> None:
+        if stamp_ns == 0:
+            self.zero[stream] += 1
+            return
+        self._delays_ns.setdefault(stream, []).append(log_ns - stamp_ns)
+        self._logged_ns.setdefault(stream, []).append(log_ns)
+        first, last = self._range_ns.get(stream, (stamp_ns, stamp_ns))
+        self._range_ns[stream] = (min(first, stamp_ns), max(last, stamp_ns))
+
+    def delay_ms(self) -> dict[str, float]:
+        """Stream → median of log time minus stamp; of those that stamp."""
+        return {stream: round(median(found) / 1e6, 3) for stream, found in self._delays_ns.items()}
+
+    def warnings(self, contract: Contract, log_time: tuple[str, ...]) -> list[str]:
+        """Lines ``stream: …`` where a delay differs from the reference camera's by more than the tolerance."""
+        delays, reference = self.delay_ms(), contract.alignment.reference
+        lines = []
+        if self.zero[COMMAND]:
+            lines.append(f"command: {self.zero[COMMAND]} messages are stamped 0 (at once): their log times were taken")
+        for stream, delay in delays.items():
+            tolerance_ms = 1e3 * tolerance_s(contract, stream)
+            apart_ms = self._apart_ms(stream, reference)
+            if abs(apart_ms) > tolerance_ms and not {stream, reference} & set(log_time):
+                lines.append(
+                    f"{stream}: logged a median {delay:.0f} ms after its stamps, {reference!r} {delays[reference]:.0f} "
+                    f"ms: {abs(apart_ms):.0f} ms apart, where the contract tolerates {tolerance_ms:.0f}. Other clocks? "
+                    f"`--log-time {reference} {stream}` pairs them by log time"
+                )
+        return lines
+
+    def _apart_ms(self, stream: str, reference: str) -> float:
+        """Median difference of the delays at equal log times: a simulator's clock may run at another speed."""
+        if reference not in self._delays_ns:
+            return 0.0
+        logged, delays = np.array(self._logged_ns[reference]), np.array(self._delays_ns[reference])
+        order = np.argsort(logged, kind="stable")
+        begin = logged.min()  # nanoseconds since 1970 are too large for exact floats
+        at = np.interp(np.array(self._logged_ns[stream]) - begin, logged[order] - begin, delays[order] - delays[0])
+        return float(np.median(np.array(self._delays_ns[stream]) - delays[0] - at)) / 1e6
+
+    def told(self, stream: str, reference: str) -> str:
+        """How the stamps of two streams lie to each other."""
+        if stream not in self._range_ns or reference not in self._range_ns:
+            return f"no stamps of {stream if stream not in self._range_ns else reference!r} to compare with"
+        ranges = [
+            f"those of {name!r} run from {a / NS_PER_S:.3f} to {b / NS_PER_S:.3f} s (logged a median "
+            f"{self.delay_ms()[name]:.0f} ms later)"
+            for name, (a, b) in ((name, self._range_ns[name]) for name in (reference, stream))
+        ]
+        return "of the stamps, " + ", ".join(ranges)
+
+
+def tolerance_s(contract: Contract, stream: str) -> float:
+    """How far a sample of the stream may be from its step."""
+    alignment = contract.alignment
+    named = {STATE: alignment.state_tolerance_s, COMMAND: alignment.command_tolerance_s}
+    return named.get(stream, alignment.camera_tolerance_s)
+
+
+def refusals(pipeline: ObservationPipeline, track: LabelTrack, steps: Counter[str]) -> str:
+    """Everything that was refused or dropped, counted, with the first case of each refusal; empty for nothing."""
+    counters = pipeline.counters + track.counters + steps
+    examples = pipeline.examples | track.examples
+    parts = []
+    dropped = {k.removeprefix("steps.dropped."): n for k, n in counters.items() if k.startswith("steps.dropped.")}
+    if dropped:
+        parts.append(f"dropped {dropped}")
+    if examples:
+        parts.append("refused " + ", ".join(f"{counters[key]} {key} ({text})" for key, text in examples.items()))
+    return "; ".join(parts)
+
+
+def first_cause(
+    contract: Contract, pipeline: ObservationPipeline, track: LabelTrack, clocks: Clocks, unlabelled: int
+) -> str:
+    """``kind: …`` for what kept most steps from coming out; empty where nothing was refused or missing."""
+    refused = _refused_stream(contract, pipeline, track, clocks)
+    if refused:
+        return refused
+    counters = pipeline.counters
+    missing = {STATE: counters["steps.dropped.state_missing"], COMMAND: unlabelled}
+    missing |= {name: counters[f"steps.dropped.{name}_missing"] for name in contract.camera_names}
+    missing["instruction"] = counters["steps.dropped.no_instruction"]
+    stream, count = max(missing.items(), key=lambda item: item[1])
+    if not count:
+        return ""
+    if stream == "instruction":
+        return f"instruction: {count} steps have none: the bag says no instruction; give one with --instruction"
+    reference = contract.alignment.reference
+    within = f"within {1e3 * tolerance_s(contract, stream):.0f} ms"
+    if stream == COMMAND:
+        source = STATE if track.from_states else COMMAND
+        return (
+            f"label: {count} steps have no {source} in force one step later, {within}; {clocks.told(source, reference)}"
+        )
+    kind = "state" if stream == STATE else "image"
+    return f"{kind}: {count} steps have no sample of {stream!r} {within}; {clocks.told(stream, reference)}"
+
+
+def _refused_stream(contract: Contract, pipeline: ObservationPipeline, track: LabelTrack, clocks: Clocks) -> str:
+    """The first stream of which half or more was refused."""
+    counters = pipeline.counters + track.counters
+    examples = pipeline.examples | track.examples
+    streams = [("image", name, f"{name}.frames", f"camera {name!r}") for name in contract.camera_names]
+    streams += [
+        ("state", "state", "state.samples", contract.state.topic),
+        ("label", "label", "label.messages", track.topic),
+    ]
+    for kind, stream, total, called in streams:
+        refused = {key: counters[key] for key in examples if key.startswith(f"{stream}.")}
+        if not refused or 2 * sum(refused.values()) < counters[total]:
+            continue
+        worst = max(refused, key=lambda key: refused[key])
+        line = f"{kind}: {called}: {refused[worst]} of {counters[total]} messages refused: {examples[worst]}"
+        if clocks.zero[stream] and worst.endswith(".duplicate"):
+            line += f"; `--log-time {stream}` takes their log times"
+        if worst == "state.missing_name" and set(contract.state.names) <= pipeline.joint_names_seen:
+            line += "; other messages have those: have one node publish all joints in one message"
+        return line
+    return ""
