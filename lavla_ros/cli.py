@@ -209,7 +209,7 @@ def record(
     out: Path,
     by: Literal["expert", "person"] = "expert",
     task: Literal["pick_place", "stack_bowls"] = "pick_place",
-    episodes: int = 400,
+    episodes: int | None = None,
     seed: int = 0,
     workers: int = 1,
     disturb: bool = True,
@@ -232,12 +232,12 @@ def record(
 
     Args:
         out: Folder for the bags.
-        by: Who demonstrates. The options episodes, seed, workers, disturb, layout and json are for the expert;
+        by: Who demonstrates. The options seed, workers, disturb, layout and json are for the expert;
             instruction and stack for a person.
         instruction: What the person's episodes show, in words.
         stack: Arguments of record_demos, name:=value.
         task: What the expert demonstrates.
-        episodes: How many.
+        episodes: How many; the expert's default is 400, a person goes on until "q", or until so many have succeeded.
         seed: Episode i has the layout of seed + i; seeds from 1000000 on are kept for evaluation.
         workers: Parallel simulators, each with a recorder and a ROS domain of its own.
         disturb: Push the arm off its way in short bursts, so that demonstrations show recovery.
@@ -248,8 +248,10 @@ def record(
     if by == "person":
         from lavla_ros.bringup.person import record_person
 
-        record_person(out, instruction, {"task": task, "contract": contract, **_stack_arguments(stack)})
+        stack_arguments = {"task": task, "contract": contract, **_stack_arguments(stack)}
+        record_person(out, instruction, stack_arguments, episodes or 0)
         return
+    episodes = 400 if episodes is None else episodes
     from sim_bridges.tabletop.record import RecordConfig, record_expert
 
     config = RecordConfig(

@@ -10,12 +10,16 @@ from lavla_ros.bringup.stack import load_stack
 from lavla_ros.contract import load_contract
 
 
-def record_person(out: Path, instruction: str, arguments: Mapping[str, str]) -> None:
-    """Until the person quits. Raises StackError, LaunchError or SessionError; recorded bags are kept below ``out``."""
+def record_person(out: Path, instruction: str, arguments: Mapping[str, str], episodes: int = 0) -> None:
+    """Until the person quits, or ``episodes`` have succeeded (0: any number).
+
+    Raises StackError, LaunchError or SessionError; recorded bags are kept below ``out``.
+    """
     out.mkdir(parents=True, exist_ok=True)
     contract = load_contract(arguments["contract"])
     console = ["lavla_ros.nodes.record_console", "--instruction", instruction]
-    console += ["--instruction-topic", contract.instruction_topic]
+    console += ["--instruction-topic", contract.instruction_topic, "--contract", arguments["contract"]]
+    console += ["--episodes", str(episodes)]
     stack_arguments = {"bags": str(out), "instruction": instruction, **arguments}
     session = Session(
         lambda run_dir: load_stack("record_demos", stack_arguments, run_dir=run_dir),

@@ -2,7 +2,8 @@
 
 Frames come from the contract's driver topics (raw or compressed), or, for cameras named in
 ``sources``, from OpenCV; those are published on the driver topic too. Images are rotated, cropped
-and resized in the callback that receives them, and keep their capture stamp.
+and resized in the callback that receives them, and keep their capture stamp. Frames of a frozen camera
+are not passed on: they are no observation.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from lavla_ros.contract import CameraSpec, load_contract
 from lavla_ros.nodes.camera_health import CameraHealth
 from lavla_ros.nodes.capture import Capture
 from lavla_ros.nodes.diagnostics import Rate, Report, Window
+from lavla_ros.nodes.inputs import Input, Inputs
 from lavla_ros.nodes.lifecycle import LavlaNode, run_node, stamp_to_ns, wall_ns
 from lavla_ros.nodes.messages import IMAGE_QOS, ImageBuffer
 from lavla_ros.nodes.parameters import NodeParameters, ParameterError, parameter
@@ -37,7 +39,19 @@ class CameraParameters(NodeParameters):
     loop: bool = parameter(False, "Play video files again from the start when they end.")
     missing_after_s: float = parameter(1.0, "Silence after which a camera is missing.", low=0.05, high=60.0, unit="s")
     frozen_after_s: float = parameter(
-        2.0, "Unchanged pixels after which a camera is frozen.", low=0.1, high=600.0, unit="s"
+        1.0,
+        "Unchanged pixels after which a camera is frozen: nothing is passed on until they change. 0: never, for "
+        "rendered scenes, which repeat themselves at rest; a real sensor's noise does not.",
+        low=0.0,
+        high=600.0,
+        unit="s",
+    )
+    clock_tolerance_s: float = parameter(
+        1.0,
+        "Age of a frame on arrival from which its stamp is of another clock. 0, and with use_sim_time: not judged.",
+        low=0.0,
+        high=60.0,
+        unit="s",
     )
 
     def source_of(self) -> dict[str, str]:
@@ -54,10 +68,13 @@ class CameraParameters(NodeParameters):
 class _Camera:
     """One camera of the contract inside the node."""
 
-    def __init__(self, spec: CameraSpec, parameters: CameraParameters) -> None:
+    def __init__(self, spec: CameraSpec, parameters: CameraParameters, *, simulated_time: bool) -> None:
         self.spec = spec
         self.health = CameraHealth(
-            name=spec.name, missing_after_s=parameters.missing_after_s, frozen_after_s=parameters.frozen_after_s
+            name=spec.name,
+            missing_after_s=parameters.missing_after_s,
+            frozen_after_s=parameters.frozen_after_s,
+            clock_tolerance_s=0.0 if simulated_time else parameters.clock_tolerance_s,
         )
         self.reported: Counter[str] = Counter()
         self.rate = Rate()
@@ -67,7 +84,7 @@ class _Camera:
         self.publisher: Any = None
         self.raw_publisher: Any = None
         self.capture: Capture | None = None
-        self.subscription: Any = None
+        self.input: Input | None = None
 
 
 class CameraNode(LavlaNode):
@@ -79,6 +96,7 @@ class CameraNode(LavlaNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("camera", **options)
         self._cameras: dict[str, _Camera] = {}
+        self._inputs: Inputs | None = None
 
     def setup(self) -> None:
         contract = load_contract(self.parameters.contract)
@@ -88,8 +106,9 @@ class CameraNode(LavlaNode):
             raise ParameterError(
                 f"sources names the cameras {unknown}; contract {contract.name} has {contract.camera_names}"
             )
+        simulated_time = bool(self.get_parameter("use_sim_time").value)
         for spec in contract.cameras:
-            camera = self._cameras[spec.name] = _Camera(spec, self.parameters)
+            camera = self._cameras[spec.name] = _Camera(spec, self.parameters, simulated_time=simulated_time)
             camera.publisher = self.create_publisher(Image, spec.observation_topic, IMAGE_QOS)
             if spec.name in sources:
                 camera.raw_publisher = self.create_publisher(Image, spec.topic, IMAGE_QOS)
@@ -98,6 +117,7 @@ class CameraNode(LavlaNode):
 
     def start(self) -> None:
         compressed = self.parameters.transport == "compressed"
+        self._inputs = Inputs(self)
         for camera in self._cameras.values():
             camera.health.begin(wall_ns())
             if camera.capture is not None:
@@ -105,13 +125,12 @@ class CameraNode(LavlaNode):
                 continue
             topic = f"{camera.spec.topic}/compressed" if compressed else camera.spec.topic
             kind = CompressedImage if compressed else Image
-            camera.subscription = self.create_subscription(kind, topic, partial(self._on_message, camera), IMAGE_QOS)
+            camera.input = self._inputs.add(kind, topic, partial(self._on_message, camera), depth=IMAGE_QOS.depth)
 
     def stop(self) -> None:
-        for camera in self._cameras.values():
-            if camera.subscription is not None:
-                self.destroy_subscription(camera.subscription)
-                camera.subscription = None
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
 
     def teardown(self) -> None:
         for camera in self._cameras.values():
@@ -132,7 +151,8 @@ class CameraNode(LavlaNode):
         except ImageError as error:
             camera.health.rejected(error.kind, str(error))
             return
-        camera.health.pixels(image, received_ns)
+        if not camera.health.pixels(raw, received_ns):
+            return
         if image is raw and getattr(message, "encoding", "") == "rgb8":
             camera.publisher.publish(message)  # nothing to change: forward it as it is
         else:
@@ -143,15 +163,17 @@ class CameraNode(LavlaNode):
     def _on_frame(self, camera: _Camera, image_rgb: NDArray[np.uint8], stamp_ns: int) -> None:
         if not self.active or not camera.health.arrival(stamp_ns, wall_ns()):
             return
-        image = prepare_image(image_rgb, camera.spec)
-        camera.health.pixels(image, stamp_ns)
-        camera.publisher.publish(camera.prepared.fill(image, stamp_ns))
         camera.raw_publisher.publish(camera.raw.fill(image_rgb, stamp_ns))
+        if not camera.health.pixels(image_rgb, stamp_ns):
+            return
+        camera.publisher.publish(camera.prepared.fill(prepare_image(image_rgb, camera.spec), stamp_ns))
         camera.rate.tick()
         camera.latency_ms.add((wall_ns() - stamp_ns) * 1e-6)
 
     def diagnose(self, report: Report) -> None:
         now_ns = wall_ns()
+        if self._inputs is not None:
+            self._inputs.report(report)
         for name, camera in self._cameras.items():
             report.value(f"{name}.rate_hz", camera.rate.take_hz(now_ns))
             report.latency(f"{name}.processing", camera.latency_ms)
@@ -165,18 +187,22 @@ class CameraNode(LavlaNode):
             self._judge(report, camera, now_ns)
 
     def _judge(self, report: Report, camera: _Camera, now_ns: int) -> None:
-        capture = camera.capture
+        capture, name = camera.capture, f"camera {camera.spec.name}"
         if capture is not None and capture.failure is not None:
-            report.error(f"camera {camera.spec.name}: capture failed: {capture.failure}")
+            report.error(f"{name}: capture failed: {capture.failure}")
         elif capture is not None and capture.ended:
-            report.warn(f"camera {camera.spec.name}: video {capture.source} has ended")
-        elif self.active and (problem := camera.health.problem(now_ns)) is not None:
-            level, text = problem
-            (report.error if level == "error" else report.warn)(text)
+            report.warn(f"{name}: video {capture.source} has ended")
+        elif self.active:
+            missing = camera.health.missing(now_ns)
+            for text in camera.health.problems(now_ns):
+                # Whoever would send it knows more of its silence.
+                cause = f"; {camera.input.absence(now_ns)}" if missing and camera.input is not None else ""
+                report.error(f"{name}: {text}{cause}")
         refused = dict(camera.health.counters - camera.reported)
         camera.reported = camera.health.counters.copy()
+        refused.pop("frozen", 0)  # said above
         if refused.pop("frames", 0) and refused:
-            report.warn(f"camera {camera.spec.name}: {refused} since the last report; {camera.health.last_error}")
+            report.warn(f"{name}: {refused} since the last report; {camera.health.last_error}")
 
 
 def main() -> int:

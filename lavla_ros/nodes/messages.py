@@ -21,8 +21,9 @@ from lavla_ros.recording.types import EPISODE_TOPIC
 IMAGE_QOS = QoSProfile(depth=4, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
 """Reliable with a small depth: best effort loses fragments of large images."""
 STATE_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
-RECORDING_QOS = QoSProfile(depth=200, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
+RECORDING_DEPTH = 200
 """A recorder loses nothing while the disk is busy."""
+CHUNK_TOPIC = "/action_chunk"
 CHUNK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
 LATCHED_QOS = QoSProfile(
     depth=1,

@@ -1,14 +1,21 @@
-"""Observations → action chunks: the aligned step of the topics goes to the policy, its chunk to the executor."""
+"""Observations → action chunks: the aligned step of the topics goes to the policy, its chunk to the executor.
+
+The arm has one master: the node does not come up where another one publishes /action_chunk, and pauses while one does.
+"""
 
 from __future__ import annotations
 
 import json
 import sys
+import threading
+import time
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import numpy as np
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -16,11 +23,17 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract, require_same_contract
 from lavla_ros.nodes.diagnostics import Rate, Report, Window
 from lavla_ros.nodes.inference import InferenceWorker
+from lavla_ros.nodes.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
 from lavla_ros.nodes.lifecycle import LavlaNode, run_node, wall_ns
-from lavla_ros.nodes.messages import CHUNK_QOS, IMAGE_QOS, LATCHED_INPUT_QOS, STATE_QOS, chunk_to_trajectory
+from lavla_ros.nodes.messages import CHUNK_QOS, CHUNK_TOPIC, IMAGE_QOS, STATE_QOS, chunk_to_trajectory
 from lavla_ros.nodes.parameters import NodeParameters, parameter
+from lavla_ros.nodes.starvation import Starvation
 from lavla_ros.observation.pipeline import ObservationPipeline
 from lavla_ros.policy.policy import Policy, load_policy
+from lavla_ros.recording.types import EPISODE_TOPIC
+
+DISCOVERY_S = 1.0
+"""By then nodes of the same computer have found one another."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,6 +46,9 @@ class PolicyParameters(NodeParameters):
     replan_steps: int = parameter(10, "Contract steps between two inferences.", low=1, high=256)
     device: str = parameter("cpu", "Where the policy runs: cpu, cuda, cuda:1, …")
     torch_threads: int = parameter(1, "CPU threads of one inference.", low=1, high=256)
+    silent_after_s: float = parameter(
+        2.0, "Warn where no observation is complete for this long.", low=0.1, high=600.0, unit="s"
+    )
 
 
 class PolicyNode(LavlaNode):
@@ -43,11 +59,17 @@ class PolicyNode(LavlaNode):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("policy", **options)
+        self._made_s = time.monotonic()
         self._contract: Contract | None = None
         self._policy: Policy | None = None
         self._pipeline: ObservationPipeline | None = None
         self._worker: InferenceWorker | None = None
-        self._inputs: list[Any] = []
+        self._inputs: Inputs | None = None
+        self._starvation: Starvation | None = None
+        self._chunks: Any = None
+        self._publishing = threading.Lock()  # the worker publishes, the executor's thread takes the publisher away
+        self._watch: Any = None
+        self._rivals: list[str] = []
         self._running_scenes: dict[str, bool] = {}
         self._rate = Rate()
         self._predict_ms = Window()
@@ -65,15 +87,22 @@ class PolicyNode(LavlaNode):
             ours_from=f"parameter contract ({self.parameters.contract})",
             theirs_from=f"policy {self.parameters.policy}",
         )
-        self._chunks = self.create_publisher(JointTrajectory, "/action_chunk", CHUNK_QOS)
         self._contract = contract
         self._warm_up(self._policy, contract)
+        time.sleep(max(0.0, self._made_s + DISCOVERY_S - time.monotonic()))
+        if rivals := self._find_rivals():
+            raise RuntimeError(
+                f"{', '.join(rivals)} publishes {CHUNK_TOPIC} already, and the arm obeys one: end it first, or use "
+                "another ROS_DOMAIN_ID (a node that was killed is believed to be there for 20 s)"
+            )
+        self._offer(True)
 
     def start(self) -> None:
         assert self._policy is not None and self._contract is not None
         contract = self._contract  # topics and tolerances are this robot's, whatever they were where it was learned
         self._policy.reset()
         self._pipeline = ObservationPipeline(contract, instruction=self.parameters.instruction or None)
+        self._running_scenes = {}
         self._worker = InferenceWorker(
             self._policy,
             self._on_chunk,
@@ -81,33 +110,81 @@ class PolicyNode(LavlaNode):
             replan_steps=self.parameters.replan_steps,
             now_ns=self.now_ns,
         )
+        self._inputs = inputs = Inputs(self)
         # Where several wait they are taken in this order: an episode's start and instruction before its pictures.
-        subscribe = self.create_subscription
-        self._inputs.append(subscribe(String, "/episode/state", self._on_episode, LATCHED_INPUT_QOS))
-        streams: list[tuple[str, Any, Any]] = [
-            (contract.instruction_topic, String, LATCHED_INPUT_QOS),
-            (contract.state.topic, JointState, STATE_QOS),
-            *((spec.observation_topic, Image, IMAGE_QOS) for spec in contract.cameras),
-        ]
-        for topic, kind, qos in streams:
-            self._inputs.append(subscribe(kind, topic, partial(self._on_input, topic), qos))
+        inputs.add(String, EPISODE_TOPIC, self._on_episode, latched=True)
+        topic = contract.instruction_topic
+        inputs.add(String, topic, partial(self._on_input, topic), latched=True)
+        topic = contract.state.topic
+        inputs.add(JointState, topic, partial(self._on_input, topic), depth=STATE_QOS.depth)
+        for spec in contract.cameras:
+            topic = spec.observation_topic
+            inputs.add(Image, topic, partial(self._on_input, topic), depth=IMAGE_QOS.depth)
+        simulated = bool(self.get_parameter("use_sim_time").value)
+        self._starvation = Starvation(
+            contract, self._pipeline, inputs, silent_after_s=self.parameters.silent_after_s, simulated_time=simulated
+        )
+        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a simulator's may stand still
+        self._watch = self.create_timer(FOLLOW_PERIOD_S, self._watch_rivals, clock=steady)
 
     def stop(self) -> None:
         """No more chunks: the executor runs out of actions and brings the arm to rest."""
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._inputs = []
+        if self._watch is not None:
+            self.destroy_timer(self._watch)
+            self._watch = None
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
         if self._worker is not None:
             self._worker.stop()
             self._worker = None
 
     def teardown(self) -> None:
-        if self._policy is not None and hasattr(self, "_chunks"):
-            self.destroy_publisher(self._chunks)
+        self._offer(False)
         self._policy = None
 
+    # Who commands.
+
+    def _offer(self, offer: bool) -> None:
+        """Be, or no longer be, a publisher of chunks."""
+        with self._publishing:
+            if offer and self._chunks is None:
+                self._chunks = self.create_publisher(JointTrajectory, CHUNK_TOPIC, CHUNK_QOS)
+            elif not offer and self._chunks is not None:
+                self.destroy_publisher(self._chunks)
+                self._chunks = None
+
+    def _find_rivals(self) -> list[str]:
+        """Other publishers of chunks, by the names of their nodes (another policy node may have this one's)."""
+        names = [publisher.node for publisher in publishers_of(self, CHUNK_TOPIC)]
+        if self._chunks is not None and (own := self.get_fully_qualified_name()) in names:
+            names.remove(own)
+        return names
+
+    def _watch_rivals(self) -> None:
+        before, self._rivals = self._rivals, self._find_rivals()
+        if self._rivals and not before and self._chunks is not None:
+            self.get_logger().error(self._rivalry)
+        self._pace()
+
+    @property
+    def _rivalry(self) -> str:
+        return f"paused: {', '.join(self._rivals)} publishes {CHUNK_TOPIC} too, and the arm obeys one; end one of them"
+
+    def _pace(self) -> None:
+        """Infer while an episode runs, or nobody speaks of episodes, and nobody else commands the arm."""
+        if self._worker is None:
+            return
+        if self._rivals or not all(self._running_scenes.values()):
+            self._worker.pause()
+        else:
+            self._worker.resume()
+
+    # Messages.
+
     def _on_input(self, topic: str, message: Any) -> None:
-        assert self._pipeline is not None and self._worker is not None
+        assert self._pipeline is not None and self._worker is not None and self._starvation is not None
+        self._starvation.arrived(topic, message)
         self._pipeline.add(topic, message, wall_ns())
         for observation in self._pipeline.pop():
             self._align_ms.add((self.now_ns() - observation.stamp_ns) * 1e-6)
@@ -116,21 +193,23 @@ class PolicyNode(LavlaNode):
     def _on_episode(self, message: String) -> None:
         """Whoever resets the scene says when an episode runs; in between there is nothing to infer."""
         try:
-            state = json.loads(message.data)
-            source, running = str(state["source"]), state["state"] == "running"
+            value = json.loads(message.data)
+            source, state = str(value["source"]), value["state"]
         except (ValueError, KeyError, TypeError) as error:
             self.get_logger().warning(f"/episode/state is not the JSON that it should be ({error}): {message.data!r}")
             return
-        if source == "recorder" or self._worker is None:
+        if source == "recorder":
             return
-        self._running_scenes[source] = running
-        if all(self._running_scenes.values()):
-            self._worker.resume()
-        else:
-            self._worker.pause()
+        self._running_scenes[source] = state == "running"
+        if state in ("homing", "running"):  # homing: the simulator itself commands the arm for a while
+            self._offer(state == "running")
+        self._pace()
 
     def _on_chunk(self, chunk: ActionChunk, observation: Observation, predict_s: float) -> None:
-        self._chunks.publish(chunk_to_trajectory(chunk))
+        with self._publishing:
+            if self._chunks is None:
+                return
+            self._chunks.publish(chunk_to_trajectory(chunk))
         self._rate.tick()
         self._predict_ms.add(predict_s * 1e3)
         self._total_ms.add((self.now_ns() - observation.stamp_ns) * 1e-6)
@@ -154,8 +233,12 @@ class PolicyNode(LavlaNode):
         if self._pipeline is not None:
             for key, count in sorted(self._pipeline.counters.items()):
                 report.value(f"pipeline.{key}", count)
-            if self.active and not self._pipeline.counters["steps.emitted"]:
-                report.warn("no complete observation yet: see the pipeline.* counters for the stream that is missing")
+        if self._inputs is not None and self._starvation is not None:
+            self._inputs.report(report)
+            paused = bool(self._rivals) or not all(self._running_scenes.values())
+            self._starvation.report(report, waiting=self.active and not paused)
+        if self.active and self._rivals and self._chunks is not None:
+            report.error(self._rivalry)
         if self._worker is not None:
             for key, count in sorted(self._worker.counters.items()):
                 report.value(f"inference.{key}", count)

@@ -1,7 +1,8 @@
 """Episodes → rosbag2 MCAP: raw messages of the contract's topics, one bag per episode, ended by services.
 
 ``/episode/start``, ``/episode/stop``, ``/episode/discard`` (Trigger) and ``/episode/mark`` (SetBool:
-success or failure of the episode in progress). ``/episode/state`` says, latched, what is going on.
+success or failure of the episode in progress). ``/episode/check`` (Trigger) answers, before an episode or within it,
+whether every stream of the contract comes. ``/episode/state`` says, latched, what is going on.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros.contract import load_contract
 from lavla_ros.nodes.diagnostics import Report
+from lavla_ros.nodes.inputs import Inputs
 from lavla_ros.nodes.lifecycle import LavlaNode, run_node, wall_ns
-from lavla_ros.nodes.messages import LATCHED_INPUT_QOS, LATCHED_QOS, RECORDING_QOS, recorded_topics, type_name
+from lavla_ros.nodes.messages import LATCHED_QOS, RECORDING_DEPTH, recorded_topics, type_name
 from lavla_ros.nodes.parameters import NodeParameters, parameter
+from lavla_ros.nodes.stream_stats import StreamStats
 from lavla_ros.recording.types import EPISODE_TOPIC, SCENE_KEYS, Outcome
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
 
@@ -50,7 +53,8 @@ class RecorderNode(LavlaNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("recorder", **options)
         self._recorder: EpisodeRecorder | None = None
-        self._inputs: list[Any] = []
+        self._inputs: Any = None
+        """Inputs while active. What arrived before a service's request is taken before it is answered."""
         self._episode_services: list[Any] = []
 
     def setup(self) -> None:
@@ -62,22 +66,23 @@ class RecorderNode(LavlaNode):
         self._instruction: bytes | None = None
         self._simulation: bytes | None = None
         self._simulated: dict[str, Any] = {}
-        self._last_ns: dict[str, int] = {}
         self._written: Counter[str] = Counter()
+        self._stats: dict[str, StreamStats] = {}
         self._mark: bool | None = None
         self._state = self.create_publisher(String, EPISODE_TOPIC, LATCHED_QOS)
 
     def start(self) -> None:
+        self._inputs = Inputs(self)
         for topic, kind in self._topics.items():
             latched = topic in (self._contract.instruction_topic, EPISODE_TOPIC)
-            qos = LATCHED_INPUT_QOS if latched else RECORDING_QOS
             callback = partial(self._on_message, topic)
-            self._inputs.append(self.create_subscription(kind, topic, callback, qos, raw=True))
+            self._inputs.add(kind, topic, callback, depth=RECORDING_DEPTH, latched=latched, raw=True)
         for name, kind, handler in (
             ("/episode/start", Trigger, self._on_start),
             ("/episode/stop", Trigger, self._on_stop),
             ("/episode/discard", Trigger, self._on_discard),
             ("/episode/mark", SetBool, self._on_mark),
+            ("/episode/check", Trigger, self._on_check),
         ):
             self._episode_services.append(self.create_service(kind, name, handler))
         self._announce("idle")
@@ -88,9 +93,10 @@ class RecorderNode(LavlaNode):
         """An episode in progress is finished and kept."""
         for service in self._episode_services:
             self.destroy_service(service)
-        for subscription in self._inputs:
-            self.destroy_subscription(subscription)
-        self._episode_services, self._inputs = [], []
+        self._episode_services = []
+        if self._inputs is not None:
+            self._inputs.close()
+            self._inputs = None
         if self._recorder is not None and self._recorder.recording:
             self._finish(self._recorder)
 
@@ -103,7 +109,6 @@ class RecorderNode(LavlaNode):
 
     def _on_message(self, topic: str, raw: bytes) -> None:
         now_ns = wall_ns()
-        self._last_ns[topic] = now_ns
         if topic == EPISODE_TOPIC and not self._note_simulation(raw):
             return  # our own announcement: the episode writer puts it into the bag itself
         if topic == self._contract.instruction_topic:
@@ -115,6 +120,8 @@ class RecorderNode(LavlaNode):
         try:
             if self._recorder.write(topic, raw, stamp_ns):
                 self._written[topic] += 1
+                if topic in self._stats:
+                    self._stats[topic].add(raw)
         except RecordingError as error:
             self.fail(str(error))
 
@@ -132,12 +139,11 @@ class RecorderNode(LavlaNode):
             self._recorder.describe(self._about())
         return True
 
-    def _take_waiting(self) -> None:
-        """Handle every message that arrived before the service request that is being answered."""
-        for subscription in self._inputs:
-            with subscription.handle:
-                while (taken := subscription.handle.take_message(subscription.msg_type, True)) is not None:
-                    subscription.callback(taken[0])
+    def _silent(self) -> list[str]:
+        """Streams of which nothing comes, each with the reason."""
+        now_ns, after_s = wall_ns(), self.parameters.silent_after_s
+        streams = self._inputs.streams() if self._inputs is not None else ()
+        return [s.absence(now_ns) for s in streams if s.last_ns is None or s.silent_for_s(now_ns) > after_s]
 
     # Episodes.
 
@@ -147,6 +153,7 @@ class RecorderNode(LavlaNode):
         path = recorder.start(metadata, stamp_ns=now_ns)
         self._mark = None
         self._written.clear()
+        self._stats = {stream.topic: StreamStats() for stream in self._inputs.streams()} if self._inputs else {}
         # Published once, before the episode, and part of it all the same.
         for topic, raw in ((self._contract.instruction_topic, self._instruction), (EPISODE_TOPIC, self._simulation)):
             if raw is not None:
@@ -166,6 +173,7 @@ class RecorderNode(LavlaNode):
         self._announce(outcome, summary.path.name)
         total, size_mb = sum(summary.messages.values()), summary.size_bytes * 1e-6
         text = f"{summary.path}: {outcome}, {summary.duration_s:.1f} s, {total} messages, {size_mb:.1f} MB"
+        text = "\n  ".join([text, *(f"{topic}: {stats}" for topic, stats in self._stats.items())])
         self.get_logger().info(f"recorded {text}")
         return text
 
@@ -183,11 +191,11 @@ class RecorderNode(LavlaNode):
     # Services.
 
     def _on_start(self, _: Any, response: Any) -> Any:
-        self._take_waiting()
+        self._inputs.take_waiting()
         return self._answer(response, self._begin)
 
     def _on_stop(self, _: Any, response: Any) -> Any:
-        self._take_waiting()
+        self._inputs.take_waiting()
         return self._answer(response, self._finish)
 
     def _on_discard(self, _: Any, response: Any) -> Any:
@@ -207,6 +215,12 @@ class RecorderNode(LavlaNode):
 
         return self._answer(response, mark)
 
+    def _on_check(self, _: Any, response: Any) -> Any:
+        self._inputs.take_waiting()
+        silent = self._silent()
+        response.success, response.message = not silent, "; ".join(silent) or "every stream comes"
+        return response
+
     def _answer(self, response: Any, action: Callable[[EpisodeRecorder], str]) -> Any:
         assert self._recorder is not None
         try:
@@ -216,15 +230,16 @@ class RecorderNode(LavlaNode):
         return response
 
     def diagnose(self, report: Report) -> None:
-        recorder, now_ns = self._recorder, wall_ns()
+        recorder = self._recorder
         path = recorder.path if recorder is not None else None
         report.value("episode", path.name if path is not None else "none")
         for topic in self._topics:
             report.value(f"{topic}.messages", self._written[topic])
-            last = self._last_ns.get(topic)
-            streaming = topic not in (self._contract.instruction_topic, EPISODE_TOPIC)
-            if path and streaming and (last is None or now_ns - last > self.parameters.silent_after_s * 1e9):
-                report.warn(f"recording, but {topic} is silent")
+        if self._inputs is not None:
+            self._inputs.report(report)
+        if path is not None:
+            for text in self._silent():
+                report.warn(f"recording, but {text}")
 
 
 def main() -> int:

@@ -3,6 +3,8 @@
 Renders the state that the physics process shares, stamped with the time of that state; says what the task is
 (``/instruction``) and how it goes (``/episode/state``); ``/episode/reset`` brings the arm home through the
 executor, then sets the objects up anew with the next seed. With ``wait_for_reset`` the first episode waits for it too.
+The executor obeys one publisher of /action_chunk: this node is one only while it brings the arm home, and only after
+every other one has stopped to be (a policy node does so at ``homing``).
 """
 
 from __future__ import annotations
@@ -23,9 +25,11 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros.contract import load_contract
 from lavla_ros.control.ring import Ring
 from lavla_ros.nodes.diagnostics import Rate, Report, Window
+from lavla_ros.nodes.inputs import publishers_of
 from lavla_ros.nodes.lifecycle import LavlaNode, run_node, wall_ns
 from lavla_ros.nodes.messages import (
     CHUNK_QOS,
+    CHUNK_TOPIC,
     IMAGE_QOS,
     LATCHED_INPUT_QOS,
     LATCHED_QOS,
@@ -39,6 +43,8 @@ from sim_bridges.tabletop.render import TabletopRenderer
 from sim_bridges.tabletop.sim import TabletopSim
 
 HOMING_PERIOD_S = 0.5
+HOMING_PATIENCE_S = 15.0
+"""Longer than any way home takes."""
 HOME_TOLERANCE_RAD = 0.02
 FRAMES_BEFORE_RUNNING = 3
 """Pictures of a new scene that go out before its episode is announced: no policy shall start from the old one."""
@@ -89,12 +95,13 @@ class TabletopCameraNode(LavlaNode):
         self._images = {c.name: self.create_publisher(Image, c.topic, IMAGE_QOS) for c in contract.cameras}
         self._instruction = self.create_publisher(String, contract.instruction_topic, LATCHED_QOS)
         self._episodes = self.create_publisher(String, "/episode/state", LATCHED_QOS)
-        self._chunks = self.create_publisher(JointTrajectory, "/action_chunk", CHUNK_QOS)
+        self._chunks: Any = None
 
     def start(self) -> None:
         self._episode = self._read_state().episode
         self._frames_left = FRAMES_BEFORE_RUNNING
         self._homing: Homing | None = None
+        self._homing_since_ns = 0
         self._begin_ns: int | None = None
         self._state = "starting"
         if self.parameters.wait_for_reset:
@@ -103,11 +110,12 @@ class TabletopCameraNode(LavlaNode):
             self.create_timer(1.0 / self.parameters.rate_hz, self._on_frame),
             self.create_timer(HOMING_PERIOD_S, self._on_homing),
             self.create_service(Trigger, "/episode/reset", self._on_reset),
-            self.create_subscription(JointTrajectory, "/action_chunk", self._on_chunk, CHUNK_QOS),
+            self.create_subscription(JointTrajectory, CHUNK_TOPIC, self._on_chunk, CHUNK_QOS),
             self.create_subscription(String, "/executor/state", self._on_executor, LATCHED_INPUT_QOS),
         ]
 
     def stop(self) -> None:
+        self._release()
         if self._entities:
             frames, homing, service, *subscriptions = self._entities
             self.destroy_timer(frames)
@@ -121,7 +129,7 @@ class TabletopCameraNode(LavlaNode):
         if self._renderer is not None:
             self._renderer.close()
             self._renderer = None
-            for publisher in (*self._images.values(), self._instruction, self._episodes, self._chunks):
+            for publisher in (*self._images.values(), self._instruction, self._episodes):
                 self.destroy_publisher(publisher)
         for ring in (self._state_ring, self._request_ring):
             if ring is not None:
@@ -160,7 +168,9 @@ class TabletopCameraNode(LavlaNode):
     # Episodes.
 
     def _referee(self, state: SceneState) -> None:
-        if self._state == "starting" and state.episode == self._episode:
+        if self._state == "homing" and self._homing is None:
+            self._take_over()
+        elif self._state == "starting" and state.episode == self._episode:
             self._frames_left -= 1
             if self._frames_left <= 0:
                 self._begin_ns = None
@@ -214,12 +224,29 @@ class TabletopCameraNode(LavlaNode):
             response.message = f"the executor cannot bring the arm home: {self._executor or 'it is not there'}"
             return response
         self._next.reset(self._sim.seed + 1)
-        start = self._sim.joint_position_rad
-        self._homing = Homing(begin_ns=wall_ns(), start_rad=start, goal_rad=self._next.joint_position_rad)
+        self._homing_since_ns = wall_ns()
         self._announce("homing")
-        self._on_homing()
+        self._take_over()
         response.success, response.message = True, f"homing; then seed {self._next.seed}; follow /episode/state"
         return response
+
+    def _take_over(self) -> None:
+        """Begin to command the arm as soon as nobody else does and the executor listens."""
+        if self._chunks is None:
+            if publishers_of(self, CHUNK_TOPIC):
+                return
+            self._chunks = self.create_publisher(JointTrajectory, CHUNK_TOPIC, CHUNK_QOS)
+        if self._homing is None and self._chunks.get_subscription_count() > 1:  # the other one is our own
+            start, goal = self._sim.joint_position_rad, self._next.joint_position_rad
+            self._homing = Homing(begin_ns=wall_ns(), start_rad=start, goal_rad=goal)
+            self._on_homing()
+
+    def _release(self) -> None:
+        """Command the arm no longer."""
+        self._homing = None
+        if self._chunks is not None:
+            self.destroy_publisher(self._chunks)
+            self._chunks = None
 
     def _on_homing(self) -> None:
         homing, now_ns = self._homing, wall_ns()
@@ -228,7 +255,7 @@ class TabletopCameraNode(LavlaNode):
         distance = float(np.abs(self._sim.joint_position_rad - homing.goal_rad).max())
         if now_ns > homing.begin_ns + homing.duration_s * 1e9 and distance < HOME_TOLERANCE_RAD:
             assert self._request_ring is not None
-            self._homing = None
+            self._release()
             self._request_ring.write(encode_reset(self._next.seed))
             self._episode += 1
             self._state, self._frames_left = "starting", FRAMES_BEFORE_RUNNING
@@ -241,8 +268,10 @@ class TabletopCameraNode(LavlaNode):
         if self.active:
             report.value("episode", self._episode)
             report.value("state", self._state)
-            if self._homing is not None and wall_ns() > self._homing.begin_ns + (self._homing.duration_s + 5) * 1e9:
-                report.warn("the arm does not come home; is the executor active, and without a fault?")
+            if self._state == "homing" and wall_ns() > self._homing_since_ns + HOMING_PATIENCE_S * 1e9:
+                others = [p.node for p in publishers_of(self, CHUNK_TOPIC) if p.node != self.get_fully_qualified_name()]
+                cause = f"{', '.join(others)} publishes {CHUNK_TOPIC}: end it" if others else "is the executor active?"
+                report.warn(f"the arm does not come home; {cause}")
 
 
 def main() -> int:

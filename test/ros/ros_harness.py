@@ -56,6 +56,13 @@ class World:
         with contextlib.suppress(ExternalShutdownException):
             self._executor.spin()
 
+    def spin(self, node: Any) -> None:
+        """Spin another node too, in the same thread."""
+        self._executor.add_node(node)
+
+    def forget(self, node: Any) -> None:
+        self._executor.remove_node(node)
+
     def close(self) -> None:
         self.context.try_shutdown()
         self._thread.join(5.0)

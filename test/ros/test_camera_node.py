@@ -5,9 +5,12 @@ from __future__ import annotations
 import itertools
 import time
 from pathlib import Path
+from typing import Any
 
 import cv2
 import numpy as np
+from diagnostic_msgs.msg import DiagnosticStatus
+from rclpy.qos import qos_profile_sensor_data
 from ros_harness import World, fails_to_start, image_message, picture, pixels_of, running, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 
@@ -60,7 +63,7 @@ def test_reports_missing_frozen_bad_and_jumping_cameras(world: World, tmp_path: 
         now = time.time_ns()
 
         bad = image_message(picture(0), now)
-        bad.encoding = "yuv422"
+        bad.encoding = "16UC1"
         front.publish(bad)
         wait_until(lambda: diagnostics.values("camera").get("front.wrong_encoding") == "1", "wrong encoding")
 
@@ -81,6 +84,63 @@ def test_reports_missing_frozen_bad_and_jumping_cameras(world: World, tmp_path: 
             return "camera front: frozen" in diagnostics.message("camera")
 
         wait_until(frozen, "report of a frozen camera")
+
+
+def test_a_best_effort_driver_is_heard(world: World, tmp_path: Path) -> None:
+    """Sensor-data QoS, as many drivers have it."""
+    fronts = world.collect(Image, "/observation/front", IMAGE_QOS)
+    diagnostics = world.diagnostics()
+    with running(MODULE, "camera", tmp_path):
+        front = world.publisher(Image, "/camera/front/image_raw", qos_profile_sensor_data)
+        front.publish(image_message(picture(0, 480, 640), time.time_ns()))
+        wait_until(lambda: fronts, "a frame")
+        named = "/camera/front/image_raw.publishers"
+        wait_until(lambda: diagnostics.values("camera").get(named) == "/world (best effort)", "the driver's name")
+        wait_until(
+            lambda: "nobody publishes /camera/wrist/image_raw" in diagnostics.message("camera"), "who is not there"
+        )
+
+
+def test_frozen_pictures_are_no_observation(world: World, tmp_path: Path) -> None:
+    """The same pixels with fresh stamps: a hung driver. With the setting for rendered cameras they pass."""
+    for frozen_after_s, passes in ((0.3, False), (0.0, True)):
+        fronts = world.collect(Image, "/observation/front", IMAGE_QOS)
+        with running(MODULE, "camera", tmp_path, frozen_after_s=frozen_after_s):
+            front = world.publisher(Image, "/camera/front/image_raw", IMAGE_QOS)
+            stamps: list[int] = []
+
+            def send(seed: int, seconds: float, front: Any = front, stamps: list[int] = stamps) -> None:
+                end = time.monotonic() + seconds
+                while time.monotonic() < end:
+                    stamps.append(time.time_ns())
+                    front.publish(image_message(picture(seed), stamps[-1]))
+                    time.sleep(0.03)
+
+            send(0, 1.2)
+            frozen = stamps[-1]
+            send(1, 0.1)
+            passed = lambda fronts=fronts: [stamp_to_ns(m.header.stamp) for m in list(fronts)]  # noqa: E731
+            wait_until(lambda passed=passed, stamps=stamps: stamps[-1] in passed(), "the changed picture")
+            assert stamps[0] in passed(), "a picture is not frozen before its time"
+            assert (frozen in passed()) == passes
+
+
+def test_stamps_of_another_clock_are_an_error(world: World, tmp_path: Path) -> None:
+    """Boot clock, simulation, a computer that is 2 s ahead, and no stamp at all."""
+    diagnostics = world.diagnostics()
+    with running(MODULE, "camera", tmp_path):
+        front = world.publisher(Image, "/camera/front/image_raw", IMAGE_QOS)
+        seeds = itertools.count()
+        for offset_s, text in ((-1.7e9, "s old on arrival: another clock"), (2.0, "s ahead on arrival"), (None, "(0)")):
+
+            def said(offset_s: float | None = offset_s, text: str = text) -> bool:
+                stamp_ns = 0 if offset_s is None else time.time_ns() + int(offset_s * 1e9)
+                front.publish(image_message(picture(next(seeds)), stamp_ns))
+                time.sleep(0.03)
+                newest = diagnostics.newest("camera")
+                return newest is not None and text in newest.message and newest.level == DiagnosticStatus.ERROR
+
+            wait_until(said, text)
 
 
 def test_video_file_is_a_camera(world: World, tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def test_a_policy_node_gives_the_episodes_of_one_process(tmp_path: Path) -> None
     checkpoint = write_checkpoint(tmp_path / "checkpoint")
     expected = [in_process(checkpoint, index) for index in (2, 3)]
     progress = tmp_path / "progress.jsonl"
-    camera = {"contract": "libero", "frozen_after_s": 600.0, "missing_after_s": 60.0}
+    camera = {"contract": "libero", "frozen_after_s": 0.0, "missing_after_s": 60.0}
     policy = {"contract": "libero", "policy": str(checkpoint), "replan_steps": REPLAN}
     node = parameters(initial_state=2, episodes=2, progress=str(progress))
     with (
@@ -240,7 +240,7 @@ def test_a_commander_that_falls_silent_and_a_reset_in_between(world: World, tmp_
 @needs_assets
 def test_demonstrations_become_bags_and_a_dataset_and_repeat_themselves(tmp_path: Path) -> None:
     bags, dataset, progress = tmp_path / "bags", tmp_path / "dataset", tmp_path / "progress.jsonl"
-    camera = {"contract": "libero", "frozen_after_s": 600.0, "missing_after_s": 60.0}
+    camera = {"contract": "libero", "frozen_after_s": 0.0, "missing_after_s": 60.0}
     recorder = {"contract": "libero", "root": str(bags), "silent_after_s": 60.0}
     node = parameters(commander="expert", record=True, initial_state=11, episodes=2, resolution=64, max_steps=0)
     with (

@@ -26,7 +26,7 @@ def bridge(*arguments: str) -> subprocess.CompletedProcess[str]:
 def test_a_policy_node_commands_the_bridge(tmp_path: Path) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint")
     nodes: dict[str, dict[str, Any]] = {
-        "camera": {"transport": "raw", "frozen_after_s": 600.0},
+        "camera": {"transport": "raw", "frozen_after_s": 0.0},
         "policy": {"policy": str(checkpoint), "replan_steps": REPLAN},
     }
     evaluation = TabletopEvaluation(policy=str(checkpoint), episodes=2, max_steps=STEPS, replan_steps=REPLAN)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 import time
 from pathlib import Path
@@ -13,7 +14,8 @@ import pytest
 import yaml
 from random_policy import HOME_RAD, write_random_checkpoint
 from rclpy.parameter import Parameter
-from ros_harness import World, image_message, picture, running, wait_until
+from rclpy.qos import qos_profile_sensor_data
+from ros_harness import World, fails_to_start, image_message, picture, running, wait_until
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -34,30 +36,48 @@ STATE_PERIOD_NS = 8_000_000
 class Streams:
     """A camera pair at 10 Hz and joint states at 125 Hz, all stamped at capture."""
 
-    def __init__(self, world: World, subscribers: int = 1) -> None:
-        self._instruction = world.publisher(String, "/instruction", LATCHED_QOS, subscribers=subscribers)
-        self._instruction.publish(String(data="Put the mango into the bowl."))
+    def __init__(
+        self,
+        world: World,
+        subscribers: int = 1,
+        *,
+        instruct: bool = True,
+        state_qos: Any = STATE_QOS,
+        state_offset_ns: int = 0,
+    ) -> None:
+        if instruct:
+            self._instruction = world.publisher(String, "/instruction", LATCHED_QOS, subscribers=subscribers)
+            self._instruction.publish(String(data="Put the mango into the bowl."))
         self._images = {
             c.name: world.publisher(Image, c.observation_topic, IMAGE_QOS, subscribers=subscribers)
             for c in CONTRACT.cameras
         }
-        self._states = world.publisher(JointState, "/joint_states", STATE_QOS, subscribers=subscribers)
+        self._states = world.publisher(JointState, "/joint_states", state_qos, subscribers=subscribers)
+        self._state_offset_ns = state_offset_ns
         self._message = joint_state(CONTRACT.state.names[::-1])  # order must not matter
         self.steps: list[int] = []
         time.sleep(0.3)  # a latched message has no acknowledgement that one could wait for
 
     def run(self, steps: int) -> None:
-        for step in range(steps):
-            stamp = time.time_ns()
+        for _ in range(steps):
+            stamp, step = time.time_ns(), len(self.steps)
             self.steps.append(stamp)
             for offset, (name, publisher) in enumerate(self._images.items()):
                 publisher.publish(image_message(picture(10 * step + (name == "wrist")), stamp + offset * 1_000_000))
             for tick in range(13):
                 now = stamp + (tick - 6) * STATE_PERIOD_NS
                 self._message.position = [1.0, *(q + 1e-9 * (now % 10_000_000) for q in reversed(HOME_RAD))]
-                set_stamp(self._message.header.stamp, now)
+                set_stamp(self._message.header.stamp, now + self._state_offset_ns)
                 self._states.publish(self._message)
             time.sleep(max(0.0, (stamp - time.time_ns()) * 1e-9 + CONTRACT.dt_s))
+
+    def observation(self, stamp_ns: int, instruction: str) -> Observation:
+        """What the policy has to see at the step stamped ``stamp_ns``."""
+        step = self.steps.index(stamp_ns)
+        # the newest state not after the step is the one stamped like it
+        state = np.array([*(q + 1e-9 * (stamp_ns % 10_000_000) for q in HOME_RAD), 1.0], np.float32)
+        images = {"front": picture(10 * step), "wrist": picture(10 * step + 1)}
+        return Observation(stamp_ns=stamp_ns, images=images, state=state, instruction=instruction)
 
 
 @pytest.fixture(scope="module")
@@ -79,18 +99,79 @@ def test_chunks_are_the_policys_own_and_carry_the_observations_stamp(
     indices = [streams.steps.index(s) for s in stamps]
     assert all(4 <= b - a <= 6 for a, b in itertools.pairwise(indices)), indices
     policy = load_policy(checkpoint)
-    message, step = chunks[1], indices[1]
-    stamp = streams.steps[step]
-    # the newest state not after the step is the one stamped like it
-    state = np.array([*(q + 1e-9 * (stamp % 10_000_000) for q in HOME_RAD), 1.0], np.float32)
-    images = {"front": picture(10 * step), "wrist": picture(10 * step + 1)}
-    expected = policy.predict(
-        Observation(stamp_ns=stamp, images=images, state=state, instruction="Put the mango into the bowl.")
-    )
+    message = chunks[1]
+    expected = policy.predict(streams.observation(stamps[1], "Put the mango into the bowl."))
     received = trajectory_to_chunk(message, CONTRACT)
     assert received.names == CONTRACT.action.names and received.dt_ns == CONTRACT.dt_ns
     np.testing.assert_allclose(received.actions_HA, expected.actions_HA, atol=1e-6)
     assert stamp_to_ns(message.points[0].time_from_start) == CONTRACT.dt_ns
+
+
+def test_a_volatile_instruction_and_best_effort_states_are_heard(
+    world: World, tmp_path: Path, checkpoint: Path
+) -> None:
+    """An instruction by rclpy's default QoS replaces the one given at the start: the chunks are of the new one."""
+    chunks = world.collect(JointTrajectory, "/action_chunk")
+    with running(MODULE, "policy", tmp_path, policy=str(checkpoint), replan_steps=5, instruction="Do as I said first."):
+        streams = Streams(world, instruct=False, state_qos=qos_profile_sensor_data)
+        streams.run(7)
+        wait_until(lambda: chunks, "a chunk")
+        world.publisher(String, "/instruction", 10).publish(String(data="Put the mango into the bowl."))
+        time.sleep(0.3)
+        before = len(chunks)
+        streams.run(12)
+        wait_until(lambda: len(chunks) > before + 1, "chunks after the new instruction")
+    policy = load_policy(checkpoint)
+    for message, instruction in ((chunks[0], "Do as I said first."), (chunks[-1], "Put the mango into the bowl.")):
+        expected = policy.predict(streams.observation(stamp_to_ns(message.header.stamp), instruction))
+        np.testing.assert_allclose(trajectory_to_chunk(message, CONTRACT).actions_HA, expected.actions_HA, atol=1e-6)
+
+
+def test_says_who_is_silent_and_whose_clock_is_another(world: World, tmp_path: Path, checkpoint: Path) -> None:
+    diagnostics = world.diagnostics()
+    with running(MODULE, "policy", tmp_path, policy=str(checkpoint), silent_after_s=0.5):
+        wait_until(lambda: "nobody publishes /observation/front" in diagnostics.message("policy"), "who is absent")
+        streams = Streams(world, instruct=False, state_offset_ns=-1_700_000_000_000_000_000)
+
+        def said() -> bool:
+            streams.run(1)
+            message = diagnostics.message("policy")
+            return "stamps of /joint_states are -1700000000." in message and "/joint_states: its stamps are" in message
+
+        wait_until(said, "how far the stamps are apart")
+
+
+def test_the_arm_has_one_master(world: World, tmp_path: Path, checkpoint: Path) -> None:
+    """A second policy does not come up; the first pauses while somebody else publishes chunks, and is no publisher
+    while a simulator brings the arm home.
+    """
+    simulator = world.node.create_publisher(String, "/episode/state", LATCHED_QOS)
+    chunks = world.collect(JointTrajectory, "/action_chunk")
+    diagnostics = world.diagnostics()
+    other = World()
+    try:
+        with running(MODULE, "policy", tmp_path, policy=str(checkpoint), replan_steps=2):
+            second = tmp_path / "second"
+            second.mkdir()
+            refusal = fails_to_start(MODULE, "policy", second, policy=str(checkpoint))
+            assert "/policy publishes /action_chunk already" in refusal
+            streams = Streams(world)
+            streams.run(6)
+            wait_until(lambda: chunks, "a chunk")
+            rival = other.publisher(JointTrajectory, "/action_chunk")
+            wait_until(lambda: "paused: /world publishes /action_chunk" in diagnostics.message("policy"), "a pause")
+            paused = len(chunks)
+            streams.run(6)
+            assert len(chunks) == paused
+            other.node.destroy_publisher(rival)
+            wait_until(lambda: "paused" not in diagnostics.message("policy"), "the end of the pause")
+            streams.run(6)
+            wait_until(lambda: len(chunks) > paused, "chunks again")
+            for state, publishers in (("running", 1), ("homing", 0), ("running", 1)):
+                simulator.publish(String(data=json.dumps({"source": "simulator", "state": state})))
+                wait_until(lambda n=publishers: world.node.count_publishers("/action_chunk") == n, state)
+    finally:
+        other.close()
 
 
 def test_live_session_and_its_bag_give_equal_tensors(world: World, tmp_path: Path) -> None:

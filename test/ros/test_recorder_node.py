@@ -35,8 +35,8 @@ class Robot:
         self.published = 0
         time.sleep(0.3)  # a latched message has no acknowledgement that one could wait for
 
-    def step(self) -> None:
-        now = time.time_ns()
+    def step(self, stamp_ns: int | None = None) -> None:
+        now = time.time_ns() if stamp_ns is None else stamp_ns
         state, command = joint_state(CONTRACT.state.names), single_point(CONTRACT.action.names, 8_000_000)
         state.position = [float(self.published)] * CONTRACT.state_dim
         set_stamp(state.header.stamp, now)
@@ -76,6 +76,7 @@ def test_records_episodes_by_services(world: World, tmp_path: Path) -> None:
         assert world.call("/episode/mark", True).success
         stopped = world.call("/episode/stop")
         assert stopped.success and "succeeded" in stopped.message
+        assert "/observation/wrist: 60 messages" in stopped.message and "largest gap" in stopped.message
 
         discarded = world.call("/episode/start").message
         robot.step()
@@ -96,6 +97,15 @@ def test_records_episodes_by_services(world: World, tmp_path: Path) -> None:
     assert bagged[0]["contract_hash"] == CONTRACT.hash
     assert Contract.from_dict(bagged[0]["contract_definition"]) == CONTRACT
     assert bagged[0]["instruction"] == "Put the mango into the bowl."
+
+
+def test_says_before_an_episode_which_stream_is_silent(world: World, tmp_path: Path) -> None:
+    with running(MODULE, "recorder", tmp_path, root=str(tmp_path / "bags"), silent_after_s=60.0):
+        checked = world.call("/episode/check")
+        assert not checked.success and "nobody publishes /joint_command" in checked.message
+        robot = Robot(world)
+        robot.step()
+        wait_until(lambda: world.call("/episode/check").success, "every stream")
 
 
 def test_kill_9_loses_at_most_a_second(world: World, tmp_path: Path) -> None:

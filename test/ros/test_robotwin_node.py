@@ -167,7 +167,7 @@ def test_a_policy_node_gives_the_episode_of_one_process(tmp_path: Path, source: 
     listed = {"schema": 1, "source": made.source, "hash": made.hash, "instructions": "unseen"}
     seeds, progress = tmp_path / "seeds.json", tmp_path / "progress.jsonl"
     seeds.write_text(json.dumps({**listed, "tasks": {TASK: [{"seed": SEED, "instruction": words}]}}))
-    camera = {"contract": "robotwin_aloha", "frozen_after_s": 600.0, "missing_after_s": 60.0}
+    camera = {"contract": "robotwin_aloha", "frozen_after_s": 0.0, "missing_after_s": 60.0}
     node = parameters(episodes=1, seeds=str(seeds), max_steps=6, replan_steps=3, progress=str(progress))
     with (
         running("lavla_ros.nodes.camera_node", "camera", tmp_path, use_sim_time=True, **camera),
@@ -189,7 +189,7 @@ def test_a_policy_node_gives_the_episode_of_one_process(tmp_path: Path, source: 
 
 def test_demonstrations_become_bags_and_a_dataset(tmp_path: Path, source: TaskSource) -> None:
     bags, dataset, progress = tmp_path / "bags", tmp_path / "dataset", tmp_path / "progress.jsonl"
-    camera = {"contract": "robotwin_aloha", "frozen_after_s": 600.0, "missing_after_s": 60.0}
+    camera = {"contract": "robotwin_aloha", "frozen_after_s": 0.0, "missing_after_s": 60.0}
     recorder = {"contract": "robotwin_aloha", "root": str(bags), "silent_after_s": 60.0}
     task = "move_blocks_to_pads"  # the shortest
     node = parameters(task=task, commander="expert", record=True, episodes=1, disturb=True, progress=str(progress))

@@ -1,0 +1,243 @@
+"""What a node hears from others: every publisher is heard whatever its quality of service, or named with the reason.
+
+A reliable subscription never hears a best-effort publisher, a latched one never a volatile publisher; DDS says so in
+a log line at most. So streams (images, states) are subscribed reliably, which loses nothing, and best effort as soon
+as a publisher offers no more than that. Latched topics are small and rare, and a lost one is a lost instruction: they
+are subscribed in every way at once, and what arrives twice is taken once.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from rclpy.clock import Clock
+from rclpy.clock_type import ClockType
+from rclpy.event_handler import SubscriptionEventCallbacks
+from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
+
+from lavla_ros.nodes.diagnostics import Report
+from lavla_ros.nodes.lifecycle import wall_ns
+from lavla_ros.nodes.messages import type_name
+
+FOLLOW_PERIOD_S = 0.25
+LOST_SHARE = 0.1
+"""More lost messages than this since the last report are a warning."""
+
+_LATCHED_DEPTH = 10
+"""Deep enough for the latched messages of several publishers."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Publisher:
+    """One publisher of a topic, as the graph knows it."""
+
+    node: str
+    type_name: str
+    reliable: bool
+    latched: bool
+
+    def __str__(self) -> str:
+        return f"{self.node} ({'reliable' if self.reliable else 'best effort'}{', latched' if self.latched else ''})"
+
+
+def publishers_of(node: Any, topic: str) -> list[Publisher]:
+    """Who publishes ``topic`` in this ROS domain, in the order of their names. A node just killed stays for ~20 s."""
+    found = [
+        Publisher(
+            node=f"{info.node_namespace.rstrip('/')}/{info.node_name}",
+            type_name=info.topic_type,
+            reliable=info.qos_profile.reliability != ReliabilityPolicy.BEST_EFFORT,
+            latched=info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
+        )
+        for info in node.get_publishers_info_by_topic(topic)
+    ]
+    return sorted(found, key=lambda publisher: publisher.node)
+
+
+class Input:
+    """One topic that others publish. ``callback`` gets the message, or its bytes with ``raw``."""
+
+    def __init__(
+        self,
+        node: Any,
+        kind: Any,
+        topic: str,
+        callback: Callable[[Any], None],
+        *,
+        depth: int = _LATCHED_DEPTH,
+        latched: bool = False,
+        raw: bool = False,
+    ) -> None:
+        self.topic = topic
+        self.kind = type_name(kind)
+        self.latched = latched
+        self.publishers: list[Publisher] = []
+        self.lost = 0
+        """Messages of a stream that did not arrive, by their sequence numbers (of a single publisher)."""
+        self.received = 0
+        self.last_ns: int | None = None
+        """Arrival of the newest message."""
+        self._node, self._class, self._callback, self._depth, self._raw = node, kind, callback, depth, raw
+        self._taken: deque[tuple[int, int]] = deque(maxlen=64)
+        self._sequence: int | None = None
+        self._reported = (0, 0)
+        self._since_ns = wall_ns()
+        self._reliable = True
+        self._subscriptions: list[Any] = []
+        if latched:
+            for reliable, durable in ((True, True), (True, False), (False, False)):
+                self._subscribe(reliable, durable)
+        else:
+            self._subscribe(self._reliable)
+        self.follow()
+
+    def follow(self) -> None:
+        """Look who publishes, and subscribe so that all of them are heard."""
+        before, self.publishers = self.publishers, publishers_of(self._node, self.topic)
+        if before != self.publishers:
+            self._sequence = None
+        heard = [p for p in self.publishers if p.type_name == self.kind]
+        reliable = all(p.reliable for p in heard)
+        if not self.latched and heard and reliable != self._reliable:
+            self.take_waiting()
+            self._unsubscribe()
+            self._reliable = reliable
+            self._subscribe(reliable)
+            names = ", ".join(str(p) for p in heard)
+            self._node.get_logger().info(
+                f"{self.topic} is subscribed {'reliably' if reliable else 'best effort'}, as it is published: {names}"
+            )
+
+    def take_waiting(self) -> None:
+        """Handle every message that has arrived and still waits for the executor."""
+        for subscription in self._subscriptions:
+            with subscription.handle:
+                while (taken := subscription.handle.take_message(subscription.msg_type, self._raw)) is not None:
+                    subscription.callback(*taken)
+
+    def close(self) -> None:
+        self._unsubscribe()
+
+    def silent_for_s(self, now_ns: int) -> float:
+        """Since the newest message, or since the subscription where none has come."""
+        return (now_ns - (self.last_ns if self.last_ns is not None else self._since_ns)) * 1e-9
+
+    def absence(self, now_ns: int) -> str:
+        """Why nothing comes: nobody publishes, somebody publishes another type, or is there and silent."""
+        others = [p for p in self.publishers if p.type_name != self.kind]
+        fitting = [p for p in self.publishers if p.type_name == self.kind]
+        if fitting:
+            since = f"for {self.silent_for_s(now_ns):.1f} s" if self.last_ns is not None else "so far"
+            return f"{', '.join(map(str, fitting))} publishes {self.topic}, but nothing has arrived {since}"
+        if others:
+            what = ", ".join(f"{p.node} publishes it as {p.type_name}" for p in others)
+            return f"nobody publishes {self.topic} as {self.kind}; {what}"
+        return f"nobody publishes {self.topic}{self._elsewhere()}"
+
+    def report(self, report: Report) -> None:
+        """Who publishes, and what was lost on the way."""
+        report.value(f"{self.topic}.publishers", ", ".join(map(str, self.publishers)) or "none")
+        for publisher in self.publishers:
+            if publisher.type_name != self.kind:
+                report.warn(f"{publisher.node} publishes {self.topic} as {publisher.type_name}; expected {self.kind}")
+        if not self.latched:
+            report.value(f"{self.topic}.lost", self.lost)
+        (received, lost), self._reported = self._reported, (self.received, self.lost)
+        received, lost = self.received - received, self.lost - lost
+        if lost > LOST_SHARE * (received + lost):
+            names = ", ".join(map(str, self.publishers))
+            report.warn(
+                f"{lost} of {lost + received} messages of {self.topic} were lost on the way from {names}: this "
+                "computer is too slow, or the publisher's process lacks the transport for large messages "
+                "(FASTRTPS_DEFAULT_PROFILES_FILE=config/fastdds_profile.xml)"
+            )
+
+    def _elsewhere(self) -> str:
+        """Topics that carry the type: the wanted one may have another name."""
+        if self.latched:
+            return ""
+        own = self._node.get_fully_qualified_name()
+        found = [
+            topic
+            for topic, kinds in self._node.get_topic_names_and_types()
+            if self.kind in kinds and any(p.node != own for p in publishers_of(self._node, topic))
+        ]
+        return f"; topics with {self.kind} are {found}" if found else ""
+
+    def _subscribe(self, reliable: bool, durable: bool = False) -> None:
+        qos = QoSProfile(
+            depth=self._depth,
+            history=HistoryPolicy.KEEP_LAST,
+            reliability=ReliabilityPolicy.RELIABLE if reliable else ReliabilityPolicy.BEST_EFFORT,
+            durability=DurabilityPolicy.TRANSIENT_LOCAL if durable else DurabilityPolicy.VOLATILE,
+        )
+        # rclpy's own event handlers would log "no messages will be received" of what another subscription hears
+        silent = SubscriptionEventCallbacks(use_default_callbacks=False)
+        self._subscriptions.append(
+            self._node.create_subscription(
+                self._class, self.topic, self._on_message, qos, raw=self._raw, event_callbacks=silent
+            )
+        )
+
+    def _unsubscribe(self) -> None:
+        for subscription in self._subscriptions:
+            self._node.destroy_subscription(subscription)
+        self._subscriptions = []
+
+    def _on_message(self, message: Any, info: dict[str, Any]) -> None:
+        sequence = info["publication_sequence_number"]
+        if self.latched:
+            key = (info["source_timestamp"], sequence)
+            if key in self._taken:
+                return
+            self._taken.append(key)
+        elif len(self.publishers) == 1:  # numbers of several publishers cannot be told apart
+            if self._sequence is not None and sequence > self._sequence:
+                self.lost += sequence - self._sequence - 1
+            self._sequence = sequence
+        self.received += 1
+        self.last_ns = wall_ns()
+        self._callback(message)
+
+
+class Inputs:
+    """The inputs of an active node, from ``start`` to ``stop``, in the order in which waiting messages are taken."""
+
+    def __init__(self, node: Any) -> None:
+        self._node = node
+        self._inputs: dict[str, Input] = {}
+        # Steady: a simulator's clock may stand still.
+        self._timer = node.create_timer(FOLLOW_PERIOD_S, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
+
+    def add(self, kind: Any, topic: str, callback: Callable[[Any], None], **options: Any) -> Input:
+        """See :class:`Input`."""
+        made = self._inputs[topic] = Input(self._node, kind, topic, callback, **options)
+        return made
+
+    def __getitem__(self, topic: str) -> Input:
+        return self._inputs[topic]
+
+    def streams(self) -> list[Input]:
+        """Those that send again and again."""
+        return [found for found in self._inputs.values() if not found.latched]
+
+    def take_waiting(self) -> None:
+        for found in self._inputs.values():
+            found.take_waiting()
+
+    def report(self, report: Report) -> None:
+        for found in self._inputs.values():
+            found.report(report)
+
+    def close(self) -> None:
+        self._node.destroy_timer(self._timer)
+        for found in self._inputs.values():
+            found.close()
+        self._inputs = {}
+
+    def _follow(self) -> None:
+        for found in self._inputs.values():
+            found.follow()

@@ -1,0 +1,32 @@
+"""How well one stream ran during an episode, from the capture stamps of its serialised messages (pure, no ROS)."""
+
+from __future__ import annotations
+
+import struct
+
+
+class StreamStats:
+    """Count, rate and largest gap. For messages that begin with a std_msgs/Header."""
+
+    def __init__(self) -> None:
+        self.count = 0
+        self.largest_gap_s = 0.0
+        self._first_ns = self._last_ns = 0
+
+    def add(self, raw: bytes) -> None:
+        """One message in CDR: four bytes that say its byte order, then the header's stamp."""
+        seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
+        stamp_ns = seconds * 1_000_000_000 + nanoseconds
+        if self.count:
+            self.largest_gap_s = max(self.largest_gap_s, (stamp_ns - self._last_ns) * 1e-9)
+        else:
+            self._first_ns = stamp_ns
+        self._last_ns = stamp_ns
+        self.count += 1
+
+    def __str__(self) -> str:
+        if not self.count:
+            return "SILENT"
+        span_s = (self._last_ns - self._first_ns) * 1e-9
+        rate = f", {(self.count - 1) / span_s:.1f} Hz, largest gap {self.largest_gap_s:.3f} s" if span_s > 0 else ""
+        return f"{self.count} messages{rate}"

@@ -1,0 +1,97 @@
+"""What holds of every node of the package: it answers, and it leaves rclpy's own attributes alone."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import pkgutil
+from typing import Any
+
+import pytest
+from lifecycle_msgs.srv import GetState
+from rcl_interfaces.srv import ListParameters
+from rclpy.lifecycle import LifecycleNode
+from rclpy.node import Node
+from ros_harness import World, wait_until
+
+import lavla_ros.nodes
+import sim_bridges
+from lavla_ros.nodes.lifecycle import LavlaNode
+
+HOOKS = {"on_configure", "on_activate", "on_deactivate", "on_cleanup", "on_shutdown"}
+"""Methods of rclpy's that are there to be overridden."""
+
+
+def node_classes() -> list[type[Any]]:
+    """Every rclpy node that the package defines."""
+    modules = [m.name for m in pkgutil.iter_modules(lavla_ros.nodes.__path__, "lavla_ros.nodes.")]
+    modules += [m.name for m in pkgutil.walk_packages(sim_bridges.__path__, "sim_bridges.") if m.name.endswith("node")]
+    found = {
+        value
+        for name in modules
+        for value in vars(importlib.import_module(name)).values()
+        if isinstance(value, type) and issubclass(value, Node) and value.__module__.split(".")[0] != "rclpy"
+    }
+    return sorted(found, key=lambda c: c.__name__)
+
+
+CLASSES = node_classes()
+LAVLA_NODES = [c for c in CLASSES if issubclass(c, LavlaNode) and c.__subclasses__() == []]
+
+
+def test_the_nodes_are_found() -> None:
+    names = {c.__name__ for c in CLASSES}
+    assert {"CameraNode", "ExecutorNode", "PolicyNode", "RecorderNode", "TabletopCameraNode", "Conductor"} <= names
+    assert {"LiberoNode", "RobotwinNode", "RecordConsole", "LavlaNode"} <= names
+
+
+def assigned(cls: type[Any]) -> set[str]:
+    """Names that the class and its bases up to rclpy's define, or assign on ``self``."""
+    names: set[str] = set()
+    for base in cls.__mro__:
+        if base.__module__.split(".")[0] not in ("lavla_ros", "sim_bridges"):
+            continue
+        names |= {name for name in vars(base) if not name.startswith("__")}
+        for node in ast.walk(ast.parse(inspect.getsource(inspect.getmodule(base)))):
+            if isinstance(node, ast.ClassDef) and node.name == base.__name__:
+                names |= {
+                    target.attr
+                    for target in ast.walk(node)
+                    if isinstance(target, ast.Attribute)
+                    and isinstance(target.ctx, ast.Store)
+                    and isinstance(target.value, ast.Name)
+                    and target.value.id == "self"
+                }
+    return names
+
+
+def test_no_attribute_of_rclpys_node_is_overwritten(world: World) -> None:
+    plain = LifecycleNode("plain", context=world.context)
+    try:
+        theirs = set(dir(plain))
+    finally:
+        plain.destroy_node()
+    assert "_services" in theirs
+    found = {cls.__name__: names for cls in CLASSES if (names := (assigned(cls) & theirs) - HOOKS)}
+    assert not found, f"rclpy needs these itself; name them otherwise: {found}"
+
+
+@pytest.mark.parametrize("cls", LAVLA_NODES, ids=lambda c: c.__name__)
+def test_answers_lifecycle_and_parameter_services(world: World, cls: type[Any]) -> None:
+    node = cls(context=world.context)
+    world.spin(node)
+    try:
+
+        def answer(kind: Any, name: str) -> Any:
+            client = world.node.create_client(kind, f"{node.get_fully_qualified_name()}/{name}")
+            assert client.wait_for_service(10.0), name
+            future = client.call_async(kind.Request())
+            wait_until(future.done, f"answer of {name}")
+            return future.result()
+
+        assert answer(GetState, "get_state").current_state.label == "unconfigured"
+        assert set(answer(ListParameters, "list_parameters").result.names) >= {"autostart", "diagnostics_period_s"}
+    finally:
+        world.forget(node)
+        node.destroy_node()
