@@ -34,8 +34,8 @@ def test_forwards_prepares_and_keeps_capture_stamps(world: World, tmp_path: Path
             stamps.append(time.time_ns())
             front.publish(image_message(picture(i), stamps[-1]))
             wrist.publish(image_message(picture(i, 480, 640), stamps[-1]))
-            time.sleep(0.03)
-        wait_until(lambda: len(fronts) == 5 and len(wrists) == 5, "five frames of each camera")
+            # One after the other: the queues are short, and a subscription may still be finding its publisher.
+            wait_until(lambda n=i + 1: len(fronts) == len(wrists) == n, f"frame {i} of each camera")
     for i, stamp in enumerate(stamps):
         assert stamp_to_ns(fronts[i].header.stamp) == stamp_to_ns(wrists[i].header.stamp) == stamp
         assert np.array_equal(pixels_of(fronts[i]), picture(i))
