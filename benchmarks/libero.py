@@ -185,21 +185,25 @@ def over_topics(case: Case) -> float:
             "resolution": case.resolution,
         }
         file = folder / "libero.yaml"
-        file.write_text(yaml.safe_dump({"libero": {"ros__parameters": parameters}}))
-        (folder / "case.json").write_text(json.dumps({**asdict(case), "initial_states": list(case.initial_states)}))
+        file.write_text(yaml.safe_dump({"libero": {"ros__parameters": parameters}}), encoding="utf-8")
+        (folder / "case.json").write_text(
+            json.dumps({**asdict(case), "initial_states": list(case.initial_states)}), encoding="utf-8"
+        )
         command = [sys.executable, "-m", "benchmarks.libero", str(folder)]
         node = [sys.executable, "-m", "sim_bridges.libero.libero_node", "--ros-args", "--params-file", str(file)]
-        with (folder / "log").open("w") as log:
+        with (folder / "log").open("w", encoding="utf-8") as log:
             bridge = subprocess.Popen(node, env=environment, stdout=log, stderr=subprocess.STDOUT)
             try:
                 answer = subprocess.run(
-                    command, env=environment, capture_output=True, text=True, timeout=600, check=False
+                    command, env=environment, capture_output=True, text=True, timeout=600, check=False, encoding="utf-8"
                 )
             finally:
                 bridge.terminate()
                 bridge.wait(30.0)
         if answer.returncode:
-            raise RuntimeError(f"the commander failed: {answer.stderr}\nthe node said: {(folder / 'log').read_text()}")
+            raise RuntimeError(
+                f"the commander failed: {answer.stderr}\nthe node said: {(folder / 'log').read_text(encoding='utf-8')}"
+            )
         return float(answer.stdout.splitlines()[-1])
 
 
@@ -215,7 +219,7 @@ def command(folder: Path) -> float:
     from lavla_ros.nodes.lifecycle import stamp_to_ns
     from lavla_ros.nodes.messages import chunk_to_trajectory
 
-    data = json.loads((folder / "case.json").read_text())
+    data = json.loads((folder / "case.json").read_text(encoding="utf-8"))
     case = Case(**{**data, "initial_states": tuple(data["initial_states"])})
     actions = np.concatenate([case.actions, np.zeros((REPLAN_STEPS, 7))])
     contract = load_contract("libero")

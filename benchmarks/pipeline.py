@@ -91,7 +91,7 @@ class ProbeFile:
         folder = os.environ.get(FOLDER_VARIABLE)
         if folder is None:
             sys.exit(f"{name} probe: {FOLDER_VARIABLE} is not set; it is started by `lavla bench pipeline` only")
-        self._file = (Path(folder) / f"{name}.jsonl").open("w", buffering=1)
+        self._file = (Path(folder) / f"{name}.jsonl").open("w", buffering=1, encoding="utf-8")
 
     def write(self, **row: float) -> None:
         self._file.write(json.dumps(row) + "\n")

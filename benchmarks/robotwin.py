@@ -139,7 +139,9 @@ def _in_own_process(name: str, case: Case) -> dict[str, float]:
 
 def _answer(arguments: list[str], environment: dict[str, str]) -> dict[str, float]:
     command = [sys.executable, "-m", "benchmarks.robotwin", *arguments]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600, check=False)
+    done = subprocess.run(
+        command, env=environment, capture_output=True, text=True, timeout=600, check=False, encoding="utf-8"
+    )
     if done.returncode:
         raise RuntimeError(f"{' '.join(arguments)} failed: {done.stderr}")
     figures: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
@@ -158,7 +160,7 @@ def over_topics(case: Case) -> dict[str, float]:
             **_list_head(),
             "tasks": {case.task: [{"seed": SEED, "instruction": "sway"}]},
         }
-        (folder / "seeds.json").write_text(json.dumps(listed))
+        (folder / "seeds.json").write_text(json.dumps(listed), encoding="utf-8")
         parameters = {
             "task": case.task,
             "seed": SEED,
@@ -169,14 +171,14 @@ def over_topics(case: Case) -> dict[str, float]:
             "timeout_s": 60.0,
         }
         file = folder / "robotwin.yaml"
-        file.write_text(yaml.safe_dump({"robotwin": {"ros__parameters": parameters}}))
+        file.write_text(yaml.safe_dump({"robotwin": {"ros__parameters": parameters}}), encoding="utf-8")
         node = [sys.executable, "-m", "sim_bridges.robotwin.robotwin_node", "--ros-args", "--params-file", str(file)]
-        with (folder / "log").open("w") as log:
+        with (folder / "log").open("w", encoding="utf-8") as log:
             bridge = subprocess.Popen(node, env=environment, stdout=log, stderr=subprocess.STDOUT)
             try:
                 return _answer(["command", json.dumps(asdict(case))], environment)
             except RuntimeError as error:
-                raise RuntimeError(f"{error}\nthe node said: {(folder / 'log').read_text()}") from None
+                raise RuntimeError(f"{error}\nthe node said: {(folder / 'log').read_text(encoding='utf-8')}") from None
             finally:
                 bridge.terminate()
                 bridge.wait(60.0)

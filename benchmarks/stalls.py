@@ -58,7 +58,9 @@ class StallDetector:
     def __enter__(self) -> Self:
         for core in sorted(os.sched_getaffinity(0)):
             self._watchers.append(
-                subprocess.Popen([sys.executable, __file__, str(core)], stdout=subprocess.PIPE, text=True)
+                subprocess.Popen(
+                    [sys.executable, __file__, str(core)], stdout=subprocess.PIPE, text=True, encoding="utf-8"
+                )
             )
         self._permitted = [w.stdout is not None and w.stdout.readline().strip() == "ready" for w in self._watchers]
         return self

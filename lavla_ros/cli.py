@@ -723,7 +723,9 @@ def study(
         image_recipe=image_recipe,
         policy_recipe=policy_recipe,
     )
-    print(run_study(config, lambda text: print(f"study: {text}", file=sys.stderr, flush=True)).read_text())
+    print(
+        run_study(config, lambda text: print(f"study: {text}", file=sys.stderr, flush=True)).read_text(encoding="utf-8")
+    )
 
 
 @latent.command(name="train")
@@ -855,7 +857,7 @@ def latent_inspect(
 
     meaning = inspect(dataset, model, out, examples=examples)
     if as_json:
-        print((out / "meaning.json").read_text())
+        print((out / "meaning.json").read_text(encoding="utf-8"))
         return
     for probe in meaning.probes:
         print(f"R² {probe.r2:.3f} (shuffled {probe.shuffled:.3f}) from {probe.source} to {probe.target}")
@@ -876,7 +878,7 @@ def _train_latent(arguments: list[str]) -> int:
 
         file = Path(arguments[arguments.index("--config") + 1])
         try:
-            content = yaml.safe_load(file.read_text())
+            content = yaml.safe_load(file.read_text(encoding="utf-8"))
         except yaml.YAMLError as error:
             raise CommandError(f"{file} is not valid YAML: {error}") from None
         kind = content.get("kind") if isinstance(content, dict) else None

@@ -90,7 +90,7 @@ def run_dir(prefix: str = "lavla-") -> Iterator[Path]:
     with tempfile.TemporaryDirectory(prefix=prefix, dir=parent, ignore_cleanup_errors=True) as name:
         folder = Path(name)
         unready = folder / f".{_LOCK}"
-        with unready.open("w") as lock:  # held for as long as this process lives, whatever ends it
+        with unready.open("w", encoding="utf-8") as lock:  # held for as long as this process lives, whatever ends it
             fcntl.flock(lock, fcntl.LOCK_EX)
             unready.rename(folder / _LOCK)  # never to be seen without its owner
             yield folder
@@ -102,6 +102,6 @@ def _sweep(parent: Path) -> None:
         with suppress(OSError):
             if lock.parent.stat().st_uid != os.getuid():
                 continue
-            with lock.open("r") as file:
+            with lock.open("r", encoding="utf-8") as file:
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError where the run goes on
                 shutil.rmtree(lock.parent, ignore_errors=True)

@@ -255,7 +255,7 @@ class EpisodeNode(LavlaNode, ABC):
         if self.parameters.progress:
             over = {"state": state, "reason": reason, "steps": steps, "trajectory": trajectory}
             line = json.dumps({**about, **over, "wall_s": time.monotonic() - began})
-            with Path(self.parameters.progress).open("a") as file:
+            with Path(self.parameters.progress).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
     def _call(self, verb: str, request: Any = None) -> None:

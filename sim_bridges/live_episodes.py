@@ -78,4 +78,4 @@ class LiveEpisodes(Session):
 
 def read_rows(file: Path) -> list[dict[str, Any]]:
     """The JSON lines of a file that may not exist yet."""
-    return [json.loads(line) for line in file.read_text().splitlines()] if file.exists() else []
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []

@@ -262,7 +262,7 @@ def _convert_all(
     layout.write_text(journal, "".join(_line(report) for report in reports))
     try:
         results = run_tasks(tasks, _convert_task, workers, name=lambda task: str(task.bag), give_up=_died)
-        with closing(results), journal.open("a") as log:  # an error below ends the workers at once
+        with closing(results), journal.open("a", encoding="utf-8") as log:  # an error below ends the workers at once
             for episodes in results:
                 for converted in episodes:
                     report = converted.report
@@ -305,7 +305,7 @@ def _reports_before(root: Path, bags: list[Path]) -> list[BagReport]:
     if (root / layout.CONVERSION).exists():
         told += layout.read_json(root / layout.CONVERSION).get("bags", [])
     if (root / _JOURNAL).exists():
-        for line in (root / _JOURNAL).read_text().splitlines():
+        for line in (root / _JOURNAL).read_text(encoding="utf-8").splitlines():
             try:
                 told.append(json.loads(line))
             except ValueError:

@@ -82,7 +82,7 @@ class FileFrames:
     def __init__(self, folder: Path) -> None:
         """Raises FrameError when the folder holds no whole frame file."""
         try:
-            self.shape = tuple(json.loads((folder / "frames.json").read_text())["shape"])
+            self.shape = tuple(json.loads((folder / "frames.json").read_text(encoding="utf-8"))["shape"])
             self._file = os.open(folder / "frames.bin", os.O_RDONLY)
         except (OSError, ValueError, KeyError) as error:
             raise FrameError(f"{folder} holds no whole frame file ({error}); delete it") from None
@@ -261,7 +261,7 @@ def _write_file(folder: Path, shape: tuple[int, ...], frames: Iterator[tuple[int
             os.pwrite(file.fileno(), np.ascontiguousarray(image).data, (index * shape[1] + camera) * one)
         os.fsync(file.fileno())
     description = folder / "frames.json.tmp"
-    description.write_text(json.dumps({"shape": shape}))
+    description.write_text(json.dumps({"shape": shape}), encoding="utf-8")
     description.replace(folder / "frames.json")
 
 
@@ -273,6 +273,6 @@ def _is_whole(folder: Path) -> bool:
 def _locked(folder: Path) -> Iterator[None]:
     """One process writes, others that want the same file wait for it; a dead one's lock is free."""
     folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("w", encoding="utf-8") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

@@ -67,7 +67,7 @@ def flushed_denormals() -> Iterator[None]:
 
 def _machine_memory() -> int | None:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except OSError:
@@ -78,9 +78,13 @@ def _machine_memory() -> int | None:
 def _container_memory() -> int | None:
     """What cgroup v2 leaves to this container; file cache counts as free, for it gives way."""
     try:
-        limit = (_CGROUP / "memory.max").read_text().strip()
-        used = int((_CGROUP / "memory.current").read_text())
-        cached = [line for line in (_CGROUP / "memory.stat").read_text().splitlines() if line.startswith("file ")]
+        limit = (_CGROUP / "memory.max").read_text(encoding="utf-8").strip()
+        used = int((_CGROUP / "memory.current").read_text(encoding="utf-8"))
+        cached = [
+            line
+            for line in (_CGROUP / "memory.stat").read_text(encoding="utf-8").splitlines()
+            if line.startswith("file ")
+        ]
     except OSError:
         return None
     if limit == "max":

@@ -106,7 +106,7 @@ def save_state(path: Path, progress: Progress, tensors: Mapping[str, Tensor]) ->
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     save_file(dict(tensors), str(staging / "state.safetensors"))
-    (staging / "progress.json").write_text(json.dumps(asdict(progress)))
+    (staging / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
     replace_directory(staging, path)
 
 
@@ -129,7 +129,7 @@ def differences(saved: object, present: object, key: str = "") -> list[str]:
 def load_progress(path: Path) -> Progress:
     """Raises CheckpointError for a damaged file."""
     try:
-        data: dict[str, Any] = json.loads((path / "progress.json").read_text())
+        data: dict[str, Any] = json.loads((path / "progress.json").read_text(encoding="utf-8"))
         return Progress(
             step=int(data["step"]),
             best=None if data["best"] is None else float(data["best"]),

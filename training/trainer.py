@@ -134,7 +134,7 @@ class Trainer:
             self._resume()
             log = RunLog(config, step=self.step, enabled=self._is_main)
             if self._is_main:
-                (output / "config.yaml").write_text(dump_yaml(to_plain(config)))
+                (output / "config.yaml").write_text(dump_yaml(to_plain(config)), encoding="utf-8")
             deadline = math.inf if config.max_minutes is None else time.monotonic() + 60 * config.max_minutes
             started, before = time.monotonic(), self.seconds
             stopped = self.step >= config.steps
@@ -366,7 +366,7 @@ class Trainer:
             yield
             return
         self.config.output.mkdir(parents=True, exist_ok=True)
-        with (self.config.output / "lock").open("w") as lock:
+        with (self.config.output / "lock").open("w", encoding="utf-8") as lock:
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -121,7 +121,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     def options(out: Path | None = None, scenarios: tuple[str, ...] = ()) -> int:
         figures = run(scenarios)
         if out is not None:
-            out.write_text(json.dumps(figures, indent=2))
+            out.write_text(json.dumps(figures, indent=2), encoding="utf-8")
         return 0
 
     return tyro.cli(options, args=argv)

@@ -60,6 +60,7 @@ class Emulator:
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,
+            encoding="utf-8",
         )
         self._ready = threading.Event()
         threading.Thread(target=self._listen, daemon=True).start()
@@ -299,9 +300,9 @@ def free_end_effector(folder: Path) -> str:
         {"name": n, "unit": u}
         for n, u in zip(("x", "y", "z", "rx", "ry", "rz"), ("m",) * 3 + ("rad",) * 3, strict=True)
     ]
-    contract = yaml.safe_load(config_path("contracts/jaka_minicobo.yaml").read_text())
+    contract = yaml.safe_load(config_path("contracts/jaka_minicobo.yaml").read_text(encoding="utf-8"))
     contract["name"] = "free_end_effector"
     contract["action"] |= {"space": "end_effector", "dims": [*dims, contract["action"]["dims"][-1]]}
     path = folder / "free_end_effector.yaml"
-    path.write_text(yaml.safe_dump(contract, sort_keys=False))
+    path.write_text(yaml.safe_dump(contract, sort_keys=False), encoding="utf-8")
     return str(path)

@@ -98,7 +98,10 @@ def _inhabited() -> set[int]:
     ports = set()
     for file in (Path("/proc/net/udp"), Path("/proc/net/udp6")):
         if file.exists():
-            ports |= {int(line.split()[1].rpartition(":")[2], 16) for line in file.read_text().splitlines()[1:]}
+            ports |= {
+                int(line.split()[1].rpartition(":")[2], 16)
+                for line in file.read_text(encoding="utf-8").splitlines()[1:]
+            }
     return {domain_of_port(port) for port in ports}
 
 

@@ -44,7 +44,9 @@ def stack_python(environment: Mapping[str, str] | None = None) -> str:
 def _missing(python: str, environment: Mapping[str, str]) -> Sequence[str]:
     try:
         probe = [python, "-c", _PROBE, *NEEDED]
-        done = subprocess.run(probe, env=dict(environment), capture_output=True, text=True, timeout=30.0, check=True)
+        done = subprocess.run(
+            probe, env=dict(environment), capture_output=True, text=True, timeout=30.0, check=True, encoding="utf-8"
+        )
     except (OSError, subprocess.SubprocessError) as error:
         return [f"everything ({error})"]
     return done.stdout.split()

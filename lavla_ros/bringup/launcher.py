@@ -75,6 +75,7 @@ class _Running:
             errors="replace",
             start_new_session=True,
             pass_fds=pass_fds,
+            encoding="utf-8",
         )
         self._reader.start()
         self._watcher.start()

@@ -39,7 +39,7 @@ class Session:
 
     def __enter__(self) -> Self:
         with ExitStack() as starting:
-            log = starting.enter_context(self.log_file.open("w"))
+            log = starting.enter_context(self.log_file.open("w", encoding="utf-8"))
             folder = starting.enter_context(run_dir())
             self.stack = self._load(folder)
             environment, pass_fds = starting.enter_context(stack_domain(self.stack))
@@ -69,7 +69,7 @@ class Session:
         if self._program.poll() is None and not self._launcher.wait(timeout_s):
             raise SessionError(f"{self._launcher.failure}\nthe whole log: {self.log_file}")
         if self._program.poll():
-            tail = "\n  ".join(self.log_file.read_text(errors="replace").splitlines()[-6:])
+            tail = "\n  ".join(self.log_file.read_text(errors="replace", encoding="utf-8").splitlines()[-6:])
             ended = f"{self._command[2]} ended with status {self._program.returncode}"
             raise SessionError(f"{ended}; the end of {self.log_file}:\n  {tail}")
         return self._program.returncode is None

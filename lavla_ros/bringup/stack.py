@@ -211,7 +211,7 @@ def _read(name: str | Path) -> tuple[Path, dict[str, Any]]:
     text = str(name)
     try:
         file = Path(text) if "/" in text or text.endswith(".yaml") else config_path(f"stacks/{text}.yaml")
-        data = yaml.safe_load(file.read_text())
+        data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StackError(f"no stack {text!r}: {error}") from None
     except yaml.YAMLError as error:

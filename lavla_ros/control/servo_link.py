@@ -85,7 +85,7 @@ class ServoLink:
             for name, (slots, capacity) in RING_FILES.items()
         }
         file = folder / "servo.json"
-        file.write_text(json.dumps(replace(self._config, ring_dir=str(folder)).to_dict()))
+        file.write_text(json.dumps(replace(self._config, ring_dir=str(folder)).to_dict()), encoding="utf-8")
         # A group of its own: Ctrl-C in a terminal reaches us alone, and we stop it in order.
         self._process = subprocess.Popen(
             [sys.executable, "-m", "lavla_ros.control.servo_process", "--config", str(file)],

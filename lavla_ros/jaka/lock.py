@@ -36,7 +36,7 @@ class ControllerLock:
         try:
             _make_private(path.parent)
             # Not truncated on opening: the content names the holder.
-            file = path.open("a+")
+            file = path.open("a+", encoding="utf-8")
         except OSError as error:
             raise ControllerBusyError(
                 f"the lock file {path} of the controller cannot be used: {error}; remove it or mend its permissions"

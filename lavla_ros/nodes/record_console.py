@@ -141,7 +141,7 @@ def judgement(bag: Path, contract: str) -> str:
         command += ["--contract", contract, "--jobs", "1", "--json"]
         # A session of its own: Ctrl-C is for the recording.
         with subprocess.Popen(
-            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, encoding="utf-8"
         ) as trial:
             os.setpriority(os.PRIO_PROCESS, trial.pid, 19)
             try:

@@ -80,9 +80,9 @@ def save_checkpoint(
     shutil.rmtree(staging, ignore_errors=True)
     staging.mkdir(parents=True)
     document = {"schema": SCHEMA, "policy": config.to_dict(), "training": dict(training)}
-    (staging / CONFIG).write_text(dump_yaml(document))
-    (staging / CONTRACT).write_text(dump_yaml(contract.to_dict()))
-    (staging / STATS).write_text(json.dumps(stats, indent=1))
+    (staging / CONFIG).write_text(dump_yaml(document), encoding="utf-8")
+    (staging / CONTRACT).write_text(dump_yaml(contract.to_dict()), encoding="utf-8")
+    (staging / STATS).write_text(json.dumps(stats, indent=1), encoding="utf-8")
     dtype = torch.float16 if half else torch.float32
     flat = {name: tensor.detach().to("cpu", dtype).contiguous() for name, tensor in tensors.items()}
     save_file(flat, str(staging / WEIGHTS), metadata={"schema": str(SCHEMA), "contract": contract.hash})
@@ -188,7 +188,7 @@ def read_fitting_tensors(
 
 def _read_config(file: Path) -> tuple[PolicyConfig, Mapping[str, Any]]:
     try:
-        document = load_yaml(file.read_text())
+        document = load_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or "policy" not in document:

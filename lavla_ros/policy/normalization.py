@@ -157,7 +157,7 @@ def compute_stats(
 def load_stats(path: Path) -> dict[str, Any]:
     """Read stats.json. Raises StatsError naming the file when it is not a JSON object."""
     try:
-        data = json.loads(path.read_text())
+        data = json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StatsError(f"{path} cannot be read as JSON: {error}") from None
     if not isinstance(data, dict):

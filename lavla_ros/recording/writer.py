@@ -210,7 +210,7 @@ class EpisodeRecorder:
         """Take the next free number: above every one that was ever given out below root."""
         counter = self.root / _COUNTER_FILE
         used = [int(match[1]) for p in self.root.iterdir() if (match := _NAME.fullmatch(p.name))]
-        text = counter.read_text().strip() if counter.exists() else "0"
+        text = counter.read_text(encoding="utf-8").strip() if counter.exists() else "0"
         number = max([int(text) if text.isdigit() else 0, *(n + 1 for n in used)])
         while True:
             path = self.root / f"episode_{number:06d}"
@@ -223,7 +223,7 @@ class EpisodeRecorder:
                     writer = None
             number += 1
         temporary = counter.with_suffix(f".{os.getpid()}")
-        temporary.write_text(f"{number + 1}\n")
+        temporary.write_text(f"{number + 1}\n", encoding="utf-8")
         temporary.replace(counter)
         self._episode, self._path = number, path
         return writer

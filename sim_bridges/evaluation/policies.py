@@ -196,7 +196,7 @@ def recorded_scenes(dataset: Path) -> list[dict[str, Any]]:
     """
     file = dataset / "meta" / "conversion.json"
     try:
-        bags = json.loads(file.read_text())["bags"]
+        bags = json.loads(file.read_text(encoding="utf-8"))["bags"]
         rows = {int(bag["episode"]): dict(bag["scene"]) for bag in bags if bag["episode"] is not None}
     except (OSError, ValueError, KeyError, TypeError):
         rows = {}
@@ -266,7 +266,7 @@ def policy_config(policy: str) -> Mapping[str, Any]:
     from lavla_ros.policy.policy import checkpoint_path
 
     try:
-        document = load_yaml((checkpoint_path(policy) / "config.yaml").read_text())
+        document = load_yaml((checkpoint_path(policy) / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
         return {}  # loading it will say what is wrong
     section = document.get("policy") if isinstance(document, Mapping) else None

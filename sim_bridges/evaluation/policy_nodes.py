@@ -46,9 +46,9 @@ def policy_nodes(
     """
     from lavla_ros.policy.policy import checkpoint_path
 
-    with run_dir() as folder, log.open("w") as output:
+    with run_dir() as folder, log.open("w", encoding="utf-8") as output:
         file = folder / "contract.yaml"
-        file.write_text(dump_yaml(contract.to_dict()))
+        file.write_text(dump_yaml(contract.to_dict()), encoding="utf-8")
         checkpoint = checkpoint_path(parameters["policy"]).resolve()
         given = {**parameters, "policy": str(checkpoint), "contract": str(file), "use_sim_time": True}
         processes = tuple(

@@ -308,4 +308,4 @@ def _repeatable(results: Sequence[Results]) -> str:
 
 def _write(path: Path, page: str) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page)
+    path.write_text(page, encoding="utf-8")

@@ -143,7 +143,7 @@ class Results:
         """From a results.json, or the folder that holds one. Raises ResultsError naming the file and what is wrong."""
         file = path / "results.json" if path.is_dir() else path
         try:
-            data = json.loads(file.read_text())
+            data = json.loads(file.read_text(encoding="utf-8"))
         except OSError as error:
             raise ResultsError(f"cannot read {file}: {error.strerror}; give the --out folder of `lavla eval`") from None
         except ValueError as error:
@@ -261,7 +261,7 @@ def write_json(path: Path, data: object) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
-        with temporary.open("w") as file:
+        with temporary.open("w", encoding="utf-8") as file:
             file.write(json.dumps(data, indent=2) + "\n")
             file.flush()
             os.fsync(file.fileno())

@@ -41,7 +41,7 @@ class EvaluationFolder:
         """Raises StoreError where another evaluation runs in the folder, is finished there, or is a different one."""
         with self._telling("make"):
             self._episodes.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a+")
+            self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
         try:
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -114,7 +114,7 @@ class EvaluationFolder:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        data = json.loads(file.read_text())
+        data = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise StoreError(f"cannot read {file}: {error}; give another --out") from None
     if not isinstance(data, dict):

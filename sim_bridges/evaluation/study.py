@@ -202,7 +202,7 @@ class _Stages:
         log, began = self._logs / f"{name}.log", time.time()
         if self._stopped:
             raise StudyError(f"{name} was not begun: the study was stopped")
-        with log.open("a") as file:
+        with log.open("a", encoding="utf-8") as file:
             process = subprocess.Popen([sys.executable, "-m", "lavla_ros.cli", *arguments], stdout=file, stderr=file)
             self._running.add(process)
             try:
@@ -213,7 +213,7 @@ class _Stages:
         if self._stopped:
             raise StudyError(f"{name} was stopped; the same command goes on from there")
         if status != 0 and must:
-            tail = "\n  ".join(log.read_text(errors="replace").splitlines()[-6:])
+            tail = "\n  ".join(log.read_text(errors="replace", encoding="utf-8").splitlines()[-6:])
             raise StudyError(f"{name} ended with status {status}; the end of {log}:\n  {tail}")
         ended = time.time()
         write_json(done, {"arguments": arguments, "status": status, "began": began, "ended": ended})
@@ -246,19 +246,19 @@ class _Stages:
 
     @staticmethod
     def _times(file: Path) -> tuple[float, float]:
-        values = json.loads(file.read_text())
+        values = json.loads(file.read_text(encoding="utf-8"))
         return values["began"], values["ended"]
 
     def write(self, name: str, recipe: Mapping[str, Any]) -> Path:
         file = self._configs / name
-        file.write_text(dump_yaml(dict(recipe)))
+        file.write_text(dump_yaml(dict(recipe)), encoding="utf-8")
         return file
 
 
 def _recipe(given: Path | None, shipped: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe with some keys (dotted) replaced."""
     file = config_path(f"{shipped}.yaml") if given is None else given
-    recipe: dict[str, Any] = load_yaml(file.read_text())
+    recipe: dict[str, Any] = load_yaml(file.read_text(encoding="utf-8"))
     for path, value in overrides.items():
         *parents, key = path.split(".")
         section = recipe
@@ -269,11 +269,11 @@ def _recipe(given: Path | None, shipped: str, overrides: Mapping[str, Any]) -> d
 
 
 def _row(strategy: str, output: Path, train_s: float, *, live: bool) -> dict[str, Any]:
-    results = json.loads((output / "evaluation" / "results.json").read_text())
+    results = json.loads((output / "evaluation" / "results.json").read_text(encoding="utf-8"))
     successes = sum(bool(e["success"]) for e in results["episodes"])
     trials = len(results["episodes"]) - int(results["errors"])
     low, high = wilson95(successes, trials)
-    best = load_yaml((output / "best" / "config.yaml").read_text())["training"]
+    best = load_yaml((output / "best" / "config.yaml").read_text(encoding="utf-8"))["training"]
     row = {
         "strategy": strategy,
         "successes": successes,
@@ -285,7 +285,7 @@ def _row(strategy: str, output: Path, train_s: float, *, live: bool) -> dict[str
     }
     results_live = output / "live" / "results.json"
     if live and results_live.exists():
-        shown = json.loads(results_live.read_text())["episodes"]
+        shown = json.loads(results_live.read_text(encoding="utf-8"))["episodes"]
         row["live"] = f"{sum(bool(e['success']) for e in shown)}/{len(shown)}"
     elif live:
         row["live"] = f"stopped: logs/live_{strategy}.log"  # such as by a fault of the executor, which latches
@@ -314,5 +314,5 @@ def _write_table(config: StudyConfig, rows: list[dict[str, Any]], stages: _Stage
         {"suite": config.suite, "steps": config.steps, "rows": rows, "seconds": stages.total_s},
     )
     table = config.out / "study.md"
-    table.write_text("\n".join(lines) + "\n")
+    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return table

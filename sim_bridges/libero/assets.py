@@ -162,7 +162,7 @@ def _missing(folder: Path) -> list[str]:
 @cache
 def _listed() -> dict[str, _Listed]:
     found: dict[str, _Listed] = {}
-    for line in _LIST.read_text().splitlines():
+    for line in _LIST.read_text(encoding="utf-8").splitlines():
         if line and not line.startswith("#"):
             digest, kind, path = line.split(maxsplit=2)
             found[path] = _Listed(digest, "own" if kind == "own" else "stand-in")

@@ -88,7 +88,9 @@ def _configured() -> Iterator[None]:
         "datasets": package.parent / "datasets",
         "assets": package / "assets",
     }
-    (folder / "config.yaml").write_text(yaml.safe_dump({key: str(path) for key, path in paths.items()}))
+    (folder / "config.yaml").write_text(
+        yaml.safe_dump({key: str(path) for key, path in paths.items()}), encoding="utf-8"
+    )
     os.environ[_CONFIG_PATH] = str(folder)
     try:
         yield

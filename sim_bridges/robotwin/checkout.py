@@ -235,7 +235,7 @@ class Checkout:
 
 def _yaml(file: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(file.read_text())
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, yaml.YAMLError) as error:
         raise RobotwinError(f"cannot read RoboTwin's {file}: {error}") from None
     if not isinstance(content, dict):

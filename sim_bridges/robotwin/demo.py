@@ -109,11 +109,11 @@ def _run_task(config: BimanualDemoConfig, task: str) -> list[dict[str, Any]]:
         "bags": str(config.out / "bags" / task),
         "progress": str(progress),
     }
-    with log_file.open("w") as log:
+    with log_file.open("w", encoding="utf-8") as log:
         status = up(_STACK, arguments, log=log)
     rows = read_rows(progress)
     if status != 0 or len(rows) < config.episodes:
-        tail = "\n  ".join(log_file.read_text(errors="replace").splitlines()[-6:])
+        tail = "\n  ".join(log_file.read_text(errors="replace", encoding="utf-8").splitlines()[-6:])
         ran = f"{len(rows)} of {config.episodes} episodes of {task} ran, status {status}"
         raise LaunchError(f"{ran}; the end of {log_file}:\n  {tail}")
     return rows

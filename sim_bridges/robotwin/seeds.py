@@ -135,7 +135,7 @@ class SeedFile:
 
     def _read(self) -> None:
         try:
-            data = json.loads(self.path.read_text())
+            data = json.loads(self.path.read_text(encoding="utf-8"))
             rows = {str(task): [_tried(row) for row in tried] for task, tried in data["tasks"].items()}
             head: Mapping[str, Any] = {key: data[key] for key in self._head}
         except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:

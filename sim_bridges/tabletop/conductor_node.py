@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
             for index in range(options.episodes):
                 conductor.reset()
                 result = conductor.run_episode(options.timeout)
-                with options.progress.open("a") as file:
+                with options.progress.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"index": index, **result}) + "\n")
     except (ConductorError, ServiceError) as error:
         print(f"conductor: {error}", file=sys.stderr, flush=True)

@@ -177,7 +177,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         sys.stdout.write(line + "\n")
         sys.stdout.flush()
         if options.progress is not None:
-            with options.progress.open("a") as file:
+            with options.progress.open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
 
     try:

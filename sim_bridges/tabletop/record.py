@@ -152,7 +152,7 @@ class _Worker:
         for name, process in self._processes.items():
             status = process.poll()
             if status not in (None, 0) or (name == "recorder" and status is not None and not self.finished):
-                log = (self._root / f"{name}.log").read_text(errors="replace").splitlines()[-8:]
+                log = (self._root / f"{name}.log").read_text(errors="replace", encoding="utf-8").splitlines()[-8:]
                 raise RecordError(f"{name} of {self._root} ended with status {status}:\n  " + "\n  ".join(log))
 
     def stop(self) -> None:

@@ -85,7 +85,7 @@ class ActionLamTrainer:
         if target.exists():
             raise TrainingError(f"{target} exists already; choose another output, or remove it")
         config.output.mkdir(parents=True, exist_ok=True)
-        (config.output / "config.yaml").write_text(dump_yaml(to_plain(config)))
+        (config.output / "config.yaml").write_text(dump_yaml(to_plain(config)), encoding="utf-8")
         writer = SummaryWriter(str(config.output / "tensorboard"))
         try:
             for step in range(config.steps):

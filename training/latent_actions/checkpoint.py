@@ -78,10 +78,10 @@ def save_latent_model(path: Path, model: LatentModel, extra: Mapping[str, Any]) 
     staging.mkdir(parents=True)
     try:
         document = {"schema": SCHEMA, "kind": model.kind, "model": to_plain(model.config)}
-        (staging / CONFIG).write_text(dump_yaml(document))
-        (staging / CONTRACT).write_text(dump_yaml(model.contract.to_dict()))
-        (staging / STATS).write_text(json.dumps(model.stats, indent=1))
-        (staging / TRAINING).write_text(json.dumps(dict(extra), indent=1))
+        (staging / CONFIG).write_text(dump_yaml(document), encoding="utf-8")
+        (staging / CONTRACT).write_text(dump_yaml(model.contract.to_dict()), encoding="utf-8")
+        (staging / STATS).write_text(json.dumps(model.stats, indent=1), encoding="utf-8")
+        (staging / TRAINING).write_text(json.dumps(dict(extra), indent=1), encoding="utf-8")
         # One entry: safetensors writes several in random order, and equal models must be equal files.
         save_file(tensors, str(staging / WEIGHTS), metadata={"contract": model.contract.hash})
         replace_directory(staging, path)
@@ -115,7 +115,7 @@ def load_latent_model(path: Path, expected: type[M]) -> M:
 def load_training_record(path: Path) -> dict[str, Any]:
     """What ``training.json`` of a model says. Raises CheckpointError when it cannot be read."""
     try:
-        record = json.loads((path / TRAINING).read_text())
+        record = json.loads((path / TRAINING).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise CheckpointError(f"{path / TRAINING} cannot be read: {error}") from None
     if not isinstance(record, dict):
@@ -138,7 +138,7 @@ def content_hash(path: Path) -> str:
 
 def _read_config(file: Path) -> tuple[type[LatentModel], object]:
     try:
-        document = load_yaml(file.read_text())
+        document = load_yaml(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise CheckpointError(f"{file} is not valid YAML: {error}") from None
     if not isinstance(document, dict) or document.get("schema") != SCHEMA or "model" not in document:

@@ -314,7 +314,7 @@ def _locked(folder: Path) -> Iterator[None]:
     """One process writes, others that want the same wait for it; the lock of a dead one is free."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w")
+        lock = (folder / "lock").open("w", encoding="utf-8")
     except OSError as error:
         raise DataError(f"features cannot be kept in {folder}: {error.strerror}; set data.cache_dir") from None
     with lock:

@@ -150,7 +150,7 @@ class ImageLamTrainer:
         self._resume()
         writer = None
         if self._is_main:
-            (config.output / "config.yaml").write_text(dump_yaml(to_plain(config)))
+            (config.output / "config.yaml").write_text(dump_yaml(to_plain(config)), encoding="utf-8")
             writer = SummaryWriter(str(config.output / "tensorboard"), purge_step=self.step)
         deadline = math.inf if config.max_minutes is None else 60 * config.max_minutes - self.seconds
         started, before = time.monotonic(), self.seconds

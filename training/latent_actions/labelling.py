@@ -218,7 +218,7 @@ def _is_done(folder: Path, manifest: Manifest, shard: Shard) -> bool:
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """Two runs on one label set would remove each other's files."""
-    with (folder / "lock").open("w") as lock:
+    with (folder / "lock").open("w", encoding="utf-8") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:

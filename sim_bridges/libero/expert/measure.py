@@ -114,7 +114,7 @@ def main() -> None:
     print(f"{config.suite}: {sum(e.success for e in episodes)}/{len(episodes)}")
     if config.out is not None:
         document = {"suite": config.suite, "disturb": config.disturb, "episodes": [asdict(e) for e in episodes]}
-        config.out.write_text(json.dumps(document, indent=1))
+        config.out.write_text(json.dumps(document, indent=1), encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -86,7 +86,10 @@ def write_instructions(folder: Path, number: int, task: str, seed: int) -> Path:
     path = folder / "instructions" / f"episode{number}.json"
     path.parent.mkdir(parents=True, exist_ok=True)
     words = TASK_TYPES[task].words_of(seed)
-    path.write_text(json.dumps({kind: all_instructions(task, words, kind) for kind in ("seen", "unseen")}, indent=1))
+    path.write_text(
+        json.dumps({kind: all_instructions(task, words, kind) for kind in ("seen", "unseen")}, indent=1),
+        encoding="utf-8",
+    )
     return path
 
 

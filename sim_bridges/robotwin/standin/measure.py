@@ -100,7 +100,9 @@ def main() -> None:
             print(f"  missed seed {episode.seed} {episode.lost}")
     if config.out is not None:
         document = {"task": config.task, "mode": config.mode, "disturb": config.disturb}
-        config.out.write_text(json.dumps({**document, "episodes": [asdict(e) for e in episodes]}, indent=1))
+        config.out.write_text(
+            json.dumps({**document, "episodes": [asdict(e) for e in episodes]}, indent=1), encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":
