@@ -563,9 +563,10 @@ def demo_bimanual(
 
 @app.command
 def bench(
-    name: tyro.conf.Positional[Literal["servo", "pipeline", "tabletop", "libero", "robotwin", "train"]],
+    name: tyro.conf.Positional[Literal["servo", "safety", "pipeline", "tabletop", "libero", "robotwin", "train"]],
     /,
     out: Path | None = None,
+    scenarios: tuple[str, ...] = (),
     duration: float = 60.0,
     burn: bool = False,
     policy: str = "bundled",
@@ -574,7 +575,8 @@ def bench(
 ) -> None:
     """Measure on this machine; JSON on standard output, and into a file.
 
-    servo: punctuality of the 125 Hz loop, measured at the controller. pipeline: camera capture to first command.
+    servo: punctuality of the 125 Hz loop, measured at the controller. safety: what the arm does when something breaks,
+    in about seven minutes. pipeline: camera capture to first command.
     tabletop: speed of lock-step evaluation against real time. libero: steps per second against a loop that draws every
     step. robotwin: the stand-in's physics, pictures, memory, and lock-step over topics against in process. train:
     seconds and memory of an optimizer step, for every strategy.
@@ -582,6 +584,7 @@ def bench(
     Args:
         name: What to measure.
         out: JSON file.
+        scenarios: safety: parts of the names of those that are run; none: all of them.
         duration: Seconds (servo, pipeline).
         burn: servo: load every core with matrix products meanwhile.
         policy: The policy that runs.
@@ -594,6 +597,10 @@ def bench(
         from benchmarks import servo
 
         figures = servo.run(duration_s=duration, burn=burn, policy=policy)
+    elif name == "safety":
+        from benchmarks.safety import campaign
+
+        figures = campaign.run(scenarios)
     elif name == "pipeline":
         from benchmarks import pipeline
 

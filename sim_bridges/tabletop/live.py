@@ -32,6 +32,8 @@ class LiveOptions:
     """Their placement."""
     state_file: Path | None = None
     """Ring file through which a camera process sees the scene."""
+    feels_collisions: bool = False
+    """The controller feels what the arm runs into, and stops at the force of its collision sensitivity."""
     emulator: EmulatorOptions = field(default_factory=EmulatorOptions)
 
 
@@ -43,7 +45,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m sim_bridge
     sim = TabletopSim(options.task, layout=options.layout)
     sim.reset(options.seed)
     state, requests = create_rings(options.state_file, sim) if options.state_file is not None else (None, None)
-    plant = TabletopPlant(sim, state)
+    plant = TabletopPlant(sim, state, feels_collisions=options.feels_collisions)
 
     def take_requests() -> None:
         while requests is not None and (payload := requests.read()) is not None:

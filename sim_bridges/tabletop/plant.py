@@ -52,10 +52,15 @@ class SceneState:
 
 
 class TabletopPlant:
-    """Implements :class:`lavla_ros.jaka.emulator.ArmPlant`; :meth:`request_reset` may come from any thread."""
+    """Implements ``ArmPlant`` and ``ForceSensing`` of :mod:`lavla_ros.jaka.emulator`.
 
-    def __init__(self, sim: TabletopSim, state: Ring | None = None) -> None:
+    :meth:`request_reset` may come from any thread.
+    """
+
+    def __init__(self, sim: TabletopSim, state: Ring | None = None, *, feels_collisions: bool = False) -> None:
+        """``feels_collisions``: otherwise the arm presses unfelt, as the scripted expert does when it nests bowls."""
         self._sim = sim
+        self._feels_collisions = feels_collisions
         self._state = state
         self._target_rad = sim.joint_position_rad
         self._gripper_open = True
@@ -87,6 +92,10 @@ class TabletopPlant:
         self._sim.set_targets(self._target_rad, float(self._gripper_open))
         self._sim.advance(round(dt_s * 1e9))
         self._publish()
+
+    def external_force_n(self) -> float:
+        """See ForceSensing."""
+        return self._sim.external_force_n() if self._feels_collisions else 0.0
 
     def request_reset(self, seed: int) -> None:
         """New objects in the next cycle. Bring the arm to the seed's home pose first: it is set there."""

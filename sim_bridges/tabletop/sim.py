@@ -76,6 +76,7 @@ class TabletopSim:
         self._finger_dofs = np.array([model.joint(f"finger_{s}").dofadr[0] for s in ("left", "right")])
         self._finger_act = np.array([model.actuator(f"finger_{s}_position").id for s in ("left", "right")])
         self._pads = [model.geom(f"pad_{s}").id for s in ("left", "right")]
+        self._grasp = model.site("grasp").id
         self._body_of = {name: model.body(name).id for name in self.objects}
         self._free_q = {name: int(model.joint(name).qposadr[0]) for name in self.objects}
         self._free_v = {name: int(model.joint(name).dofadr[0]) for name in self.objects}
@@ -233,6 +234,18 @@ class TabletopSim:
         """Whether a finger pad touches the object."""
         body = self._body_of[name]
         return any(self._touching(pad, body) for pad in self._pads)
+
+    def external_force_n(self) -> float:
+        """What presses against the arm, N: the force at the grasp point that explains the torques of its joints.
+
+        As a controller estimates it, from the joints alone: what two fingers do to the thing between them is not felt.
+        """
+        jacobian = np.zeros((6, self.model.nv))
+        mujoco.mj_jacSite(self.model, self.data, jacobian[:3], jacobian[3:], self._grasp)
+        torque = self.data.qfrc_constraint[self._v]
+        # In a singular posture a torque may be explained by a huge force: tiny ones of it are not.
+        wrench = np.linalg.lstsq(jacobian[:, self._v].T, torque, rcond=0.03)[0]
+        return float(np.linalg.norm(wrench[:3]))
 
     def _touching(self, geom: int, body: int) -> bool:
         pairs = self.data.contact.geom

@@ -20,6 +20,7 @@ from lavla_ros import cli
 from lavla_ros.bringup.stack import load_stack
 from lavla_ros.policy.config import from_plain
 from lavla_ros.yaml_text import load_yaml
+from sim_bridges.tabletop import live
 from training import train
 from training.importers.lerobot import LeRobotMapping
 from training.latent_actions import action_train, image_train
@@ -87,6 +88,10 @@ def check_lavla(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         return
     if name == "up":
         load_stack(rest[0], dict(word.split(":=", 1) for word in rest[1:]), run_dir=tmp_path)
+        return
+    if name == "emulator":
+        monkeypatch.setattr(live, "run_emulator", lambda *_: 0)
+        assert live.main(rest) == 0
         return
     if name == "latent" and rest[0] == "train":
         module, run = {
