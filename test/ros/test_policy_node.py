@@ -15,7 +15,7 @@ import yaml
 from random_policy import HOME_RAD, write_random_checkpoint
 from rclpy.parameter import Parameter
 from rclpy.qos import qos_profile_sensor_data
-from ros_harness import World, image_message, picture, running, wait_until
+from ros_harness import World, fails_to_start, image_message, picture, running, wait_until
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -152,10 +152,14 @@ def test_the_arm_has_one_master(world: World, tmp_path: Path, checkpoint: Path) 
     try:
         with running(MODULE, "policy", tmp_path, policy=str(checkpoint), replan_steps=2):
             # in this process: as from another computer, where the launcher's own check sees nothing
-            second = PolicyNode(context=world.context, parameter_overrides=[Parameter("policy", value=str(checkpoint))])
-            assert not second.bring_up()
-            assert "/policy publishes /action_chunk already" in str(second.fault)
-            second.destroy_node()
+            remote = PolicyNode(context=world.context, parameter_overrides=[Parameter("policy", value=str(checkpoint))])
+            assert not remote.bring_up()
+            assert "/policy publishes /action_chunk already" in str(remote.fault)
+            remote.destroy_node()
+            second = tmp_path / "second"
+            second.mkdir()
+            refusal = fails_to_start(MODULE, "policy", second, policy=str(checkpoint))
+            assert "has a policy of another lavla stack already" in refusal
             streams = Streams(world)
             streams.run(6)
             wait_until(lambda: chunks, "a chunk")
