@@ -111,6 +111,7 @@ def test_without_opengl_the_error_names_the_packages() -> None:
 
 def test_a_users_choice_of_backend_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MUJOCO_GL", "osmesa")
+    monkeypatch.setenv("PYOPENGL_PLATFORM", "")  # what the choice sets is undone after the test
     assert choose_gl_backend() == "osmesa"
 
 
