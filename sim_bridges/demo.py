@@ -76,7 +76,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> Results:
         wall_s=wall_s,
         simulated_s=sum(float(row["elapsed_s"]) for row in rows),
         live=True,
-        comparable="A live demonstration of a few episodes. The command lavla eval measures success",
+        comparable="A live demonstration of a few episodes. The command lavla eval measures success.",
     )
     write_json(config.out / "results.json", results.to_dict())
     write_report(

@@ -13,10 +13,10 @@ from rclpy.serialization import deserialize_message
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import ActionChunk, Contract
+from lavla_ros.nodes.inputs import UNNAMED
 from lavla_ros.nodes.messages import MessageError, trajectory_to_chunk
 
 ANY = "*"
-UNNAMED = "_NODE_NAME_UNKNOWN_"
 UNNAMED_GRACE_NS = 2_000_000_000
 """A publisher is found before the name of its node is; one that stays without a name is none of ROS."""
 CONTEST_NS = 500_000_000

@@ -22,6 +22,8 @@ class CameraHealth:
     name: str
     missing_after_s: float = 1.0
     """Silence longer than this means: missing."""
+    first_after_s: float = 3.0
+    """A driver may take so long to send its first frame."""
     frozen_after_s: float = 1.0
     """The same pixels for longer than this mean: frozen (a sensor's noise never repeats). 0: never (a rendered scene
     at rest does repeat)."""
@@ -93,9 +95,10 @@ class CameraHealth:
         return None if self._stamp_ns is None else (now_ns - self._stamp_ns) * 1e-9
 
     def missing(self, now_ns: int) -> bool:
-        """Whether no frame has arrived for ``missing_after_s``."""
-        last = self._received_ns if self._received_ns is not None else self._since_ns
-        return last is not None and now_ns - last > self.missing_after_s * NS_PER_S
+        """Whether no frame has arrived for ``missing_after_s``, or none at all for ``first_after_s``."""
+        if self._received_ns is not None:
+            return now_ns - self._received_ns > self.missing_after_s * NS_PER_S
+        return self._since_ns is not None and now_ns - self._since_ns > self.first_after_s * NS_PER_S
 
     def problems(self, now_ns: int) -> list[str]:
         """Why there are no usable frames at present, worst first; empty while all is well."""

@@ -23,6 +23,8 @@ from lavla_ros.nodes.lifecycle import wall_ns
 from lavla_ros.nodes.messages import type_name
 
 FOLLOW_PERIOD_S = 0.25
+UNNAMED = "_NODE_NAME_UNKNOWN_"
+"""rclpy's word for a publisher that is found before the name of its node is."""
 LOST_SHARE = 0.1
 """More lost messages than this since the last report are a warning."""
 
@@ -43,11 +45,17 @@ class Publisher:
         return f"{self.node} ({'reliable' if self.reliable else 'best effort'}{', latched' if self.latched else ''})"
 
 
+def _name_of(endpoint: Any) -> str:
+    if endpoint.node_name == UNNAMED:
+        return "a node whose name is not known yet"
+    return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
+
+
 def publishers_of(node: Any, topic: str) -> list[Publisher]:
     """Who publishes ``topic`` in this ROS domain, in the order of their names. A node just killed stays for ~20 s."""
     found = [
         Publisher(
-            node=f"{info.node_namespace.rstrip('/')}/{info.node_name}",
+            node=_name_of(info),
             type_name=info.topic_type,
             reliable=info.qos_profile.reliability != ReliabilityPolicy.BEST_EFFORT,
             latched=info.qos_profile.durability == DurabilityPolicy.TRANSIENT_LOCAL,
