@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from lavla_ros.recording import BagReader, find_bags
-from sim_bridges.evaluation.tabletop import TabletopEvaluation, evaluate
+from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE, TabletopEvaluation, evaluate
 
 pytestmark = [pytest.mark.sim, pytest.mark.ros]
 
@@ -33,6 +33,17 @@ def _end(process: subprocess.Popen[str]) -> None:
     assert process.returncode == 0, output
 
 
+def _both(folder: Path, arguments: list[object]) -> None:
+    """The command twice at once, with 0 and 1 in the place of every {}."""
+    started = [_start(folder, *(str(word).replace("{}", str(i)) for word in arguments)) for i in (0, 1)]
+    for process in started:
+        _end(process)
+
+
+def _bytes(root: Path, pattern: str) -> dict[str, bytes]:
+    return {str(file.relative_to(root)): file.read_bytes() for file in root.rglob(pattern)}
+
+
 def _scenes(folder: Path) -> list[Any]:
     scenes = []
     for bag in find_bags([folder]):
@@ -41,7 +52,7 @@ def _scenes(folder: Path) -> list[Any]:
     return scenes
 
 
-def test_two_evaluations_and_two_recordings_do_not_mix(tmp_path: Path) -> None:
+def test_two_of_each_from_recording_to_a_policy_do_not_mix(tmp_path: Path) -> None:
     short = ["--episodes", 1, "--max-steps", STEPS, "--videos", 0]
     started = [
         _start(tmp_path, "eval", "tabletop", "--through", "nodes", *short, "--seed", seed, "--out", f"eval_{seed}")
@@ -55,14 +66,30 @@ def test_two_evaluations_and_two_recordings_do_not_mix(tmp_path: Path) -> None:
         results = json.loads((tmp_path / f"eval_{seed}" / "results.json").read_text(encoding="utf-8"))
         assert [e["trajectory"] for e in results["episodes"]] == [e.trajectory for e in alone.episodes]
     assert [_scenes(tmp_path / f"bags_{seed}") for seed in (0, 500)] == [[0], [500]]
-    converted = [_start(tmp_path, "convert", "bags_0", "--out", f"dataset_{i}", "--jobs", 1) for i in (0, 1)]
-    for process in converted:
+    recipes = Path(__file__).parents[2] / "config"
+    short = ["--data.validation-fraction", 0, "--steps", 2, "--batch-size", 4]
+    latent = [*short, "--data.datasets", "dataset_{}", "--output", "latent_{}"]
+    policy = [*short, "--data.dataset", "dataset_{}", "--output", "policy_{}"]
+    for arguments in (
+        ["convert", "bags_0", "--out", "dataset_{}", "--jobs", 1],
+        ["latent", "train", "action", "--config", recipes / "latent/action_tabletop.yaml", *latent],
+        ["latent", "label", "dataset_{}", "--model", "latent_{}/model", "--jobs", 1],
+        ["train", "--config", recipes / "training/tabletop_tiny.yaml", *policy],
+    ):
+        _both(tmp_path, arguments)
+    for folder, pattern in (("dataset", "*.parquet"), ("latent", "*.safetensors"), ("policy", "best/*.safetensors")):
+        first, second = (_bytes(tmp_path / f"{folder}_{i}", pattern) for i in (0, 1))
+        assert first and first == second, folder
+
+
+def test_two_demos_do_not_mix(tmp_path: Path) -> None:
+    started = [_start(tmp_path, "demo", "--episodes", 1, "--seed", seed, "--out", f"demo_{seed}") for seed in (0, 7)]
+    for process in started:
         _end(process)
-    first, second = (
-        {str(f.relative_to(root)): f.read_bytes() for f in root.rglob("*.parquet")}
-        for root in (tmp_path / "dataset_0", tmp_path / "dataset_1")
-    )
-    assert first and first == second
+    for seed in (0, 7):
+        results = json.loads((tmp_path / f"demo_{seed}" / "results.json").read_text(encoding="utf-8"))
+        seeds = [episode["seed"] for episode in results["episodes"]]
+        assert seeds == _scenes(tmp_path / f"demo_{seed}" / "bags") == [EVALUATION_SEED_BASE + seed]
 
 
 def test_two_emulators_on_free_ports(tmp_path: Path) -> None:
