@@ -65,7 +65,7 @@ ROS = [
     "ros-rosgraph-msgs==2.0.3",
     "ros-lifecycle-msgs==2.0.3",
 ]
-TEST = ["pytest", "pytest-timeout", "pytest-xdist", "hypothesis"]
+TEST = ["pytest", "pytest-timeout", "pytest-rerunfailures", "pytest-xdist", "hypothesis"]
 DEV = [*TEST, "ruff", "mypy", "import-linter", "types-PyYAML"]
 
 setup(

@@ -10,14 +10,12 @@ from benchmarks.safety.motion import FloatArray, largest
 from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.control.driver import ArmState
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
+from lavla_ros.jaka.driver_config import JakaDriverConfig
 from lavla_ros.jaka.emulation.filter import FilterLimits, NonlinearFilter
-from lavla_ros.jaka.limits import MINICOBO_LIMITS
 
 TICK_NS = 8_000_000
 STEP_NS = 100_000_000
 GAPS = (1, 2, 3, 6, 12, 50, 250)
-FILTER_FACTOR = 2.0
-"""The controller's filter, where there is one, has this many times the executor's limits."""
 _GO, _ON = 98, 150
 """Cycles before and after the gap."""
 
@@ -31,9 +29,9 @@ def run() -> list[dict[str, Any]]:
 def _row(gap: int, faulted: bool, filtered: bool) -> dict[str, Any]:
     track, executor = _track(gap, faulted)
     if filtered:
-        limits = MINICOBO_LIMITS
-        factors = (limits.velocity_rad_s[0], limits.acceleration_rad_s2[0], limits.jerk_rad_s3[0])
-        nlf = NonlinearFilter(FilterLimits(*(FILTER_FACTOR * v for v in factors)))
+        limits = JakaDriverConfig(host="127.0.0.1").filter_limits
+        assert limits is not None
+        nlf = NonlinearFilter(FilterLimits(*limits))
         track = np.array([nlf.follow(q) for q in track])
     figures = largest(np.arange(len(track)), track)
     where = "in a fault" if faulted else "tracking"

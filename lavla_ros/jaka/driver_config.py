@@ -8,6 +8,9 @@ from dataclasses import dataclass, fields
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
 from lavla_ros.jaka.limits import MINICOBO_LIMITS, SERVO_MAX_SPEED_RAD_S, JointLimits
 
+FILTER_VELOCITY_FACTOR = 1.2
+"""Faster than the limit is only an arm that catches up after a gap in the commands: it is not to race."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JakaDriverConfig:
@@ -32,8 +35,8 @@ class JakaDriverConfig:
     limits: JointLimits = MINICOBO_LIMITS
     """The limits that commands keep."""
     filter_factor: float = 2.0
-    """The controller's servo filter bounds velocity (up to 180 deg/s), acceleration and jerk at this factor times
-    the largest of ``limits``: it leaves alone what we command, and rounds off what should never arrive. 0: none."""
+    """The controller's servo filter bounds acceleration and jerk at this factor times the largest of ``limits``, and
+    velocity at 1.2 times: it leaves alone what we command, and rounds off what should never arrive. 0: none."""
     network_timeout_s: float = 0.2
     """The controller aborts the motion where the network is silent for this long. 0: left as it is set there."""
     collision_sensitivity: int = 1
@@ -147,11 +150,10 @@ class JakaDriverConfig:
         """(rad/s, rad/s², rad/s³) of the controller's servo filter, one for all joints; None without it."""
         if not self.filter_factor:
             return None
-        velocity, acceleration, jerk = (
-            self.filter_factor * max(v)
-            for v in (self.limits.velocity_rad_s, self.limits.acceleration_rad_s2, self.limits.jerk_rad_s3)
-        )
-        return min(velocity, SERVO_MAX_SPEED_RAD_S), acceleration, jerk
+        limits = self.limits
+        velocity = FILTER_VELOCITY_FACTOR * max(limits.velocity_rad_s)
+        acceleration = self.filter_factor * max(limits.acceleration_rad_s2)
+        return min(velocity, SERVO_MAX_SPEED_RAD_S), acceleration, self.filter_factor * max(limits.jerk_rad_s3)
 
 
 def _finite(value: object) -> bool:

@@ -218,7 +218,7 @@ def test_the_controller_is_set_up_before_servo_mode(emulator: ControllerEmulator
     settings = emulator.controller.settings
     in_filter = settings["set_servo_move_filter"]
     assert in_filter["filter_type"] == 2
-    assert in_filter["nlf_max_vr"] == pytest.approx(np.degrees(2 * 1.57))
+    assert in_filter["nlf_max_vr"] == pytest.approx(np.degrees(1.2 * 1.57))
     assert in_filter["nlf_max_ar"] == pytest.approx(np.degrees(2 * 5.0))
     assert in_filter["nlf_max_jr"] == pytest.approx(np.degrees(2 * 50.0))
     assert settings["set_network_exception_handle"] == {"timeLimit": 200, "motType": 2}
