@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.stalls import StallDetector
-from lavla_ros.jaka.emulator import emulator_command
+from sim_bridges.jaka_controller.emulator import emulator_command
 from sim_bridges.live_episodes import HOST, LiveEpisodes
 
 PROBES = {"emulator": "benchmarks.probes.emulator"}

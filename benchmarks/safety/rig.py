@@ -26,8 +26,8 @@ from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.servo_link import ServoLink
 from lavla_ros.jaka.codec import encode
 from lavla_ros.jaka.driver import JakaDriverConfig
-from lavla_ros.jaka.emulator import emulator_command
 from lavla_ros.resources import config_path
+from sim_bridges.jaka_controller.emulator import emulator_command
 
 HOST = "127.0.0.1"
 CHUNK_PERIOD_S = 0.1
@@ -56,7 +56,16 @@ class Emulator:
 
     def __enter__(self) -> Emulator:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "lavla_ros.jaka.emulator", "--port", "0", "--status-port", "0", *self._options],
+            [
+                sys.executable,
+                "-m",
+                "sim_bridges.jaka_controller.emulator",
+                "--port",
+                "0",
+                "--status-port",
+                "0",
+                *self._options,
+            ],
             stderr=subprocess.PIPE,
             text=True,
             start_new_session=True,

@@ -11,7 +11,7 @@ from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.control.driver import ArmState
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
 from lavla_ros.jaka.driver_config import JakaDriverConfig
-from lavla_ros.jaka.emulation.filter import FilterLimits, NonlinearFilter
+from sim_bridges.jaka_controller.filter import FilterLimits, NonlinearFilter
 
 TICK_NS = 8_000_000
 STEP_NS = 100_000_000

@@ -1,1 +1,1 @@
-"""JAKA MiniCobo: wire protocol, client, driver, controller emulator, kinematics. Standard library and numpy only."""
+"""JAKA MiniCobo: wire protocol, client, driver, kinematics. Standard library and numpy only."""

@@ -1,1 +1,1 @@
-"""Parts of the controller emulator; :mod:`lavla_ros.jaka.emulator` puts them together."""
+"""A JAKA controller on this machine. :mod:`sim_bridges.jaka_controller.emulator` puts the parts together."""

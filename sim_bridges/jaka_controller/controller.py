@@ -16,12 +16,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.jaka.emulation.config import COLLISION_FORCE_N, ControllerConfig
-from lavla_ros.jaka.emulation.faults import Faults
-from lavla_ros.jaka.emulation.filter import FilterLimits, NonlinearFilter
-from lavla_ros.jaka.emulation.planner import MotionError, MotionPlayer, plan_joint_motion, plan_linear_motion
-from lavla_ros.jaka.emulation.plant import ArmPlant, ForceSensing
-from lavla_ros.jaka.emulation.servo import MotionLog, Push, ServoLog, ServoQueue
 from lavla_ros.jaka.kinematics import MINICOBO_DH, IKError, forward, inverse
 from lavla_ros.jaka.limits import JOINTS, SERVO_PERIOD_S, JointLimits
 from lavla_ros.jaka.units import (
@@ -34,6 +28,12 @@ from lavla_ros.jaka.units import (
     pose_to_wire,
     rad_to_deg,
 )
+from sim_bridges.jaka_controller.config import COLLISION_FORCE_N, ControllerConfig
+from sim_bridges.jaka_controller.faults import Faults
+from sim_bridges.jaka_controller.filter import FilterLimits, NonlinearFilter
+from sim_bridges.jaka_controller.planner import MotionError, MotionPlayer, plan_joint_motion, plan_linear_motion
+from sim_bridges.jaka_controller.plant import ArmPlant, ForceSensing
+from sim_bridges.jaka_controller.servo import MotionLog, Push, ServoLog, ServoQueue
 
 FloatArray = NDArray[np.float64]
 Message = dict[str, Any]

@@ -1,6 +1,6 @@
 """A JAKA controller on this machine: the vendor's TCP protocol over any :class:`ArmPlant`.
 
-Stand-alone with an arm without physics: ``python -m lavla_ros.jaka.emulator --port P --status-port Q``.
+Stand-alone with an arm without physics: ``python -m sim_bridges.jaka_controller.emulator --port P --status-port Q``.
 
 Besides the vendor's commands it knows one of its own, for tests and measurements from another process::
 
@@ -33,17 +33,17 @@ import tyro
 
 from lavla_ros.jaka.codec import FrameReader, encode
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
-from lavla_ros.jaka.emulation.config import ControllerConfig
-from lavla_ros.jaka.emulation.controller import EmulatedController, Snapshot
-from lavla_ros.jaka.emulation.faults import Faults
-from lavla_ros.jaka.emulation.plant import ArmPlant, ForceSensing, KinematicPlant
-from lavla_ros.jaka.emulation.realtime import request_fifo
-from lavla_ros.jaka.emulation.server import CONTROL_COMMAND, CommandServer, StatusServer, listen
-from lavla_ros.jaka.emulation.servo import ServoLog
 from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.limits import SERVO_PERIOD_S
 from lavla_ros.jaka.units import joints_to_deg, pose_to_wire
 from lavla_ros.lifeline import die_with_parent
+from sim_bridges.jaka_controller.config import ControllerConfig
+from sim_bridges.jaka_controller.controller import EmulatedController, Snapshot
+from sim_bridges.jaka_controller.faults import Faults
+from sim_bridges.jaka_controller.plant import ArmPlant, ForceSensing, KinematicPlant
+from sim_bridges.jaka_controller.realtime import request_fifo
+from sim_bridges.jaka_controller.server import CONTROL_COMMAND, CommandServer, StatusServer, listen
+from sim_bridges.jaka_controller.servo import ServoLog
 
 __all__ = [
     "ArmPlant",
@@ -347,7 +347,7 @@ def run_emulator(emulator: ControllerEmulator, each: Callable[[], None] = lambda
     return 1 if emulator.failure is not None else 0
 
 
-def main(argv: Sequence[str] | None = None, *, prog: str = "python -m lavla_ros.jaka.emulator") -> int:
+def main(argv: Sequence[str] | None = None, *, prog: str = "python -m sim_bridges.jaka_controller.emulator") -> int:
     """Run an emulator with a kinematic arm until SIGINT or SIGTERM; returns the exit status."""
     description = "A JAKA controller on this machine, with an arm without physics."
     options = tyro.cli(

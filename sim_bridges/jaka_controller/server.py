@@ -15,8 +15,8 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lavla_ros.jaka.codec import MAX_MESSAGE_BYTES, FrameReader, JakaProtocolError, encode
-from lavla_ros.jaka.emulation.faults import Faults
-from lavla_ros.jaka.emulation.realtime import request_fifo
+from sim_bridges.jaka_controller.faults import Faults
+from sim_bridges.jaka_controller.realtime import request_fifo
 
 _log = logging.getLogger(__name__)
 

@@ -122,7 +122,7 @@ class ServoQueue:
     ``lead_periods``: playing begins so many periods after the first target, so that the phase between the
     sender's clock and the cycle does not matter; measured from then on, a target may be late by that much.
     ``coast_periods``: with nothing waiting, the motion goes on for so long at the last velocity. ``overflow``: see
-    :class:`~lavla_ros.jaka.emulation.config.ControllerConfig`.
+    :class:`~sim_bridges.jaka_controller.config.ControllerConfig`.
     """
 
     def __init__(self, depth: int, lead_periods: int, *, coast_periods: int = 0, overflow: Overflow = "refuse") -> None:

@@ -13,7 +13,7 @@ from typing import Literal
 
 import tyro
 
-from lavla_ros.jaka.emulator import ControllerEmulator, EmulatorOptions, run_emulator
+from sim_bridges.jaka_controller.emulator import ControllerEmulator, EmulatorOptions, run_emulator
 from sim_bridges.tabletop.plant import SceneError, TabletopPlant, create_rings, decode_reset
 from sim_bridges.tabletop.sim import TabletopSim
 

@@ -52,7 +52,7 @@ class SceneState:
 
 
 class TabletopPlant:
-    """Implements ``ArmPlant`` and ``ForceSensing`` of :mod:`lavla_ros.jaka.emulator`.
+    """Implements ``ArmPlant`` and ``ForceSensing`` of :mod:`sim_bridges.jaka_controller.emulator`.
 
     :meth:`request_reset` may come from any thread.
     """

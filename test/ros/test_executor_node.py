@@ -28,9 +28,9 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from lavla_ros.contract import ActionChunk, load_contract
-from lavla_ros.jaka.emulator import emulator_command
 from lavla_ros.nodes.lifecycle import stamp_to_ns
 from lavla_ros.nodes.messages import CHUNK_QOS, LATCHED_INPUT_QOS, STATE_QOS, chunk_to_trajectory
+from sim_bridges.jaka_controller.emulator import emulator_command
 
 MODULE = "lavla_ros.nodes.executor_node"
 CONTRACT = load_contract("jaka_minicobo")
@@ -42,7 +42,7 @@ def controller(tmp_path: Path) -> Iterator[dict[str, Any]]:
     log = tmp_path / "emulator.log"
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "lavla_ros.jaka.emulator", "--port", "0", "--status-port", "0"],
+            [sys.executable, "-m", "sim_bridges.jaka_controller.emulator", "--port", "0", "--status-port", "0"],
             stdout=file,
             stderr=subprocess.STDOUT,
             start_new_session=True,

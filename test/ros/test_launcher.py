@@ -48,7 +48,7 @@ arguments:
   bags: {default: bags, description: Folder of the bags.}
 processes:
   - name: emulator
-    module: lavla_ros.jaka.emulator
+    module: sim_bridges.jaka_controller.emulator
     arguments: [--port, "${port}", --status-port, "${status_port}"]
     ready: commands on
   - name: executor

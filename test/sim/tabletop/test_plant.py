@@ -5,10 +5,10 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from lavla_ros.jaka.emulation.config import ControllerConfig
-from lavla_ros.jaka.emulation.controller import EmulatedController
-from lavla_ros.jaka.emulation.faults import Faults
 from lavla_ros.jaka.units import joints_to_deg
+from sim_bridges.jaka_controller.config import ControllerConfig
+from sim_bridges.jaka_controller.controller import EmulatedController
+from sim_bridges.jaka_controller.faults import Faults
 from sim_bridges.tabletop.plant import TabletopPlant
 from sim_bridges.tabletop.scene import TABLE_Z_M
 from sim_bridges.tabletop.sim import HOME_GRASP_M, TabletopSim

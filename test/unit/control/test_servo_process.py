@@ -17,7 +17,7 @@ from lavla_ros.control.config import ConfigError
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.servo_config import ServoConfig, make_driver
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
-from lavla_ros.jaka.emulator import ControllerEmulator, KinematicPlant
+from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
 
 LOOPBACK = {"driver": "loopback", "start_rad": HOME}
 

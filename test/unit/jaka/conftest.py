@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 from jaka_peers import QUICK
 
-from lavla_ros.jaka.emulator import ControllerEmulator, KinematicPlant
+from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from lavla_ros.jaka.codec import FrameReader, encode
-from lavla_ros.jaka.emulator import ControllerConfig
+from sim_bridges.jaka_controller.emulator import ControllerConfig
 
 QUICK = ControllerConfig(power_on_s=0.0, enable_s=0.0)
 

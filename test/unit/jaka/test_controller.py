@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lavla_ros.jaka.emulation.config import ControllerConfig
-from lavla_ros.jaka.emulation.controller import EmulatedController
-from lavla_ros.jaka.emulation.faults import Faults
-from lavla_ros.jaka.emulation.filter import FilterLimits, NonlinearFilter
-from lavla_ros.jaka.emulation.plant import KinematicPlant
 from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.units import pose_to_wire
+from sim_bridges.jaka_controller.config import ControllerConfig
+from sim_bridges.jaka_controller.controller import EmulatedController
+from sim_bridges.jaka_controller.faults import Faults
+from sim_bridges.jaka_controller.filter import FilterLimits, NonlinearFilter
+from sim_bridges.jaka_controller.plant import KinematicPlant
 
 
 class Bench:

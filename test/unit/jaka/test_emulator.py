@@ -19,9 +19,9 @@ from jaka_peers import QUICK, free_port, wait_until
 
 from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.codec import FrameReader, JakaProtocolError, encode
-from lavla_ros.jaka.emulation.server import encode_with_length
-from lavla_ros.jaka.emulator import ControllerEmulator, KinematicPlant, emulator_command, main
 from lavla_ros.jaka.errors import JakaConnectionError, JakaError, JakaTimeoutError
+from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant, emulator_command, main
+from sim_bridges.jaka_controller.server import encode_with_length
 
 
 @contextlib.contextmanager
@@ -420,7 +420,16 @@ def emulator_process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], i
     """A stand-alone emulator that answers, and its port."""
     port = free_port()
     process = subprocess.Popen(
-        [sys.executable, "-m", "lavla_ros.jaka.emulator", "--port", str(port), "--status-port", "0", *arguments],
+        [
+            sys.executable,
+            "-m",
+            "sim_bridges.jaka_controller.emulator",
+            "--port",
+            str(port),
+            "--status-port",
+            "0",
+            *arguments,
+        ],
         stderr=subprocess.PIPE,
         text=True,
         env=os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

@@ -22,7 +22,7 @@ from lavla_ros.control.driver import DriverError
 from lavla_ros.control.stopping import brake_step
 from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver, leave_servo_mode
-from lavla_ros.jaka.emulator import ControllerConfig, ControllerEmulator, KinematicPlant
+from sim_bridges.jaka_controller.emulator import ControllerConfig, ControllerEmulator, KinematicPlant
 
 HOME = (0.0, 0.0, 1.2, 0.0, 1.2, 0.0)
 SPEED = 0.8

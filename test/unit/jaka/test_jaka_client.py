@@ -13,10 +13,10 @@ from jaka_peers import answer_with, free_port, raw_peer, wait_until
 
 from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.codec import MAX_MESSAGE_BYTES, FrameReader, JakaProtocolError, encode
-from lavla_ros.jaka.emulator import ControllerEmulator, KinematicPlant
 from lavla_ros.jaka.errors import JakaConnectionError, JakaError, JakaTimeoutError
 from lavla_ros.jaka.kinematics import MINICOBO_DH, forward
 from lavla_ros.jaka.status import StatusStream, parse_status
+from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
 
 OK = b'{"cmdName":"power_on","errorCode":"0","errorMsg":""}'
 

@@ -16,7 +16,7 @@ from lavla_ros.control.driver import ArmDriver, DriverError
 from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.controller_settings import SettingRefused, apply_settings
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
-from lavla_ros.jaka.emulator import ControllerEmulator, KinematicPlant
+from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
 
 
 def config_of(emulator: ControllerEmulator, **changes: float) -> JakaDriverConfig:

@@ -9,9 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lavla_ros.jaka.emulation.planner import MotionError, MotionPlayer, plan_joint_motion, plan_linear_motion, trapezoid
 from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.limits import MINICOBO_LIMITS, SERVO_PERIOD_S
+from sim_bridges.jaka_controller.planner import (
+    MotionError,
+    MotionPlayer,
+    plan_joint_motion,
+    plan_linear_motion,
+    trapezoid,
+)
 
 HOME = np.array([0.0, 0.3, 1.3, 0.0, 1.2, 0.0])
 
