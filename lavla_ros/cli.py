@@ -706,7 +706,7 @@ def study(
         image_recipe: Configuration of the image latent action model; default config/latent/image_SUITE.yaml.
         policy_recipe: Configuration of the policies; default config/training/SUITE_tiny.yaml.
     """
-    from sim_bridges.evaluation.study import StudyConfig, run_study
+    from sim_bridges.paper.study import StudyConfig, run_study
 
     config = StudyConfig(
         bags=bags,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 from sim_bridges.evaluation.page import in_words
-from sim_bridges.evaluation.paper import METHODS, method_of
 from sim_bridges.evaluation.policies import (
     REPLAY,
     Link,
@@ -39,6 +38,7 @@ from sim_bridges.evaluation.suites import (
     protocol_starts,
 )
 from sim_bridges.evaluation.workers import EvaluationError, Job, run_plans
+from sim_bridges.paper.tables import METHODS, method_of
 
 OnEpisode = Callable[[EpisodeResult], None]
 

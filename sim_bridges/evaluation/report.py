@@ -18,9 +18,9 @@ from sim_bridges.evaluation.page import (
     task_name,
     text,
 )
-from sim_bridges.evaluation.paper import COLUMNS, METHODS, SUITES, TABLES, Table, our_figures
 from sim_bridges.evaluation.results import EpisodeResult, Results, Tally
 from sim_bridges.evaluation.statistics import percentile
+from sim_bridges.paper.tables import COLUMNS, METHODS, SUITES, TABLES, Table, our_figures
 
 HISTOGRAM_FROM = 20
 """Episodes; of fewer a histogram shows single episodes, which the table tells better."""

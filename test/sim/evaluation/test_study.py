@@ -11,7 +11,7 @@ import yaml
 
 from lavla_ros.policy.checkpoint import load_checkpoint
 from lavla_ros.resources import config_path
-from sim_bridges.evaluation.study import StudyConfig, StudyError, run_study
+from sim_bridges.paper.study import StudyConfig, StudyError, run_study
 from sim_bridges.tabletop.record import RecordConfig, record_expert
 
 pytestmark = [pytest.mark.sim, pytest.mark.ros]

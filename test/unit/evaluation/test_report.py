@@ -11,9 +11,9 @@ import pytest
 from made_results import episode, results
 
 from sim_bridges.evaluation.compare import compare
-from sim_bridges.evaluation.paper import METHODS, TABLES, method_of
 from sim_bridges.evaluation.report import paper_tables, write_comparison, write_report
 from sim_bridges.evaluation.results import Results, write_json
+from sim_bridges.paper.tables import METHODS, TABLES, method_of
 
 VOID = {"meta", "rect", "line", "br"}
 PAPER = Path(__file__).parents[4] / "shared" / "paper.txt"
