@@ -353,8 +353,8 @@ def convert(
     """
     from lavla_ros.contract import load_contract
     from lavla_ros.recording import find_bags
-    from training.convert import ConversionError, ConvertOptions
-    from training.convert import convert as run
+    from training.ingest.bag import ConversionError, ConvertOptions
+    from training.ingest.bag import convert as run
 
     found = find_bags(bags)
     options = ConvertOptions(
@@ -440,7 +440,7 @@ def import_demonstrations(
         ray: Address of a Ray cluster (HOST:6379 or auto) whose machines do the work; see docs/scaling.md.
         as_json: Print the report as JSON.
     """
-    from training.importers.command import run_import
+    from training.ingest.command import run_import
     from training.scale import Workers
 
     with _Progress(f"importing {kind}", 0, quiet=as_json) as progress:

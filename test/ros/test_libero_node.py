@@ -34,8 +34,8 @@ from lavla_ros.recording import find_bags
 from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
 from sim_bridges.libero.environment import LiberoEnvironment
 from sim_bridges.libero.tasks import find_task
-from training.convert import convert
 from training.dataset import EpisodeDataset
+from training.ingest.bag import convert
 
 pytest.importorskip("libero", reason="LIBERO is not installed")
 pytestmark = pytest.mark.timeout(600)

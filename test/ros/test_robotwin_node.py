@@ -23,8 +23,8 @@ from lavla_ros.policy.policy import load_policy
 from lavla_ros.recording import find_bags
 from sim_bridges.robotwin.environment import RobotwinEnvironment
 from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source
-from training.convert import convert
 from training.dataset import EpisodeDataset
+from training.ingest.bag import convert
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("vulkan")]
 MODULE = "sim_bridges.robotwin.robotwin_node"

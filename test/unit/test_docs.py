@@ -22,7 +22,7 @@ from lavla_ros.policy.config import from_plain
 from lavla_ros.yaml_text import load_yaml
 from sim_bridges.tabletop import live
 from training import train
-from training.importers.lerobot import LeRobotMapping
+from training.ingest.lerobot import LeRobotMapping
 from training.latent_actions import action_train, image_train
 
 ROOT = Path(__file__).parents[2]

@@ -9,9 +9,9 @@ import pytest
 from lavla_ros.contract import load_contract
 from lavla_ros.recording import BagReader, find_bags
 from sim_bridges.tabletop.record import RecordConfig, RecordError, record_expert
-from training.convert import convert
 from training.dataset import EpisodeDataset
 from training.dataset.check import validate
+from training.ingest.bag import convert
 
 pytestmark = [pytest.mark.sim, pytest.mark.ros]
 

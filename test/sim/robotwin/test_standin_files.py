@@ -14,7 +14,7 @@ from lavla_ros.contract import load_contract
 from sim_bridges.robotwin.standin import TASKS, make_task
 from sim_bridges.robotwin.standin.hdf5_episodes import CollectConfig, collect, demonstrate
 from training.data import EpisodeDataset
-from training.importers.command import run_import
+from training.ingest.command import run_import
 from training.scale import Workers
 
 pytestmark = [pytest.mark.sim, pytest.mark.usefixtures("vulkan")]

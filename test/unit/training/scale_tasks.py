@@ -66,6 +66,6 @@ def convert_unless_deadly(task: Any) -> Any:
     """What conversion does with a bag, but a bag named ``deadly`` ends the process."""
     if "deadly" in str(task.bag):
         os.kill(os.getpid(), signal.SIGKILL)
-    from training import convert  # heavy: not for every worker of every test
+    from training.ingest import bag as convert  # heavy: not for every worker of every test
 
     return convert._convert_task(task)

@@ -15,9 +15,9 @@ from synthetic_messages import small_contract
 
 from lavla_ros.contract import Contract
 from lavla_ros.recording import BagError, BagReader, EpisodeRecorder
-from training.convert import ConversionError, ConvertOptions, convert
 from training.dataset import EpisodeDataset, layout, validate
 from training.dataset.labels import LabelTrack
+from training.ingest.bag import ConversionError, ConvertOptions, convert
 
 CONTRACT = small_contract(size=32)
 

@@ -17,7 +17,6 @@ import pytest
 from synthetic_bags import T0, make_bag, picture
 from synthetic_messages import small_contract
 
-from training.convert import convert
 from training.dataset import (
     DatasetError,
     DatasetWriter,
@@ -30,6 +29,7 @@ from training.dataset import (
     validate,
 )
 from training.dataset.video import VideoWriter
+from training.ingest.bag import convert
 
 CONTRACT = small_contract(size=32, chunk=4)
 LENGTHS = (9, 5, 12)
@@ -318,7 +318,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from synthetic_messages import small_contract
 from lavla_ros.recording import find_bags
-from training.convert import convert
+from training.ingest.bag import convert
 import time
 def slow(report):
     print(report.episode, flush=True)

@@ -37,11 +37,11 @@ from lavla_ros import cli
 from lavla_ros.contract import Contract
 from lavla_ros.recording import BagReader, find_bags, recover_bag
 from lavla_ros.recording.types import jazzy
-from training.convert import ConversionError, ConvertOptions, convert
 from training.dataset import EpisodeDataset, layout, validate
 from training.dataset.labels import LabelTrack
 from training.dataset.writer import DatasetWriter
 from training.diagnosis import Clocks
+from training.ingest.bag import ConversionError, ConvertOptions, convert
 
 UNMARKED = ConvertOptions(outcomes=("succeeded", "failed", "unmarked"))
 

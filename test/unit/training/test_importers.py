@@ -20,7 +20,7 @@ from synthetic_messages import small_contract
 from lavla_ros import cli
 from lavla_ros.contract import Contract, load_contract
 from training.dataset import EpisodeDataset, check, layout
-from training.importers import (
+from training.ingest import (
     ImportFailed,
     LeRobotMapping,
     find_lerobot,
@@ -29,9 +29,9 @@ from training.importers import (
     import_episodes,
     load_mapping,
 )
-from training.importers.command import run_import
-from training.importers.lerobot import Camera
-from training.importers.libero import instruction_of_name
+from training.ingest.command import run_import
+from training.ingest.lerobot import Camera
+from training.ingest.libero import instruction_of_name
 from training.scale import Workers
 
 SIZE = 32

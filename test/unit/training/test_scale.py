@@ -15,9 +15,9 @@ from scale_tasks import Task, alive, begun, pids, wait_until, work
 from synthetic_bags import make_bag
 from synthetic_messages import small_contract
 
-from training import convert as conversion
-from training.convert import ConversionError, convert
 from training.dataset import validate
+from training.ingest import bag as conversion
+from training.ingest.bag import ConversionError, convert
 from training.scale import ScaleError, WorkerLostError, Workers, run_tasks
 
 

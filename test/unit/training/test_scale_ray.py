@@ -21,7 +21,7 @@ from scale_tasks import Task, alive, begun, pids, wait_until, work
 from synthetic_bags import make_bag
 from synthetic_messages import small_contract
 
-from training.convert import convert
+from training.ingest.bag import convert
 from training.latent_actions.labelling import label
 from training.scale import ScaleError, WorkerLostError, Workers, run_tasks
 

@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import CameraSpec, Contract
-from training.importers.common import EpisodeRejected, ImportFailed, Numbers, columns_by_name
+from training.ingest.build import EpisodeRejected, ImportFailed, Numbers, columns_by_name
 
 CAMERAS = {"agentview": "agentview_rgb", "wrist": "eye_in_hand_rgb"}
 """Camera of the contract → image data of the file."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lavla_ros.contract import load_contract
-from training.importers import (
+from training.ingest import (
     EpisodeSource,
     ImportFailed,
     ImportReport,
@@ -17,7 +17,7 @@ from training.importers import (
     import_episodes,
     load_mapping,
 )
-from training.importers.common import EpisodeReport
+from training.ingest.build import EpisodeReport
 from training.scale import Workers
 
 Kind = Literal["libero", "robotwin", "lerobot"]

@@ -6,10 +6,10 @@ by name; what does not fit is refused, with the names on both sides.
 
 from __future__ import annotations
 
-from training.importers.common import EpisodeSource, ImportFailed, ImportReport, Numbers, import_episodes
-from training.importers.lerobot import LeRobotMapping, find_lerobot, load_mapping
-from training.importers.libero import find_libero
-from training.importers.robotwin import find_robotwin
+from training.ingest.build import EpisodeSource, ImportFailed, ImportReport, Numbers, import_episodes
+from training.ingest.lerobot import LeRobotMapping, find_lerobot, load_mapping
+from training.ingest.libero import find_libero
+from training.ingest.robotwin import find_robotwin
 
 __all__ = [
     "EpisodeSource",

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import CameraSpec, Contract
-from training.importers.common import EpisodeRejected, ImportFailed, Numbers, columns_by_name
+from training.ingest.build import EpisodeRejected, ImportFailed, Numbers, columns_by_name
 
 CAMERAS = {
     "head": ("observation/head_camera/rgb", "vision/cam_head/colors"),

@@ -41,7 +41,7 @@ from lavla_ros.yaml_text import load_yaml
 from training.dataset import DatasetError, layout
 from training.dataset.video import VideoReader
 from training.dataset.writer import column_array
-from training.importers.common import EpisodeRejected, ImportFailed, Numbers, columns_by_name
+from training.ingest.build import EpisodeRejected, ImportFailed, Numbers, columns_by_name
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 """v2.0 and v2.1 differ in where their statistics are, which are made anew here."""
