@@ -28,8 +28,8 @@ from lavla_ros.policy.prompt import TokenIds, token_ids, train_tokenizer
 from lavla_ros.resources import config_path
 from training.config import DataConfig, TrainConfig
 from training.data import Source, load_data
+from training.loop import Trainer
 from training.train import label_specs
-from training.trainer import Trainer
 
 STRATEGIES = ("baseline", "la_align", "la_direct", "la_cond", "la_tok")
 INSTRUCTION = "put the mango into the bowl"

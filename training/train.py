@@ -20,9 +20,9 @@ from training.data import DataError, load_data, open_sources
 from training.dataset import DatasetError
 from training.frames import FrameError
 from training.logs import require_trackers
+from training.loop import Trainer, TrainingError
 from training.machine import RoomError, flushed_denormals
 from training.reporting import TerminalReporter
-from training.trainer import Trainer, TrainingError
 
 USER_ERRORS = (
     ConfigError,

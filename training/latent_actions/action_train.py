@@ -35,9 +35,9 @@ from training.latent_actions.action_data import (
 from training.latent_actions.action_model import ActionLamLoss, ActionLatentModel
 from training.latent_actions.checkpoint import save_latent_model
 from training.latent_actions.health import CodebookHealth, HealthTracker
+from training.loop import TrainingError
 from training.machine import flushed_denormals
 from training.reporting import Reporter, TerminalReporter
-from training.trainer import TrainingError
 
 USER_ERRORS = (
     ConfigError,

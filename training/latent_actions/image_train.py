@@ -51,10 +51,10 @@ from training.latent_actions.image_model import (
     ImageLatentModel,
     ImageObjective,
 )
+from training.loop import TrainingError, build_accelerator, micro_batch
 from training.machine import RoomError, flushed_denormals
 from training.reporting import Reporter, TerminalReporter
 from training.state import Progress, differences, gather_state, load_progress, load_state, recover, save_state
-from training.trainer import TrainingError, build_accelerator, micro_batch
 
 USER_ERRORS = (
     ConfigError,

@@ -28,7 +28,7 @@ from training.latent_actions.action_model import (
 from training.latent_actions.action_train import ActionLamTrainer
 from training.latent_actions.checkpoint import load_latent_model, load_training_record
 from training.latent_actions.quantize import QuantizeError
-from training.trainer import TrainingError
+from training.loop import TrainingError
 
 
 class Log:

@@ -30,7 +30,7 @@ from training.latent_actions.image_data import (
 )
 from training.latent_actions.image_model import ImageLatentModel
 from training.latent_actions.image_train import ImageLamTrainer, main, train_image_lam
-from training.trainer import TrainingError
+from training.loop import TrainingError
 
 LENGTHS = (14, 1, 12, 9, 13, 11, 12, 14, 2, 12, 13, 12)
 CONFIGS = Path(__file__).parents[3] / "config/latent"

@@ -13,8 +13,8 @@ from pathlib import Path
 
 from lavla_ros.policy.config import read_config
 from training.config import TrainConfig
+from training.loop import Trainer
 from training.train import train
-from training.trainer import Trainer
 
 
 def live(config_file: Path, point: str) -> None:

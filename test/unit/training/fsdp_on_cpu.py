@@ -29,7 +29,7 @@ from small_world import qwen_run
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor
 
-from training import trainer
+from training import loop
 from training.config import TrainConfig
 
 
@@ -49,14 +49,14 @@ def pretended_accelerator(config: TrainConfig) -> Accelerator:
 def main() -> None:
     torch.set_num_threads(1)
     PartialState._prepare_backend = lambda self, *_, **__: ("gloo", DistributedType.MULTI_GPU)
-    trainer.build_accelerator = pretended_accelerator
+    loop.build_accelerator = pretended_accelerator
     config, contract, data = qwen_run(Path(sys.argv[1]), "divided")
     config = replace(config, accumulation=2, gradient_checkpointing=True)
-    first = trainer.Trainer(replace(config, max_minutes=0.0), contract, data, Speaking())
+    first = loop.Trainer(replace(config, max_minutes=0.0), contract, data, Speaking())
     assert isinstance(first.objective, FSDPModule)
     assert all(isinstance(p, DTensor) for p in first.objective.parameters())
     first.run()  # one step, saved
-    trainer.Trainer(config, contract, data, Speaking()).run()
+    loop.Trainer(config, contract, data, Speaking()).run()
     torch.distributed.destroy_process_group()
 
 

@@ -22,8 +22,8 @@ from lavla_ros.policy.checkpoint import load_checkpoint
 from lavla_ros.policy.config import to_plain
 from lavla_ros.resources import config_path
 from training.config import DataConfig, TrainConfig
+from training.loop import Trainer, TrainingError, build_accelerator
 from training.train import train
-from training.trainer import Trainer, TrainingError, build_accelerator
 
 ROOT = Path(__file__).parents[3]
 ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}

@@ -19,7 +19,7 @@ from lavla_ros.contract import Observation
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, trained_parameters
 from lavla_ros.policy.export import export_adapters, export_merged
 from lavla_ros.policy.policy import BUNDLED, VlaPolicy
-from training.trainer import Trainer
+from training.loop import Trainer
 
 
 class Quiet:

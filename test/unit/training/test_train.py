@@ -54,10 +54,10 @@ from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import save_latent_model
 from training.latent_actions.labelling import label
 from training.logs import require_trackers
+from training.loop import Trainer, TrainingError, build_optimizer, training_stats
 from training.machine import RoomError
 from training.scale import Workers
 from training.train import label_specs, main, train
-from training.trainer import Trainer, TrainingError, build_optimizer, training_stats
 
 HERE = Path(__file__).parent
 
