@@ -104,6 +104,7 @@ def evaluate(
     from sim_bridges.evaluation.evaluation import EvaluationConfig
     from sim_bridges.evaluation.evaluation import evaluate as run
     from sim_bridges.evaluation.results import EpisodeResult
+    from sim_bridges.paper.tables import PAPER
 
     options = {
         "layout": layout,
@@ -136,7 +137,9 @@ def evaluate(
         progress.advance("error" if result.error else "success" if result.success else "failure")
 
     with progress:
-        results = run(config, out=out, workers=workers, on_start=progress.expect, on_episode=on_episode)
+        results = run(
+            config, out=out, workers=workers, on_start=progress.expect, on_episode=on_episode, published=PAPER
+        )
     if as_json:
         print(json.dumps(results.to_dict(), indent=2))
     else:
@@ -176,6 +179,7 @@ def compare(
     from sim_bridges.evaluation.compare import short_names
     from sim_bridges.evaluation.report import write_comparison
     from sim_bridges.evaluation.results import Results
+    from sim_bridges.paper.tables import PAPER
 
     if len(evaluations) < 2:
         raise CommandError(f"{len(evaluations)} evaluations given; a comparison needs two or more")
@@ -188,7 +192,7 @@ def compare(
     comparisons = [pair(results[0], results[i], names=(names[0], names[i])) for i in others]
     if out is not None:
         command = shlex.join(["lavla", "compare", *map(str, evaluations), "--out", str(out)])
-        write_comparison(out, results, names, comparisons, reproduce=command)
+        write_comparison(out, results, names, comparisons, reproduce=command, published=PAPER)
     if as_json:
         print(json.dumps([each.to_dict() for each in comparisons], indent=2))
     else:

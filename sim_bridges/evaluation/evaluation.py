@@ -22,7 +22,7 @@ from sim_bridges.evaluation.policies import (
     recorded_scenes,
 )
 from sim_bridges.evaluation.policy_nodes import Watch, links_to_nodes, policy_nodes
-from sim_bridges.evaluation.report import write_report
+from sim_bridges.evaluation.report import NOTHING_PUBLISHED, Published, write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results, versions, write_json
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
 from sim_bridges.evaluation.suites import (
@@ -38,7 +38,6 @@ from sim_bridges.evaluation.suites import (
     protocol_starts,
 )
 from sim_bridges.evaluation.workers import EvaluationError, Job, run_plans
-from sim_bridges.paper.tables import METHODS, method_of
 
 OnEpisode = Callable[[EpisodeResult], None]
 
@@ -69,7 +68,7 @@ class EvaluationConfig:
     options: Options = field(default_factory=dict)
     """Of the suite."""
     method: str = ""
-    """Row of the paper's tables; empty: as the checkpoint says."""
+    """Row of the published tables; empty: as the checkpoint says."""
     videos: int = 2
     """So many successes and failures are shown in the report; 0: none."""
     timeout_s: float = 120.0
@@ -88,8 +87,6 @@ class EvaluationConfig:
             value = getattr(self, name)
             if value is not None and not low <= value <= high:
                 raise ValueError(f"evaluation: {name} is {value}; expected {low} to {high}")
-        if self.method and self.method not in METHODS:
-            raise ValueError(f"evaluation: method is {self.method!r}; expected one of {sorted(METHODS)}")
         if self.through == "nodes" and kind_of(self.policy) != "checkpoint":
             raise ValueError(f"evaluation: only a checkpoint runs through nodes, not {self.policy!r}")
 
@@ -121,8 +118,9 @@ def evaluate(
     workers: int = 1,
     on_start: Callable[[int], None] | None = None,
     on_episode: OnEpisode | None = None,
+    published: Published = NOTHING_PUBLISHED,
 ) -> Results:
-    """Run what is not finished in ``out`` yet, and write results.json and report.html there.
+    """Run what is not finished in ``out`` yet, and write results.json and report.html there, beside what is published.
 
     The number of workers changes nothing but the wall time. ``on_start`` gets the number of episodes, ``on_episode``
     each of them, first those that were finished before. Raises EvaluationError, StoreError, SuiteError and what
@@ -130,7 +128,7 @@ def evaluate(
     """
     if not 1 <= workers <= 64:
         raise ValueError(f"workers is {workers}; expected 1 to 64")
-    evaluation = _Evaluation(config)
+    evaluation = _Evaluation(config, published)
     if on_start is not None:
         on_start(evaluation.count)
     with tempfile.TemporaryDirectory() if out is None else nullcontext(str(out)) as path:
@@ -140,7 +138,10 @@ def evaluate(
 class _Evaluation:
     """A configuration with the suite's own numbers filled in."""
 
-    def __init__(self, config: EvaluationConfig) -> None:
+    def __init__(self, config: EvaluationConfig, published: Published) -> None:
+        if config.method and published.methods and config.method not in published.methods:
+            raise ValueError(f"evaluation: method is {config.method!r}; expected one of {sorted(published.methods)}")
+        self.published = published
         self.kind = kind_of(config.policy)
         self.suite: Suite = load_suite(config.suite, config.options)
         self.finder = self._finder()
@@ -175,7 +176,7 @@ class _Evaluation:
         network = policy_config(config.policy)
         backbone = network.get("backbone")
         self.backbone = str(backbone.get("kind", "")) if isinstance(backbone, Mapping) else ""
-        self.method = config.method or method_of(network)
+        self.method = config.method or published.method_of(network)
         self.assets = self.suite.assets()
         self.comparability = self.suite.comparability(
             Evaluated(
@@ -336,6 +337,7 @@ class _Evaluation:
                 title=f"{results.suite}: {what}",
                 reproduce=self.config.command(),
                 videos=clips.files({e.index: e for e in results.episodes}),
+                published=self.published,
             )
             write_json(folder.path / "results.json", results.to_dict())  # last: with it the evaluation is finished
         except OSError as error:

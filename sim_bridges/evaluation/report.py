@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import base64
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from sim_bridges.evaluation.compare import Comparison
 from sim_bridges.evaluation.page import (
@@ -20,8 +22,21 @@ from sim_bridges.evaluation.page import (
 )
 from sim_bridges.evaluation.results import EpisodeResult, Results, Tally
 from sim_bridges.evaluation.statistics import percentile
-from sim_bridges.paper.tables import COLUMNS, METHODS, SUITES, TABLES, Table, our_figures
 
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Published:
+    """A publication beside which results are shown. The harness knows none: it is handed in."""
+
+    methods: Mapping[str, str] = field(default_factory=dict)
+    """Method → its name there. A method that is not among them is shown as it is called."""
+    method_of: Callable[[Mapping[str, Any]], str] = lambda policy: ""
+    """A checkpoint's ``policy`` configuration → its method, "" if it has none."""
+    section: Callable[[Sequence[Results]], str] = lambda results: ""
+    """A part of the page, as HTML: the publication's figures beside those of the results."""
+
+
+NOTHING_PUBLISHED = Published()
 HISTOGRAM_FROM = 20
 """Episodes; of fewer a histogram shows single episodes, which the table tells better."""
 
@@ -34,14 +49,15 @@ def write_report(
     reproduce: str,
     videos: Mapping[int, Path] | None = None,
     notes: Mapping[str, str] | None = None,
+    published: Published = NOTHING_PUBLISHED,
 ) -> None:
     """Write the page; videos (episode index → mp4) are embedded, so the file can be sent around alone."""
     body = [
         _headline(results),
         _comparability([results]),
-        facts(_facts(results) | dict(notes or {})),
+        facts(_facts(results, published) | dict(notes or {})),
         _by_task(results) if len(results.tasks) > 1 else "",
-        paper_tables([results]),
+        published.section([results]),
         _lengths(results),
         _latency(results),
         _videos(results, videos or {}),
@@ -52,70 +68,28 @@ def write_report(
 
 
 def write_comparison(
-    path: Path, results: Sequence[Results], names: Sequence[str], comparisons: Sequence[Comparison], *, reproduce: str
+    path: Path,
+    results: Sequence[Results],
+    names: Sequence[str],
+    comparisons: Sequence[Comparison],
+    *,
+    reproduce: str,
+    published: Published = NOTHING_PUBLISHED,
 ) -> None:
-    """Write a page about several evaluations: their rates, the paper's tables with all of them, pair by pair."""
+    """Write a page about several evaluations: their rates, published figures beside all of them, pair by pair."""
     rows = []
     for name, each in zip(names, results, strict=True):
         tally = Tally.of(each.episodes)
-        method = METHODS.get(each.method, "–")
+        method = published.methods.get(each.method, each.method) or "–"
         rows.append((text(name), _counts(tally), interval_bar(tally), interval(tally), text(method), text(each.suite)))
     body = [
         _comparability(results),
         table(("evaluation", "success", "0 to 100%", "Wilson 95%", "method", "suite"), rows),
         *(_comparison(each) for each in comparisons),
-        paper_tables(results),
+        published.section(results),
         _reproduce([reproduce], results),
     ]
     _write(path, document("Evaluations compared", "\n".join(body)))
-
-
-def paper_tables(results: Sequence[Results]) -> str:
-    """The paper's tables, our figures below the printed ones; "" unless something ran on LIBERO."""
-    ran = [each for each in results if each.suite.startswith("libero_")]
-    if not ran:
-        return ""
-    ours = our_figures(ran)
-    shown: list[str] = []
-    hidden: list[str] = []
-    for each in TABLES:
-        (shown if any(method in ours for method, _ in each.rows) else hidden).append(_paper_table(each, ours))
-    comparable = all(each.is_comparable for each in ran)
-    warning = "" if comparable else "<strong>Not comparable</strong>: see the top of the page."
-    lines = [
-        "<h2>Beside the paper</h2>",
-        '<p>Success rates in percent. Black: as printed in the paper. <span class="ours" style="display:inline">Blue: '
-        "ours</span>, with the number of episodes and the Wilson 95% interval. An average is ours only where all four "
-        f"suites were evaluated. {warning}</p>",
-        *shown,
-    ]
-    if not shown:
-        lines.append("<p>The policy is none of the paper's methods, so that no row of its tables is ours.</p>")
-    if hidden:
-        lines.append(f"<details><summary>Tables without a figure of ours</summary>{''.join(hidden)}</details>")
-    return "\n".join(lines)
-
-
-def _paper_table(printed: Table, ours: Mapping[str, Mapping[str, Tally]]) -> str:
-    rows = []
-    for method, figures in printed.rows:
-        tallies = [ours.get(method, {}).get(suite) for suite in SUITES]
-        cells = [f"{figure:.1f}{_our_cell(tally)}" for figure, tally in zip(figures, tallies, strict=False)]
-        average = f"{figures[-1]:.1f}"
-        rates = [tally.rate for tally in tallies if tally is not None and tally.rate is not None]
-        if len(rates) == len(SUITES):
-            average += f'<span class="ours">{100 * sum(rates) / len(rates):.1f}</span>'
-        rows.append((text(METHODS[method]), *cells, average))
-    head = ("Method", *COLUMNS)
-    return f"<h3>Table {printed.number}: {text(printed.title)}</h3>" + table(head, rows, numbers=range(1, 6))
-
-
-def _our_cell(tally: Tally | None) -> str:
-    if tally is None or tally.rate is None or tally.wilson95 is None:
-        return ""
-    low, high = tally.wilson95
-    detail = f"{tally.successes}/{tally.scored}, {100 * low:.0f}–{100 * high:.0f}"
-    return f'<span class="ours">{100 * tally.rate:.1f} <small>({detail})</small></span>'
 
 
 def _headline(results: Results) -> str:
@@ -134,10 +108,10 @@ def _comparability(results: Sequence[Results]) -> str:
     return "".join(f'<p class="note{" fine" if fine else ""}">{text(words)}</p>' for fine, words in told)
 
 
-def _facts(results: Results) -> dict[str, str]:
+def _facts(results: Results, published: Published) -> dict[str, str]:
     values = {"Suite": results.suite, "Policy": results.policy}
     if results.method:
-        values["Method"] = METHODS[results.method]
+        values["Method"] = published.methods.get(results.method, results.method)
     if policy_hash := results.settings.get("policy_hash"):
         values["Checkpoint hash"] = str(policy_hash)
     values["Contract hash"] = results.contract_hash

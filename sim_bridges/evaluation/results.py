@@ -67,7 +67,7 @@ class Results:
     """The statement, in words."""
     is_comparable: bool = False
     method: str = ""
-    """Row of the paper's tables that the policy belongs to; see :mod:`sim_bridges.paper.tables`."""
+    """What the policy was trained with, as published tables call it; "" if none of them has a row for it."""
     versions: dict[str, str] = field(default_factory=lambda: versions())
     wall_s: float = 0.0
     simulated_s: float = 0.0

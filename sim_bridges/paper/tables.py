@@ -1,4 +1,4 @@
-"""The paper's LIBERO tables, and which row of them a policy of ours belongs to.
+"""The paper's LIBERO tables, and our figures in them.
 
 Figures are success rates in percent, as printed. Table 1 stands here without the other groups' methods, which the
 paper quotes for reference only.
@@ -6,32 +6,16 @@ paper quotes for reference only.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from sim_bridges.evaluation.page import table, text
+from sim_bridges.evaluation.report import Published
 from sim_bridges.evaluation.results import Results, Tally
+from sim_bridges.paper.methods import METHODS, method_of
 
 SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
 COLUMNS = ("Spatial", "Object", "Goal", "Long", "Avg.")
-METHODS: dict[str, str] = {
-    "baseline": "Baseline",
-    "la_align": "LA-Align",
-    "la_direct": "LA-Direct",
-    "la_cond": "LA-Cond",
-    "la_tok": "LA-Tok",
-    "la_direct_continuous": "LA-Direct (C)",
-    "la_tok_continuous": "LA-Tok (C)",
-    "la_align_early": "LA-Align (early)",
-    "la_align_final": "LA-Align (final)",
-    "la_align_vision": "LA-Align",
-    "la_direct_vision": "LA-Direct",
-    "la_cond_vision": "LA-Cond",
-    "ph_direct": "Baseline (PH-Direct)",
-    "ph_cond": "Baseline (PH-Cond)",
-}
-"""Method → its name in the paper. ``_vision``: with a latent action model that saw no actions (Table 6)."""
-
 _BASELINE = (96.6, 97.2, 92.8, 85.8, 93.1)
 _ALIGN = (97.4, 98.6, 97.2, 94.8, 97.0)
 _DIRECT = (97.2, 98.6, 95.8, 96.6, 97.1)
@@ -107,22 +91,6 @@ TABLES = (
 )
 
 
-def method_of(policy: Mapping[str, Any]) -> str:
-    """The method of a checkpoint's ``policy`` configuration; "" where it is none of the paper's."""
-    strategy = policy.get("strategy")
-    if not isinstance(strategy, Mapping):
-        return ""
-    name, options = str(strategy.get("name", "")), strategy.get("options") or {}
-    if name == "baseline":
-        name = {"PH-Direct": "ph_direct", "PH-Cond": "ph_cond"}.get(options.get("placeholders", "H"), "baseline")
-    elif name == "la_align":
-        layer = options.get("align_layer", "middle")
-        name = {"middle": "la_align", "early": "la_align_early", "final": "la_align_final"}.get(layer, "")
-    elif options.get("continuous"):
-        name = f"{name}_continuous"
-    return name if name in METHODS else ""
-
-
 def our_figures(results: Iterable[Results]) -> dict[str, dict[str, Tally]]:
     """Method → LIBERO suite → how it went; of several results of one method and suite, the last."""
     figures: dict[str, dict[str, Tally]] = {}
@@ -130,3 +98,55 @@ def our_figures(results: Iterable[Results]) -> dict[str, dict[str, Tally]]:
         if each.method and each.suite in SUITES and each.scored:
             figures.setdefault(each.method, {})[each.suite] = Tally.of(each.episodes)
     return figures
+
+
+def paper_tables(results: Sequence[Results]) -> str:
+    """The paper's tables, our figures below the printed ones; "" unless something ran on LIBERO."""
+    ran = [each for each in results if each.suite.startswith("libero_")]
+    if not ran:
+        return ""
+    ours = our_figures(ran)
+    shown: list[str] = []
+    hidden: list[str] = []
+    for each in TABLES:
+        (shown if any(method in ours for method, _ in each.rows) else hidden).append(_paper_table(each, ours))
+    comparable = all(each.is_comparable for each in ran)
+    warning = "" if comparable else "<strong>Not comparable</strong>: see the top of the page."
+    lines = [
+        "<h2>Beside the paper</h2>",
+        '<p>Success rates in percent. Black: as printed in the paper. <span class="ours" style="display:inline">Blue: '
+        "ours</span>, with the number of episodes and the Wilson 95% interval. An average is ours only where all four "
+        f"suites were evaluated. {warning}</p>",
+        *shown,
+    ]
+    if not shown:
+        lines.append("<p>The policy is none of the paper's methods, so that no row of its tables is ours.</p>")
+    if hidden:
+        lines.append(f"<details><summary>Tables without a figure of ours</summary>{''.join(hidden)}</details>")
+    return "\n".join(lines)
+
+
+def _paper_table(printed: Table, ours: Mapping[str, Mapping[str, Tally]]) -> str:
+    rows = []
+    for method, figures in printed.rows:
+        tallies = [ours.get(method, {}).get(suite) for suite in SUITES]
+        cells = [f"{figure:.1f}{_our_cell(tally)}" for figure, tally in zip(figures, tallies, strict=False)]
+        average = f"{figures[-1]:.1f}"
+        rates = [tally.rate for tally in tallies if tally is not None and tally.rate is not None]
+        if len(rates) == len(SUITES):
+            average += f'<span class="ours">{100 * sum(rates) / len(rates):.1f}</span>'
+        rows.append((text(METHODS[method]), *cells, average))
+    head = ("Method", *COLUMNS)
+    return f"<h3>Table {printed.number}: {text(printed.title)}</h3>" + table(head, rows, numbers=range(1, 6))
+
+
+def _our_cell(tally: Tally | None) -> str:
+    if tally is None or tally.rate is None or tally.wilson95 is None:
+        return ""
+    low, high = tally.wilson95
+    detail = f"{tally.successes}/{tally.scored}, {100 * low:.0f}–{100 * high:.0f}"
+    return f'<span class="ours">{100 * tally.rate:.1f} <small>({detail})</small></span>'
+
+
+PAPER = Published(methods=METHODS, method_of=method_of, section=paper_tables)
+"""What the harness is given: the paper's methods by name, and its tables with our figures."""

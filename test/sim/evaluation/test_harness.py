@@ -24,6 +24,7 @@ from sim_bridges.evaluation.results import Results, same_episodes
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
 from sim_bridges.evaluation.suites import SuiteError
 from sim_bridges.evaluation.workers import MOST_ERRORS_IN_A_ROW, EvaluationError
+from sim_bridges.paper.tables import PAPER
 
 pytestmark = pytest.mark.sim
 
@@ -177,7 +178,7 @@ def test_a_full_disk_is_said_and_finished_episodes_are_kept(tmp_path: Path, monk
 )
 def test_what_there_is_not(change: dict[str, Any], says: str) -> None:
     with pytest.raises((SuiteError, ValueError), match=says):
-        evaluate(replace(CONFIG, **change))
+        evaluate(replace(CONFIG, **change), published=PAPER)
 
 
 def test_a_simulator_that_cannot_be_made_ends_the_evaluation(tmp_path: Path) -> None:

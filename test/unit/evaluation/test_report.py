@@ -11,12 +11,13 @@ import pytest
 from made_results import episode, results
 
 from sim_bridges.evaluation.compare import compare
-from sim_bridges.evaluation.report import paper_tables, write_comparison, write_report
+from sim_bridges.evaluation.report import write_comparison, write_report
 from sim_bridges.evaluation.results import Results, write_json
-from sim_bridges.paper.tables import METHODS, TABLES, method_of
+from sim_bridges.paper.methods import METHODS, method_of
+from sim_bridges.paper.tables import PAPER, TABLES, paper_tables
 
 VOID = {"meta", "rect", "line", "br"}
-PAPER = Path(__file__).parents[4] / "shared" / "paper.txt"
+PRINTED = Path(__file__).parents[4] / "shared" / "paper.txt"
 
 
 class Reader(HTMLParser):
@@ -59,7 +60,12 @@ def test_a_report_holds_everything_and_loads_nothing(tmp_path: Path) -> None:
     (tmp_path / "clip.mp4").write_bytes(b"not really a video")
     some = results([True] * 8 + [False, None], method="la_direct")
     write_report(
-        tmp_path / "report.html", some, title="A <title>", reproduce="lavla eval x", videos={0: tmp_path / "clip.mp4"}
+        tmp_path / "report.html",
+        some,
+        title="A <title>",
+        reproduce="lavla eval x",
+        videos={0: tmp_path / "clip.mp4"},
+        published=PAPER,
     )
     page = Reader((tmp_path / "report.html").read_text())
     words = " ".join(page.words)
@@ -134,7 +140,12 @@ def test_a_report_without_a_scored_episode(tmp_path: Path) -> None:
 def test_a_page_that_compares(tmp_path: Path) -> None:
     left, right = results([False] * 6 + [True] * 2), results([True] * 8, method="la_tok", policy="q")
     write_comparison(
-        tmp_path / "c.html", [left, right], ["old", "new"], [compare(left, right, names=("old", "new"))], reproduce="c"
+        tmp_path / "c.html",
+        [left, right],
+        ["old", "new"],
+        [compare(left, right, names=("old", "new"))],
+        reproduce="c",
+        published=PAPER,
     )
     page = Reader((tmp_path / "c.html").read_text())
     assert "new is better" in " ".join(page.words)
@@ -144,10 +155,10 @@ def test_a_page_that_compares(tmp_path: Path) -> None:
     assert page.row("Baseline")[2].startswith("97.225.0") and page.row("LA-Tok")[2].startswith("100.0100.0")
 
 
-@pytest.mark.skipif(not PAPER.exists(), reason="the paper is not beside the checkout")
+@pytest.mark.skipif(not PRINTED.exists(), reason="the paper is not beside the checkout")
 @pytest.mark.parametrize("number", ["1", "4 (left)", "4 (right)", "5", "6", "9", "10"])
 def test_the_printed_figures_are_the_papers(number: str) -> None:
-    text = PAPER.read_text()
+    text = PRINTED.read_text()
     section = text[text.index(f"\nTable {number.split()[0]}: ") :][:2600]
     (table,) = (each for each in TABLES if each.number == number)
     for method, figures in table.rows:
@@ -170,7 +181,8 @@ def test_the_printed_figures_are_the_papers(number: str) -> None:
         ({"name": "la_direct", "options": {"continuous": True}}, "la_direct_continuous"),
         ({"name": "la_cond", "options": {"continuous": True}}, ""),
         ({"name": "la_tok", "options": {"continuous": False}}, "la_tok"),
-        ({"name": "mine"}, ""),
+        ({"name": "mine"}, "mine"),
+        ({"name": "", "options": {}}, ""),
         (None, ""),
     ],
 )
