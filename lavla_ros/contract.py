@@ -28,13 +28,14 @@ import numpy as np
 import yaml
 from numpy.typing import NDArray
 
+from lavla_ros.errors import UserError
 from lavla_ros.yaml_text import load_yaml
 
 Unit = Literal["rad", "m", "fraction", "1"]
 NS_PER_S = 1_000_000_000
 
 
-class ContractError(ValueError):
+class ContractError(UserError, ValueError):
     """A contract file is malformed, or two contracts that must agree do not."""
 
 

@@ -15,10 +15,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
+from lavla_ros.errors import UserError
+
 _LOCK = "lock"
 
 
-class PlaceError(OSError):
+class PlaceError(UserError, OSError):
     """There is nowhere to write."""
 
 

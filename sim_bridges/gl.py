@@ -7,12 +7,14 @@ import os
 import sys
 from pathlib import Path
 
+from lavla_ros.errors import UserError
+
 GL_PACKAGES = "libegl1 libegl-mesa0 libgl1-mesa-dri libosmesa6"
 """Debian and Ubuntu packages that let MuJoCo render on a machine without a GPU or display."""
 _VENDORS = (Path("/usr/share/glvnd/egl_vendor.d"), Path("/etc/glvnd/egl_vendor.d"))
 
 
-class NoGLError(RuntimeError):
+class NoGLError(UserError, RuntimeError):
     """No OpenGL back end works on this machine."""
 
 

@@ -22,6 +22,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import NS_PER_S, ActionChunk, Contract
+from lavla_ros.errors import UserError
 from lavla_ros.nodes.lifecycle import set_stamp, stamp_to_ns
 from lavla_ros.nodes.messages import LATCHED_QOS, ImageBuffer, joint_state, single_point, trajectory_to_chunk
 
@@ -31,7 +32,7 @@ DEPTH = 200
 DISCOVERY_S = 10.0
 
 
-class BridgeError(RuntimeError):
+class BridgeError(UserError, RuntimeError):
     """The episode cannot go on: the other side of a topic is not there or silent, or somebody stopped it."""
 
 

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from lavla_ros.contract import Contract
+from lavla_ros.errors import UserError
 from lavla_ros.policy.config import ConfigError
 from lavla_ros.policy.model import VlaBatch
 from lavla_ros.policy.normalization import Normalizer
@@ -29,7 +30,7 @@ from training.frames import Frames, JoinedFrames, MemoryFrames, OnFrame, open_fr
 from training.machine import GIB
 
 
-class DataError(ValueError):
+class DataError(UserError, ValueError):
     """The training data cannot be used; names the sample and the cause."""
 
 

@@ -25,6 +25,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import Contract
+from lavla_ros.errors import UserError
 from lavla_ros.policy.images import shrink
 from training.config import DataConfig
 from training.dataset import EpisodeDataset
@@ -34,7 +35,7 @@ OnFrame = Callable[[int, int], None]
 """Called with (frames done, frames in all) while videos are decoded."""
 
 
-class FrameError(ValueError):
+class FrameError(UserError, ValueError):
     """Frames are missing, damaged, or not of the contract's size."""
 
 

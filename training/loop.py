@@ -31,6 +31,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lavla_ros.contract import Contract
+from lavla_ros.errors import UserError
 from lavla_ros.policy.backbone import build_backbone, load_pretrained_tokenizer
 from lavla_ros.policy.checkpoint import CheckpointError, prompt_builder, save_checkpoint, trained_parameters
 from lavla_ros.policy.config import to_plain
@@ -67,7 +68,7 @@ _MAY_DIFFER = (
 """Settings that change no loss but by rounding: a run may be resumed with other ones."""
 
 
-class TrainingError(RuntimeError):
+class TrainingError(UserError, RuntimeError):
     """Training cannot start or go on; the message says why and what to do."""
 
 

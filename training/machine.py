@@ -10,11 +10,13 @@ from pathlib import Path
 
 import torch
 
+from lavla_ros.errors import UserError
+
 _CGROUP = Path("/sys/fs/cgroup")
 GIB = 2**30
 
 
-class RoomError(RuntimeError):
+class RoomError(UserError, RuntimeError):
     """Memory or disk will not do; the message says for what, how much is needed and how much is there."""
 
 

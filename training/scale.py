@@ -21,6 +21,8 @@ from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from typing import Any, Protocol, TypeVar
 
+from lavla_ros.errors import UserError
+
 T = TypeVar("T")
 R = TypeVar("R")
 
@@ -28,7 +30,7 @@ _AHEAD = 2
 """Tasks that are begun or wait with their result for an earlier one, per worker: bounds what is staged."""
 
 
-class ScaleError(RuntimeError):
+class ScaleError(UserError, RuntimeError):
     """Tasks cannot be run as asked."""
 
 

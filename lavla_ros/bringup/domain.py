@@ -14,6 +14,8 @@ from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+from lavla_ros.errors import UserError
+
 VARIABLE = "ROS_DOMAIN_ID"
 MOST_DOMAINS = 100
 """Domains 1 to this are given away: 0 is everybody's, and from 102 on the ports lie among the ephemeral ones."""
@@ -23,7 +25,7 @@ _LARGEST = 232
 _FIRST_PORT, _PORTS_PER_DOMAIN = 7400, 250
 
 
-class DomainError(RuntimeError):
+class DomainError(UserError, RuntimeError):
     """A ROS domain is not one, is taken, or none is free."""
 
 

@@ -10,6 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from lavla_ros.bringup.domain import domain_id
+from lavla_ros.errors import UserError
 from lavla_ros.lifeline import die_with_parent
 from lavla_ros.places import writable_places
 from lavla_ros.resources import config_path, share_path
@@ -19,7 +20,7 @@ _WHEELS_GUARD = "_ROS_WHEELS_BOOTSTRAP_COMPLETE"
 _RANGES = ("LOCALHOST", "SUBNET", "OFF", "SYSTEM_DEFAULT")
 
 
-class SettingError(ValueError):
+class SettingError(UserError, ValueError):
     """A variable of the caller's shell keeps ROS from working here; the message names the remedy."""
 
 

@@ -13,12 +13,14 @@ import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
+from lavla_ros.errors import UserError
+
 NEEDED = ("lavla_ros", "rclpy", "cv2", "mcap", "numpy", "rosbags", "ruckig", "tyro", "yaml")
 """What every stack imports; a policy and a simulator need more, and say so themselves."""
 _PROBE = "import sys; from importlib.util import find_spec; print(*(m for m in sys.argv[1:] if find_spec(m) is None))"
 
 
-class InterpreterError(RuntimeError):
+class InterpreterError(UserError, RuntimeError):
     """No Python at hand has what a stack needs; the message says which lacks what."""
 
 

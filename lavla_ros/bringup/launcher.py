@@ -32,13 +32,14 @@ from lavla_ros.bringup.domain import VARIABLE, Claim, DomainError, claim_role, d
 from lavla_ros.bringup.environment import DISCOVERY, reaches_others, ros_environment
 from lavla_ros.bringup.output import Output
 from lavla_ros.bringup.stack import Process, Stack, load_stack
+from lavla_ros.errors import UserError
 from lavla_ros.lifeline import die_with_parent, lifeline
 from lavla_ros.places import run_dir
 
 _LAST_LINES = 20
 
 
-class LaunchError(RuntimeError):
+class LaunchError(UserError, RuntimeError):
     """A process did not come up, or died; the message carries its last lines."""
 
 

@@ -13,11 +13,12 @@ from typing import Self
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.bringup.launcher import Launcher, interrupting, notices, stack_domain
 from lavla_ros.bringup.stack import Stack
+from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
 from lavla_ros.places import run_dir
 
 
-class SessionError(RuntimeError):
+class SessionError(UserError, RuntimeError):
     """The stack or its program did not last; what was recorded before is kept."""
 
 

@@ -45,6 +45,7 @@ from typing import Any
 import yaml
 
 from lavla_ros.bringup.domain import ROLES
+from lavla_ros.errors import UserError
 from lavla_ros.resources import config_path
 
 NODE_READY = r"^lavla-ready "
@@ -57,7 +58,7 @@ _PROCESS_KEYS = {
 }  # fmt: skip
 
 
-class StackError(ValueError):
+class StackError(UserError, ValueError):
     """A stack file, or an argument given to it, is wrong."""
 
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.control.config import ConfigError, ExecutorConfig
+from lavla_ros.errors import UserError
 from lavla_ros.jaka.kinematics import IKError, forward, inverse, rotation_from_rpy
 
 FloatArray = NDArray[np.float64]
@@ -27,7 +28,7 @@ FARTHEST_M, LARGEST_TURN_RAD = 10.0, 13.0
 """End-effector values beyond these are no pose of an arm, whatever range the contract gives (13 rad: two turns)."""
 
 
-class ChunkRejected(ValueError):
+class ChunkRejected(UserError, ValueError):
     """The chunk is not executed; ``counter`` is the name it is counted under."""
 
     def __init__(self, counter: str, reason: str, *, malformed: bool = False) -> None:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from lavla_ros.contract import Contract
+from lavla_ros.errors import UserError
 from lavla_ros.jaka.limits import JOINT_NAMES, MINICOBO_LIMITS, JointLimits
 
 Blend = Literal["latest", "temporal_ensemble", "soft_mask"]
@@ -14,7 +15,7 @@ ROBOT_LIMITS: dict[str, JointLimits] = {"jaka_minicobo": MINICOBO_LIMITS}
 """Limits by ``Contract.robot``; any other robot needs ``limits`` and ``joint_names`` given."""
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A parameter is out of range or contradicts another; the message names it and the fix."""
 
 

@@ -8,8 +8,10 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.errors import UserError
 
-class DriverError(RuntimeError):
+
+class DriverError(UserError, RuntimeError):
     """The arm refused or could not be reached; the message names the cause and the fix."""
 
 

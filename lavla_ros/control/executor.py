@@ -39,6 +39,7 @@ from lavla_ros.control.health import HealthMonitor
 from lavla_ros.control.limiter import Limiter
 from lavla_ros.control.plan import History, Plan
 from lavla_ros.control.types import Command, ExecutorState, SubmitResult
+from lavla_ros.errors import UserError
 
 __all__ = [
     "ChunkExecutor",
@@ -57,7 +58,7 @@ OUTSIDE_TOLERANCE_RAD = 0.02
 """The arm is not moved where it is outside its position limits by more than this."""
 
 
-class ExecutorError(RuntimeError):
+class ExecutorError(UserError, RuntimeError):
     """The executor was asked for something that its state does not allow; the message names the fix."""
 
 

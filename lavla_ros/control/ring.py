@@ -16,6 +16,8 @@ import struct
 from pathlib import Path
 from zlib import crc32
 
+from lavla_ros.errors import UserError
+
 _HEADER = struct.Struct("<8sIIQ")  # magic, slots, capacity, newest sequence number
 _NEWEST = struct.Struct("<Q")
 _NEWEST_AT = 16
@@ -23,7 +25,7 @@ _SLOT = struct.Struct("<QII")  # sequence number, length, checksum
 _MAGIC = b"LAVLARB1"
 
 
-class RingError(RuntimeError):
+class RingError(UserError, RuntimeError):
     """The file is not a ring, or a record does not fit."""
 
 

@@ -30,6 +30,7 @@ from lavla_ros.control.wire import (
     encode_rejection,
     encode_request,
 )
+from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
 from lavla_ros.places import run_dir
 
@@ -40,7 +41,7 @@ _BUSY_S = 90.0
 """Longest call of a driver (brakes, power) during which the process does not tick."""
 
 
-class ServoLinkError(RuntimeError):
+class ServoLinkError(UserError, RuntimeError):
     """The servo process could not be started or has ended; the message carries its reason."""
 
 

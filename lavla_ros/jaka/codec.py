@@ -11,6 +11,8 @@ import re
 from collections.abc import Mapping
 from typing import Any, NoReturn
 
+from lavla_ros.errors import UserError
+
 MAX_MESSAGE_BYTES = 65536
 """Longest message accepted. The longest documented one (the status push) is under 4 KiB."""
 MAX_DEPTH = 32
@@ -21,7 +23,7 @@ _STRUCTURE = re.compile(rb'["{}]')
 _STRING_END = re.compile(rb'["\\]')
 
 
-class JakaProtocolError(RuntimeError):
+class JakaProtocolError(UserError, RuntimeError):
     """The peer sent bytes that are no JAKA message. The stream is out of step: close the connection."""
 
 

@@ -6,6 +6,7 @@ import logging
 from collections.abc import Callable
 from typing import TypeVar
 
+from lavla_ros.errors import UserError
 from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.codec import JakaProtocolError
 from lavla_ros.jaka.driver_config import JakaDriverConfig
@@ -16,7 +17,7 @@ _T = TypeVar("_T")
 _SAME_KG, _SAME_M = 0.01, 0.001
 
 
-class SettingRefused(RuntimeError):
+class SettingRefused(UserError, RuntimeError):
     """The controller does not take a setting, or has another one than it was given."""
 
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from lavla_ros.errors import UserError
 
-class JakaConnectionError(ConnectionError):
+
+class JakaConnectionError(UserError, ConnectionError):
     """The controller cannot be reached, hung up, or did not answer in time."""
 
 
@@ -11,7 +13,7 @@ class JakaTimeoutError(JakaConnectionError):
     """The controller did not answer in time. The connection is closed: a late answer could be taken for another."""
 
 
-class JakaError(RuntimeError):
+class JakaError(UserError, RuntimeError):
     """The controller answered a command with an error: ``errorCode`` other than ``"0"``."""
 
     def __init__(self, error_code: str, error_msg: str, command: str) -> None:
@@ -21,5 +23,5 @@ class JakaError(RuntimeError):
         self.command = command
 
 
-class ControllerBusyError(RuntimeError):
+class ControllerBusyError(UserError, RuntimeError):
     """Another process of this machine has the controller."""

@@ -13,13 +13,14 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lavla_ros.errors import UserError
 from lavla_ros.jaka.limits import JOINTS, MINICOBO_LIMITS, JointLimits
 
 FloatArray = NDArray[np.float64]
 HALF_PI = math.pi / 2
 
 
-class IKError(RuntimeError):
+class IKError(UserError, RuntimeError):
     """No joint position within the limits reaches the target from the given seed.
 
     ``best_rad`` (6,) is the closest position found; ``position_error_m`` and ``rotation_error_rad`` say by

@@ -12,11 +12,13 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.errors import UserError
+
 OnFrame = Callable[[NDArray[np.uint8], int], None]
 """Receives (H, W, 3) RGB and the capture stamp in nanoseconds, in the capture thread."""
 
 
-class CaptureError(OSError):
+class CaptureError(UserError, OSError):
     """A video source cannot be opened."""
 
 

@@ -12,10 +12,11 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 
+from lavla_ros.errors import UserError
 from lavla_ros.nodes.diagnostics import NewProblems
 
 
-class ServiceError(RuntimeError):
+class ServiceError(UserError, RuntimeError):
     """A service is not there, does not answer, or refuses."""
 
 

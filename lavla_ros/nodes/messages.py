@@ -15,6 +15,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from lavla_ros.contract import ActionChunk, CameraSpec, Contract
+from lavla_ros.errors import UserError
 from lavla_ros.nodes.lifecycle import set_stamp, stamp_to_ns
 from lavla_ros.recording.types import EPISODE_TOPIC
 
@@ -40,7 +41,7 @@ LATCHED_INPUT_QOS = QoSProfile(
 """For subscribers: deep enough for the latched messages of several publishers."""
 
 
-class MessageError(ValueError):
+class MessageError(UserError, ValueError):
     """A message does not carry what the contract says."""
 
 

@@ -21,6 +21,8 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from lavla_ros.errors import UserError
+
 _TYPES: dict[Any, int] = {
     bool: ParameterType.PARAMETER_BOOL,
     int: ParameterType.PARAMETER_INTEGER,
@@ -31,7 +33,7 @@ _TYPES: dict[Any, int] = {
 _LARGEST = {int: 2**31 - 1, float: 1.0e12}
 
 
-class ParameterError(ValueError):
+class ParameterError(UserError, ValueError):
     """A parameter has the wrong type or a value outside its range."""
 
 

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import CameraSpec
+from lavla_ros.errors import UserError
 
 ChannelOrder = Literal["", "rgb8", "bgr8"]
 """What 8UC3 and 8UC4 hold, as the contract's camera says it; empty: nobody said it."""
@@ -60,7 +61,7 @@ _FORMAT = re.compile(r"\s*(?P<original>\w+)\s*;\s*\w+\s+compressed\s*(?P<stored>
 _MAX_SIDE = 16_384
 
 
-class ImageError(ValueError):
+class ImageError(UserError, ValueError):
     """An image message cannot be used. ``kind`` is the counter it belongs to."""
 
     def __init__(self, kind: str, message: str) -> None:

@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lavla_ros.contract import Contract, ContractError, load_contract
+from lavla_ros.errors import UserError
 from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.config import ConfigError, PolicyConfig, from_plain
 from lavla_ros.policy.model import LatentActionVLA
@@ -37,7 +38,7 @@ CONFIG, CONTRACT, STATS, WEIGHTS, TOKENIZER = (
 SCHEMA = 1
 
 
-class CheckpointError(RuntimeError):
+class CheckpointError(UserError, RuntimeError):
     """A checkpoint cannot be used; the message names the file, what is wrong and what to do."""
 
 

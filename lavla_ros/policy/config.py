@@ -15,13 +15,14 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 import yaml
 
+from lavla_ros.errors import UserError
 from lavla_ros.yaml_text import load_yaml
 
 T = TypeVar("T")
 Scalar = str | int | float | bool
 
 
-class ConfigError(ValueError):
+class ConfigError(UserError, ValueError):
     """A configuration value is missing, unknown or out of range."""
 
 

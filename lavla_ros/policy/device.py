@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from lavla_ros.errors import UserError
 
-class DeviceError(ValueError):
+
+class DeviceError(UserError, ValueError):
     """A device that this machine does not have; the message says what it has."""
 
 

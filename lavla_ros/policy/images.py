@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.errors import UserError
 
-class ImageSizeError(ValueError):
+
+class ImageSizeError(UserError, ValueError):
     """An image cannot be brought to the backbone's size by whole-number averaging."""
 
 

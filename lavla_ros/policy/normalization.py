@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import Contract
+from lavla_ros.errors import UserError
 from lavla_ros.policy.config import ActionCodingConfig
 
 STATE_LIMIT = 2.0
@@ -24,7 +25,7 @@ STATE_LIMIT = 2.0
 _FLAT = 1e-9
 
 
-class StatsError(ValueError):
+class StatsError(UserError, ValueError):
     """stats.json lacks a key or holds a value that cannot be used."""
 
 

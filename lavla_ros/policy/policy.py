@@ -10,6 +10,7 @@ import torch
 from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
+from lavla_ros.errors import UserError
 from lavla_ros.policy.checkpoint import CheckpointError, LoadedCheckpoint, load_checkpoint
 from lavla_ros.policy.device import resolve_device
 from lavla_ros.policy.images import shrink
@@ -17,7 +18,7 @@ from lavla_ros.policy.images import shrink
 BUNDLED = Path(__file__).resolve().parent / "bundled"
 
 
-class ObservationError(ValueError):
+class ObservationError(UserError, ValueError):
     """An observation does not fit the policy's contract; names what is wrong."""
 
 

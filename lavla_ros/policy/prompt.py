@@ -17,6 +17,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from lavla_ros.errors import UserError
 from lavla_ros.policy.strategies.base import Segment, SegmentKind
 
 PLACEHOLDERS: dict[SegmentKind, str] = {"latent": "[LATENT]", "action": "[ACTION]"}
@@ -25,7 +26,7 @@ END_OF_TEXT = "<|endoftext|>"
 MAX_INSTRUCTION_CHARACTERS = 512
 
 
-class PromptError(ValueError):
+class PromptError(UserError, ValueError):
     """An instruction or a tokenizer cannot be used."""
 
 

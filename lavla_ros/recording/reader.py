@@ -20,6 +20,7 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from lavla_ros.errors import UserError
 from lavla_ros.recording.types import (
     CUSTOM_KEY,
     EPISODE_TOPIC,
@@ -51,7 +52,7 @@ _DAMAGE = (
 )
 
 
-class BagError(ValueError):
+class BagError(UserError, ValueError):
     """A bag is missing, truncated, damaged, foreign or lacks what is asked of it."""
 
 

@@ -23,13 +23,14 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 from rosbags.rosbag2.storage_mcap import McapWriter
 
+from lavla_ros.errors import UserError
 from lavla_ros.recording.types import CUSTOM_KEY, EPISODE_TOPIC, EPISODE_TYPE, OUTCOMES, Outcome, jazzy, string_cdr
 
 _COUNTER_FILE = ".next_episode"
 _NAME = re.compile(r"episode_(\d{6,})(?:_recovered)?")
 
 
-class RecordingError(RuntimeError):
+class RecordingError(UserError, RuntimeError):
     """Recording cannot start or go on. What reached the file so far stays there."""
 
 

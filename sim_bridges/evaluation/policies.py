@@ -15,6 +15,7 @@ from typing import Any, Literal, Protocol
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_contract
+from lavla_ros.errors import UserError
 from lavla_ros.yaml_text import load_yaml
 from sim_bridges.evaluation.suites import Expert, Plan, SuiteError
 
@@ -22,7 +23,7 @@ Kind = Literal["checkpoint", "expert", "replay", "remote"]
 REPLAY = "replay:"
 
 
-class PolicyError(RuntimeError):
+class PolicyError(UserError, RuntimeError):
     """The policy of an evaluation cannot be used, or what it commanded cannot be executed."""
 
 

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lavla_ros import __version__
+from lavla_ros.errors import UserError
 from sim_bridges.evaluation.statistics import percentile, wilson95
 
 SCHEMA = 2
@@ -20,7 +21,7 @@ _TRACKED = ("numpy", "torch", "transformers")
 _TIMES = ("latency_ms", "wall_s")
 
 
-class ResultsError(ValueError):
+class ResultsError(UserError, ValueError):
     """A file is no results.json that this version reads."""
 
 

@@ -18,10 +18,11 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self, TextIO
 
+from lavla_ros.errors import UserError
 from sim_bridges.evaluation.results import EpisodeResult, read_episode, write_json
 
 
-class StoreError(RuntimeError):
+class StoreError(UserError, RuntimeError):
     """The folder is another evaluation's, or cannot be written; finished episodes are kept."""
 
 

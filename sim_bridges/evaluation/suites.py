@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
+from lavla_ros.errors import UserError
 
 Options = Mapping[str, str]
 """What only some suites have: the tabletop's ``layout``, LIBERO's ``assets``, RoboTwin's ``robotwin_root``."""
@@ -31,7 +32,7 @@ SUITES = {
 """Name → factory of the suites that come with the package."""
 
 
-class SuiteError(ValueError):
+class SuiteError(UserError, ValueError):
     """No such suite, task, initial state or option; the message names those that there are."""
 
 

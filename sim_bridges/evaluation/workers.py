@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from lavla_ros.contract import Observation
+from lavla_ros.errors import UserError
 from sim_bridges.evaluation.episode import OnBusy, result_of, run_episode
 from sim_bridges.evaluation.policies import Commander, ExpertCommander, Link, kind_of, make_commander
 from sim_bridges.evaluation.results import EpisodeResult
@@ -30,7 +31,7 @@ MOST_ERRORS_IN_A_ROW = 5
 """After as many the evaluation is stopped: something is wrong with more than an episode."""
 
 
-class EvaluationError(RuntimeError):
+class EvaluationError(UserError, RuntimeError):
     """An evaluation cannot begin or go on; finished episodes are kept."""
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
+from lavla_ros.errors import UserError
+
 STEP_LIMITS = {
     "libero_spatial": 220,
     "libero_object": 280,
@@ -31,7 +33,7 @@ PROTOCOL_TRIALS = 50
 _INSTALL = "run `make`, or pip install --no-deps hf-libero==0.1.4 robosuite==1.4.0 bddl==1.0.1 (docs/libero.md)"
 
 
-class LiberoError(ValueError):
+class LiberoError(UserError, ValueError):
     """LIBERO cannot do what was asked; the message names the value at fault and what there is instead."""
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lavla_ros.errors import UserError
 from lavla_ros.resources import config_path
 from lavla_ros.yaml_text import dump_yaml, load_yaml
 from sim_bridges.evaluation.results import write_json
@@ -28,7 +29,7 @@ from sim_bridges.evaluation.suites import load_suite
 STRATEGIES = ("baseline", "la_align", "la_direct", "la_cond", "la_tok")
 
 
-class StudyError(RuntimeError):
+class StudyError(UserError, RuntimeError):
     """A stage failed; the stages before it are kept."""
 
 

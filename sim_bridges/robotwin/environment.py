@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lavla_ros.contract import NS_PER_S, Contract, Observation, load_contract
+from lavla_ros.errors import UserError
 from lavla_ros.observation.images import prepare_image
 from sim_bridges.robotwin.interface import (
     ARM_JOINTS,
@@ -44,7 +45,7 @@ _ROUNDING = 1e-6
 FloatArray = NDArray[np.float64]
 
 
-class RobotwinError(ValueError):
+class RobotwinError(UserError, ValueError):
     """RoboTwin cannot do what was asked, or did not do it; the message says what and why."""
 
 

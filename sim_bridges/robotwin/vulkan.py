@@ -10,13 +10,15 @@ import sys
 import warnings
 from typing import Any
 
+from lavla_ros.errors import UserError
+
 INSTALL = (
     "install Mesa's Vulkan drivers of version 25 or newer (`make` does it on Debian 12: mesa-vulkan-drivers from "
     "bookworm-backports, and libvulkan1), or the driver of your GPU with its Vulkan part"
 )
 
 
-class SapienError(RuntimeError):
+class SapienError(UserError, RuntimeError):
     """SAPIEN cannot do that on this machine; the message says what to install."""
 
 

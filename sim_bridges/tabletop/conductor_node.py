@@ -20,11 +20,12 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros.bringup.environment import enter_ros
+from lavla_ros.errors import UserError
 from lavla_ros.nodes.client import ServiceError, call, spinning
 from lavla_ros.nodes.messages import LATCHED_INPUT_QOS
 
 
-class ConductorError(RuntimeError):
+class ConductorError(UserError, RuntimeError):
     """The stack does not do what an episode needs."""
 
 

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.control.ring import Ring
+from lavla_ros.errors import UserError
 from sim_bridges.tabletop.sim import TabletopSim
 
 GRIPPER_OUTPUT = 0
@@ -26,7 +27,7 @@ REQUEST_SLOTS, REQUEST_BYTES = 8, 256
 _HEADER = struct.Struct("<qq")  # wall clock ns, episode
 
 
-class SceneError(RuntimeError):
+class SceneError(UserError, RuntimeError):
     """The shared state is not there, or not of the expected scene."""
 
 

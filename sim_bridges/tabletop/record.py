@@ -20,13 +20,14 @@ from pathlib import Path
 from lavla_ros.bringup.domain import free_domains
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.bringup.stack import Process
+from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
 
 RECORDING_SEED_LIMIT = 1_000_000
 """Recordings use seeds below this; evaluation uses those from here on."""
 
 
-class RecordError(RuntimeError):
+class RecordError(UserError, RuntimeError):
     """A worker ended badly; what was recorded before is kept."""
 
 

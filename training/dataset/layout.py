@@ -22,6 +22,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lavla_ros.contract import Contract, ContractError, load_contract
+from lavla_ros.errors import UserError
 from lavla_ros.yaml_text import dump_yaml
 
 CODEBASE_VERSION = "v3.0"
@@ -41,7 +42,7 @@ STATE, ACTION, CAPTURE = "observation.state", "action", "capture_ns"
 _INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")
 
 
-class DatasetError(ValueError):
+class DatasetError(UserError, ValueError):
     """A dataset is missing, incomplete, damaged, or does not fit the contract."""
 
 

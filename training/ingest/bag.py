@@ -26,6 +26,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import NS_PER_S, Contract, ContractError, Observation, recording_differences, shipped_contract
+from lavla_ros.errors import UserError
 from lavla_ros.observation import ObservationPipeline, camera_topic_choices, stamp_ns
 from lavla_ros.recording import BagError, BagReader, EpisodeInfo
 from training.dataset import layout, stats
@@ -50,7 +51,7 @@ _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 _log = logging.getLogger(__name__)
 
 
-class ConversionError(RuntimeError):
+class ConversionError(UserError, RuntimeError):
     """Nothing could be converted, or the conversion could not go on."""
 
     def __init__(self, message: str, report: ConversionReport | None = None) -> None:

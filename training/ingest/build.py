@@ -22,6 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import CameraSpec, Contract, Dimension
+from lavla_ros.errors import UserError
 from lavla_ros.observation import ImageError, prepare_image
 from training.dataset import DatasetError, layout, stats
 from training.dataset.first_frames import write_first_frames
@@ -33,7 +34,7 @@ _SLACK = 1e-6
 """Commands may exceed the contract's bounds by this much: rounding."""
 
 
-class ImportFailed(RuntimeError):
+class ImportFailed(UserError, RuntimeError):
     """Nothing could be imported, or the source is not what it should be."""
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.errors import UserError
 from lavla_ros.policy.device import resolve_device
 from lavla_ros.policy.normalization import relative_indices
 from training.dataset import EpisodeDataset
@@ -25,7 +26,7 @@ _BATCH = 1024
 """Chunks that go through the network at once."""
 
 
-class EncodeError(ValueError):
+class EncodeError(UserError, ValueError):
     """Actions, states or codes that the tokenizer can't take; the message says what was expected."""
 
 

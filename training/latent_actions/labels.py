@@ -23,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lavla_ros.errors import UserError
 from lavla_ros.policy.checkpoint import CheckpointError
 from lavla_ros.policy.config import ConfigError, from_plain, to_plain
 from training.dataset import layout
@@ -35,7 +36,7 @@ IDENTITY = b"lavla.identity"
 """Key of a shard's metadata: which label set it belongs to."""
 
 
-class LabelError(ValueError):
+class LabelError(UserError, ValueError):
     """Labels are missing, partial, stale, damaged or cannot be made; the message says which and what to do."""
 
 

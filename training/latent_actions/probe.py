@@ -9,10 +9,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.errors import UserError
+
 FOLDS, SHUFFLES = 5, 5
 
 
-class MeaningError(ValueError):
+class MeaningError(UserError, ValueError):
     """What was asked cannot be told from these labels."""
 
 

@@ -16,8 +16,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize  # type: ignore[import-untyped]
 
+from lavla_ros.errors import UserError
 
-class QuantizeError(ValueError):
+
+class QuantizeError(UserError, ValueError):
     """Codes or latents that a codebook cannot take, or a codebook that was never trained."""
 
 

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lavla_ros.errors import UserError
 from sim_bridges.libero.expert.boxes import Boxes, FloatArray, bodies_below, collision_boxes, sample_points
 
 EXPERT_SUITES = ("libero_object", "libero_spatial")
@@ -17,7 +18,7 @@ _OPEN_M = 0.04
 _POINTS_APART_M = 0.02
 
 
-class NoExpertError(ValueError):
+class NoExpertError(UserError, ValueError):
     """There is no scripted expert for this suite or goal."""
 
 
