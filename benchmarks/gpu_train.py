@@ -25,11 +25,11 @@ from lavla_ros.contract import Contract, load_contract
 from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE
 from lavla_ros.policy.config import BackboneConfig, LoraConfig, StrategyConfig, read_config
 from lavla_ros.policy.prompt import TokenIds, token_ids, train_tokenizer
+from lavla_ros.policy.strategies import label_specs
 from lavla_ros.resources import config_path
 from training.config import DataConfig, TrainConfig
 from training.data import Source, load_data
 from training.loop import Trainer
-from training.train import label_specs
 
 STRATEGIES = ("baseline", "la_align", "la_direct", "la_cond", "la_tok")
 INSTRUCTION = "put the mango into the bowl"
@@ -104,7 +104,7 @@ def _measure(config: TrainConfig, contract: Contract, warmup: int) -> dict[str, 
     dataset = _RandomData(contract, samples=2 * config.batch_size)
     labels = {
         key: _random_labels(spec.shape, spec.codebook, len(dataset.states))
-        for key, spec in label_specs(config, contract).items()
+        for key, spec in label_specs(config.policy.strategy, chunk_size=contract.chunk_size).items()
     }
     data = load_data(
         [Source(dataset=dataset, name="random data", labels=labels)],

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
-from lavla_ros.contract import Contract, ContractError, load_contract
+from lavla_ros.contract import ContractError, load_contract
 from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE, require_backbone
 from lavla_ros.policy.checkpoint import CheckpointError
 from lavla_ros.policy.config import ConfigError
 from lavla_ros.policy.normalization import StatsError
-from lavla_ros.policy.strategies import BackboneShape, LabelSpec, build_strategy
+from lavla_ros.policy.strategies import label_specs
 from training.command import run_command
 from training.config import TrainConfig
 from training.data import DataError, load_data, open_sources
@@ -50,7 +48,8 @@ def train(config: TrainConfig) -> Path:
     require_trackers(config)
     contract = load_contract(config.data.contract)
     require_backbone(config.policy.backbone)
-    sources = open_sources(config.data, contract, label_specs(config, contract))
+    specs = label_specs(config.policy.strategy, chunk_size=contract.chunk_size)
+    sources = open_sources(config.data, contract, specs)
     backbone = config.policy.backbone
     with TerminalReporter(config.steps, _SHOWN) as reporter:
         for source in sources:
@@ -67,13 +66,6 @@ def train(config: TrainConfig) -> Path:
         best = trainer.run()
         trainer.accelerator.end_training()
         return best
-
-
-def label_specs(config: TrainConfig, contract: Contract) -> Mapping[str, LabelSpec]:
-    """The latent labels that the configured strategy needs; they do not depend on the backbone's shape."""
-    stand_in = BackboneShape(width=8, layers=1024)
-    with torch.device("meta"):
-        return build_strategy(config.policy.strategy, chunk_size=contract.chunk_size, shape=stand_in).label_specs
 
 
 def main(argv: Sequence[str] | None = None) -> int:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Mapping
 
 from lavla_ros.policy.config import ConfigError, StrategyConfig, from_plain
 from lavla_ros.policy.strategies.base import (
@@ -12,6 +11,7 @@ from lavla_ros.policy.strategies.base import (
     PlaceholderStates,
     Segment,
     SegmentKind,
+    StrategyOptions,
     SupervisionStrategy,
     check_labels,
     pool_steps,
@@ -22,7 +22,7 @@ from lavla_ros.policy.strategies.la_cond import LaCond
 from lavla_ros.policy.strategies.la_direct import ImageLatentOptions, LaDirect
 from lavla_ros.policy.strategies.la_tok import LaTok, LaTokOptions
 
-STRATEGIES: dict[str, tuple[type[Any], Callable[..., SupervisionStrategy]]] = {
+STRATEGIES: dict[str, tuple[type[StrategyOptions], Callable[..., SupervisionStrategy]]] = {
     "baseline": (BaselineOptions, Baseline),
     "la_align": (LaAlignOptions, LaAlign),
     "la_direct": (ImageLatentOptions, LaDirect),
@@ -37,11 +37,25 @@ def build_strategy(config: StrategyConfig, *, chunk_size: int, shape: BackboneSh
 
     Raises ConfigError for an unknown name, or an option that the strategy doesn't have.
     """
+    options, strategy_class = _parse(config)
+    return strategy_class(options, chunk_size=chunk_size, shape=shape)
+
+
+def label_specs(config: StrategyConfig, *, chunk_size: int) -> Mapping[str, LabelSpec]:
+    """The latent labels that the configured strategy needs, by key. Raises ConfigError as :func:`build_strategy` does.
+
+    They do not depend on the backbone.
+    """
+    options, _ = _parse(config)
+    return options.labels(chunk_size)
+
+
+def _parse(config: StrategyConfig) -> tuple[StrategyOptions, Callable[..., SupervisionStrategy]]:
     if config.name not in STRATEGIES:
         raise ConfigError(f"strategy.name is {config.name!r}; known strategies: {sorted(STRATEGIES)}")
     options_class, strategy_class = STRATEGIES[config.name]
-    options = from_plain(options_class, dict(config.options), source=f"strategy.options of {config.name!r}")
-    return strategy_class(options, chunk_size=chunk_size, shape=shape)
+    source = f"strategy.options of {config.name!r}"
+    return from_plain(options_class, dict(config.options), source=source), strategy_class
 
 
 __all__ = [
@@ -51,8 +65,10 @@ __all__ = [
     "PlaceholderStates",
     "Segment",
     "SegmentKind",
+    "StrategyOptions",
     "SupervisionStrategy",
     "build_strategy",
     "check_labels",
+    "label_specs",
     "pool_steps",
 ]

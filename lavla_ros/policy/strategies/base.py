@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from numpy.typing import NDArray
 from torch import Tensor, nn
@@ -59,6 +59,14 @@ class LabelSpec:
     """Without the leading number of steps: (P,) or (P, d) for images, (H,) or (H, d) for actions."""
     codebook: int | None = None
     """K for codes 0 … K - 1; None for embeddings."""
+
+
+class StrategyOptions(Protocol):
+    """What the options of every strategy tell, before any network is built."""
+
+    def labels(self, chunk_size: int) -> Mapping[str, LabelSpec]:
+        """The latent labels that a strategy with these options needs for chunks of ``chunk_size`` steps, by key."""
+        ...
 
 
 class SupervisionStrategy(nn.Module):

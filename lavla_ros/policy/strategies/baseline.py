@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Literal
 
-from lavla_ros.policy.strategies.base import BackboneShape, Segment, SupervisionStrategy
+from lavla_ros.policy.strategies.base import BackboneShape, LabelSpec, Segment, SupervisionStrategy
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -16,6 +17,11 @@ class BaselineOptions:
     """H: one per step. PH-Direct, PH-Cond: as many as LA-Direct (P·H) or LA-Cond (P·H + H) has (App. E.2)."""
     tokens: int = 4
     """P of the strategy whose length is matched."""
+
+    def labels(self, chunk_size: int) -> Mapping[str, LabelSpec]:
+        """None: it learns from actions alone."""
+        del chunk_size
+        return {}
 
 
 class Baseline(SupervisionStrategy):

@@ -30,6 +30,11 @@ class LaAlignOptions:
     embedding: int = 128
     """d of one token."""
 
+    def labels(self, chunk_size: int) -> Mapping[str, LabelSpec]:
+        """The P embeddings of each step."""
+        del chunk_size
+        return {"c_img": LabelSpec(shape=(self.tokens, self.embedding))}
+
 
 class LaAlign(SupervisionStrategy):
     """Table 7: 0 latent and H action placeholders, λ = 1.
@@ -45,7 +50,7 @@ class LaAlign(SupervisionStrategy):
         self.weight = options.weight
         self.chunk_size = chunk_size
         self.layer = align_layer(options.align_layer, shape.layers)
-        self.label_specs = {"c_img": LabelSpec(shape=(options.tokens, options.embedding))}
+        self.label_specs = options.labels(chunk_size)
         self.project = nn.Linear(shape.width, options.tokens * options.embedding)
 
     def segments(self) -> tuple[Segment, ...]:

@@ -26,6 +26,13 @@ class ImageLatentOptions:
     continuous: bool = False
     """Regress the embeddings c_img in place of the codes z_img: LA-Direct (C) of Sec. 5.4."""
 
+    def labels(self, chunk_size: int) -> Mapping[str, LabelSpec]:
+        """The P embeddings of each step, or their codes."""
+        del chunk_size
+        if self.continuous:
+            return {"c_img": LabelSpec(shape=(self.tokens, self.embedding))}
+        return {"z_img": LabelSpec(shape=(self.tokens,), codebook=self.codebook)}
+
 
 class LaDirect(SupervisionStrategy):
     """Table 7: P·H latent and 0 action placeholders, λ = 0.1. The action head sees the latent states (Eq. 8)."""
@@ -37,13 +44,12 @@ class LaDirect(SupervisionStrategy):
         self.weight = options.weight
         self.chunk_size = chunk_size
         self.tokens = options.tokens
-        self.label: str = "c_img" if options.continuous else "z_img"
+        self.label_specs = options.labels(chunk_size)
+        (self.label,) = self.label_specs
         self.decoder: CodeHead | EmbeddingHead
         if options.continuous:
-            self.label_specs = {"c_img": LabelSpec(shape=(options.tokens, options.embedding))}
             self.decoder = EmbeddingHead(shape.width, options.embedding)
         else:
-            self.label_specs = {"z_img": LabelSpec(shape=(options.tokens,), codebook=options.codebook)}
             self.decoder = CodeHead(shape.width, options.codebook)
 
     def segments(self) -> tuple[Segment, ...]:

@@ -24,6 +24,12 @@ class LaTokOptions:
     continuous: bool = False
     """Regress the embeddings c_act in place of the codes z_act: LA-Tok (C) of Sec. 5.4."""
 
+    def labels(self, chunk_size: int) -> Mapping[str, LabelSpec]:
+        """One code, or embedding, for each step of a chunk."""
+        if self.continuous:
+            return {"c_act": LabelSpec(shape=(chunk_size, self.embedding))}
+        return {"z_act": LabelSpec(shape=(chunk_size,), codebook=self.codebook)}
+
 
 class LaTok(SupervisionStrategy):
     """Table 7: H latent and 0 action placeholders, λ = 0.1."""
@@ -34,13 +40,12 @@ class LaTok(SupervisionStrategy):
         super().__init__()
         self.weight = options.weight
         self.chunk_size = chunk_size
-        self.label: str = "c_act" if options.continuous else "z_act"
+        self.label_specs = options.labels(chunk_size)
+        (self.label,) = self.label_specs
         self.decoder: CodeHead | EmbeddingHead
         if options.continuous:
-            self.label_specs = {"c_act": LabelSpec(shape=(chunk_size, options.embedding))}
             self.decoder = EmbeddingHead(shape.width, options.embedding)
         else:
-            self.label_specs = {"z_act": LabelSpec(shape=(chunk_size,), codebook=options.codebook)}
             self.decoder = CodeHead(shape.width, options.codebook)
 
     def segments(self) -> tuple[Segment, ...]:

@@ -43,7 +43,7 @@ from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.policy.prompt import train_tokenizer
-from lavla_ros.policy.strategies import STRATEGIES
+from lavla_ros.policy.strategies import STRATEGIES, label_specs
 from lavla_ros.resources import config_path
 from training import machine
 from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, TrainConfig
@@ -57,7 +57,7 @@ from training.logs import require_trackers
 from training.loop import Trainer, TrainingError, build_optimizer, training_stats
 from training.machine import RoomError
 from training.scale import Workers
-from training.train import label_specs, main, train
+from training.train import main, train
 
 HERE = Path(__file__).parent
 
@@ -351,9 +351,7 @@ def test_a_pretrained_backbone_trains_its_adapters_with_and_without_checkpointin
 
 
 def labels_of(world: World, contract: Contract, name: str, options: dict) -> dict[str, np.ndarray]:
-    config = small_config(Path("unused"))
-    strategy = StrategyConfig(name=name, options=options)
-    specs = label_specs(replace(config, policy=replace(config.policy, strategy=strategy)), contract)
+    specs = label_specs(StrategyConfig(name=name, options=options), chunk_size=contract.chunk_size)
     rng = np.random.default_rng(0)
     return {
         key: rng.integers(0, spec.codebook, (len(world), *spec.shape)).astype(np.int16)
@@ -447,7 +445,6 @@ def test_all_strategies_are_covered():
 
 
 def test_label_specs_do_not_depend_on_the_backbone(contract):
-    config = small_config(Path("unused"))
     for name, options, expected in (
         ("baseline", {}, {}),
         ("la_align", {"align_layer": 20}, {"c_img": (4, 128)}),
@@ -455,8 +452,7 @@ def test_label_specs_do_not_depend_on_the_backbone(contract):
         ("la_tok", {}, {"z_act": (HORIZON,)}),
         ("la_tok", {"continuous": True}, {"c_act": (HORIZON, 128)}),
     ):
-        policy = replace(config.policy, strategy=StrategyConfig(name=name, options=options))
-        specs = label_specs(replace(config, policy=policy), contract)
+        specs = label_specs(StrategyConfig(name=name, options=options), chunk_size=contract.chunk_size)
         assert {key: spec.shape for key, spec in specs.items()} == expected
 
 
