@@ -9,7 +9,7 @@ from typing import Any, Literal
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from sim_bridges.evaluation.policies import Commander, check_chunk
 from sim_bridges.evaluation.results import EpisodeResult, latency_summary
-from sim_bridges.evaluation.suites import Environment, Plan
+from sim_bridges.world import Environment, Plan
 
 Busy = Literal["simulator", "policy"]
 OnBusy = Callable[[Busy, int], None]

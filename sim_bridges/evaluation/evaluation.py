@@ -25,19 +25,9 @@ from sim_bridges.evaluation.policy_nodes import Watch, links_to_nodes, policy_no
 from sim_bridges.evaluation.report import NOTHING_PUBLISHED, Published, write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results, versions, write_json
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
-from sim_bridges.evaluation.suites import (
-    Evaluated,
-    FindsEpisodes,
-    Options,
-    Plan,
-    Start,
-    Suite,
-    choose_tasks,
-    load_suite,
-    make_plans,
-    protocol_starts,
-)
+from sim_bridges.evaluation.suites import choose_tasks, load_suite, make_plans, protocol_starts
 from sim_bridges.evaluation.workers import EvaluationError, Job, run_plans
+from sim_bridges.world import Evaluated, FindsEpisodes, Options, Plan, Start, Suite
 
 OnEpisode = Callable[[EpisodeResult], None]
 

@@ -14,19 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
-from sim_bridges.evaluation.suites import (
-    Assets,
-    Comparability,
-    Evaluated,
-    Expert,
-    Outcome,
-    Plan,
-    Rules,
-    Start,
-    SuiteError,
-)
 from sim_bridges.libero.assets import find_assets
 from sim_bridges.libero.tasks import PROTOCOL_SEED, PROTOCOL_TRIALS, STEP_LIMITS, suite_tasks
+from sim_bridges.world import Assets, Comparability, Evaluated, Expert, Outcome, Plan, Rules, Start, SuiteError
 
 if TYPE_CHECKING:
     from sim_bridges.libero.environment import LiberoEnvironment
@@ -37,7 +27,7 @@ NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 
 
 class LiberoSuite:
-    """See :class:`sim_bridges.evaluation.suites.Suite`."""
+    """See :class:`sim_bridges.world.Suite`."""
 
     task_in_process = False
 

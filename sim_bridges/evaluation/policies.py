@@ -17,7 +17,7 @@ import numpy as np
 from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_contract
 from lavla_ros.errors import UserError
 from lavla_ros.yaml_text import load_yaml
-from sim_bridges.evaluation.suites import Expert, Plan, SuiteError
+from sim_bridges.world import Expert, Plan, SuiteError
 
 Kind = Literal["checkpoint", "expert", "replay", "remote"]
 REPLAY = "replay:"

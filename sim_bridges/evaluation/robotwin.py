@@ -23,22 +23,12 @@ from typing import cast, get_args
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
-from sim_bridges.evaluation.suites import (
-    Assets,
-    Comparability,
-    Evaluated,
-    Expert,
-    Outcome,
-    Plan,
-    Rules,
-    Start,
-    SuiteError,
-)
 from sim_bridges.robotwin.environment import FloatArray, RobotwinEnvironment, RobotwinError
 from sim_bridges.robotwin.interface import CommandExpert
 from sim_bridges.robotwin.seeds import MOST_REJECTED_IN_A_ROW, SeedFile, Tried, accepted, first_seed, try_seed
 from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source
 from sim_bridges.robotwin.task_sets import PAPER_4, TASK_SETS
+from sim_bridges.world import Assets, Comparability, Evaluated, Expert, Outcome, Plan, Rules, Start, SuiteError
 
 SEEDS_FILE = "seeds.json"
 """In the folder of an evaluation: what was tried, what counts, and what is said."""
@@ -51,7 +41,7 @@ CHUNK_STEPS = 25
 
 
 class RobotwinSuite:
-    """See :class:`sim_bridges.evaluation.suites.Suite` and :class:`sim_bridges.evaluation.suites.FindsEpisodes`."""
+    """See :class:`sim_bridges.world.Suite` and :class:`sim_bridges.world.FindsEpisodes`."""
 
     task_in_process = False
 

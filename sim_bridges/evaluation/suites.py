@@ -1,23 +1,16 @@
-"""What a suite of tasks is to the harness, and which suites there are.
+"""Which suites there are, and the episodes of an evaluation of one.
 
-A suite names its tasks, says which episodes an evaluation consists of, and makes the environment that runs them in a
-worker process. The harness knows nothing else about a simulator, so that one joins by adding a line to ``SUITES``,
-or from outside without changing the package: wherever a suite's name is expected, ``package.module:factory`` is one.
+The harness knows nothing about a simulator but what :mod:`sim_bridges.world` says, so that one joins by adding a line
+to ``SUITES``, or from outside without changing the package: wherever a suite's name is expected,
+``package.module:factory`` is one.
 """
 
 from __future__ import annotations
 
 import importlib
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
 
-from lavla_ros.contract import ActionChunk, Contract, Observation
-from lavla_ros.errors import UserError
-
-Options = Mapping[str, str]
-"""What only some suites have: the tabletop's ``layout``, LIBERO's ``assets``, RoboTwin's ``robotwin_root``."""
+from sim_bridges.world import Options, Plan, Start, Suite, SuiteError
 
 SUITES = {
     "tabletop": "sim_bridges.evaluation.tabletop:TabletopSuite",
@@ -30,206 +23,6 @@ SUITES = {
     "robotwin_standin": "sim_bridges.evaluation.robotwin:robotwin_standin",
 }
 """Name → factory of the suites that come with the package."""
-
-
-class SuiteError(UserError, ValueError):
-    """No such suite, task, initial state or option; the message names those that there are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
-    """One episode, completely: equal plans are equal episodes, whoever runs them and after whatever."""
-
-    index: int
-    """Its number in the evaluation."""
-    task: str
-    trial: int
-    """Its number among the episodes of the task."""
-    seed: int
-    state_index: int | None
-    """Which of the benchmark's recorded initial states; None where the seed decides the scene."""
-    max_steps: int
-    """Contract steps after which it has failed."""
-    instruction: str = ""
-    """What is said, where the task alone does not decide it."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Outcome:
-    """How the scene stands, judged from the simulator's state."""
-
-    success: bool
-    score: float
-    """Part of the task that is done, 0 to 1; 1 or 0 where the benchmark knows nothing between."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Assets:
-    """What the scenes are made of."""
-
-    source: str
-    """Where they came from, in words."""
-    hash: str = ""
-    """Content hash, where they are not part of the package."""
-    stand_ins: int = 0
-    """Files that are not the benchmark's own."""
-    statement: str = ""
-    """What that means, in words."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Comparability:
-    """Whether figures of an evaluation may stand beside published ones, and why not."""
-
-    comparable: bool
-    statement: str
-    """One plain sentence or two, for the report."""
-
-
-class Expert(Protocol):
-    """A scripted policy on privileged state; one action at a time, no pictures."""
-
-    def reset(self) -> None: ...
-
-    def chunk(self) -> ActionChunk: ...
-
-
-class Environment(Protocol):
-    """One simulator in the process that made it."""
-
-    def reset(self, plan: Plan) -> str:
-        """Begin the episode; returns a hash of the simulator's state."""
-        ...
-
-    def observe(self, *, images: bool) -> Observation:
-        """The contract's observation; stamps are simulated time, and rise within an episode. Rendering must leave
-        the state as it is: ``images`` changes no episode."""
-        ...
-
-    def step(self, chunk: ActionChunk | None) -> None:
-        """One contract step; ``chunk`` if a new one has arrived, None to go on with the last."""
-        ...
-
-    def outcome(self) -> Outcome: ...
-
-    @property
-    def trajectory(self) -> str:
-        """Hash over the simulator's states after every step of the episode."""
-        ...
-
-    def expert(self) -> Expert:
-        """Raises SuiteError where the suite has none."""
-        ...
-
-    def close(self) -> None: ...
-
-
-class Suite(Protocol):
-    """See the module. Making one must be cheap: no simulator, no pictures."""
-
-    @property
-    def name(self) -> str: ...
-
-    @property
-    def contract(self) -> Contract: ...
-
-    @property
-    def tasks(self) -> tuple[str, ...]:
-        """All of them, in the benchmark's order."""
-        ...
-
-    @property
-    def default_tasks(self) -> tuple[str, ...]:
-        """Those of an evaluation that names none."""
-        ...
-
-    @property
-    def rules(self) -> Rules:
-        """The benchmark's own numbers, the defaults of an evaluation."""
-        ...
-
-    @property
-    def task_in_process(self) -> bool:
-        """Whether a process can run one task only (a GL context that cannot be made twice)."""
-        ...
-
-    def plan(self, task: str, trial: int, seed: int) -> Start:
-        """How a trial begins. Raises SuiteError where there is none."""
-        ...
-
-    def environment(self, task: str, *, images: bool) -> Environment:
-        """Called in a worker process, once or, unless ``task_in_process``, once per task. ``images`` False: nobody
-        will ask for pictures."""
-        ...
-
-    def assets(self) -> Assets:
-        """Raises the suite's own error, which says what to do, where they are missing."""
-        ...
-
-    def comparability(self, evaluated: Evaluated) -> Comparability: ...
-
-    def versions(self) -> tuple[str, ...]:
-        """Distributions whose versions decide the bits of an episode."""
-        ...
-
-
-@runtime_checkable
-class FindsEpisodes(Protocol):
-    """A suite whose episodes have to be found before a policy is evaluated on them. Its expert, by whom they are found,
-    is judged on what ``plan`` says, unless they are given."""
-
-    @property
-    def episodes_given(self) -> bool:
-        """The user has listed them."""
-        ...
-
-    def find(
-        self, tasks: Sequence[str], *, episodes: int, seed: int, folder: Path, workers: int
-    ) -> dict[str, list[Start]]:
-        """``episodes`` of every task. What is found is kept in ``folder``, and not looked for again."""
-        ...
-
-
-class Start(NamedTuple):
-    """How an episode begins."""
-
-    seed: int
-    """Of the simulator."""
-    state_index: int | None = None
-    """Which of the benchmark's initial states."""
-    instruction: str = ""
-    """What is said, where the task alone does not decide it."""
-    max_steps: int | None = None
-    """Contract steps after which it has failed, where that differs from task to task."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rules:
-    """How a benchmark is to be run."""
-
-    episodes: int
-    """Per task."""
-    seed: int
-    max_steps: int
-    """The most of any task."""
-    replan_steps: int
-    """Contract steps between two inferences."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated:
-    """What a suite has to know to judge comparability."""
-
-    tasks: tuple[str, ...]
-    episodes: int
-    seed: int
-    max_steps: int
-    replan_steps: int
-    latency_steps: int
-    policy: str
-    backbone: str = ""
-    """Of a checkpoint: tiny or pretrained."""
-    options: Options = field(default_factory=dict)
 
 
 def load_suite(name: str, options: Options | None = None) -> Suite:

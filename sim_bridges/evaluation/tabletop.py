@@ -12,18 +12,8 @@ from sim_bridges.evaluation.evaluation import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate as evaluate_suite
 from sim_bridges.evaluation.policies import policy_hash
 from sim_bridges.evaluation.results import EpisodeResult, Results, same_episodes
-from sim_bridges.evaluation.suites import (
-    Assets,
-    Comparability,
-    Evaluated,
-    Expert,
-    Outcome,
-    Plan,
-    Rules,
-    Start,
-    SuiteError,
-)
 from sim_bridges.tabletop.tasks import LayoutName, TaskName
+from sim_bridges.world import Assets, Comparability, Evaluated, Expert, Outcome, Plan, Rules, Start, SuiteError
 
 __all__ = ["EVALUATION_SEED_BASE", "TabletopEvaluation", "TabletopSuite", "evaluate", "policy_hash", "same_episodes"]
 
@@ -38,7 +28,7 @@ def episode_seed(seed: int, trial: int) -> int:
 
 
 class TabletopSuite:
-    """See :class:`sim_bridges.evaluation.suites.Suite`."""
+    """See :class:`sim_bridges.world.Suite`."""
 
     name = "tabletop"
     tasks: tuple[str, ...] = TASKS
@@ -76,7 +66,7 @@ class TabletopSuite:
 
 
 class TabletopEnvironment:
-    """See :class:`sim_bridges.evaluation.suites.Environment`. Chunks are executed by the real arm's executor."""
+    """See :class:`sim_bridges.world.Environment`. Chunks are executed by the real arm's executor."""
 
     def __init__(self, task: TaskName, layout: LayoutName, contract: Contract, *, images: bool) -> None:
         from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig

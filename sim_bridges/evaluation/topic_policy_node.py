@@ -16,8 +16,8 @@ from rclpy.node import Node
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from sim_bridges.evaluation.policies import Link
-from sim_bridges.evaluation.suites import Plan
 from sim_bridges.lockstep_topics import BridgeError, LockstepTopics
+from sim_bridges.world import Plan
 
 
 class TopicCommander:

@@ -25,7 +25,8 @@ from lavla_ros.errors import UserError
 from sim_bridges.evaluation.episode import OnBusy, result_of, run_episode
 from sim_bridges.evaluation.policies import Commander, ExpertCommander, Link, kind_of, make_commander
 from sim_bridges.evaluation.results import EpisodeResult
-from sim_bridges.evaluation.suites import Environment, Options, Plan, load_suite
+from sim_bridges.evaluation.suites import load_suite
+from sim_bridges.world import Environment, Options, Plan
 
 MOST_ERRORS_IN_A_ROW = 5
 """After as many the evaluation is stopped: something is wrong with more than an episode."""

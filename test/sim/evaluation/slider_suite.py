@@ -17,16 +17,7 @@ import mujoco
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
-from sim_bridges.evaluation.suites import (
-    Assets,
-    Comparability,
-    Evaluated,
-    Outcome,
-    Plan,
-    Rules,
-    Start,
-    SuiteError,
-)
+from sim_bridges.world import Assets, Comparability, Evaluated, Outcome, Plan, Rules, Start, SuiteError
 
 NAME = "slider_suite:SliderSuite"
 CONTRACT = Contract.from_dict(

@@ -22,9 +22,9 @@ from sim_bridges.evaluation import results as results_module
 from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
 from sim_bridges.evaluation.results import Results, same_episodes
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
-from sim_bridges.evaluation.suites import SuiteError
 from sim_bridges.evaluation.workers import MOST_ERRORS_IN_A_ROW, EvaluationError
 from sim_bridges.paper.tables import PAPER
+from sim_bridges.world import SuiteError
 
 pytestmark = pytest.mark.sim
 

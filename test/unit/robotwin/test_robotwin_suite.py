@@ -17,9 +17,10 @@ from sim_bridges.evaluation.episode import run_episode
 from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
 from sim_bridges.evaluation.results import same_episodes
 from sim_bridges.evaluation.robotwin import SEEDS_FILE, RobotwinTaskEnvironment
-from sim_bridges.evaluation.suites import Evaluated, Plan, SuiteError, choose_tasks
+from sim_bridges.evaluation.suites import choose_tasks
 from sim_bridges.robotwin.environment import RobotwinError
 from sim_bridges.robotwin.task_sets import PAPER_4, PAPER_10
+from sim_bridges.world import Evaluated, Plan, SuiteError
 
 ACCEPTED = [100_000, 100_001, 100_002, 100_004, 100_006, 100_008]  # 3: unstable, 5: stops short, 7: no plan
 EVALUATION = EvaluationConfig(suite=NAME, episodes=3, max_steps=4, replan_steps=2, videos=0)
