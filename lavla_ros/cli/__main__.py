@@ -1,0 +1,5 @@
+"""``python -m lavla_ros.cli`` is ``lavla``."""
+
+from lavla_ros.cli import main
+
+main()
