@@ -216,8 +216,8 @@ def command(folder: Path) -> float:
     from trajectory_msgs.msg import JointTrajectory
 
     from lavla_ros.contract import NS_PER_S, ActionChunk, load_contract
-    from lavla_ros.nodes.lifecycle import stamp_to_ns
-    from lavla_ros.nodes.messages import chunk_to_trajectory
+    from lavla_ros.ros.lifecycle import stamp_to_ns
+    from lavla_ros.ros.messages import chunk_to_trajectory
 
     data = json.loads((folder / "case.json").read_text(encoding="utf-8"))
     case = Case(**{**data, "initial_states": tuple(data["initial_states"])})

@@ -198,8 +198,8 @@ def command(case: Case) -> dict[str, float]:
     from trajectory_msgs.msg import JointTrajectory
 
     from lavla_ros.contract import ActionChunk
-    from lavla_ros.nodes.lifecycle import stamp_to_ns
-    from lavla_ros.nodes.messages import chunk_to_trajectory
+    from lavla_ros.ros.lifecycle import stamp_to_ns
+    from lavla_ros.ros.messages import chunk_to_trajectory
     from sim_bridges.robotwin.interface import PHYSICS_STEP_NS
 
     contract = load_contract("robotwin_aloha")

@@ -23,10 +23,10 @@ from typing import Any, Protocol
 from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros.contract import Contract, load_contract
-from lavla_ros.nodes.client import ServiceError, call
-from lavla_ros.nodes.diagnostics import Report
-from lavla_ros.nodes.lifecycle import LavlaNode
-from lavla_ros.nodes.parameters import NodeParameters, ParameterError, parameter
+from lavla_ros.ros.client import ServiceError, call
+from lavla_ros.ros.diagnostics import Report
+from lavla_ros.ros.lifecycle import LavlaNode
+from lavla_ros.ros.parameters import NodeParameters, ParameterError, parameter
 from sim_bridges.lockstep_topics import LockstepTopics
 
 

@@ -7,7 +7,7 @@ import time
 from typing import Any
 
 from benchmarks.pipeline import ProbeFile
-from lavla_ros.nodes.lifecycle import run_node, stamp_to_ns
+from lavla_ros.ros.lifecycle import run_node, stamp_to_ns
 from sim_bridges.tabletop.camera_node import TabletopCameraNode
 
 

@@ -10,8 +10,8 @@ from std_msgs.msg import String
 
 from benchmarks.pipeline import ProbeFile
 from lavla_ros.contract import ActionChunk, Observation
-from lavla_ros.nodes.lifecycle import run_node
 from lavla_ros.nodes.policy_node import PolicyNode
+from lavla_ros.ros.lifecycle import run_node
 
 
 class ProbedPolicyNode(PolicyNode):

@@ -19,14 +19,14 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
 from lavla_ros.contract import CameraSpec, load_contract
-from lavla_ros.nodes.camera_health import CameraHealth
-from lavla_ros.nodes.capture import Capture
-from lavla_ros.nodes.diagnostics import Rate, Report, Window
-from lavla_ros.nodes.inputs import Input, Inputs
-from lavla_ros.nodes.lifecycle import LavlaNode, run_node, stamp_to_ns, wall_ns
-from lavla_ros.nodes.messages import IMAGE_QOS, ImageBuffer
-from lavla_ros.nodes.parameters import NodeParameters, ParameterError, parameter
+from lavla_ros.observation.camera_health import CameraHealth
+from lavla_ros.observation.capture import Capture
 from lavla_ros.observation.images import ImageError, decode_image, prepare_image
+from lavla_ros.ros.diagnostics import Rate, Report, Window
+from lavla_ros.ros.inputs import Input, Inputs
+from lavla_ros.ros.lifecycle import LavlaNode, run_node, stamp_to_ns, wall_ns
+from lavla_ros.ros.messages import IMAGE_QOS, ImageBuffer
+from lavla_ros.ros.parameters import NodeParameters, ParameterError, parameter
 
 
 @dataclass(frozen=True, kw_only=True)

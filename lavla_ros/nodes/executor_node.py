@@ -24,13 +24,13 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
 from lavla_ros.control.types import ExecutorState
 from lavla_ros.control.wire import ServoSnapshot, WireError
-from lavla_ros.nodes.arbitration import ChunkGate, other_nodes
-from lavla_ros.nodes.diagnostics import Report
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
-from lavla_ros.nodes.lifecycle import LavlaNode, run_node, wall_ns
-from lavla_ros.nodes.messages import CHUNK_QOS, LATCHED_QOS, STATE_QOS, MessageError
-from lavla_ros.nodes.parameters import ParameterError
-from lavla_ros.nodes.tick_messages import Statistics, TickMessages, announcement, describe
+from lavla_ros.ros.arbitration import ChunkGate, other_nodes
+from lavla_ros.ros.diagnostics import Report
+from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
+from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_QOS, STATE_QOS, MessageError
+from lavla_ros.ros.parameters import ParameterError
+from lavla_ros.ros.tick_messages import Statistics, TickMessages, announcement, describe
 
 HEARTBEAT_S = 0.05
 SILENT_S, FROZEN_S = 0.1, 1.0

@@ -12,8 +12,8 @@ from typing import Any
 
 from lavla_ros.control.config import ConfigError
 from lavla_ros.control.servo_config import ServoConfig
-from lavla_ros.nodes.arbitration import ANY
-from lavla_ros.nodes.parameters import NodeParameters, parameter
+from lavla_ros.ros.arbitration import ANY
+from lavla_ros.ros.parameters import NodeParameters, parameter
 
 _TOP = ("contract", "realtime_priority")
 _DRIVER = ("driver", "host", "port", "status_port", "power_on")

@@ -21,16 +21,16 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract, require_same_contract
-from lavla_ros.nodes.diagnostics import Rate, Report, Window
-from lavla_ros.nodes.inference import InferenceWorker
-from lavla_ros.nodes.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
-from lavla_ros.nodes.lifecycle import LavlaNode, run_node, wall_ns
-from lavla_ros.nodes.messages import CHUNK_QOS, CHUNK_TOPIC, IMAGE_QOS, STATE_QOS, chunk_to_trajectory
-from lavla_ros.nodes.parameters import NodeParameters, parameter
-from lavla_ros.nodes.starvation import Starvation
 from lavla_ros.observation.pipeline import ObservationPipeline
+from lavla_ros.policy.inference import InferenceWorker
 from lavla_ros.policy.policy import Policy, load_policy
 from lavla_ros.recording.types import EPISODE_TOPIC
+from lavla_ros.ros.diagnostics import Rate, Report, Window
+from lavla_ros.ros.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
+from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
+from lavla_ros.ros.messages import CHUNK_QOS, CHUNK_TOPIC, IMAGE_QOS, STATE_QOS, chunk_to_trajectory
+from lavla_ros.ros.parameters import NodeParameters, parameter
+from lavla_ros.ros.starvation import Starvation
 
 DISCOVERY_S = 1.0
 """By then nodes of the same computer have found one another."""

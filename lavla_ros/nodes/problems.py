@@ -9,7 +9,7 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from lavla_ros.bringup.environment import enter_ros
-from lavla_ros.nodes.client import watch_problems
+from lavla_ros.ros.client import watch_problems
 
 
 def main() -> int:

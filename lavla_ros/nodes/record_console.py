@@ -25,8 +25,8 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros.bringup.environment import enter_ros
-from lavla_ros.nodes.client import ServiceError, call, spinning, watch_problems
-from lavla_ros.nodes.messages import LATCHED_QOS
+from lavla_ros.ros.client import ServiceError, call, spinning, watch_problems
+from lavla_ros.ros.messages import LATCHED_QOS
 
 IDLE_HELP = "Enter: begin an episode    q: quit"
 RECORDING_HELP = "RECORDING    Enter: succeeded    f: failed    d: discard"

@@ -21,14 +21,14 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros.contract import load_contract
-from lavla_ros.nodes.diagnostics import Report
-from lavla_ros.nodes.inputs import Inputs
-from lavla_ros.nodes.lifecycle import LavlaNode, run_node, wall_ns
-from lavla_ros.nodes.messages import LATCHED_QOS, RECORDING_DEPTH, recorded_topics, type_name
-from lavla_ros.nodes.parameters import NodeParameters, parameter
-from lavla_ros.nodes.stream_stats import StreamStats
+from lavla_ros.recording.stream_stats import StreamStats
 from lavla_ros.recording.types import EPISODE_TOPIC, SCENE_KEYS, Outcome
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
+from lavla_ros.ros.diagnostics import Report
+from lavla_ros.ros.inputs import Inputs
+from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
+from lavla_ros.ros.messages import LATCHED_QOS, RECORDING_DEPTH, recorded_topics, type_name
+from lavla_ros.ros.parameters import NodeParameters, parameter
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,9 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 from rcl_interfaces.msg import ParameterDescriptor
 
-from lavla_ros.nodes.diagnostics import Report
-from lavla_ros.nodes.lifecycle import run_node
-from lavla_ros.nodes.parameters import parameter
+from lavla_ros.ros.diagnostics import Report
+from lavla_ros.ros.lifecycle import run_node
+from lavla_ros.ros.parameters import parameter
 from sim_bridges.episode_node import EpisodeNode, EpisodeParameters, Scene
 from sim_bridges.libero.assets import find_assets
 from sim_bridges.libero.environment import LiberoEnvironment

@@ -24,10 +24,10 @@ from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.msg import ParameterDescriptor
 from sensor_msgs.msg import CameraInfo, JointState
 
-from lavla_ros.nodes.diagnostics import Report
-from lavla_ros.nodes.lifecycle import run_node, set_stamp
-from lavla_ros.nodes.messages import joint_state
-from lavla_ros.nodes.parameters import parameter
+from lavla_ros.ros.diagnostics import Report
+from lavla_ros.ros.lifecycle import run_node, set_stamp
+from lavla_ros.ros.messages import joint_state
+from lavla_ros.ros.parameters import parameter
 from sim_bridges.episode_node import EpisodeNode, EpisodeParameters, Scene
 from sim_bridges.lockstep_topics import DEPTH, BridgeError
 from sim_bridges.robotwin.environment import JOINTS, FloatArray, RobotwinEnvironment, RobotwinError, View

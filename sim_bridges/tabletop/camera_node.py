@@ -24,10 +24,10 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import load_contract
 from lavla_ros.control.ring import Ring
-from lavla_ros.nodes.diagnostics import Rate, Report, Window
-from lavla_ros.nodes.inputs import publishers_of
-from lavla_ros.nodes.lifecycle import LavlaNode, run_node, wall_ns
-from lavla_ros.nodes.messages import (
+from lavla_ros.ros.diagnostics import Rate, Report, Window
+from lavla_ros.ros.inputs import publishers_of
+from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
+from lavla_ros.ros.messages import (
     CHUNK_QOS,
     CHUNK_TOPIC,
     IMAGE_QOS,
@@ -36,7 +36,7 @@ from lavla_ros.nodes.messages import (
     ImageBuffer,
     chunk_to_trajectory,
 )
-from lavla_ros.nodes.parameters import NodeParameters, ParameterError, parameter
+from lavla_ros.ros.parameters import NodeParameters, ParameterError, parameter
 from sim_bridges.tabletop.homing import Homing, require_tabletop_contract
 from sim_bridges.tabletop.plant import SceneState, encode_reset, open_rings
 from sim_bridges.tabletop.render import TabletopRenderer

@@ -21,8 +21,8 @@ from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.errors import UserError
-from lavla_ros.nodes.client import ServiceError, call, spinning
-from lavla_ros.nodes.messages import LATCHED_INPUT_QOS
+from lavla_ros.ros.client import ServiceError, call, spinning
+from lavla_ros.ros.messages import LATCHED_INPUT_QOS
 
 
 class ConductorError(UserError, RuntimeError):

@@ -24,8 +24,8 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.contract import ActionChunk, Contract, load_contract
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
-from lavla_ros.nodes.client import ServiceError, call, spinning
-from lavla_ros.nodes.messages import chunk_to_trajectory
+from lavla_ros.ros.client import ServiceError, call, spinning
+from lavla_ros.ros.messages import chunk_to_trajectory
 from sim_bridges.lockstep_topics import DEPTH, BridgeError, LockstepTopics
 from sim_bridges.tabletop.disturbance import DisturbanceConfig, DisturbanceSource
 from sim_bridges.tabletop.expert import ScriptedExpert

@@ -24,7 +24,7 @@ from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros.bringup.environment import ros_environment
-from lavla_ros.nodes.messages import ImageBuffer
+from lavla_ros.ros.messages import ImageBuffer
 
 TIMEOUT_S = 15.0
 

@@ -15,9 +15,9 @@ from ros_harness import World, fails_to_start, image_message, picture, pixels_of
 from sensor_msgs.msg import CompressedImage, Image
 
 from lavla_ros.contract import load_contract
-from lavla_ros.nodes.lifecycle import set_stamp, stamp_to_ns
-from lavla_ros.nodes.messages import IMAGE_QOS
 from lavla_ros.observation.images import prepare_image
+from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
+from lavla_ros.ros.messages import IMAGE_QOS
 
 MODULE = "lavla_ros.nodes.camera_node"
 

@@ -17,7 +17,7 @@ from ros_harness import World, wait_until
 
 import lavla_ros.nodes
 import sim_bridges
-from lavla_ros.nodes.lifecycle import LavlaNode
+from lavla_ros.ros.lifecycle import LavlaNode
 
 HOOKS = {"on_configure", "on_activate", "on_deactivate", "on_cleanup", "on_shutdown"}
 """Methods of rclpy's that are there to be overridden."""

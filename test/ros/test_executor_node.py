@@ -28,8 +28,8 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from lavla_ros.contract import ActionChunk, load_contract
-from lavla_ros.nodes.lifecycle import stamp_to_ns
-from lavla_ros.nodes.messages import CHUNK_QOS, LATCHED_INPUT_QOS, STATE_QOS, chunk_to_trajectory
+from lavla_ros.ros.lifecycle import stamp_to_ns
+from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_INPUT_QOS, STATE_QOS, chunk_to_trajectory
 from sim_bridges.jaka_controller.emulator import emulator_command
 
 MODULE = "lavla_ros.nodes.executor_node"

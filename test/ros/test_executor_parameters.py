@@ -14,10 +14,10 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 
 from lavla_ros.control.config import ConfigError
-from lavla_ros.nodes.arbitration import UNNAMED, CommandSources
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
-from lavla_ros.nodes.parameters import ParameterError, declare
 from lavla_ros.resources import config_path
+from lavla_ros.ros.arbitration import UNNAMED, CommandSources
+from lavla_ros.ros.parameters import ParameterError, declare
 
 SHIPPED: dict[str, Any] = yaml.safe_load(config_path("control/jaka_minicobo.yaml").read_text())
 OTHER = {

@@ -13,10 +13,10 @@ from ros_harness import World, image_message, picture, wait_until
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from lavla_ros.nodes.diagnostics import Report
-from lavla_ros.nodes.inputs import Inputs
-from lavla_ros.nodes.lifecycle import wall_ns
-from lavla_ros.nodes.messages import LATCHED_QOS, joint_state
+from lavla_ros.ros.diagnostics import Report
+from lavla_ros.ros.inputs import Inputs
+from lavla_ros.ros.lifecycle import wall_ns
+from lavla_ros.ros.messages import LATCHED_QOS, joint_state
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
 VOLATILE, LATCHED = DurabilityPolicy.VOLATILE, DurabilityPolicy.TRANSIENT_LOCAL

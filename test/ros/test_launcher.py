@@ -26,8 +26,8 @@ from ros_harness import World, fails_to_start, running, wait_until
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.bringup.launcher import Launcher, notices, other_users, stack_domain
 from lavla_ros.bringup.stack import Process, StackError, load_stack, read_arguments, stack_names
-from lavla_ros.nodes.lifecycle import LavlaNode
 from lavla_ros.resources import share_path
+from lavla_ros.ros.lifecycle import LavlaNode
 
 UP = """
 import sys
@@ -405,7 +405,11 @@ def test_no_node_overwrites_what_rclpy_keeps_under_the_same_name() -> None:
     plain.destroy_node()
     context.shutdown()
     hooks = {n for n in vars(LavlaNode) if n.startswith("on_")}
-    files = [f for folder in ("lavla_ros/nodes", "sim_bridges") for f in (share_path() / folder).rglob("*.py")]
+    files = [
+        f
+        for folder in ("lavla_ros/nodes", "lavla_ros/ros", "sim_bridges")
+        for f in (share_path() / folder).rglob("*.py")
+    ]
     assert len(files) > 20
     wrong = {str(f): found for f in files if (found := (_assigned(f) | _defined(f)) & kept - hooks)}
     assert wrong == {}

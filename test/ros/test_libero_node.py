@@ -21,8 +21,6 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.contract import ActionChunk, load_contract
-from lavla_ros.nodes.lifecycle import stamp_to_ns
-from lavla_ros.nodes.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.checkpoint import save_checkpoint, trained_parameters
 from lavla_ros.policy.config import ActionCodingConfig, BackboneConfig, PolicyConfig
@@ -31,6 +29,8 @@ from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.policy.prompt import train_tokenizer
 from lavla_ros.recording import find_bags
+from lavla_ros.ros.lifecycle import stamp_to_ns
+from lavla_ros.ros.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
 from sim_bridges.libero.environment import LiberoEnvironment
 from sim_bridges.libero.tasks import find_task

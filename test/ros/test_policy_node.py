@@ -21,12 +21,12 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import Observation, load_contract
-from lavla_ros.nodes.lifecycle import set_stamp, stamp_to_ns
-from lavla_ros.nodes.messages import IMAGE_QOS, LATCHED_QOS, STATE_QOS, joint_state, trajectory_to_chunk
 from lavla_ros.nodes.policy_node import PolicyNode
 from lavla_ros.observation.pipeline import ObservationPipeline
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.recording.reader import BagReader
+from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
+from lavla_ros.ros.messages import IMAGE_QOS, LATCHED_QOS, STATE_QOS, joint_state, trajectory_to_chunk
 
 MODULE = "lavla_ros.nodes.policy_node"
 CONTRACT = load_contract("jaka_minicobo")

@@ -7,8 +7,8 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from ros_harness import World, wait_until
 
-from lavla_ros.nodes.client import watch_problems
-from lavla_ros.nodes.diagnostics import NewProblems, Report
+from lavla_ros.ros.client import watch_problems
+from lavla_ros.ros.diagnostics import NewProblems, Report
 
 
 def array(*warnings: str, errors: tuple[str, ...] = ()) -> Any:

@@ -15,9 +15,9 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import Contract, load_contract
-from lavla_ros.nodes.lifecycle import set_stamp
-from lavla_ros.nodes.messages import IMAGE_QOS, LATCHED_INPUT_QOS, LATCHED_QOS, STATE_QOS, joint_state, single_point
 from lavla_ros.recording.recover import recover_bag
+from lavla_ros.ros.lifecycle import set_stamp
+from lavla_ros.ros.messages import IMAGE_QOS, LATCHED_INPUT_QOS, LATCHED_QOS, STATE_QOS, joint_state, single_point
 
 MODULE = "lavla_ros.nodes.recorder_node"
 CONTRACT = load_contract("jaka_minicobo")

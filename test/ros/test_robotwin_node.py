@@ -17,10 +17,10 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import ActionChunk, load_contract
-from lavla_ros.nodes.lifecycle import stamp_to_ns
-from lavla_ros.nodes.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.recording import find_bags
+from lavla_ros.ros.lifecycle import stamp_to_ns
+from lavla_ros.ros.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 from sim_bridges.robotwin.environment import RobotwinEnvironment
 from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source
 from training.dataset import EpisodeDataset

@@ -19,8 +19,8 @@ from ros_harness import World, fails_to_start, pixels_of, running, wait_until
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 
-from lavla_ros.nodes.lifecycle import stamp_to_ns
-from lavla_ros.nodes.messages import IMAGE_QOS, LATCHED_INPUT_QOS, STATE_QOS
+from lavla_ros.ros.lifecycle import stamp_to_ns
+from lavla_ros.ros.messages import IMAGE_QOS, LATCHED_INPUT_QOS, STATE_QOS
 
 CAMERA, EXECUTOR = "sim_bridges.tabletop.camera_node", "lavla_ros.nodes.executor_node"
 

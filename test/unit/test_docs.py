@@ -144,7 +144,7 @@ def check_ros2(words: list[str], tmp_path: Path) -> None:
         load_stack(stack, dict(word.split(":=", 1) for word in words[3:] if ":=" in word), run_dir=tmp_path)
     elif words[:2] in (["service", "call"], ["param", "set"]):
         name = words[2] if words[0] == "service" else words[3]
-        sources = [*ROOT.glob("lavla_ros/nodes/*.py"), *ROOT.glob("sim_bridges/**/*node*.py")]
+        sources = [*ROOT.glob("lavla_ros/*/*.py"), *ROOT.glob("sim_bridges/**/*node*.py")]
         assert any(name.split("/")[-1] in file.read_text(encoding="utf-8") for file in sources), f"nobody serves {name}"
 
 

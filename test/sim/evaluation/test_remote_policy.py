@@ -44,8 +44,8 @@ def driving(silent_after: int = 10**6) -> Iterator[list[dict[str, Any]]]:
     from std_msgs.msg import String
     from trajectory_msgs.msg import JointTrajectory
 
-    from lavla_ros.nodes.lifecycle import stamp_to_ns
-    from lavla_ros.nodes.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
+    from lavla_ros.ros.lifecycle import stamp_to_ns
+    from lavla_ros.ros.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 
     context = Context()
     context.init()

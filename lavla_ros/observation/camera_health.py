@@ -1,4 +1,4 @@
-"""Is a camera alive and honest? Judged frame by frame from stamps and pixels (pure, no ROS)."""
+"""Is a camera alive and honest? Judged frame by frame from stamps and pixels."""
 
 from __future__ import annotations
 

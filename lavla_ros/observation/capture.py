@@ -1,4 +1,4 @@
-"""Cameras without a ROS driver: V4L2 devices, RTSP streams and video files through OpenCV (pure, no ROS)."""
+"""Cameras without a ROS driver: V4L2 devices, RTSP streams and video files through OpenCV."""
 
 from __future__ import annotations
 

@@ -13,8 +13,8 @@ from rclpy.serialization import deserialize_message
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import ActionChunk, Contract
-from lavla_ros.nodes.inputs import UNNAMED
-from lavla_ros.nodes.messages import MessageError, trajectory_to_chunk
+from lavla_ros.ros.inputs import UNNAMED
+from lavla_ros.ros.messages import MessageError, trajectory_to_chunk
 
 ANY = "*"
 UNNAMED_GRACE_NS = 2_000_000_000

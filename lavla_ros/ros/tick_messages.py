@@ -15,9 +15,9 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros.contract import Contract, Dimension
 from lavla_ros.control.types import ExecutorState
 from lavla_ros.control.wire import ServoSnapshot
-from lavla_ros.nodes.diagnostics import Rate, Report, Window
-from lavla_ros.nodes.lifecycle import set_stamp, wall_ns
-from lavla_ros.nodes.messages import MessageError, joint_state, single_point
+from lavla_ros.ros.diagnostics import Rate, Report, Window
+from lavla_ros.ros.lifecycle import set_stamp, wall_ns
+from lavla_ros.ros.messages import MessageError, joint_state, single_point
 
 
 class TickMessages:

@@ -28,9 +28,9 @@ from rclpy.signals import SignalHandlerOptions
 
 from lavla_ros.bringup.domain import ROLES, Claim, DomainError, claim_role
 from lavla_ros.bringup.environment import enter_ros
-from lavla_ros.nodes.diagnostics import Report
-from lavla_ros.nodes.parameters import NodeParameters, declare, refuse_unknown
 from lavla_ros.places import PlaceError
+from lavla_ros.ros.diagnostics import Report
+from lavla_ros.ros.parameters import NodeParameters, declare, refuse_unknown
 
 READY = "lavla-ready"
 """First word of the line that tells a launcher that the node is active."""

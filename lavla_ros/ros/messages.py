@@ -16,8 +16,8 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from lavla_ros.contract import ActionChunk, CameraSpec, Contract
 from lavla_ros.errors import UserError
-from lavla_ros.nodes.lifecycle import set_stamp, stamp_to_ns
 from lavla_ros.recording.types import EPISODE_TOPIC
+from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
 
 IMAGE_QOS = QoSProfile(depth=4, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
 """Reliable with a small depth: best effort loses fragments of large images."""

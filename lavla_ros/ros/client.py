@@ -13,7 +13,7 @@ from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 
 from lavla_ros.errors import UserError
-from lavla_ros.nodes.diagnostics import NewProblems
+from lavla_ros.ros.diagnostics import NewProblems
 
 
 class ServiceError(UserError, RuntimeError):

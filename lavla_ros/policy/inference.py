@@ -1,4 +1,4 @@
-"""One worker thread that always predicts from the newest observation (pure, no ROS)."""
+"""One worker thread that always predicts from the newest observation."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How well one stream ran during an episode, from the capture stamps of its serialised messages (pure, no ROS)."""
+"""How well one stream ran during an episode, from the capture stamps of its serialised messages."""
 
 from __future__ import annotations
 

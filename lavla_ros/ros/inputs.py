@@ -18,9 +18,9 @@ from rclpy.clock_type import ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
-from lavla_ros.nodes.diagnostics import Report
-from lavla_ros.nodes.lifecycle import wall_ns
-from lavla_ros.nodes.messages import type_name
+from lavla_ros.ros.diagnostics import Report
+from lavla_ros.ros.lifecycle import wall_ns
+from lavla_ros.ros.messages import type_name
 
 FOLLOW_PERIOD_S = 0.25
 UNNAMED = "_NODE_NAME_UNKNOWN_"

@@ -1,0 +1,1 @@
+"""The ROS library: what nodes are made of (lifecycle, parameters, messages, diagnostics, inputs, arbitration)."""
