@@ -32,21 +32,21 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A file at a time on each core. What holds deadlines of milliseconds, and nodes, are tested with nothing beside them.
+# A file at a time on each core. What holds deadlines of milliseconds runs with nothing heavy beside it.
 ABREAST := -n auto --maxprocesses 4 --dist loadfile
-TIMED   := test/unit/control test/unit/jaka
-# On a shared machine a deadline may be missed for want of a core. Who fails twice more is at fault; every try is told.
+# On a shared machine a deadline may be missed for want of a core. A test that fails twice more is at fault; every try
+# is told.
 AGAIN   := --reruns 2
 
 unit: $(READY)
-	$(BIN)/python -m pytest -q $(ABREAST) test/unit $(TIMED:%=--ignore=%)
-	$(BIN)/python -m pytest -q $(AGAIN) $(TIMED)
+	$(BIN)/python -m pytest -q $(ABREAST) -m "not timed" test/unit
+	$(BIN)/python -m pytest -q $(AGAIN) $(ABREAST) -m timed test/unit
 
 sim: $(READY)
 	$(BIN)/python -m pytest -q $(AGAIN) $(ABREAST) test/sim
 
 ros: $(READY)
-	$(BIN)/python -m pytest -q $(AGAIN) test/ros
+	$(BIN)/python -m pytest -q $(AGAIN) $(ABREAST) test/ros
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

@@ -28,10 +28,10 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 @pytest.fixture(autouse=True)
 def domain(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every test has a ROS domain of its own: what was killed in one is believed to be there for a while."""
-    # Ports of a domain lie below the ephemeral range up to domain 101; 0 is everybody's. Two files run abreast: one
-    # takes even domains, the other odd ones.
-    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 2
-    monkeypatch.setenv("ROS_DOMAIN_ID", str(20 + 2 * ((os.getpid() + next(_tests)) % 40) + worker))
+    # Ports of a domain lie below the ephemeral range up to domain 101; 0 is everybody's. Up to four files run abreast,
+    # each among domains of its own.
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw"))
+    monkeypatch.setenv("ROS_DOMAIN_ID", str(20 + 4 * ((os.getpid() + next(_tests)) % 20) + worker % 4))
 
 
 @pytest.fixture

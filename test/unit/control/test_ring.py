@@ -10,6 +10,8 @@ import pytest
 
 from lavla_ros.control.ring import Ring, RingError
 
+pytestmark = pytest.mark.timed
+
 
 def test_records_come_in_order_and_once(tmp_path):
     writer = Ring.create(tmp_path / "r", slots=4, capacity=32)

@@ -12,6 +12,8 @@ from benchmarks.safety import campaign, skips
 from benchmarks.safety.motion import LIMITS, after, largest
 from lavla_ros.jaka.driver_config import JakaDriverConfig
 
+pytestmark = pytest.mark.timed
+
 
 def test_figures_of_a_motion() -> None:
     t = np.arange(200)

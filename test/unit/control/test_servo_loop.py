@@ -33,6 +33,8 @@ from lavla_ros.control.wire import (
     encode_request,
 )
 
+pytestmark = pytest.mark.timed
+
 
 class Arm(LoopbackDriver):
     """Remembers what it was told, and misbehaves on demand."""

@@ -19,6 +19,8 @@ from lavla_ros.control.servo_config import ServoConfig, make_driver
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
 from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
 
+pytestmark = pytest.mark.timed
+
 LOOPBACK = {"driver": "loopback", "start_rad": HOME}
 
 

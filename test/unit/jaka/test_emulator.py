@@ -23,6 +23,8 @@ from lavla_ros.jaka.errors import JakaConnectionError, JakaError, JakaTimeoutErr
 from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant, emulator_command, main
 from sim_bridges.jaka_controller.server import encode_with_length
 
+pytestmark = pytest.mark.timed
+
 
 @contextlib.contextmanager
 def connected(emulator: ControllerEmulator, reply_timeout_s: float = 1.0) -> Iterator[JakaClient]:

@@ -24,6 +24,8 @@ from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver, leave_servo_mode
 from sim_bridges.jaka_controller.emulator import ControllerConfig, ControllerEmulator, KinematicPlant
 
+pytestmark = pytest.mark.timed
+
 HOME = (0.0, 0.0, 1.2, 0.0, 1.2, 0.0)
 SPEED = 0.8
 PERIOD_S = 0.008

@@ -18,6 +18,8 @@ from lavla_ros.jaka.kinematics import MINICOBO_DH, forward
 from lavla_ros.jaka.status import StatusStream, parse_status
 from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
 
+pytestmark = pytest.mark.timed
+
 OK = b'{"cmdName":"power_on","errorCode":"0","errorMsg":""}'
 
 

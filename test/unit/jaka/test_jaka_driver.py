@@ -18,6 +18,8 @@ from lavla_ros.jaka.controller_settings import SettingRefused, apply_settings
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
 from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
 
+pytestmark = pytest.mark.timed
+
 
 def config_of(emulator: ControllerEmulator, **changes: float) -> JakaDriverConfig:
     settings = {
