@@ -8,9 +8,10 @@ import numpy as np
 
 from benchmarks.safety.motion import FloatArray, largest
 from lavla_ros.contract import ActionChunk, load_contract
-from lavla_ros.control.driver import ArmState
+from lavla_ros.control.arm import ArmState
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
 from lavla_ros.jaka.driver_config import JakaDriverConfig
+from lavla_ros.jaka.limits import MINICOBO_LIMITS
 from sim_bridges.jaka_controller.filter import FilterLimits, NonlinearFilter
 
 TICK_NS = 8_000_000
@@ -29,7 +30,7 @@ def run() -> list[dict[str, Any]]:
 def _row(gap: int, faulted: bool, filtered: bool) -> dict[str, Any]:
     track, executor = _track(gap, faulted)
     if filtered:
-        limits = JakaDriverConfig(host="127.0.0.1").filter_limits
+        limits = JakaDriverConfig(host="127.0.0.1").filter_limits(MINICOBO_LIMITS)
         assert limits is not None
         nlf = NonlinearFilter(FilterLimits(*limits))
         track = np.array([nlf.follow(q) for q in track])

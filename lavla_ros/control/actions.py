@@ -16,14 +16,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract
-from lavla_ros.control.config import ConfigError, ExecutorConfig
+from lavla_ros.control.arm import ConfigError, FloatArray, Kinematics, KinematicsError
+from lavla_ros.control.config import ExecutorConfig
+from lavla_ros.control.rotations import orthonormal, rotation_from_rpy, rotation_from_vector
 from lavla_ros.errors import UserError
-from lavla_ros.jaka.kinematics import IKError, forward, inverse, rotation_from_rpy
 
-FloatArray = NDArray[np.float64]
 FARTHEST_M, LARGEST_TURN_RAD = 10.0, 13.0
 """End-effector values beyond these are no pose of an arm, whatever range the contract gives (13 rad: two turns)."""
 
@@ -123,13 +122,18 @@ class ActionDecoder:
             if set(order) != set(arm):
                 raise ConfigError(f"contract {contract.name!r} commands {sorted(arm)}, the arm has {sorted(order)}")
         else:
+            if config.kinematics is None:
+                raise ConfigError(
+                    f"contract {contract.name!r} commands the end effector, but its robot {contract.robot!r} has no "
+                    "kinematics; command joints instead, or give the arm its own kinematics"
+                )
             rotations = [["roll", "pitch", "yaw"], ["rx", "ry", "rz"]]
             names = [n for n in arm if n not in ("x", "y", "z")]
             known = [r for r in rotations if set(r) == set(names)]
-            if not known or len(arm) != 6 or len(config.joint_names) != 6:
+            if not known or len(arm) != 6:
                 raise ConfigError(
                     f"contract {contract.name!r}: end-effector dimensions {sorted(arm)}; expected x, y, z "
-                    "and either roll, pitch, yaw or rx, ry, rz (rotation vector), on a 6-joint arm"
+                    "and either roll, pitch, yaw or rx, ry, rz (rotation vector)"
                 )
             self._rpy = known[0] == rotations[0]
             order = ["x", "y", "z", *known[0]]
@@ -269,16 +273,22 @@ class ActionDecoder:
             increments[from_step:] = arm_HA[from_step:]
         else:
             joints = np.array(base_rad)
-            pose = forward(joints)
+            pose = self._kinematics.forward(joints)
             for h in range(from_step, len(arm_HA)):
                 pose = pose.copy()
                 pose[:3, 3] += arm_HA[h, :3]
-                pose[:3, :3] = _orthonormal(self._rotation(arm_HA[h, 3:]) @ pose[:3, :3])
+                pose[:3, :3] = orthonormal(self._rotation(arm_HA[h, 3:]) @ pose[:3, :3])
                 solved = self._inverse(pose, joints, h)
                 increments[h] = solved - joints
                 joints = solved
         self._check_steps(np.abs(increments[from_step:]), from_step)
         return increments
+
+    @property
+    def _kinematics(self) -> Kinematics:
+        kinematics = self._config.kinematics
+        assert kinematics is not None, "refused at construction"
+        return kinematics
 
     def _solve_poses(self, poses_H6: FloatArray, from_step: int, seed: FloatArray) -> FloatArray:
         points = np.empty((len(poses_H6), len(seed)))
@@ -292,8 +302,8 @@ class ActionDecoder:
 
     def _inverse(self, target_44: FloatArray, seed: FloatArray, step: int) -> FloatArray:
         try:
-            return inverse(target_44, seed, limits=self._config.limits)
-        except (IKError, ValueError, np.linalg.LinAlgError) as error:
+            return self._kinematics.inverse(target_44, seed, self._config.limits)
+        except (KinematicsError, ValueError, np.linalg.LinAlgError) as error:
             raise ChunkRejected(
                 "rejected_ik", f"step {step}, position {target_44[:3, 3].round(4).tolist()} m: {error}"
             ) from None
@@ -309,15 +319,7 @@ class ActionDecoder:
             )
 
     def _rotation(self, values_3: FloatArray) -> FloatArray:
-        if self._rpy:
-            return rotation_from_rpy(*values_3)
-        angle = float(np.linalg.norm(values_3))
-        if angle < 1e-12:
-            return np.eye(3)
-        x, y, z = values_3 / angle
-        cross = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-        rotation: FloatArray = np.eye(3) + np.sin(angle) * cross + (1.0 - np.cos(angle)) * cross @ cross
-        return rotation
+        return rotation_from_rpy(*values_3) if self._rpy else rotation_from_vector(values_3)
 
     def _check_steps(self, steps_HJ: FloatArray, first: int) -> None:
         if steps_HJ.size and steps_HJ.max() > self._config.max_step_rad:
@@ -327,10 +329,3 @@ class ActionDecoder:
                 f"{self._config.joint_names[j]} moves {steps_HJ[h, j]:.4f} rad in "
                 f"step {first + h}; allowed {self._config.max_step_rad} rad",
             )
-
-
-def _orthonormal(rotation_33: FloatArray) -> FloatArray:
-    """The nearest rotation, so that rounding does not build up over a chunk."""
-    u, _, vt = np.linalg.svd(rotation_33)
-    nearest: FloatArray = u @ vt
-    return nearest

@@ -1,18 +1,88 @@
-"""The seam between the servo loop and an arm: one state record and one small protocol."""
+"""What an arm is to the executor and the servo loop: its joints and limits, its kinematics, its driver.
+
+A new arm is one :class:`Arm` in a module of its own; a contract names it as its ``robot``
+(:mod:`lavla_ros.control.arms`).
+"""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+import math
+from collections.abc import Callable
+from dataclasses import dataclass, fields, is_dataclass
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.errors import UserError
 
+FloatArray = NDArray[np.float64]
+
+
+class ConfigError(UserError, ValueError):
+    """A parameter is out of range, contradicts another or does not fit the arm; the message names it and the fix."""
+
 
 class DriverError(UserError, RuntimeError):
     """The arm refused or could not be reached; the message names the cause and the fix."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JointLimits:
+    """One value per joint, in the order of the arm's joint names; tuples, so that instances can be compared.
+
+    Raises ValueError if the lengths differ, a value is not finite, a lower limit is not below its
+    upper one, or a limit of a derivative is not positive.
+    """
+
+    lower_rad: tuple[float, ...]
+    """Smallest joint position, rad."""
+    upper_rad: tuple[float, ...]
+    """Largest joint position, rad."""
+    velocity_rad_s: tuple[float, ...]
+    """Largest absolute velocity, rad/s."""
+    acceleration_rad_s2: tuple[float, ...]
+    """Largest absolute acceleration, rad/s²."""
+    jerk_rad_s3: tuple[float, ...]
+    """Largest absolute jerk, rad/s³."""
+
+    def __post_init__(self) -> None:
+        for f in fields(self):
+            values = getattr(self, f.name)
+            if len(values) != len(self.lower_rad):
+                raise ValueError(f"{f.name}: {len(values)} values, but lower_rad has {len(self.lower_rad)} joints")
+            if not all(math.isfinite(v) for v in values):
+                raise ValueError(f"{f.name}: every value must be finite, got {values}")
+            if f.name not in ("lower_rad", "upper_rad") and not all(v > 0 for v in values):
+                raise ValueError(f"{f.name}: every value must be positive, got {values}")
+        if not all(lo < hi for lo, hi in zip(self.lower_rad, self.upper_rad, strict=True)):
+            raise ValueError(f"lower_rad {self.lower_rad} must lie below upper_rad {self.upper_rad}")
+
+    def lower(self) -> FloatArray:
+        """Lower position limits, (J,), rad: a fresh array."""
+        return np.array(self.lower_rad, dtype=np.float64)
+
+    def upper(self) -> FloatArray:
+        """Upper position limits, (J,), rad: a fresh array."""
+        return np.array(self.upper_rad, dtype=np.float64)
+
+    def contains(self, position_rad: FloatArray, tolerance_rad: float = 1e-9) -> bool:
+        """Whether every joint position (J,) is finite and within its limits."""
+        above = np.all(position_rad >= self.lower() - tolerance_rad)
+        below = np.all(position_rad <= self.upper() + tolerance_rad)
+        return bool(above and below)
+
+    def scaled(self, fraction: float) -> JointLimits:
+        """The same positions with velocity, acceleration and jerk times ``fraction`` (0 < fraction ≤ 1)."""
+        if not 0.0 < fraction <= 1.0:
+            raise ValueError(f"the speed fraction must be above 0 and at most 1, got {fraction}")
+        return JointLimits(
+            lower_rad=self.lower_rad,
+            upper_rad=self.upper_rad,
+            velocity_rad_s=tuple(v * fraction for v in self.velocity_rad_s),
+            acceleration_rad_s2=tuple(v * fraction for v in self.acceleration_rad_s2),
+            jerk_rad_s3=tuple(v * fraction for v in self.jerk_rad_s3),
+        )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,7 +91,7 @@ class ArmState:
 
     stamp_ns: int
     """When the state was measured, on the clock that the executor is ticked with."""
-    position_rad: NDArray[np.float64]
+    position_rad: FloatArray
     """(dof,) measured joint positions in the order of ``ExecutorConfig.joint_names``."""
     gripper: float
     """1 open, 0 closed: as the arm reports it, not as it was commanded last."""
@@ -37,14 +107,14 @@ class ArmState:
     concern: str | None = None
     """The first sign of trouble in the stream of commands (one refused, some unanswered), or None once it is over:
     the motion is brought to rest while that is still possible. A second sign is a ``fault``."""
-    commanded_rad: NDArray[np.float64] | None = None
+    commanded_rad: FloatArray | None = None
     """(dof,) where the controller itself believes to have been commanded to, or None where it does not say."""
     moving: bool | None = None
     """Whether the controller says that the arm moves, or None where it does not say."""
 
 
 class ArmDriver(Protocol):
-    """An arm that takes one joint position per 8 ms cycle. Called from one thread only.
+    """An arm that takes one joint position per servo cycle. Called from one thread only.
 
     ``read``, ``command`` and ``set_gripper`` are called every cycle and must not block; a failure
     in them is reported by ``ArmState.fault``, not by an exception, unless it is a programming error.
@@ -79,7 +149,7 @@ class ArmDriver(Protocol):
         """The newest state, without blocking."""
         ...
 
-    def command(self, position_rad: NDArray[np.float64]) -> None:
+    def command(self, position_rad: FloatArray) -> None:
         """Joint positions (dof,) to be reached at the end of the next cycle."""
         ...
 
@@ -108,3 +178,66 @@ class ArmDriver(Protocol):
         Neither powers on nor enables nor enters servo mode. Raises DriverError if the fault stays.
         """
         ...
+
+
+class KinematicsError(UserError, RuntimeError):
+    """No joint position within the limits reaches the pose; the message says by how much the closest one misses it."""
+
+
+class Kinematics(Protocol):
+    """Joint positions (dof,), rad, in the order of ``Arm.joint_names`` ⇄ poses (4, 4) of the end effector in the base
+    frame, m. Called from any thread."""
+
+    def forward(self, position_rad: FloatArray) -> FloatArray:
+        """The pose (4, 4) of the end effector."""
+        ...
+
+    def inverse(self, target_44: FloatArray, seed_rad: FloatArray, limits: JointLimits) -> FloatArray:
+        """The joint positions within ``limits`` on the branch of ``seed_rad``.
+
+        Raises KinematicsError if there are none, ValueError for a target that is no rigid transform.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Arm:
+    """One kind of arm. Raises ValueError if the parts do not fit together."""
+
+    joint_names: tuple[str, ...]
+    """The driver's joints, in its order. A contract in joint space commands exactly these, in any order."""
+    limits: JointLimits
+    """What every command keeps; a contract's range and the configuration may be narrower."""
+    servo_period_ns: int
+    """Time from one command to the next."""
+    options: type[Any]
+    """A frozen dataclass: the options of the driver. Its fields are the keys of the servo configuration's ``arm``
+    section and the executor node's parameters ``arm.*``. Its ``__post_init__`` raises ValueError for values out of
+    range."""
+    driver: Callable[[Any, JointLimits], ArmDriver]
+    """Makes the driver from an instance of ``options`` and the limits that the commands keep; connects to nothing yet.
+    Raises ValueError if the two do not fit."""
+    kinematics: Kinematics | None = None
+    """None: a contract in the end effector's space is refused."""
+    leave_servo: Callable[[Any], bool] | None = None
+    """Leaves servo mode over a connection of its own, after the process that entered it has died; takes an instance of
+    ``options`` and returns whether it was on. Blocks for some seconds at most. Raises DriverError if servo mode may
+    still be on. None: servo mode ends by itself with the process."""
+    start_rad: tuple[float, ...] = ()
+    """Where a dry run without an arm begins; empty: the middle of the limits."""
+
+    def __post_init__(self) -> None:
+        joints = len(self.joint_names)
+        if not joints or len(set(self.joint_names)) != joints:
+            raise ValueError(f"joint_names of an arm is {self.joint_names}; expected one or more, each name once")
+        if len(self.limits.lower_rad) != joints:
+            raise ValueError(f"limits of an arm have {len(self.limits.lower_rad)} joints; joint_names has {joints}")
+        if not 1_000_000 <= self.servo_period_ns <= 100_000_000:
+            raise ValueError(f"servo_period_ns of an arm is {self.servo_period_ns}; expected 1 ms to 100 ms")
+        if not is_dataclass(self.options):
+            raise ValueError(f"options of an arm is {self.options!r}; expected a dataclass")
+        if not self.start_rad:
+            middle = tuple((a + b) / 2 for a, b in zip(self.limits.lower_rad, self.limits.upper_rad, strict=True))
+            object.__setattr__(self, "start_rad", middle)
+        if len(self.start_rad) != joints or not self.limits.contains(np.array(self.start_rad)):
+            raise ValueError(f"start_rad of an arm is {self.start_rad}; expected {joints} positions within its limits")

@@ -7,16 +7,10 @@ from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 from lavla_ros.contract import Contract
-from lavla_ros.errors import UserError
-from lavla_ros.jaka.limits import JOINT_NAMES, MINICOBO_LIMITS, JointLimits
+from lavla_ros.control.arm import Arm, ConfigError, JointLimits, Kinematics
+from lavla_ros.control.arms import arm_of
 
 Blend = Literal["latest", "temporal_ensemble", "soft_mask"]
-ROBOT_LIMITS: dict[str, JointLimits] = {"jaka_minicobo": MINICOBO_LIMITS}
-"""Limits by ``Contract.robot``; any other robot needs ``limits`` and ``joint_names`` given."""
-
-
-class ConfigError(UserError, ValueError):
-    """A parameter is out of range or contradicts another; the message names it and the fix."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -25,10 +19,12 @@ class ExecutorConfig:
 
     limits: JointLimits
     """Position, velocity, acceleration and jerk limits per joint, (dof,) each, in ``joint_names`` order."""
-    joint_names: tuple[str, ...] = JOINT_NAMES
+    joint_names: tuple[str, ...]
     """The driver's joints, in its order. Chunks are matched to them by name."""
-    tick_ns: int = 8_000_000
+    tick_ns: int
     """Servo cycle. Limits hold for consecutive commands one cycle apart."""
+    kinematics: Kinematics | None = None
+    """The arm's own; None: a contract in the end effector's space is refused."""
     speed_scale: float = 1.0
     """Factor on the velocity limits, 0.01 to 1.0; use 0.1 for the first motions of a new policy."""
     blend: Blend = "latest"
@@ -116,32 +112,31 @@ class ExecutorConfig:
         )
 
     @classmethod
-    def from_contract(cls, contract: Contract, **overrides: Any) -> ExecutorConfig:
-        """Limits of the contract's robot intersected with its action range; ``overrides`` replace fields.
+    def from_contract(cls, contract: Contract, arm: Arm | None = None, **overrides: Any) -> ExecutorConfig:
+        """Limits of ``arm`` (None: the contract's robot) intersected with the contract's action range.
 
-        Raises ConfigError for an unknown robot without ``limits``, an unknown parameter, a contract
-        whose joints are not the robot's, or values out of range.
+        ``overrides`` replace fields but for those that the arm alone can know. Raises ConfigError for an unknown robot,
+        an unknown parameter, a contract whose joints are not the arm's, or values out of range.
         """
-        unknown = sorted(set(overrides) - {f.name for f in fields(cls)})
+        known = [f.name for f in fields(cls) if f.name not in ("joint_names", "tick_ns", "kinematics")]
+        unknown = sorted(set(overrides) - set(known))
         if unknown:
-            raise ConfigError(f"unknown executor parameters {unknown}; known: {[f.name for f in fields(cls)]}")
-        values = dict(overrides)
-        if "limits" not in values:
-            if contract.robot not in ROBOT_LIMITS:
-                raise ConfigError(
-                    f"contract {contract.name!r} is for robot {contract.robot!r}, whose limits are not "
-                    f"known (known: {sorted(ROBOT_LIMITS)}); add them to ROBOT_LIMITS in {__name__}"
-                )
-            values["limits"] = ROBOT_LIMITS[contract.robot]
-        if "joint_names" in values:
-            values["joint_names"] = tuple(values["joint_names"])
-        config = cls(**values)
+            raise ConfigError(f"unknown executor parameters {unknown}; known: {known}")
+        arm = arm or arm_of(contract)
+        config = cls(
+            **{"limits": arm.limits} | overrides,
+            joint_names=arm.joint_names,
+            tick_ns=arm.servo_period_ns,
+            kinematics=arm.kinematics,
+        )
         names = config.joint_names
         if contract.action.space != "joint":
             return config
-        arm = {d.name: d for d in contract.action.dims if d.kind == "arm"}
-        if set(arm) != set(names):
-            raise ConfigError(f"contract {contract.name!r} commands joints {sorted(arm)}, the arm has {sorted(names)}")
+        ranges = {d.name: d for d in contract.action.dims if d.kind == "arm"}
+        if set(ranges) != set(names):
+            raise ConfigError(
+                f"contract {contract.name!r} commands joints {sorted(ranges)}, the arm has {sorted(names)}"
+            )
         if contract.action.mode != "absolute":
             return config
         limits = config.limits
@@ -149,8 +144,8 @@ class ExecutorConfig:
             config,
             limits=replace(
                 limits,
-                lower_rad=tuple(max(a, arm[n].low) for a, n in zip(limits.lower_rad, names, strict=True)),
-                upper_rad=tuple(min(a, arm[n].high) for a, n in zip(limits.upper_rad, names, strict=True)),
+                lower_rad=tuple(max(a, ranges[n].low) for a, n in zip(limits.lower_rad, names, strict=True)),
+                upper_rad=tuple(min(a, ranges[n].high) for a, n in zip(limits.upper_rad, names, strict=True)),
             ),
         )
 

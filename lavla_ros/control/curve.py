@@ -16,9 +16,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.jaka.limits import JointLimits
+from lavla_ros.control.arm import FloatArray, JointLimits
 
-FloatArray = NDArray[np.float64]
 State = tuple[list[float], list[float], list[float]]
 """Position (rad), velocity (rad/s), acceleration (rad/s²), one value per joint each."""
 

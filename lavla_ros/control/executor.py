@@ -31,10 +31,10 @@ import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.control.actions import ActionDecoder, ChunkRejected, PreparedChunk, first_step
-from lavla_ros.control.blending import FloatArray, Prediction, soft_mask, temporal_ensemble
-from lavla_ros.control.config import ConfigError, ExecutorConfig
+from lavla_ros.control.arm import ArmState, ConfigError, FloatArray
+from lavla_ros.control.blending import Prediction, soft_mask, temporal_ensemble
+from lavla_ros.control.config import ExecutorConfig
 from lavla_ros.control.curve import Curve, LimitArrays, build_curve
-from lavla_ros.control.driver import ArmState
 from lavla_ros.control.health import HealthMonitor
 from lavla_ros.control.limiter import Limiter
 from lavla_ros.control.plan import History, Plan

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from math import isfinite
 
+from lavla_ros.control.arm import ArmState
 from lavla_ros.control.config import ExecutorConfig
-from lavla_ros.control.driver import ArmState
 
 
 class HealthMonitor:

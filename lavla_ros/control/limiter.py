@@ -15,9 +15,9 @@ from math import ceil
 
 from ruckig import InputParameter, Result, Ruckig, RuckigError, Synchronization, Trajectory
 
+from lavla_ros.control.arm import JointLimits
 from lavla_ros.control.curve import Curve, State
 from lavla_ros.control.stopping import brake_step, longest_stop, still, stop_range
-from lavla_ros.jaka.limits import JointLimits
 
 SEARCH_ATTEMPTS = 3
 """ruckig solutions per tick while looking for the point where a curve can be met."""

@@ -7,13 +7,13 @@ import time
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lavla_ros.control.driver import ArmState, DriverError
+from lavla_ros.control.arm import ArmState, DriverError
 
 
 class LoopbackDriver:
-    """Implements :class:`~lavla_ros.control.driver.ArmDriver`."""
+    """Implements :class:`~lavla_ros.control.arm.ArmDriver`."""
 
-    def __init__(self, *, start_rad: ArrayLike = (0.0, 0.0, 1.5708, 0.0, 1.5708, 0.0), power_on: bool = True) -> None:
+    def __init__(self, *, start_rad: ArrayLike, power_on: bool = True) -> None:
         """``power_on``: powered and enabled from the start, as no brake has to be released."""
         self._position = np.array(start_rad, dtype=np.float64)
         self._gripper = 1.0

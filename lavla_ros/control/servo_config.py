@@ -10,13 +10,14 @@ from typing import Any
 import yaml
 
 from lavla_ros.contract import Contract, ContractError, load_contract
-from lavla_ros.control.config import ROBOT_LIMITS, ConfigError, ExecutorConfig
-from lavla_ros.control.driver import ArmDriver
+from lavla_ros.control.arm import Arm, ArmDriver, ConfigError, JointLimits
+from lavla_ros.control.arms import arm_of
+from lavla_ros.control.config import ExecutorConfig
 from lavla_ros.control.loopback import LoopbackDriver
-from lavla_ros.jaka.limits import JointLimits
 from lavla_ros.resources import config_path
 from lavla_ros.yaml_text import load_yaml
 
+DRIVERS = ("jaka_tcp", "loopback")
 _ACCEPTED: dict[str, tuple[type, ...]] = {"float": (int, float), "int": (int,), "str": (str,), "bool": (bool,)}
 
 
@@ -30,7 +31,7 @@ class ServoConfig:
     """``driver``: jaka_tcp or loopback; the other keys are that driver's parameters (host, port, status_port, …)."""
     executor: Mapping[str, Any] = field(default_factory=dict)
     """Overrides of :class:`~lavla_ros.control.config.ExecutorConfig`. ``limits`` is a mapping with some of the
-    fields of :class:`~lavla_ros.jaka.limits.JointLimits`, one value per joint or one for all."""
+    fields of :class:`~lavla_ros.control.arm.JointLimits`, one value per joint or one for all."""
     ring_dir: str = ""
     """Folder of the ring files; set by the ROS side."""
     activate: bool = True
@@ -109,7 +110,7 @@ class ServoConfig:
         """Raises ConfigError."""
         values = dict(self.executor)
         if isinstance(values.get("limits"), Mapping):
-            values["limits"] = _limits(values["limits"], ROBOT_LIMITS.get(contract.robot))
+            values["limits"] = _limits(values["limits"], arm_of(contract).limits)
         return ExecutorConfig.from_contract(contract, **values)
 
 
@@ -130,34 +131,27 @@ def _limits(given: Mapping[str, Any], known: JointLimits | None) -> JointLimits:
         raise ConfigError(f"executor limits {dict(given)}: {error}") from None
 
 
-def make_driver(spec: Mapping[str, Any], limits: JointLimits | None = None) -> ArmDriver:
-    """The driver named by ``spec["driver"]``, built from the other keys. ``limits``: what the commands keep.
+def make_driver(spec: Mapping[str, Any], arm: Arm, limits: JointLimits | None = None) -> ArmDriver:
+    """The driver of ``arm``, or a loopback; the other keys of ``spec`` are its options.
 
-    Raises ConfigError.
+    ``limits``: what the commands keep; None: those of the arm. Raises ConfigError.
     """
-    parameters = dict(spec)
-    name = parameters.pop("driver", None)
+    options = {key: value for key, value in spec.items() if key != "driver"}
+    if spec.get("driver") not in DRIVERS:
+        raise ConfigError(f"driver is {spec.get('driver')!r}; known drivers: {', '.join(DRIVERS)}")
     try:
-        if name == "jaka_tcp":
-            from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
-
-            if limits is not None:
-                parameters["limits"] = limits
-            return JakaTcpDriver(JakaDriverConfig(**parameters))
-        if name == "loopback":
-            return LoopbackDriver(**parameters)
+        if spec["driver"] == "loopback":
+            return LoopbackDriver(**{"start_rad": arm.start_rad} | options)
+        return arm.driver(arm.options(**options), limits or arm.limits)
     except (TypeError, ValueError) as error:
-        raise ConfigError(f"driver {name!r}: {error}") from None
-    raise ConfigError(f"driver is {name!r}; known drivers: jaka_tcp, loopback")
+        raise ConfigError(f"driver {spec['driver']!r}: {error}") from None
 
 
-def leave_servo(spec: Mapping[str, Any]) -> bool:
+def leave_servo(spec: Mapping[str, Any], arm: Arm) -> bool:
     """Leave servo mode over a connection of its own, when the process that entered it is gone.
 
-    Returns whether it was on. Blocks for some seconds at most. Raises DriverError where servo mode may still be on.
+    Returns whether it was on. Blocks for some seconds at most. Raises DriverError if servo mode may still be on.
     """
-    if spec.get("driver") != "jaka_tcp":
+    if spec.get("driver") == "loopback" or arm.leave_servo is None:
         return False
-    from lavla_ros.jaka.driver import JakaDriverConfig, leave_servo_mode
-
-    return leave_servo_mode(JakaDriverConfig(**{key: value for key, value in spec.items() if key != "driver"}))
+    return arm.leave_servo(arm.options(**{key: value for key, value in spec.items() if key != "driver"}))

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from lavla_ros.contract import ActionChunk
 from lavla_ros.control.actions import ActionDecoder, ChunkRejected
+from lavla_ros.control.arms import arm_of
 from lavla_ros.control.ring import Ring
 from lavla_ros.control.servo_config import ServoConfig, leave_servo
 from lavla_ros.control.wire import (
@@ -56,7 +57,7 @@ class ServoLink:
         """Raises ConfigError."""
         self._config = config
         contract = config.load_contract()
-        executor = config.executor_config(contract)
+        executor, self._arm = config.executor_config(contract), arm_of(contract)
         self._decoder, self._tick_ns = ActionDecoder(contract, executor), executor.tick_ns
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -267,7 +268,7 @@ class ServoLink:
             return ""
         self._left_servo = True
         try:
-            was_on = leave_servo(self._config.driver)
+            was_on = leave_servo(self._config.driver, self._arm)
             text = "servo mode was left in its place" if was_on else "servo mode was left already"
         except Exception as error:  # noqa: BLE001  whatever it is, the person beside the arm has to be told
             text = f"servo mode may still be on: {error}; press the emergency stop before going near"

@@ -21,13 +21,14 @@ class SettingRefused(UserError, RuntimeError):
     """The controller does not take a setting, or has another one than it was given."""
 
 
-def apply_settings(client: JakaClient, config: JakaDriverConfig) -> None:
+def apply_settings(
+    client: JakaClient, config: JakaDriverConfig, filter_limits: tuple[float, float, float] | None
+) -> None:
     """Servo filter, network exception, collision sensitivity, payload. Outside servo mode only.
 
     Raises SettingRefused naming the parameter and the way out; JakaConnectionError where the connection breaks.
     """
-    limits = config.filter_limits
-    _set("filter_factor", "0 (no filter)", lambda: client.set_servo_move_filter(limits))
+    _set("filter_factor", "0 (no filter)", lambda: client.set_servo_move_filter(filter_limits))
     if config.network_timeout_s:
         _set(
             "network_timeout_s",

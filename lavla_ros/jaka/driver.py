@@ -16,14 +16,14 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.control.driver import ArmState, DriverError
+from lavla_ros.control.arm import ArmState, DriverError, JointLimits
 from lavla_ros.jaka.client import JakaClient, RobotState
 from lavla_ros.jaka.codec import JakaProtocolError
 from lavla_ros.jaka.connection import ClientCounters
 from lavla_ros.jaka.controller_settings import SettingRefused, apply_settings
 from lavla_ros.jaka.driver_config import JakaDriverConfig
 from lavla_ros.jaka.errors import ControllerBusyError, JakaConnectionError, JakaError
-from lavla_ros.jaka.limits import JOINTS
+from lavla_ros.jaka.limits import JOINTS, MINICOBO_LIMITS
 from lavla_ros.jaka.lock import ControllerLock
 from lavla_ros.jaka.status import ArmStatus, span_rad
 from lavla_ros.jaka.stream import StreamWatch, Verdict
@@ -41,10 +41,11 @@ _MAX_STEPS = 10
 
 
 class JakaTcpDriver:
-    """Implements :class:`lavla_ros.control.driver.ArmDriver`. One thread at a time."""
+    """Implements :class:`lavla_ros.control.arm.ArmDriver`. One thread at a time."""
 
-    def __init__(self, config: JakaDriverConfig) -> None:
-        self._config = config
+    def __init__(self, config: JakaDriverConfig, limits: JointLimits = MINICOBO_LIMITS) -> None:
+        """``limits``: what the commands keep. Raises ValueError if the controller cannot follow so fast."""
+        self._config, self._filter_limits = config, config.filter_limits(limits)
         self._client = _client_of(config)
         self._lock = ControllerLock(config.host, config.port)
         self._watch = StreamWatch(config)
@@ -130,7 +131,7 @@ class JakaTcpDriver:
         try:
             self._require_ready(self._wait_status())
             self._wait_still()
-            apply_settings(self._client, self._config)
+            apply_settings(self._client, self._config, self._filter_limits)
             self._client.servo_move(True)
             if not self._client.is_in_servo_move():
                 raise self._error("servo_move was accepted, but the controller is not in servo mode")

@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass, fields
 
+from lavla_ros.control.arm import JointLimits
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
-from lavla_ros.jaka.limits import MINICOBO_LIMITS, SERVO_MAX_SPEED_RAD_S, JointLimits
+from lavla_ros.jaka.limits import SERVO_MAX_SPEED_RAD_S
 
 FILTER_VELOCITY_FACTOR = 1.2
 """Faster than the limit is only an arm that catches up after a gap in the commands: it is not to race."""
@@ -32,10 +33,8 @@ class JakaDriverConfig:
     """Enter servo mode also where the status says manual mode, for controllers that take servo commands in it."""
 
     # ---- set in the controller before servo mode ----
-    limits: JointLimits = MINICOBO_LIMITS
-    """The limits that commands keep."""
     filter_factor: float = 2.0
-    """The controller's servo filter bounds acceleration and jerk at this factor times the largest of ``limits``, and
+    """The controller's servo filter bounds acceleration and jerk at this factor times the largest limit, and
     velocity at 1.2 times: it leaves alone what we command, and rounds off what should never arrive. 0: none."""
     network_timeout_s: float = 0.2
     """The controller aborts the motion where the network is silent for this long. 0: left as it is set there."""
@@ -109,12 +108,6 @@ class JakaDriverConfig:
             self.filter_factor,
             "0 (no filter) or 1.2 to 20: the filter must not act on what we command",
         )
-        fastest = max(self.limits.velocity_rad_s)
-        if self.filter_factor and fastest > SERVO_MAX_SPEED_RAD_S:
-            raise ValueError(
-                f"limits must not exceed {SERVO_MAX_SPEED_RAD_S:.3f} rad/s, above which servo commands have no effect, "
-                f"got {fastest}"
-            )
         _check(
             self.collision_sensitivity in range(1, 6),
             "collision_sensitivity",
@@ -145,12 +138,19 @@ class JakaDriverConfig:
             )
         _check(self.tool_output >= 0, "tool_output", self.tool_output, "0 or more")
 
-    @property
-    def filter_limits(self) -> tuple[float, float, float] | None:
-        """(rad/s, rad/s², rad/s³) of the controller's servo filter, one for all joints; None without it."""
+    def filter_limits(self, limits: JointLimits) -> tuple[float, float, float] | None:
+        """(rad/s, rad/s², rad/s³) of the controller's servo filter, one for all joints; None without it.
+
+        ``limits``: what the commands keep. Raises ValueError if they are faster than servo commands can be.
+        """
         if not self.filter_factor:
             return None
-        limits = self.limits
+        fastest = max(limits.velocity_rad_s)
+        if fastest > SERVO_MAX_SPEED_RAD_S:
+            raise ValueError(
+                f"velocity limits must not exceed {SERVO_MAX_SPEED_RAD_S:.3f} rad/s, above which servo commands have "
+                f"no effect, got {fastest}"
+            )
         velocity = FILTER_VELOCITY_FACTOR * max(limits.velocity_rad_s)
         acceleration = self.filter_factor * max(limits.acceleration_rad_s2)
         return min(velocity, SERVO_MAX_SPEED_RAD_S), acceleration, self.filter_factor * max(limits.jerk_rad_s3)

@@ -13,14 +13,15 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lavla_ros.errors import UserError
-from lavla_ros.jaka.limits import JOINTS, MINICOBO_LIMITS, JointLimits
+from lavla_ros.control.arm import JointLimits, KinematicsError
+from lavla_ros.control.rotations import rotation_from_rpy
+from lavla_ros.jaka.limits import JOINTS, MINICOBO_LIMITS
 
 FloatArray = NDArray[np.float64]
 HALF_PI = math.pi / 2
 
 
-class IKError(UserError, RuntimeError):
+class IKError(KinematicsError):
     """No joint position within the limits reaches the target from the given seed.
 
     ``best_rad`` (6,) is the closest position found; ``position_error_m`` and ``rotation_error_rad`` say by
@@ -57,23 +58,6 @@ class ArmGeometry:
             transform[:3, 3] = xyz
         fixed.setflags(write=False)
         object.__setattr__(self, "fixed_J44", fixed)
-
-
-def rotation_from_rpy(roll_rad: float, pitch_rad: float, yaw_rad: float) -> FloatArray:
-    """Rotation (3, 3) = Rz(yaw) Ry(pitch) Rx(roll). Exact zeros for right angles."""
-    (cr, sr), (cp, sp), (cy, sy) = (_cos_sin(a) for a in (roll_rad, pitch_rad, yaw_rad))
-    return np.array(
-        [
-            [cy * cp, cy * sp * sr - sy * cr, cy * sp * cr + sy * sr],
-            [sy * cp, sy * sp * sr + cy * cr, sy * sp * cr - cy * sr],
-            [-sp, cp * sr, cp * cr],
-        ]
-    )
-
-
-def _cos_sin(angle_rad: float) -> tuple[float, float]:
-    cos, sin = math.cos(angle_rad), math.sin(angle_rad)
-    return (0.0 if abs(cos) < 1e-15 else cos), (0.0 if abs(sin) < 1e-15 else sin)
 
 
 MINICOBO = ArmGeometry(

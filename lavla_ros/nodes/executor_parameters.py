@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from functools import cache
 from typing import Any
 
-from lavla_ros.control.config import ConfigError
+from lavla_ros.control.arm import ConfigError
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.ros.arbitration import ANY
 from lavla_ros.ros.parameters import NodeParameters, parameter

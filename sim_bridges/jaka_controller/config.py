@@ -8,7 +8,8 @@ from typing import Annotated, Literal
 
 from tyro.conf import Suppress
 
-from lavla_ros.jaka.limits import MINICOBO_LIMITS, JointLimits
+from lavla_ros.control.arm import JointLimits
+from lavla_ros.jaka.limits import MINICOBO_LIMITS
 
 COLLISION_FORCE_N = (math.inf, 25.0, 50.0, 75.0, 100.0, 125.0)
 """Force that trips the protective stop, by ``set_clsn_sensitivity`` (vendor document): 0 is off."""

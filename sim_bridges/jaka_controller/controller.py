@@ -16,8 +16,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.control.arm import JointLimits
 from lavla_ros.jaka.kinematics import MINICOBO_DH, IKError, forward, inverse
-from lavla_ros.jaka.limits import JOINTS, SERVO_PERIOD_S, JointLimits
+from lavla_ros.jaka.limits import JOINTS, SERVO_PERIOD_S
 from lavla_ros.jaka.units import (
     deg_to_rad,
     joints_to_deg,

@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
-from lavla_ros.control.driver import ArmState
+from lavla_ros.control.arm import ArmState
 from lavla_ros.control.executor import ChunkExecutor, Command, SubmitResult
 from lavla_ros.jaka.limits import JOINT_NAMES
 from sim_bridges.tabletop.render import TabletopRenderer

@@ -13,7 +13,7 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from lavla_ros.control.config import ConfigError
+from lavla_ros.control.arm import ConfigError
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
 from lavla_ros.resources import config_path
 from lavla_ros.ros.arbitration import UNNAMED, CommandSources

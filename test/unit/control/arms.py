@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, load_contract
-from lavla_ros.control.driver import ArmState
+from lavla_ros.control.arm import ArmState
 from lavla_ros.control.executor import ChunkExecutor, Command, ExecutorConfig
 
 CONTRACT = load_contract("jaka_minicobo")

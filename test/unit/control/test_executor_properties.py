@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lavla_ros.contract import ActionChunk, Contract
-from lavla_ros.control.driver import ArmState
+from lavla_ros.control.arm import ArmState
 from lavla_ros.control.executor import ChunkExecutor, Command, ExecutorConfig, ExecutorError, ExecutorState
 from lavla_ros.jaka.kinematics import forward, rotation_vector
 

@@ -13,7 +13,8 @@ import pytest
 from arms import CONTRACT, HOME, chunk_of
 
 from lavla_ros.control import servo_process
-from lavla_ros.control.config import ConfigError
+from lavla_ros.control.arm import ConfigError
+from lavla_ros.control.arms import arm_of
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.servo_config import ServoConfig, make_driver
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
@@ -323,7 +324,7 @@ def test_the_shipped_configuration_is_valid():
 
     config = ServoConfig.load(config_path("control/jaka_minicobo.yaml"))
     config.executor_config(config.load_contract())
-    make_driver(config.driver)
+    make_driver(config.driver, arm_of(config.load_contract()))
     with pytest.raises(ConfigError, match="heartbeat_hold_s"):
         ServoConfig(heartbeat_hold_s=5.0)
     assert CONTRACT.robot == "jaka_minicobo"

@@ -18,7 +18,7 @@ from contextlib import contextmanager
 import pytest
 from jaka_peers import wait_until
 
-from lavla_ros.control.driver import DriverError
+from lavla_ros.control.arm import DriverError
 from lavla_ros.control.stopping import brake_step
 from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver, leave_servo_mode

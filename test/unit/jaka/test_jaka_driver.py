@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from jaka_peers import QUICK, answer_by_name, answer_with, free_port, raw_peer, wait_until
 
-from lavla_ros.control.driver import ArmDriver, DriverError
+from lavla_ros.control.arm import ArmDriver, DriverError
 from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.controller_settings import SettingRefused, apply_settings
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
@@ -271,7 +271,7 @@ def test_a_setting_that_does_not_read_back_is_refused(replies: dict[str, dict[st
         JakaClient("127.0.0.1", port, None) as client,
         pytest.raises(SettingRefused, match=match),
     ):
-        apply_settings(client, config)
+        apply_settings(client, config, None)
 
 
 # ---- what can be wrong when connecting ----

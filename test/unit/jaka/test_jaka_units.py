@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lavla_ros.control.rotations import rotation_from_rpy
 from lavla_ros.jaka import units
-from lavla_ros.jaka.kinematics import rotation_from_rpy
 
 
 def test_figures() -> None:

@@ -10,8 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
+from lavla_ros.control.arm import JointLimits
 from lavla_ros.jaka.kinematics import MINICOBO_DH, IKConfig, IKError, forward, inverse, jacobian, rotation_vector
-from lavla_ros.jaka.limits import MINICOBO_LIMITS, JointLimits
+from lavla_ros.jaka.limits import MINICOBO_LIMITS
 
 LOWER, UPPER = MINICOBO_LIMITS.lower(), MINICOBO_LIMITS.upper()
 positions = st.tuples(*(st.floats(lo, hi) for lo, hi in zip(LOWER, UPPER, strict=True))).map(np.array)
