@@ -21,9 +21,10 @@ import torch
 from numpy.typing import NDArray
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
+from lavla_ros.config import read_config
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE
-from lavla_ros.policy.config import BackboneConfig, LoraConfig, StrategyConfig, read_config
+from lavla_ros.policy.config import BackboneConfig, LoraConfig, StrategyConfig
 from lavla_ros.policy.prompt import TokenIds, token_ids, train_tokenizer
 from lavla_ros.policy.strategies import label_specs
 from lavla_ros.resources import config_path

@@ -19,23 +19,20 @@ import hashlib
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Literal
 
 import numpy as np
-import yaml
 from numpy.typing import NDArray
 
-from lavla_ros.errors import UserError
-from lavla_ros.yaml_text import load_yaml
+from lavla_ros.config import ConfigError, check, check_settings, from_plain, read_config, setting, to_plain
 
 Unit = Literal["rad", "m", "fraction", "1"]
 NS_PER_S = 1_000_000_000
 
 
-class ContractError(UserError, ValueError):
+class ContractError(ConfigError):
     """A contract file is malformed, or two contracts that must agree do not."""
 
 
@@ -47,9 +44,9 @@ class CameraSpec:
     """Key of the camera; the prepared image is published on ``/observation/<name>``."""
     topic: str
     """Driver topic (sensor_msgs/Image; ``<topic minus /image_raw>/image_raw/compressed`` too)."""
-    width: int = 224
+    width: int = setting(224, low=8, high=4096, unit="pixels")
     """Width of the prepared image, pixels."""
-    height: int = 224
+    height: int = setting(224, low=8, high=4096, unit="pixels")
     """Height of the prepared image, pixels."""
     encoding: Literal["rgb8"] = "rgb8"
     """Encoding of the prepared image."""
@@ -61,11 +58,9 @@ class CameraSpec:
     """What the driver's images in ``8UC3`` or ``8UC4`` hold, encodings that do not say it; empty: they are refused."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.name) and self.name.isidentifier(), "cameras", "name", self.name, "an identifier")
-        _require(self.topic.startswith("/"), f"cameras.{self.name}", "topic", self.topic, "an absolute topic")
-        for key in ("width", "height"):
-            value = getattr(self, key)
-            _require(8 <= value <= 4096, f"cameras.{self.name}", key, value, "8 to 4096 pixels")
+        check(bool(self.name) and self.name.isidentifier(), "cameras.name", self.name, "an identifier")
+        check(self.topic.startswith("/"), f"cameras.{self.name}.topic", self.topic, "an absolute topic")
+        check_settings(self, f"cameras.{self.name}.")
 
     @property
     def observation_topic(self) -> str:
@@ -89,16 +84,11 @@ class Dimension:
     """Largest admissible value."""
 
     def __post_init__(self) -> None:
-        _require(bool(self.name), "dimension", "name", self.name, "a non-empty name")
-        _require(self.low < self.high, self.name, "low/high", (self.low, self.high), "low < high")
+        check(bool(self.name), "name", self.name, "a non-empty name")
+        check(self.low < self.high, f"{self.name}: low/high", (self.low, self.high), "low < high")
         if self.kind == "gripper":
-            _require(
-                math.isfinite(self.low) and math.isfinite(self.high),
-                self.name,
-                "low/high",
-                (self.low, self.high),
-                "finite bounds for a gripper",
-            )
+            finite = math.isfinite(self.low) and math.isfinite(self.high)
+            check(finite, f"{self.name}: low/high", (self.low, self.high), "finite bounds for a gripper")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,14 +124,9 @@ class ActionSpec:
     def __post_init__(self) -> None:
         _unique("action.dims", self.dims)
         if self.space == "end_effector":
-            arm = [d for d in self.dims if d.kind == "arm"]
-            _require(
-                len(arm) == 6,
-                "action",
-                "dims",
-                [d.name for d in arm],
-                "6 arm dimensions (3 translation, 3 rotation) for space: end_effector",
-            )
+            arm = [d.name for d in self.dims if d.kind == "arm"]
+            wanted = "6 arm dimensions (3 translation, 3 rotation) for space: end_effector"
+            check(len(arm) == 6, "action.dims", arm, wanted)
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -179,7 +164,7 @@ class AlignmentSpec:
     def __post_init__(self) -> None:
         for key in ("camera_tolerance_s", "state_tolerance_s", "command_tolerance_s", "max_observation_age_s"):
             value = getattr(self, key)
-            _require(0 < value < 60, "alignment", key, value, "seconds in (0, 60)")
+            check(0 < value < 60, f"alignment.{key}", value, "seconds in (0, 60)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -190,7 +175,7 @@ class Contract:
     robot: str
     rate_hz: float
     """Rate of policy steps (labels, chunk points); the servo loop runs faster."""
-    chunk_size: int
+    chunk_size: int = setting(low=1, high=256, unit="steps")
     """H: actions per chunk."""
     cameras: tuple[CameraSpec, ...]
     state: StateSpec
@@ -203,27 +188,16 @@ class Contract:
     it. ``rate_hz`` is then only the spacing at which chunks and labels are written down."""
 
     def __post_init__(self) -> None:
-        _require(0 < self.rate_hz <= 1000, "contract", "rate_hz", self.rate_hz, "a rate in (0, 1000] Hz")
-        _require(1 <= self.chunk_size <= 256, "contract", "chunk_size", self.chunk_size, "1 to 256 steps")
-        _require(len(self.cameras) > 0, "contract", "cameras", (), "at least one camera")
+        check_settings(self)
+        check(0 < self.rate_hz <= 1000, "rate_hz", self.rate_hz, "a rate in (0, 1000] Hz")
         _unique("cameras", self.cameras)
         names = [c.name for c in self.cameras]
-        _require(
-            self.alignment.reference in names,
-            "alignment",
-            "reference",
-            self.alignment.reference,
-            f"one of the cameras {names}",
-        )
+        reference = self.alignment.reference
+        check(reference in names, "alignment.reference", reference, f"one of the cameras {names}")
         if self.action.source == "next_state":
             missing = sorted(set(self.action.names) - set(self.state.names))
-            _require(
-                not missing,
-                "action",
-                "source",
-                "next_state",
-                f"every action name among the state fields; missing: {missing}",
-            )
+            wanted = f"every action name among the state fields; missing: {missing}"
+            check(not missing, "action.source", "next_state", wanted)
 
     @property
     def dt_s(self) -> float:
@@ -254,7 +228,7 @@ class Contract:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain YAML/JSON-ready form; :meth:`from_dict` restores an equal contract."""
-        plain: dict[str, Any] = _plain(asdict(self))
+        plain: dict[str, Any] = to_plain(self)
         if self.step == "period":  # contracts from before there was a choice keep their full_hash
             del plain["step"]
         for camera in plain["cameras"]:
@@ -314,10 +288,9 @@ class Contract:
     def from_dict(cls, data: Mapping[str, Any], *, source: str = "contract") -> Contract:
         """Build from plain data. Raises ContractError naming the key, its value and ``source``."""
         try:
-            contract: Contract = _build(cls, data, source)
-        except ContractError as error:
-            raise ContractError(f"{source}: {error}") from None
-        return contract
+            return from_plain(cls, data, source=source)
+        except ConfigError as error:
+            raise ContractError(str(error)) from None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -355,16 +328,10 @@ def load_contract(path: str | Path) -> Contract:
 
     Raises ContractError when the file is missing, is not YAML, or violates a constraint.
     """
-    file = resolve_contract_path(path)
     try:
-        data = load_yaml(file.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ContractError(f"cannot read contract {file}: {error.strerror}") from None
-    except yaml.YAMLError as error:
-        raise ContractError(f"{file} is not valid YAML: {error}") from None
-    if not isinstance(data, dict):
-        raise ContractError(f"{file}: expected a mapping at the top level, found {type(data).__name__}")
-    return Contract.from_dict(data, source=str(file))
+        return read_config(Contract, resolve_contract_path(path))
+    except ConfigError as error:
+        raise ContractError(str(error)) from None
 
 
 def shipped_contract(text: object) -> Contract | None:
@@ -446,61 +413,11 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str
     return lines
 
 
-def _require(ok: bool, where: str, key: str, value: object, expected: str) -> None:
-    if not ok:
-        raise ContractError(f"{where}: {key} is {value!r}; expected {expected}")
-
-
 def _unique(where: str, items: Sequence[Any]) -> None:
     names = [item.name for item in items]
-    _require(len(names) > 0, where, "names", names, "at least one entry")
+    check(len(names) > 0, where, names, "at least one entry")
     repeated = sorted({n for n in names if names.count(n) > 1})
-    _require(not repeated, where, "names", repeated, "every name once")
-
-
-def _build(cls: type, data: object, where: str) -> Any:
-    """Strict dict → dataclass: unknown and missing keys are errors, scalars are checked by type."""
-    if not isinstance(data, Mapping):
-        raise ContractError(f"{where} is {data!r}; expected a mapping")
-    known = {f.name: f for f in fields(cls)}
-    unknown = sorted(set(data) - set(known))
-    if unknown:
-        raise ContractError(f"{where}: unknown keys {unknown}; known: {sorted(known)}")
-    hints = get_type_hints(cls)
-    values = {key: _convert(hints[key], value, key) for key, value in data.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ContractError(f"{where}: {error}") from None
-
-
-def _convert(hint: Any, value: object, where: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if is_dataclass(hint):
-        return _build(hint, value, where)  # type: ignore[arg-type]
-    if origin is tuple:
-        if not isinstance(value, Sequence) or isinstance(value, str):
-            raise ContractError(f"{where} is {value!r}; expected a list")
-        return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if origin is Literal:
-        if value not in args:
-            raise ContractError(f"{where} is {value!r}; expected one of {list(args)}")
-        return value
-    if origin in (Union, UnionType):
-        return value
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint in (int, str) and type(value) is hint:
-        return value
-    raise ContractError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {k: _plain(v) for k, v in value.items()}
-    if isinstance(value, (list, tuple)):
-        return [_plain(v) for v in value]
-    return value
+    check(not repeated, where, names, f"every name once; repeated: {repeated}")
 
 
 def _flatten(value: Any, prefix: str = "") -> dict[str, Any]:

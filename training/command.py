@@ -10,7 +10,7 @@ from typing import TypeVar
 
 import tyro
 
-from lavla_ros.policy.config import read_config
+from lavla_ros.config import read_config
 from training.reporting import is_first_process
 
 T = TypeVar("T")

@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lavla_ros.policy.config import PolicyConfig, check
+from lavla_ros.config import check
+from lavla_ros.policy.config import PolicyConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

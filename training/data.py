@@ -17,9 +17,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract
 from lavla_ros.errors import UserError
-from lavla_ros.policy.config import ConfigError
 from lavla_ros.policy.model import VlaBatch
 from lavla_ros.policy.normalization import Normalizer
 from lavla_ros.policy.prompt import PromptBuilder

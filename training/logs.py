@@ -10,7 +10,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from lavla_ros.policy.config import ConfigError, to_plain
+from lavla_ros.config import ConfigError, to_plain
 from training.config import TrainConfig
 
 

@@ -30,11 +30,11 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
+from lavla_ros.config import to_plain
 from lavla_ros.contract import Contract
 from lavla_ros.errors import UserError
 from lavla_ros.policy.backbone import build_backbone, load_pretrained_tokenizer
 from lavla_ros.policy.checkpoint import CheckpointError, prompt_builder, save_checkpoint, trained_parameters
-from lavla_ros.policy.config import to_plain
 from lavla_ros.policy.model import LatentActionVLA, VlaBatch, VlaLoss
 from lavla_ros.policy.normalization import Normalizer, compute_stats
 from lavla_ros.policy.prompt import train_tokenizer

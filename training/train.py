@@ -6,10 +6,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import ContractError, load_contract
 from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE, require_backbone
 from lavla_ros.policy.checkpoint import CheckpointError
-from lavla_ros.policy.config import ConfigError
 from lavla_ros.policy.normalization import StatsError
 from lavla_ros.policy.strategies import label_specs
 from training.command import run_command

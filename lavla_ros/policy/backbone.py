@@ -12,7 +12,8 @@ import torch
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLModel
 
-from lavla_ros.policy.config import BackboneConfig, ConfigError, LoraConfig
+from lavla_ros.config import ConfigError
+from lavla_ros.policy.config import BackboneConfig, LoraConfig
 from lavla_ros.policy.prompt import TokenIds, add_placeholder_tokens, token_ids
 from lavla_ros.policy.strategies.base import BackboneShape, SegmentKind
 from lavla_ros.policy.tiny import tiny_vlm

@@ -19,10 +19,11 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from lavla_ros.config import ConfigError, from_plain
 from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.errors import UserError
 from lavla_ros.policy.backbone import build_backbone
-from lavla_ros.policy.config import ConfigError, PolicyConfig, from_plain
+from lavla_ros.policy.config import PolicyConfig
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import Normalizer, StatsError, load_stats
 from lavla_ros.policy.prompt import PromptBuilder, PromptError

@@ -1,29 +1,13 @@
-"""Typed configuration of a policy. What is here is written to a checkpoint's ``config.yaml``.
-
-Every section is a frozen dataclass that checks itself. ``from_plain`` builds one from plain YAML
-data and refuses unknown keys and wrong types with the key's full path.
-"""
+"""Typed configuration of a policy. What is here is written to a checkpoint's ``config.yaml``."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, fields, is_dataclass
-from pathlib import Path
-from types import UnionType
-from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-import yaml
-
-from lavla_ros.errors import UserError
-from lavla_ros.yaml_text import load_yaml
-
-T = TypeVar("T")
-Scalar = str | int | float | bool
-
-
-class ConfigError(UserError, ValueError):
-    """A configuration value is missing, unknown or out of range."""
+from lavla_ros.config import Scalar, check, to_plain
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -149,95 +133,3 @@ class PolicyConfig:
     def to_dict(self) -> dict[str, Any]:
         """Plain YAML-ready data; ``from_plain(PolicyConfig, …)`` restores an equal configuration."""
         return to_plain(self)
-
-
-def check(ok: bool, key: str, value: object, expected: str) -> None:
-    """Raise ConfigError naming the key, its value and what was expected unless ``ok``."""
-    if not ok:
-        raise ConfigError(f"{key} is {value!r}; expected {expected}")
-
-
-def to_plain(config: Any) -> dict[str, Any]:
-    """Nested dataclasses → dictionaries, lists and scalars."""
-
-    def plain(value: Any) -> Any:
-        if isinstance(value, Mapping):
-            return {str(k): plain(v) for k, v in value.items()}
-        if isinstance(value, (list, tuple)):
-            return [plain(v) for v in value]
-        return str(value) if isinstance(value, Path) else value
-
-    result = plain(asdict(config))
-    assert isinstance(result, dict)
-    return result
-
-
-def from_plain(cls: type[T], data: object, *, source: str) -> T:
-    """Build the dataclass ``cls`` from plain data, strictly.
-
-    Raises ConfigError naming ``source`` and the full key for an unknown key, a missing one, a value
-    of the wrong type or one that the dataclass itself refuses.
-    """
-    try:
-        return _build(cls, data, "")
-    except ConfigError as error:
-        raise ConfigError(f"{source}: {error}") from None
-
-
-def read_config(cls: type[T], path: Path) -> T:
-    """The dataclass ``cls`` from a YAML file. Raises ConfigError naming the file, the key and the value at fault."""
-    try:
-        data = load_yaml(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise ConfigError(f"cannot read {path}: {error.strerror}") from None
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from None
-    return from_plain(cls, data or {}, source=str(path))
-
-
-def _build(cls: type[T], data: object, where: str) -> T:
-    if not isinstance(data, Mapping):
-        raise ConfigError(f"{where or 'top level'} is {data!r}; expected a mapping")
-    known = {f.name for f in fields(cls)}  # type: ignore[arg-type]
-    unknown = sorted(str(key) for key in set(data) - known)
-    if unknown:
-        raise ConfigError(f"unknown keys {unknown} in {where or 'the top level'}; known: {sorted(known)}")
-    hints = get_type_hints(cls)
-    values = {key: _convert(hints[key], value, f"{where}.{key}".lstrip(".")) for key, value in data.items()}
-    try:
-        return cls(**values)
-    except TypeError as error:
-        raise ConfigError(f"{where or 'top level'}: {error}") from None
-
-
-def _convert(hint: Any, value: object, where: str) -> Any:
-    origin, args = get_origin(hint), get_args(hint)
-    if is_dataclass(hint) and isinstance(hint, type):
-        return _build(hint, value, where)
-    if origin in (Union, UnionType):
-        if value is None and type(None) in args:
-            return None
-        for option in sorted((a for a in args if a is not type(None)), key=lambda a: a is not type(value)):
-            try:
-                return _convert(option, value, where)
-            except ConfigError:
-                continue  # the next member of the union may accept it; the error below names them all
-        raise ConfigError(f"{where} is {value!r}; expected {hint}")
-    if origin is Literal:
-        check(value in args, where, value, f"one of {list(args)}")
-        return value
-    if origin is tuple:
-        if isinstance(value, str) or not isinstance(value, Sequence):
-            raise ConfigError(f"{where} is {value!r}; expected a list")
-        return tuple(_convert(args[0], item, f"{where}[{i}]") for i, item in enumerate(value))
-    if isinstance(origin, type) and issubclass(origin, Mapping):
-        if not isinstance(value, Mapping):
-            raise ConfigError(f"{where} is {value!r}; expected a mapping")
-        return {str(k): _convert(args[1], v, f"{where}.{k}") for k, v in value.items()}
-    if hint is float and isinstance(value, (int, float)) and not isinstance(value, bool):
-        return float(value)
-    if hint is Path and isinstance(value, (str, Path)):
-        return Path(value)
-    if isinstance(hint, type) and type(value) is hint:
-        return value
-    raise ConfigError(f"{where} is {value!r}; expected {getattr(hint, '__name__', hint)}")

@@ -11,7 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lavla_ros.policy.config import HeadConfig, check
+from lavla_ros.config import check
+from lavla_ros.policy.config import HeadConfig
 
 
 class BridgeBlock(nn.Module):

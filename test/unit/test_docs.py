@@ -18,7 +18,7 @@ import tyro
 
 from lavla_ros import cli
 from lavla_ros.bringup.stack import load_stack
-from lavla_ros.policy.config import from_plain
+from lavla_ros.config import from_plain
 from lavla_ros.yaml_text import load_yaml
 from sim_bridges.tabletop import live
 from training import train

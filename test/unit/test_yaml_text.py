@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lavla_ros.policy.config import read_config
+from lavla_ros.config import read_config
 from lavla_ros.yaml_text import dump_yaml, load_yaml
 from training.config import TrainConfig
 

@@ -35,8 +35,8 @@ import pyarrow.parquet as pq
 import yaml
 from numpy.typing import NDArray
 
+from lavla_ros.config import ConfigError, from_plain
 from lavla_ros.contract import CameraSpec, Contract
-from lavla_ros.policy.config import ConfigError, from_plain
 from lavla_ros.yaml_text import load_yaml
 from training.dataset import DatasetError, layout
 from training.dataset.video import VideoReader

@@ -18,8 +18,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from lavla_ros.config import check
 from lavla_ros.contract import Contract
-from lavla_ros.policy.config import check
 from lavla_ros.policy.normalization import Normalizer
 from training.latent_actions.action_config import ActionLamConfig
 from training.latent_actions.checkpoint import LatentModel

@@ -16,9 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
+from lavla_ros.config import ConfigError, to_plain
 from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.policy.checkpoint import CheckpointError
-from lavla_ros.policy.config import ConfigError, to_plain
 from lavla_ros.policy.device import DeviceError, resolve_device
 from lavla_ros.policy.normalization import StatsError
 from lavla_ros.yaml_text import dump_yaml

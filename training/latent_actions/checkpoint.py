@@ -20,9 +20,9 @@ import yaml
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from lavla_ros.config import ConfigError, from_plain, to_plain
 from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.policy.checkpoint import CheckpointError, read_fitting_tensors, replace_directory
-from lavla_ros.policy.config import ConfigError, from_plain, to_plain
 from lavla_ros.policy.normalization import StatsError, load_stats
 from lavla_ros.yaml_text import dump_yaml, load_yaml
 

@@ -30,7 +30,7 @@ from transformers import (
     T5EncoderModel,
 )
 
-from lavla_ros.policy.config import ConfigError, check
+from lavla_ros.config import ConfigError, check
 from training.data import DataError
 from training.dataset import EpisodeDataset
 from training.latent_actions.image_config import FeatureConfig, TextConfig

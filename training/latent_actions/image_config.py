@@ -6,8 +6,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+from lavla_ros.config import check
 from lavla_ros.contract import Contract
-from lavla_ros.policy.config import ActionCodingConfig, check
+from lavla_ros.policy.config import ActionCodingConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,8 +20,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract
-from lavla_ros.policy.config import ConfigError
 from training.latent_actions.checkpoint import LatentModel
 from training.latent_actions.features import TextStates
 from training.latent_actions.image_config import ImageLamConfig

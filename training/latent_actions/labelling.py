@@ -18,7 +18,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lavla_ros.policy.config import to_plain
+from lavla_ros.config import to_plain
 from lavla_ros.policy.device import resolve_device
 from training.dataset import Episode, EpisodeDataset, layout
 from training.latent_actions.action_model import ActionLatentModel

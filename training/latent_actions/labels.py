@@ -23,9 +23,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
+from lavla_ros.config import ConfigError, from_plain, to_plain
 from lavla_ros.errors import UserError
 from lavla_ros.policy.checkpoint import CheckpointError
-from lavla_ros.policy.config import ConfigError, from_plain, to_plain
 from training.dataset import layout
 from training.latent_actions.checkpoint import content_hash
 from training.machine import require_memory

@@ -33,9 +33,9 @@ import torch
 from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, T5Config, T5EncoderModel
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.policy.checkpoint import CheckpointError, read_tensors
-from lavla_ros.policy.config import ConfigError
 from training.latent_actions.checkpoint import save_latent_model
 from training.latent_actions.features import load_features
 from training.latent_actions.image_config import FeatureConfig, ImageLamConfig, TextConfig

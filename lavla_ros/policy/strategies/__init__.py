@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from lavla_ros.policy.config import ConfigError, StrategyConfig, from_plain
+from lavla_ros.config import ConfigError, from_plain
+from lavla_ros.policy.config import StrategyConfig
 from lavla_ros.policy.strategies.base import (
     BackboneShape,
     LabelSpec,

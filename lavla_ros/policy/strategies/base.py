@@ -14,7 +14,7 @@ from typing import Any, Literal, Protocol
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lavla_ros.policy.config import check
+from lavla_ros.config import check
 
 SegmentKind = Literal["latent", "action"]
 

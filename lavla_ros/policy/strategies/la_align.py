@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lavla_ros.policy.config import check
+from lavla_ros.config import check
 from lavla_ros.policy.strategies.base import BackboneShape, LabelSpec, PlaceholderStates, Segment, SupervisionStrategy
 
 PAPER_LAYER, PAPER_LAYERS = 17, 28

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import torch
 
+from lavla_ros.config import ConfigError, read_config
 from lavla_ros.contract import load_contract
-from lavla_ros.policy.config import ConfigError, read_config
 from training.data import DataError, split_by_episode
 from training.latent_actions import action_train
 from training.latent_actions.action_config import (

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Dinov2Config, Dinov2Model, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
-from lavla_ros.policy.config import ConfigError
+from lavla_ros.config import ConfigError
 from training.data import DataError
 from training.dataset import EpisodeDataset
 from training.latent_actions.features import (

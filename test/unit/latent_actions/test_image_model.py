@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from moving_square import SMALL, square_contract
 
-from lavla_ros.policy.config import ConfigError
+from lavla_ros.config import ConfigError
 from training.latent_actions.checkpoint import load_latent_model, save_latent_model
 from training.latent_actions.features import TextStates
 from training.latent_actions.image_config import ImageLamConfig

@@ -14,8 +14,8 @@ import torch
 import yaml
 from moving_square import FEATURES, SMALL, square_contract, write_squares
 
+from lavla_ros.config import ConfigError, read_config, to_plain
 from lavla_ros.policy.checkpoint import CheckpointError
-from lavla_ros.policy.config import ConfigError, read_config, to_plain
 from training.data import DataError, split_by_episode
 from training.dataset import EpisodeDataset
 from training.latent_actions.checkpoint import load_latent_model, load_training_record

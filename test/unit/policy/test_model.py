@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 import torch
 
+from lavla_ros.config import ConfigError
 from lavla_ros.policy.backbone import patchify
-from lavla_ros.policy.config import ConfigError, HeadConfig, StrategyConfig
+from lavla_ros.policy.config import HeadConfig, StrategyConfig
 from lavla_ros.policy.head import BridgeAttentionHead
 from lavla_ros.policy.model import VlaBatch, aggregated_layers, token_positions
 from lavla_ros.policy.strategies import BackboneShape, Segment, build_strategy, pool_steps

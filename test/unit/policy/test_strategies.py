@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 import torch
 
+from lavla_ros.config import ConfigError
 from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.checkpoint import prompt_builder
-from lavla_ros.policy.config import ConfigError, StrategyConfig
+from lavla_ros.policy.config import StrategyConfig
 from lavla_ros.policy.model import LatentActionVLA, VlaBatch
 from lavla_ros.policy.strategies import BackboneShape, build_strategy, check_labels, pool_steps
 from lavla_ros.policy.strategies.decoding import CodeHead, by_placeholder

@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 
+from lavla_ros.config import read_config
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
 from lavla_ros.observation.pipeline import Thinner
-from lavla_ros.policy.config import read_config
 from lavla_ros.policy.inference import InferenceWorker
 from lavla_ros.resources import config_path
 from sim_bridges.robotwin.task_sets import PAPER_4, PAPER_10

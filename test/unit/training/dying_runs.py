@@ -11,7 +11,7 @@ import signal
 import sys
 from pathlib import Path
 
-from lavla_ros.policy.config import read_config
+from lavla_ros.config import read_config
 from training.config import TrainConfig
 from training.loop import Trainer
 from training.train import train

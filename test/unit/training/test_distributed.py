@@ -18,8 +18,8 @@ import yaml
 from safetensors.torch import load_file
 from small_world import World, qwen_run, small_config, world_contract, write_contract
 
+from lavla_ros.config import to_plain
 from lavla_ros.policy.checkpoint import load_checkpoint
-from lavla_ros.policy.config import to_plain
 from lavla_ros.resources import config_path
 from training.config import DataConfig, TrainConfig
 from training.loop import Trainer, TrainingError, build_accelerator

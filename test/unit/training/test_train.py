@@ -29,16 +29,11 @@ from small_world import (
     write_contract,
 )
 
+from lavla_ros.config import ConfigError, read_config, to_plain
 from lavla_ros.contract import Contract, Observation
 from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint
-from lavla_ros.policy.config import (
-    ActionCodingConfig,
-    ConfigError,
-    StrategyConfig,
-    read_config,
-    to_plain,
-)
+from lavla_ros.policy.config import ActionCodingConfig, StrategyConfig
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
