@@ -36,6 +36,10 @@ from lavla_ros.errors import UserError
 from lavla_ros.lifeline import die_with_parent, lifeline
 from lavla_ros.places import run_dir
 
+READY_TIMEOUT_S = 600.0
+"""A full-size policy on a cold disk takes minutes to load; a process that dies is noticed at once."""
+READY_NOTICE_S = 30.0
+"""How often a person is told what the start-up waits for."""
 _LAST_LINES = 20
 
 
@@ -138,7 +142,7 @@ class Launcher:
         log: TextIO | None = None,
         environment: Mapping[str, str] | None = None,
         pass_fds: Sequence[int] = (),
-        ready_timeout_s: float = 90.0,
+        ready_timeout_s: float = READY_TIMEOUT_S,
         stop_timeout_s: float = 10.0,
     ) -> None:
         """``environment``: of every process, besides this one's; ``pass_fds``: file descriptors that they inherit."""
@@ -176,9 +180,11 @@ class Launcher:
                     waiting.remove(process)
             if not waiting and all(r.ready for r in self._running.values()):
                 return
-            event = self._next(deadline - time.monotonic())
-            if event is None:
-                late = [n for n, r in self._running.items() if not r.ready]
+            event = self._next(min(deadline - time.monotonic(), READY_NOTICE_S))
+            late = [n for n, r in self._running.items() if not r.ready]
+            if event is None and time.monotonic() < deadline:
+                self.output.say(f"waiting for {', '.join(late)}")
+            elif event is None:
                 self.failure = f"{late} not ready after {self._ready_timeout_s:.0f} s{self._tail(late[0])}"
             elif event.kind == "exit" and self._running[event.name].process.optional:
                 self._running[event.name].ready = True

@@ -17,7 +17,6 @@ from sim_bridges.evaluation.policies import Link
 from sim_bridges.evaluation.workers import EvaluationError
 
 MOST = 16
-READY_TIMEOUT_S = 600.0
 
 Watch = Callable[[], None]
 """Raises EvaluationError where something that an evaluation needs has died."""
@@ -64,7 +63,7 @@ def policy_nodes(
         )
         stack = Stack(name="evaluation", description="policy nodes", arguments={}, processes=processes, run_dir=folder)
         keep = [link.keep_fd for link in links if link.keep_fd is not None]
-        launcher = Launcher(stack, log=output, pass_fds=keep, ready_timeout_s=READY_TIMEOUT_S)
+        launcher = Launcher(stack, log=output, pass_fds=keep)
         launcher.start()
 
         def watch() -> None:

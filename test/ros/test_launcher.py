@@ -24,8 +24,8 @@ from rclpy.node import Node
 from ros_harness import World, fails_to_start, running, wait_until
 
 from lavla_ros.bringup.environment import ros_environment
-from lavla_ros.bringup.launcher import Launcher, notices, other_users, stack_domain
-from lavla_ros.bringup.stack import Process, StackError, load_stack, read_arguments, stack_names
+from lavla_ros.bringup.launcher import Launcher, LaunchError, notices, other_users, stack_domain
+from lavla_ros.bringup.stack import Process, Stack, StackError, load_stack, read_arguments, stack_names
 from lavla_ros.resources import share_path
 from lavla_ros.ros.lifecycle import LavlaNode
 
@@ -154,6 +154,36 @@ def test_a_process_that_does_not_come_up_is_named(tmp_path: Path) -> None:
         up = Up(tmp_path, port=taken.getsockname()[1])
         assert up.wait_exit() == 1
     assert re.search(r"emulator ended with status 1 at start-up; its last lines:\n.*in use", up.output), up.output
+
+
+def test_what_the_start_waits_for_is_told_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lavla_ros.bringup.launcher.READY_NOTICE_S", 0.1)
+    arguments = ("0", "--bind", "127.0.0.1")
+    slow = Process(name="slow", module="http.server", is_node=False, arguments=arguments, ready="never said")
+    told = io.StringIO()
+    stack = Stack(name="waits", description="", arguments={}, processes=(slow,), run_dir=tmp_path)
+    with pytest.raises(LaunchError, match=r"\['slow'\] not ready after 0 s"):
+        Launcher(stack, log=told, ready_timeout_s=0.5).start()
+    assert told.getvalue().count("waiting for slow") >= 2, told.getvalue()
+
+
+def test_a_simulated_stack_is_brought_up_twice_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("ROS_DOMAIN_ID")
+    logs = [tmp_path / f"up_{i}.log" for i in range(2)]
+    stacks = []
+    for i, log in enumerate(logs):
+        command = [sys.executable, "-m", "lavla_ros.cli", "up", "record_demos", f"bags:={tmp_path}/bags_{i}"]
+        with log.open("wb") as file:
+            stacks.append(subprocess.Popen(command, env=ros_environment(), stdout=file, stderr=file))
+    try:
+        wait_until(lambda: all("processes are ready" in log.read_text() for log in logs), "two stacks", 90.0)
+        domains = [re.findall(r"ROS_DOMAIN_ID=(\d+)", log.read_text()) for log in logs]
+        assert all(domains) and domains[0] != domains[1]
+        assert all(stack.poll() is None for stack in stacks)
+    finally:
+        for stack in stacks:
+            stack.send_signal(signal.SIGINT)
+        assert [stack.wait(40.0) for stack in stacks] == [0, 0], [log.read_text() for log in logs]
 
 
 def test_shipped_stacks_resolve(tmp_path: Path) -> None:
