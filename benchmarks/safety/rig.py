@@ -186,7 +186,7 @@ class Rig:
         until = time.monotonic() + timeout_s
         while True:
             ok = self.link.request(name, timeout_s=timeout_s)
-            if ok or "ramping" not in self.link.reason or time.monotonic() > until:
+            if ok or not self.link.answer.retry or time.monotonic() > until:
                 break
             time.sleep(0.05)
         self.say(f"{name}: {'yes' if ok else 'no'}, {self.link.reason}")

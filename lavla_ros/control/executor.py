@@ -18,8 +18,8 @@ Faults. See :mod:`lavla_ros.control.actions` for chunks and :mod:`lavla_ros.cont
 fault is latched: the command ramps to rest and stays, chunks are refused, also after :meth:`deactivate`, until
 :meth:`acknowledge` succeeds, which needs the arm at rest and the cause gone. It ends in a latched hold. Nothing
 but a chunk ever moves the arm, and no chunk is accepted until a person calls :meth:`resume`, which is refused
-where the arm is not where it was commanded to be. Only whoever left servo mode and entered it again may put the
-measured position in place of the command (:meth:`rebase`).
+where the arm is not where it was commanded to be. Then only leaving servo mode and entering it again, which is
+:meth:`deactivate` and :meth:`activate` here, puts the measured position in place of the command.
 """
 
 from __future__ import annotations
@@ -50,6 +50,7 @@ __all__ = [
     "ExecutorState",
     "NotAtCommandError",
     "PreparedChunk",
+    "StillMovingError",
     "SubmitResult",
 ]
 
@@ -63,7 +64,11 @@ class ExecutorError(UserError, RuntimeError):
 
 
 class NotAtCommandError(ExecutorError):
-    """The arm is not where it was commanded to be: leave servo mode, enter it again, :meth:`ChunkExecutor.rebase`."""
+    """The arm is not where it was commanded to be: leave servo mode, enter it again and activate where it is."""
+
+
+class StillMovingError(ExecutorError):
+    """The command is still ramping to rest: the same request will be obeyed then."""
 
 
 class ChunkExecutor:
@@ -83,8 +88,6 @@ class ChunkExecutor:
         self._cause: str | None = None
         self._held: str | None = None
         self._hold_reason = ""
-        self._parked = False
-        """Between an acknowledgement and the resumption: the arm may be switched off and away from its command."""
         self._plan: Plan | None = None
         self._predictions: list[Prediction] = []
         self._on_curve = False
@@ -94,9 +97,8 @@ class ChunkExecutor:
         self._accepted_ns = 0
         """When the chunk being followed was accepted."""
         self._since_ns = 0
-        self._arm: ArmState | None = None
-        """The newest fit state of the arm, and its position."""
         self._measured: list[float] = []
+        """Joint positions of the newest state of a fit arm."""
         self._gripper = 1.0
         self._place_ns: int | None = None
         """Grid place of the newest tick; None before the first one."""
@@ -131,15 +133,13 @@ class ChunkExecutor:
     def waiting_for(self) -> str:
         """What has to come before the arm moves on: "a chunk", or what a person has to do; "" while TRACKING.
 
-        One of acknowledge, activate, power_on, enable, resume: the names of the services.
+        One of acknowledge, activate, resume: requests to the servo process.
         """
         if self._fault is not None:
             return "acknowledge"
         if self._state is ExecutorState.IDLE:
             return "activate"
         if self._held is not None:
-            if self._parked and self._arm is not None and not self._arm.enabled:
-                return "enable" if self._arm.powered_on else "power_on"
             return "resume"
         return "" if self._state is ExecutorState.TRACKING else "a chunk"
 
@@ -163,22 +163,30 @@ class ChunkExecutor:
             raise ExecutorError(f"activate: the executor is {self._state.name}; deactivate it first")
         if self._fault is not None:
             raise ExecutorError(f"activate: a fault is latched: {self._fault}; acknowledge it first")
-        measured = self._startable("activate", state, now_ns)
-        self._cause, self._parked = None, False
+        measured: list[float] = np.asarray(state.position_rad, dtype=np.float64).tolist()
+        cause = self._health.cause(state, measured, now_ns)
+        if cause is not None:
+            raise ExecutorError(f"activate: {cause}")
+        self._check_inside("activate", measured)
+        self._cause = None
         self._hold_reason = "activated"
         # What was observed before does not know the arm as it is now.
         self._newest_stamp_ns, self._consumed_until_ns = now_ns - 1, None
         self._gripper = 1.0 if state.gripper >= self.config.gripper_threshold else 0.0
         self._drop_plan()
-        self._restart_at(state, measured, now_ns)
+        self._measured = measured
+        self._place_ns, self._motion_ns, self._last_now_ns = None, now_ns, now_ns
+        self._health.reset()
+        self._limiter.reset(measured)
+        self._history.reset(now_ns, measured)
         self._enter(ExecutorState.HOLDING)
 
     def deactivate(self) -> None:
         """→ IDLE; ends a latched hold, not a fault. Raises ExecutorError while the command moves: hold() and tick
         until ``at_rest``."""
         if self._state is not ExecutorState.IDLE and not self.at_rest:
-            raise ExecutorError("deactivate: the command is moving; hold() and tick until at_rest")
-        self._held, self._parked = None, False
+            raise StillMovingError("deactivate: the command is moving; hold() and tick until at_rest")
+        self._held = None
         self._drop_plan()
         self._enter(ExecutorState.IDLE)
 
@@ -217,7 +225,7 @@ class ChunkExecutor:
             self._refuse_until(now_ns)
             self._health.reset()
             self._hold_reason, self._since_ns = "resumed", now_ns
-        self._held, self._parked = None, False
+        self._held = None
 
     def fault(self, reason: str) -> None:
         """Latch a fault; the first cause stays. Without effect while IDLE."""
@@ -228,22 +236,6 @@ class ChunkExecutor:
             self._fault = reason
             self._drop_plan()
             self._enter(ExecutorState.FAULT)
-
-    def rebase(self, state: ArmState, now_ns: int) -> None:
-        """Start anew from the measured position, after servo mode was left and entered again; ends no hold.
-
-        The next tick follows at ``now_ns`` or later. Raises ExecutorError in any state but a latched fault or hold,
-        at rest (a moving arm must not be rebased), or where the arm is unfit or outside its limits.
-        """
-        latched = self._state is ExecutorState.FAULT or (
-            self._state is ExecutorState.HOLDING and self._held is not None
-        )
-        if not latched or not self.at_rest:
-            raise ExecutorError(
-                f"rebase: the executor is {self._state.name}, held: {self._held}, at rest: {self.at_rest}; "
-                "needs a latched fault or hold, and rest"
-            )
-        self._restart_at(state, self._startable("rebase", state, now_ns), now_ns)
 
     def acknowledge(self, now_ns: int) -> bool:
         """Clear the latched fault: FAULT → HOLDING, held until :meth:`resume`; IDLE stays. Moves nothing.
@@ -264,7 +256,7 @@ class ChunkExecutor:
             self.refusal = "no recent tick: the state of the arm is not known"
         else:
             self.refusal = ""
-            self._held, self._fault, self._parked = f"acknowledged after: {self._fault}", None, True
+            self._held, self._fault = f"acknowledged after: {self._fault}", None
             self._health.accept(self._measured, self._limiter.position)
             self._count("acknowledged")
             self._enter(ExecutorState.HOLDING)
@@ -374,30 +366,15 @@ class ChunkExecutor:
 
     def _supervise(self, state: ArmState, measured: list[float], now_ns: int) -> None:
         """Latch a fault where the arm is unfit, not ready, or not where it was commanded to be."""
-        self._cause = self._health.cause(state, measured, now_ns)
-        cause = self._cause
+        self._cause = cause = self._health.cause(state, measured, now_ns)
         if cause is None:
-            self._arm, self._measured = state, measured
-            if not self._parked:
-                cause = self._health.unready(state)
+            self._measured = measured
         if self._state is ExecutorState.FAULT:
             return
-        if cause is None and self._parked and not state.servo_mode:
-            # Without servo mode a person may move the arm.
-            self._health.accept(measured, self._limiter.position)
-        elif cause is None:
+        if cause is None:
             cause = self._health.tracking_error(measured, self._limiter.position)
         if cause is not None:
             self.fault(cause)
-
-    def _startable(self, what: str, state: ArmState, now_ns: int) -> list[float]:
-        """The measured position to start from, (dof,). Raises ExecutorError where the arm must not be moved there."""
-        measured: list[float] = np.asarray(state.position_rad, dtype=np.float64).tolist()
-        cause = self._health.cause(state, measured, now_ns) or self._health.unready(state)
-        if cause is not None:
-            raise ExecutorError(f"{what}: {cause}")
-        self._check_inside(what, measured)
-        return measured
 
     def _check_inside(self, what: str, position: list[float]) -> None:
         limits = self.config.limits
@@ -409,12 +386,9 @@ class ChunkExecutor:
 
     def _check_resumable(self, now_ns: int) -> None:
         if not self.at_rest:
-            raise ExecutorError("resume: the command is still ramping to rest; ask again")
-        if self._cause is not None or self._arm is None or not self._recent(now_ns):
+            raise StillMovingError("resume: the command is still ramping to rest; ask again")
+        if self._cause is not None or not self._recent(now_ns):
             raise ExecutorError(f"resume: {self._cause or 'no recent tick: the state of the arm is not known'}")
-        unready = self._health.unready(self._arm)
-        if unready is not None:
-            raise ExecutorError(f"resume: {unready}")
         self._check_inside("resume", self._measured)
         for name, p, c in zip(self.config.joint_names, self._measured, self._limiter.position, strict=True):
             if not abs(p - c) <= self.config.resume_error_rad:
@@ -625,14 +599,6 @@ class ChunkExecutor:
         self._predictions = []
         self._on_curve = False
         self._limiter.forget()
-
-    def _restart_at(self, state: ArmState, measured: list[float], now_ns: int) -> None:
-        """At rest where the arm is, on a new time grid."""
-        self._arm, self._measured = state, measured
-        self._place_ns, self._motion_ns, self._last_now_ns = None, now_ns, now_ns
-        self._health.reset()
-        self._limiter.reset(measured)
-        self._history.reset(now_ns, measured)
 
     def _count(self, name: str, by: int = 1) -> None:
         self.counters[name] = self.counters.get(name, 0) + by

@@ -29,7 +29,7 @@ class HealthMonitor:
         self._known = [p - c for p, c in zip(position, commanded_rad, strict=True)]
 
     def cause(self, state: ArmState, position: list[float], now_ns: int) -> str | None:
-        """What is wrong with the arm or with what is known of it, or None. ``position``: the state's, as floats."""
+        """Why the arm would not follow commands now, or None. ``position``: the state's, as floats."""
         if len(position) != len(self._config.joint_names):
             return f"measured state has {len(position)} joints, expected {len(self._config.joint_names)}"
         for value, name in zip(position, self._config.joint_names, strict=True):
@@ -42,10 +42,6 @@ class HealthMonitor:
             return f"measured state is stamped {-age_ns / 1e9:.3f} s in the future: the clocks differ"
         if state.fault is not None:
             return f"driver: {state.fault}"
-        return None
-
-    def unready(self, state: ArmState) -> str | None:
-        """Why a healthy arm would not follow commands now, or None."""
         if not state.enabled:
             return "the arm is not enabled"
         if not state.servo_mode:

@@ -23,8 +23,8 @@ from lavla_ros.control.arms import arm_of
 from lavla_ros.control.ring import Ring
 from lavla_ros.control.servo_config import ServoConfig, leave_servo
 from lavla_ros.control.wire import (
-    RAMPING,
     RING_FILES,
+    Answer,
     ServoSnapshot,
     WireError,
     encode_chunk,
@@ -67,11 +67,11 @@ class ServoLink:
         self._newest: ServoSnapshot | None = None
         self._newest_at_s = 0.0
         self._left_servo = False
-        self._answers: dict[int, tuple[bool, str]] = {}
+        self._answers: dict[int, Answer] = {}
         self._waiting: set[int] = set()
         self._requests = 0
-        self.reason = ""
-        """Outcome of the last request in words (why an acknowledgement was refused, for instance)."""
+        self.answer = Answer(True, "")
+        """Outcome of the last request."""
 
     def start(self, timeout_s: float = 45.0) -> None:
         """Start the process and wait for its first tick: connected and, unless told otherwise, in servo mode.
@@ -112,6 +112,11 @@ class ServoLink:
                 self.stop()
                 raise ServoLinkError(f"the servo process did not start within {timeout_s} s")
             time.sleep(_POLL_S)
+
+    @property
+    def reason(self) -> str:
+        """Outcome of the last request in words (why an acknowledgement was refused, for instance)."""
+        return self.answer.text
 
     @property
     def alive(self) -> bool:
@@ -216,13 +221,14 @@ class ServoLink:
                 self.heartbeat()
                 self._collect()
                 if request_id in self._answers:
-                    ok, self.reason = self._answers[request_id]
-                    return ok
+                    self.answer = self._answers[request_id]
+                    return self.answer.ok
                 if not self.alive:
-                    self.reason = f"the servo process has ended: {self._ended()}"
+                    self.answer = Answer(False, f"the servo process has ended: {self._ended()}")
                     return False
                 time.sleep(_POLL_S)
-            self.reason = f"no answer to {name!r} within {timeout_s} s; the last tick was {self.silent_s:.1f} s ago"
+            silent = f"the last tick was {self.silent_s:.1f} s ago"
+            self.answer = Answer(False, f"no answer to {name!r} within {timeout_s} s; {silent}")
             return False
         finally:
             with self._lock:
@@ -233,7 +239,7 @@ class ServoLink:
         """Ask until the answer is another than that the command is still ramping to rest."""
         until = time.monotonic() + timeout_s
         while not self.request(name, timeout_s=timeout_s):
-            if not self.reason.startswith(RAMPING) or time.monotonic() > until:
+            if not self.answer.retry or time.monotonic() > until:
                 return False
             time.sleep(0.05)
         return True
@@ -314,9 +320,9 @@ class ServoLink:
                     continue
                 self._newest, self._newest_at_s = snapshot, time.monotonic()
                 self._backlog.append(snapshot)
-                for request_id, ok, reason in snapshot.answers:
+                for request_id, answer in snapshot.answers:
                     if request_id in self._waiting:
-                        self._answers[request_id] = (ok, reason)
+                        self._answers[request_id] = answer
 
     def _ended(self) -> str:
         self._collect()

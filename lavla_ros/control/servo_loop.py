@@ -14,12 +14,12 @@ from numpy.typing import NDArray
 
 from lavla_ros.control.actions import ChunkRejected
 from lavla_ros.control.arm import ArmDriver, ArmState, ConfigError, DriverError
-from lavla_ros.control.executor import ChunkExecutor, ExecutorError, NotAtCommandError
+from lavla_ros.control.executor import ChunkExecutor, ExecutorError, NotAtCommandError, StillMovingError
 from lavla_ros.control.realtime import Pacer
 from lavla_ros.control.ring import Ring, RingError
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.types import Command, ExecutorState
-from lavla_ros.control.wire import MAX_ANSWERS, RAMPING, ServoSnapshot, WireError, decode_chunk, decode_request
+from lavla_ros.control.wire import MAX_ANSWERS, Answer, ServoSnapshot, WireError, decode_chunk, decode_request
 
 _log = logging.getLogger(__name__)
 INPUT_LEAD_NS = 2_000_000
@@ -29,6 +29,7 @@ GRIPPER_PERIOD_NS = 500_000_000
 SETTLED_NS = 500_000_000
 """A measured position is compared with a command that has stood still for this long."""
 _NEVER = -(10**18)
+RAMPING = "the command is still ramping to rest; ask again"
 
 
 class ServoLoop:
@@ -54,7 +55,7 @@ class ServoLoop:
         self._gripper_sent_ns = _NEVER
         self._counts: Counter[str] = Counter()
         self._results: list[tuple[int, bool, str]] = []
-        self._answers: list[tuple[int, bool, str]] = []
+        self._answers: list[tuple[int, Answer]] = []
         self._last: tuple[Command, ArmState] | None = None
         self._stop_reason: str | None = None
 
@@ -148,7 +149,7 @@ class ServoLoop:
                 self._counts["requests_malformed"] += 1
                 _log.error("%s", error)
                 continue
-            self._answers.append((request_id, *self._carry_out(name, value, text)))
+            self._answers.append((request_id, self._carry_out(name, value, text)))
         beat = False
         for _ in range(self._rings["heartbeat"].slots):
             if self._rings["heartbeat"].read() is None:
@@ -193,8 +194,8 @@ class ServoLoop:
 
     # What a person (or the node) asks for. Each request does one thing.
 
-    def _carry_out(self, name: str, value: float, text: str) -> tuple[bool, str]:
-        """One request of the ROS side. Returns success and reason."""
+    def _carry_out(self, name: str, value: float, text: str) -> Answer:
+        """One request of the ROS side."""
         try:
             if name == "hold":
                 self._executor.hold(text or "held by request", latch=True)
@@ -207,18 +208,18 @@ class ServoLoop:
             elif name == "deactivate":
                 self._deactivate()
             elif name == "acknowledge":
-                return True, self._acknowledge()
+                return Answer(True, self._acknowledge())
             elif name == "power_on":
                 self._prepare_arm("powering on", self._driver.power_on)
             elif name == "enable":
                 self._prepare_arm("enabling", self._driver.enable)
             elif name == "resume":
-                return True, self._resume()
+                return Answer(True, self._resume())
             else:
-                return False, f"unknown request {name!r}"
+                return Answer(False, f"unknown request {name!r}")
         except (ExecutorError, ConfigError, DriverError) as error:
-            return False, str(error)
-        return True, "done"
+            return Answer(False, str(error), retry=isinstance(error, StillMovingError))
+        return Answer(True, "done")
 
     def _activate(self) -> None:
         """Servo mode on, and the executor holding at the measured position. Raises DriverError, ExecutorError."""
@@ -247,7 +248,7 @@ class ServoLoop:
     def _deactivate(self) -> None:
         if not self._executor.at_rest:
             self._executor.hold("deactivating", latch=True)
-            raise ExecutorError(RAMPING)
+            raise StillMovingError(RAMPING)
         self._wanted, self._held = False, None
         self._leave_servo()
 
@@ -266,7 +267,7 @@ class ServoLoop:
             raise ExecutorError(f"nothing to acknowledge: the executor is {executor.state.name}, without a fault")
         if executor.state is not ExecutorState.IDLE:
             if not executor.at_rest:
-                raise ExecutorError(RAMPING)
+                raise StillMovingError(RAMPING)
             if state.fault is not None or not state.enabled or not state.servo_mode:
                 # Commands have no effect now. What follows begins anew, where the arm is then.
                 self._held = f"acknowledged after: {fault}"
@@ -306,13 +307,13 @@ class ServoLoop:
             executor.resume(time.time_ns())
             return "the hold is over; the executor is not active"
         if not executor.at_rest:
-            raise ExecutorError(RAMPING)
+            raise StillMovingError(RAMPING)
         try:
             if executor.state is not ExecutorState.IDLE:
                 executor.resume(time.time_ns())
         except NotAtCommandError as apart:
             if time.monotonic_ns() - self._moved_ns < SETTLED_NS:
-                raise ExecutorError(f"{RAMPING} ({apart})") from None
+                raise StillMovingError(f"{RAMPING} ({apart})") from None
             _log.warning("%s", apart)
             self._held = executor.held
             self._leave_servo()

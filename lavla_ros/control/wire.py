@@ -33,9 +33,17 @@ MAX_TEXT_BYTES = 600
 """Of one text as JSON has it, where a character takes up to 12 bytes."""
 MAX_RESULTS = MAX_ANSWERS = 4
 """Verdicts and answers in one snapshot."""
-RAMPING = "the command is still ramping to rest; ask again"
-"""The answer to a request that needs an arm at rest, and will be obeyed then."""
 _TEXTS = ("fault", "hold_reason", "held", "concern", "waiting_for", "busy", "driver_fault", "exit_reason")
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """What became of a request."""
+
+    ok: bool
+    text: str
+    retry: bool = False
+    """Refused only for now: the command is still ramping to rest, and the same request will be obeyed then."""
 
 
 class WireError(ValueError):
@@ -84,8 +92,8 @@ class ServoSnapshot:
     """Ticks skipped by overruns since the start."""
     results: tuple[tuple[int, bool, str], ...] = ()
     """(chunk stamp, accepted, reason) of every chunk taken from the ring since the last tick."""
-    answers: tuple[tuple[int, bool, str], ...] = ()
-    """(request id, success, reason) of every request carried out since the last tick."""
+    answers: tuple[tuple[int, Answer], ...] = ()
+    """(request id, answer) of every request carried out since the last tick."""
     counters: dict[str, int] = field(default_factory=dict)
     exit_reason: str | None = None
     """Set in the last snapshot of a process: why it ended."""
@@ -98,7 +106,7 @@ class ServoSnapshot:
         for name in _TEXTS:
             data[name] = data[name] if data[name] is None else cut(data[name])
         data["results"] = [(s, ok, cut(why)) for s, ok, why in self.results[-MAX_RESULTS:]]
-        data["answers"] = [(i, ok, cut(why)) for i, ok, why in self.answers[-MAX_ANSWERS:]]
+        data["answers"] = [(i, a.ok, cut(a.text), a.retry) for i, a in self.answers[-MAX_ANSWERS:]]
         return json.dumps(data).encode()
 
     @classmethod
@@ -109,8 +117,8 @@ class ServoSnapshot:
             for name in ("command_rad", "command_velocity_rad_s", "measured_rad"):
                 data[name] = np.array(data[name], dtype=np.float64)
             data["state"] = ExecutorState(data["state"])
-            for name in ("results", "answers"):
-                data[name] = tuple((int(a), bool(b), str(c)) for a, b, c in data[name])
+            data["results"] = tuple((int(s), bool(ok), str(why)) for s, ok, why in data["results"])
+            data["answers"] = tuple((int(i), Answer(bool(a), str(b), bool(c))) for i, a, b, c in data["answers"])
             return cls(**data)
         except (ValueError, TypeError, KeyError) as error:
             raise WireError(f"not a servo snapshot: {error}") from None

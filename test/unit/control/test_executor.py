@@ -336,7 +336,7 @@ def test_activation_and_deactivation():
     with pytest.raises(ExecutorError, match="moving"):
         bench.executor.deactivate()
     with pytest.raises(ExecutorError, match="TRACKING"):
-        bench.executor.rebase(arm(bench.now_ns, HOME), bench.now_ns)
+        bench.executor.activate(arm(bench.now_ns, HOME), bench.now_ns)
     bench.executor.hold("stopping")
     bench.tick(100)
     bench.executor.deactivate()

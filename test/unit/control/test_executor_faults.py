@@ -81,27 +81,27 @@ def test_an_arm_apart_from_its_command_is_not_moved_by_anything_but_starts_anew_
     bench.executor.hold("a person asks again", latch=True)
     assert bench.tick(position=measured).state is ExecutorState.HOLDING
     np.testing.assert_array_equal(bench.positions[-1], stands)
-    # Servo mode was left and entered again, which takes its time.
+    # Servo mode is left and entered again, which takes its time.
+    bench.executor.deactivate()
     bench.now_ns += 3000 * MS
-    bench.executor.rebase(arm(bench.now_ns, measured), bench.now_ns)
+    bench.executor.activate(arm(bench.now_ns, measured), bench.now_ns)
     bench.measured = bench.start = measured
     bench.commands.clear()
-    assert bench.tick().state is ExecutorState.HOLDING and bench.executor.held
-    bench.executor.resume(bench.now_ns - 1)
+    assert bench.tick().state is ExecutorState.HOLDING
     np.testing.assert_array_equal(bench.positions[-1], measured)
     assert_usable(bench)
 
 
 def test_an_arm_outside_its_limits_is_never_started():
     bench, measured = faulted(np.array([0, 2.2, 0, 0, 0, 0]))
-    with pytest.raises(ExecutorError, match=r"joint_2.*jog it back"):
-        bench.executor.rebase(arm(bench.now_ns, measured), bench.now_ns)
     assert bench.executor.acknowledge(bench.now_ns)
     bench.tick(position=measured)
     with pytest.raises(ExecutorError, match=r"joint_2.*jog it back"):
         bench.executor.resume(bench.now_ns - 1)
+    bench.executor.deactivate()
     with pytest.raises(ExecutorError, match=r"joint_2.*jog it back"):
-        bench.executor.rebase(arm(bench.now_ns, measured), bench.now_ns)
+        bench.executor.activate(arm(bench.now_ns, measured), bench.now_ns)
+    assert bench.executor.state is ExecutorState.IDLE
 
 
 def test_an_arm_that_moves_by_itself_while_held_faults_again():
@@ -122,36 +122,37 @@ def test_an_arm_that_does_not_follow_faults():
 
 
 @pytest.mark.parametrize(
-    ("state", "waiting_for"),
+    ("state", "text"),
     [
-        ({"enabled": False}, "enable"),
-        ({"enabled": False, "servo_mode": False}, "enable"),
-        ({"servo_mode": False}, "resume"),
+        ({"enabled": False}, "not enabled"),
+        ({"enabled": False, "servo_mode": False}, "not enabled"),
+        ({"servo_mode": False}, "not in servo mode"),
     ],
 )
-def test_an_arm_that_was_switched_off_faults_and_waits_for_the_person_to_switch_it_on(state, waiting_for):
+def test_an_arm_that_was_switched_off_faults_and_starts_anew_once_it_is_switched_on(state, text):
     bench = Bench()
     bench.submit(moving_chunk(bench))
     bench.tick(30)
     assert bench.tick(**state).state is ExecutorState.FAULT and bench.executor.waiting_for == "acknowledge"
     bench.tick(100)
     bench.tick(**state)
-    assert bench.executor.acknowledge(bench.now_ns)
-    assert bench.tick(**state).state is ExecutorState.HOLDING and bench.executor.waiting_for == waiting_for
-    with pytest.raises(ExecutorError, match="not"):
-        bench.executor.resume(bench.now_ns - 1)
-    bench.tick()
-    assert bench.executor.waiting_for == "resume"
-    bench.executor.resume(bench.now_ns - 1)
+    # Commands have no effect now: in servo mode the cause persists, and a fault is only cleared outside it.
+    assert not bench.executor.acknowledge(bench.now_ns) and text in bench.executor.refusal
+    bench.executor.deactivate()
+    assert bench.executor.acknowledge(bench.now_ns) and bench.executor.waiting_for == "activate"
+    with pytest.raises(ExecutorError, match=text):
+        bench.executor.activate(arm(bench.now_ns, bench.measured, **state), bench.now_ns)
+    bench.executor.activate(arm(bench.now_ns, bench.measured), bench.now_ns)
     assert_usable(bench)
 
 
-def test_a_jogged_arm_without_servo_mode_is_no_fault_while_held():
-    bench, measured = faulted()
-    assert bench.executor.acknowledge(bench.now_ns)
-    for i in range(200):
-        bench.tick(position=measured + 0.005 * i * np.eye(6)[0], servo_mode=False)
-    assert bench.executor.state is ExecutorState.HOLDING
+@pytest.mark.parametrize("state", [{"enabled": False}, {"servo_mode": False}])
+def test_an_arm_that_is_switched_off_while_held_faults_again(state):
+    bench, _ = faulted()
+    assert bench.executor.acknowledge(bench.now_ns) and bench.tick().state is ExecutorState.HOLDING
+    assert bench.tick(**state).state is ExecutorState.FAULT
+    with pytest.raises(ExecutorError, match="acknowledge it first"):
+        bench.executor.resume(bench.now_ns - 1)
 
 
 def test_faults_survive_deactivation_and_holds_do_not():

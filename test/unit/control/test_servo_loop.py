@@ -23,6 +23,7 @@ from lavla_ros.control.wire import (
     MAX_TEXT_BYTES,
     RING_FILES,
     SNAPSHOT_CAPACITY,
+    Answer,
     ServoSnapshot,
     WireError,
     cut,
@@ -169,12 +170,13 @@ def test_snapshots_fit_their_ring_whatever_the_texts_hold():
             state=ExecutorState.FAULT, fault=text, hold_reason=text, held=text, waiting_for=text, since_ns=2**62,
             concern=text, busy=text, chunk_stamp_ns=2**62, measured_rad=still - 1 / 3, measured_gripper=0.0,
             measured_stamp_ns=2**62, powered_on=True, enabled=True, servo_mode=True, driver_fault=text, late_ns=2**62,
-            missed=2**62, results=((1, False, text),) * 20, answers=((1, False, text),) * 20,
+            missed=2**62, results=((1, False, text),) * 20, answers=((1, Answer(False, text, True)),) * 20,
             counters={f"a_counter_with_a_long_name_{i}": 2**62 for i in range(60)}, exit_reason=text,
         )  # fmt: skip
         payload = snapshot.encode()
         assert len(payload) <= SNAPSHOT_CAPACITY
         assert ServoSnapshot.decode(payload).fault == cut(text)
+        assert ServoSnapshot.decode(payload).answers[-1] == (1, Answer(False, cut(text), True))
 
 
 @given(st.text(max_size=2000))
