@@ -206,12 +206,13 @@ def _outcome(episode: EpisodeResult) -> str:
 def _episodes(results: Results) -> str:
     rows = []
     episodes = sorted(results.episodes, key=lambda e: (e.error is None, e.success, e.index))
+    timed = any(e.latency_ms for e in episodes)
     for e in episodes:
         timing = f"{e.latency_ms['p50']:.0f} / {e.latency_ms['p99']:.0f}" if e.latency_ms else "–"
         start = f"state {e.state_index}" if e.state_index is not None else f"seed {e.seed}"
         cells = [str(e.index), f'<td class="words">{task_name(e.task or results.task)}</td>', start]
-        rows.append([*cells, _outcome(e), f"{e.score:.2f}", str(e.length_steps), timing])
-    head = ("#", "task", "start", "outcome", "score", "steps", "inference p50 / p99 (ms)")
+        rows.append([*cells, _outcome(e), f"{e.score:.2f}", str(e.length_steps), *([timing] if timed else [])])
+    head = ("#", "task", "start", "outcome", "score", "steps", *(["inference p50 / p99 (ms)"] if timed else []))
     content = table(head, rows)
     if len(rows) > 60:
         content = f"<details><summary>All {len(rows)} episodes</summary>{content}</details>"

@@ -102,6 +102,14 @@ def test_a_live_report_claims_neither_repetition_nor_speed_nor_a_limit_that_it_d
     assert "bit for bit" not in shown[True] and "real time" not in shown[True] and some.fingerprint not in shown[True]
 
 
+def test_there_is_no_column_of_inference_times_without_any(tmp_path: Path) -> None:
+    some = results([True, False])
+    for timed in (some, replace(some, episodes=tuple(replace(e, latency_ms={}) for e in some.episodes))):
+        write_report(tmp_path / "r.html", timed, title="t", reproduce="c")
+        words = " ".join(Reader((tmp_path / "r.html").read_text()).words)
+        assert ("p50 / p99" in words) is any(e.latency_ms for e in timed.episodes)
+
+
 def test_an_average_of_ours_needs_all_four_suites() -> None:
     suites = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
     four = [results([True, i % 2 == 0], suite=suite) for i, suite in enumerate(suites)]
