@@ -6,10 +6,13 @@ Nothing else is known about a simulator. Only protocols and plain values here: e
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple, Protocol, runtime_checkable
+
+import numpy as np
+from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.errors import UserError
@@ -73,11 +76,45 @@ class Comparability:
 
 
 class Expert(Protocol):
-    """A scripted policy on privileged state; one action at a time, no pictures."""
+    """A scripted policy on privileged state: asked at every step, for the scene as it is now; it needs no pictures."""
 
-    def reset(self) -> None: ...
+    @property
+    def done(self) -> bool:
+        """There is nothing left that it can do."""
+        ...
+
+    def reset(self) -> None:
+        """The episode begins: forget the one before."""
+        ...
 
     def chunk(self) -> ActionChunk: ...
+
+
+OnFrame = Callable[[NDArray[np.float64]], None]
+"""Told at a frame (a contract step) where the robot is commanded to, (A,)."""
+
+
+@runtime_checkable
+class PlaysByItself(Protocol):
+    """An expert that can move the robot itself, in a motion that no commands repeat exactly."""
+
+    @property
+    def only_plays(self) -> bool:
+        """Its chunks only repeat what it has played before."""
+        ...
+
+    def play(self, on_frame: OnFrame) -> str:
+        """Play in the scene that was just reset; ``on_frame`` is called at the first frame and every following one.
+        Returns why the goal was not reached; empty if it was."""
+        ...
+
+
+class Disturbance(Protocol):
+    """Pushes in one episode of an expert, a function of its seed: demonstrations then show how to recover."""
+
+    def apply(self, chunk: ActionChunk) -> ActionChunk:
+        """What is executed in place of an expert's chunk, which stays as it is: it is the label. Called every step."""
+        ...
 
 
 class Environment(Protocol):
@@ -108,6 +145,25 @@ class Environment(Protocol):
         ...
 
     def close(self) -> None: ...
+
+
+@runtime_checkable
+class HasDisturbance(Protocol):
+    """An environment whose expert can be pushed."""
+
+    def disturbance(self, plan: Plan) -> Disturbance:
+        """Raises SuiteError where this one's cannot."""
+        ...
+
+
+@runtime_checkable
+class HasDrivers(Protocol):
+    """An environment that has what drivers of cameras and joints would send, before the contract prepares it. Of any
+    other the contract's own observation is published."""
+
+    def sense(self, *, images: bool) -> Observation:
+        """As ``observe``, with the cameras' own pictures and a state that is not rounded."""
+        ...
 
 
 class Suite(Protocol):

@@ -1,4 +1,4 @@
-"""One episode: the loop that every suite and every policy goes through."""
+"""One episode of an evaluation, and what comes of it."""
 
 from __future__ import annotations
 
@@ -6,8 +6,11 @@ import time
 from collections.abc import Callable
 from typing import Any, Literal
 
-from lavla_ros.contract import ActionChunk, Contract, Observation
-from sim_bridges.evaluation.policies import Commander, check_chunk
+import numpy as np
+from numpy.typing import NDArray
+
+from lavla_ros.contract import Contract, Observation
+from sim_bridges.episode import Actor, Observer, run_episode
 from sim_bridges.evaluation.results import EpisodeResult, latency_summary
 from sim_bridges.world import Environment, Plan
 
@@ -17,9 +20,36 @@ OnBusy = Callable[[Busy, int], None]
 OnFrame = Callable[[Observation], None]
 
 
-def run_episode(
+class _Judge(Observer):
+    """Takes the times, and keeps what is known of an episode that ends in an error."""
+
+    def __init__(self, on_busy: OnBusy, on_frame: OnFrame | None, *, end: bool) -> None:
+        self._on_busy, self._on_frame = on_busy, on_frame
+        self.end = end and on_frame is not None
+        self.initial, self.steps = "", 0
+        self.latencies_ms: list[float] = []
+        self._asked: float | None = None
+
+    def begun(self, initial_state: str) -> None:
+        self.initial = initial_state
+
+    def waiting(self, who: Busy, step: int) -> None:
+        if self._asked is not None:
+            self.latencies_ms.append((time.perf_counter() - self._asked) * 1e3)
+        self._on_busy(who, step)
+        self._asked = time.perf_counter() if who == "policy" else None
+
+    def observed(self, observation: Observation) -> None:
+        if self._on_frame is not None and observation.images:
+            self._on_frame(observation)
+
+    def stepped(self, stamp_ns: int, action_A: NDArray[np.float64] | None) -> None:
+        self.steps += 1
+
+
+def evaluate_episode(
     environment: Environment,
-    commander: Commander,
+    actor: Actor,
     contract: Contract,
     plan: Plan,
     *,
@@ -27,50 +57,26 @@ def run_episode(
     on_busy: OnBusy = lambda busy, step: None,
     on_frame: OnFrame | None = None,
 ) -> EpisodeResult:
-    """Run to success or ``plan.max_steps``. Whatever is raised becomes an episode in error, never a failure.
+    """Run an episode. Whatever is raised becomes an episode in error, never a failure.
 
-    ``latency_steps``: contract steps that pass between an observation and its chunk arriving. ``on_frame`` gets the
-    observations whose images were rendered, and the last one.
+    ``on_frame`` gets the observations whose images were rendered, and the last one. See
+    :func:`sim_bridges.episode.run_episode` for the rest.
     """
     began = time.perf_counter()
-    latencies_ms: list[float] = []
-    initial, trajectory, error, steps = "", "", None, 0
-    success, score = False, 0.0
-    executed = 1 if commander.every == 1 else commander.every + latency_steps
+    judge = _Judge(on_busy, on_frame, end=actor.needs_images)
+    success, score, trajectory, error = False, 0.0, "", None
     try:
-        on_busy("simulator", 0)
-        initial = environment.reset(plan)
-        commander.reset(plan)
-        pending: list[tuple[int, ActionChunk]] = []
-        outcome = environment.outcome()
-        while steps < plan.max_steps and not outcome.success:
-            if steps % commander.every == 0:
-                observation = environment.observe(images=commander.needs_images)
-                if on_frame is not None and observation.images:
-                    on_frame(observation)
-                on_busy("policy", steps)
-                asked = time.perf_counter()
-                chunk = commander.chunk(observation)
-                latencies_ms.append((time.perf_counter() - asked) * 1e3)
-                on_busy("simulator", steps)
-                check_chunk(chunk, contract, steps=executed)
-                pending.append((steps + latency_steps, chunk))
-            environment.step(pending.pop(0)[1] if pending and pending[0][0] <= steps else None)
-            steps += 1
-            outcome = environment.outcome()
-        success, score, trajectory = outcome.success, outcome.score, environment.trajectory
-        commander.finish(success=success)
-        if on_frame is not None and commander.needs_images:
-            on_frame(environment.observe(images=True))
+        episode = run_episode(environment, actor, plan, contract=contract, observer=judge, latency_steps=latency_steps)
+        success, score, trajectory = episode.success, episode.score, episode.trajectory
     except Exception as raised:  # noqa: BLE001  # whatever went wrong is the episode's error, not its failure
-        error, success, score, trajectory = f"{type(raised).__name__}: {raised}", False, 0.0, ""
-        latencies_ms = []
+        error = f"{type(raised).__name__}: {raised}"
+    latencies_ms = [] if error else judge.latencies_ms
     return result_of(
         plan,
-        initial_state=initial,
+        initial_state=judge.initial,
         success=success,
         score=score,
-        length_steps=steps,
+        length_steps=judge.steps,
         error=error,
         trajectory=trajectory,
         inferences=len(latencies_ms),

@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from sim_bridges.episode import PolicyError
 from sim_bridges.evaluation.page import in_words
 from sim_bridges.evaluation.policies import (
     REPLAY,
     Link,
-    PolicyError,
     kind_of,
     policy_config,
     policy_hash,

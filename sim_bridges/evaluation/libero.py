@@ -8,19 +8,30 @@ from __future__ import annotations
 
 import hashlib
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
+from sim_bridges.episode import ChunksOfOne
 from sim_bridges.libero.assets import find_assets
 from sim_bridges.libero.tasks import PROTOCOL_SEED, PROTOCOL_TRIALS, STEP_LIMITS, suite_tasks
-from sim_bridges.world import Assets, Comparability, Evaluated, Expert, Outcome, Plan, Rules, Start, SuiteError
+from sim_bridges.world import (
+    Assets,
+    Comparability,
+    Disturbance,
+    Evaluated,
+    Expert,
+    Outcome,
+    Plan,
+    Rules,
+    Start,
+    SuiteError,
+)
 
 if TYPE_CHECKING:
     from sim_bridges.libero.environment import LiberoEnvironment
-    from sim_bridges.libero.expert import LiberoExpert
 
 NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 """The protocol's waiting action: no motion, gripper open."""
@@ -130,6 +141,15 @@ class LiberoTaskEnvironment:
     def observe(self, *, images: bool) -> Observation:
         return self._environment.observe(images)
 
+    def sense(self, *, images: bool) -> Observation:
+        environment = self._environment
+        return Observation(
+            stamp_ns=environment.time_ns,
+            images=environment.raw_images() if images else {},
+            state=cast("NDArray[np.float32]", environment.state()),  # float64, as a driver sends it
+            instruction=environment.instruction,
+        )
+
     def step(self, chunk: ActionChunk | None) -> None:
         """Raises LiberoError for an action beyond the contract's limits."""
         self._environment.step(self._actions.due(chunk, self._environment.time_ns))
@@ -146,7 +166,19 @@ class LiberoTaskEnvironment:
         from sim_bridges.libero.expert import LiberoExpert, require_expert
 
         require_expert(self._environment.task.suite)
-        return _Expert(LiberoExpert(self._environment), self._environment, self._contract)
+        expert = LiberoExpert(self._environment)
+
+        def begin() -> LiberoExpert:
+            expert.reset()
+            return expert
+
+        return ChunksOfOne(begin, self._environment)
+
+    def disturbance(self, plan: Plan) -> Disturbance:
+        from sim_bridges.libero.expert import DisturbanceConfig, DisturbanceSource
+
+        assert plan.state_index is not None
+        return DisturbanceSource(DisturbanceConfig(), plan.seed + plan.state_index)
 
     def close(self) -> None:
         self._environment.close()
@@ -176,21 +208,3 @@ class RelativeActions:
         action: NDArray[np.float64] = self._chunk.actions_HA[number]
         self._gripper = float(action[-1])
         return action
-
-
-class _Expert:
-    """The scripted expert of the suite."""
-
-    def __init__(self, expert: LiberoExpert, environment: LiberoEnvironment, contract: Contract) -> None:
-        self._expert, self._environment, self._contract = expert, environment, contract
-
-    def reset(self) -> None:
-        self._expert.reset()
-
-    def chunk(self) -> ActionChunk:
-        return ActionChunk(
-            stamp_ns=self._environment.time_ns,
-            dt_ns=self._contract.dt_ns,
-            actions_HA=np.asarray(self._expert.act(), np.float64)[None],
-            names=self._contract.action.names,
-        )

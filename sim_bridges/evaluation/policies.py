@@ -1,6 +1,6 @@
 """Who commands an episode: a checkpoint, the suite's scripted expert, recorded demonstrations, or a node on topics.
 
-All are seen as a :class:`Commander`; a checkpoint in this process and one behind ROS topics run the same loop.
+All are an :class:`sim_bridges.episode.Actor`; a checkpoint in this process and one behind ROS topics run the same loop.
 """
 
 from __future__ import annotations
@@ -10,43 +10,17 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal
 
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_contract
-from lavla_ros.errors import UserError
 from lavla_ros.yaml_text import load_yaml
-from sim_bridges.world import Expert, Plan, SuiteError
+from sim_bridges.episode import Actor, PolicyError
+from sim_bridges.world import Plan, SuiteError
 
 Kind = Literal["checkpoint", "expert", "replay", "remote"]
 REPLAY = "replay:"
-
-
-class PolicyError(UserError, RuntimeError):
-    """The policy of an evaluation cannot be used, or what it commanded cannot be executed."""
-
-
-class Commander(Protocol):
-    """What the episode loop asks."""
-
-    every: int
-    """Contract steps between two chunks."""
-    needs_images: bool
-
-    def reset(self, plan: Plan) -> None:
-        """A new episode begins."""
-        ...
-
-    def chunk(self, observation: Observation) -> ActionChunk:
-        """The next actions, the first for the step that follows the observation."""
-        ...
-
-    def finish(self, *, success: bool) -> None:
-        """The episode is over."""
-        ...
-
-    def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,7 +43,7 @@ def kind_of(policy: str) -> Kind:
     return "replay" if policy.startswith(REPLAY) else "checkpoint"
 
 
-def make_commander(policy: str, contract: Contract, *, every: int, device: str, link: Link | None) -> Commander:
+def make_commander(policy: str, contract: Contract, *, every: int, device: str, link: Link | None) -> Actor:
     """Of every kind but the expert, which needs an environment. ``link``: the checkpoint is behind these topics, not
     here.
 
@@ -80,7 +54,7 @@ def make_commander(policy: str, contract: Contract, *, every: int, device: str, 
     if link is not None:
         from sim_bridges.evaluation.topic_policy_node import TopicCommander
 
-        return TopicCommander(contract, link, every=every)
+        return TopicCommander(contract, domain=link.domain, timeout_s=link.timeout_s, every=every)
     return CheckpointCommander(policy, contract, every=every, device=device)
 
 
@@ -88,6 +62,7 @@ class CheckpointCommander:
     """A checkpoint in this process."""
 
     needs_images = True
+    done = False
 
     def __init__(self, policy: str, contract: Contract, *, every: int, device: str) -> None:
         from lavla_ros.policy.policy import load_policy
@@ -115,28 +90,6 @@ class CheckpointCommander:
         pass
 
 
-class ExpertCommander:
-    """The suite's scripted expert, asked at every step."""
-
-    every = 1
-    needs_images = False
-
-    def __init__(self, expert: Expert) -> None:
-        self._expert = expert
-
-    def reset(self, plan: Plan) -> None:
-        self._expert.reset()
-
-    def chunk(self, observation: Observation) -> ActionChunk:
-        return self._expert.chunk()
-
-    def finish(self, *, success: bool) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
-
-
 class ReplayCommander:
     """The recorded actions of a dataset, whatever happens.
 
@@ -147,6 +100,7 @@ class ReplayCommander:
 
     every = 1
     needs_images = False
+    done = False
 
     def __init__(self, dataset: Path, contract: Contract) -> None:
         from training.dataset.reader import EpisodeDataset
@@ -207,29 +161,6 @@ def recorded_scenes(dataset: Path) -> list[dict[str, Any]]:
             "simulated episodes that were recorded as bags can be replayed: convert them with `lavla convert`"
         )
     return [rows[episode] for episode in sorted(rows)]
-
-
-def check_chunk(chunk: ActionChunk, contract: Contract, *, steps: int) -> None:
-    """Raises PolicyError for a chunk of the wrong size, order or rate, or with a value that is not finite.
-
-    ``steps``: how many of its actions will be executed. What lies beyond the contract's limits is the environment's
-    to judge: the tabletop's executor limits joint targets, LIBERO's environment refuses relative actions.
-    """
-    shape = tuple(chunk.actions_HA.shape)
-    if len(shape) != 2 or shape[1] != contract.action_dim or shape[0] < 1:
-        raise PolicyError(f"the chunk has shape {shape}; contract {contract.name} wants (H, {contract.action_dim})")
-    if shape[0] < steps:
-        raise PolicyError(f"the chunk has {shape[0]} actions; {steps} are to be executed before the next inference")
-    if chunk.names != contract.action.names:
-        raise PolicyError(f"the chunk is of {list(chunk.names)}; the contract wants {list(contract.action.names)}")
-    if chunk.dt_ns != contract.dt_ns:
-        raise PolicyError(f"the chunk's actions are {chunk.dt_ns} ns apart; the contract's {contract.dt_ns} ns")
-    if not np.isfinite(chunk.actions_HA).all():
-        step, column = (int(i) for i in np.argwhere(~np.isfinite(chunk.actions_HA))[0])
-        value = chunk.actions_HA[step, column]
-        raise PolicyError(
-            f"action {step} of the chunk has {contract.action.names[column]} = {value}; it must be finite"
-        )
 
 
 def policy_hash(policy: str) -> str | None:

@@ -23,12 +23,24 @@ from typing import cast, get_args
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
+from sim_bridges.episode import ChunksOfOne
 from sim_bridges.robotwin.environment import FloatArray, RobotwinEnvironment, RobotwinError
-from sim_bridges.robotwin.interface import CommandExpert
 from sim_bridges.robotwin.seeds import MOST_REJECTED_IN_A_ROW, SeedFile, Tried, accepted, first_seed, try_seed
 from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source
 from sim_bridges.robotwin.task_sets import PAPER_4, TASK_SETS
-from sim_bridges.world import Assets, Comparability, Evaluated, Expert, Outcome, Plan, Rules, Start, SuiteError
+from sim_bridges.world import (
+    Assets,
+    Comparability,
+    Disturbance,
+    Evaluated,
+    Expert,
+    OnFrame,
+    Outcome,
+    Plan,
+    Rules,
+    Start,
+    SuiteError,
+)
 
 SEEDS_FILE = "seeds.json"
 """In the folder of an evaluation: what was tried, what counts, and what is said."""
@@ -110,7 +122,7 @@ class RobotwinSuite:
         return found
 
     def environment(self, task: str, *, images: bool) -> RobotwinTaskEnvironment:
-        return RobotwinTaskEnvironment(self.source.environment(task, self.contract))
+        return RobotwinTaskEnvironment(self.source.environment(task, self.contract), self.source)
 
     def assets(self) -> Assets:
         made = self.source.provenance()
@@ -222,8 +234,9 @@ def _try(seed: int, kind: Instructions) -> Tried:
 class RobotwinTaskEnvironment:
     """One task as an environment of the harness: the commands of a chunk are executed one a step, each to its end."""
 
-    def __init__(self, environment: RobotwinEnvironment) -> None:
+    def __init__(self, environment: RobotwinEnvironment, source: TaskSource) -> None:
         self.environment = environment
+        self._source = source
         self._observed: dict[int, int] = {}
         """Stamp of an observation → the step at which it was taken."""
         self._chunk: ActionChunk | None = None
@@ -237,9 +250,8 @@ class RobotwinTaskEnvironment:
         return digest.hexdigest()[:16]
 
     def observe(self, *, images: bool) -> Observation:
-        observation = self.environment.observe(images)
-        self._observed[observation.stamp_ns] = self.environment.steps
-        return observation
+        self._observed[self.environment.time_ns] = self.environment.steps
+        return self.environment.observe(images)
 
     def step(self, chunk: ActionChunk | None) -> None:
         """Raises RobotwinError for a command that is refused."""
@@ -257,6 +269,10 @@ class RobotwinTaskEnvironment:
 
     def expert(self) -> Expert:
         return _Demonstrator(self)
+
+    def disturbance(self, plan: Plan) -> Disturbance:
+        """Raises RobotwinError where the expert does not act through commands."""
+        return self._source.disturbance(plan.seed)
 
     def restart(self) -> None:
         """The episode anew, after the expert has shown it."""
@@ -276,30 +292,24 @@ class RobotwinTaskEnvironment:
         return self.environment.commanded()
 
 
-class _Demonstrator:
-    """The scripted expert by way of commands. Where it plays by itself, what it shows is repeated in the scene anew,
-    target by target."""
+class _Demonstrator(ChunksOfOne):
+    """RoboTwin's expert, which plays by itself; asked for commands, it repeats what it has shown in the scene anew,
+    target by target. One that acts through commands gives its own."""
 
     def __init__(self, owner: RobotwinTaskEnvironment) -> None:
+        environment = owner.environment
+        self.only_plays = not environment.has_commands_of_an_expert
+        super().__init__(self._shown if self.only_plays else environment.commands_of_expert, environment)
         self._owner = owner
-        self._expert: CommandExpert
 
-    def reset(self) -> None:
+    def play(self, on_frame: OnFrame) -> str:
         environment = self._owner.environment
-        if environment.has_commands_of_an_expert:
-            self._expert = environment.commands_of_expert()
-        else:
-            self._expert = _Repeated(environment.demonstrate().targets_NA[1:])
-            self._owner.restart()
+        return environment.demonstrate(lambda: on_frame(environment.commanded())).reason
 
-    def chunk(self) -> ActionChunk:
-        contract = self._owner.environment.contract
-        return ActionChunk(
-            stamp_ns=self._owner.observe(images=False).stamp_ns,
-            dt_ns=contract.dt_ns,
-            actions_HA=self._expert.act()[None],
-            names=contract.action.names,
-        )
+    def _shown(self) -> _Repeated:
+        shown = self._owner.environment.demonstrate()
+        self._owner.restart()
+        return _Repeated(shown.targets_NA[1:])
 
 
 class _Repeated:
@@ -308,9 +318,7 @@ class _Repeated:
     def __init__(self, commands_NA: FloatArray) -> None:
         self._commands_NA, self._next = commands_NA, 0
 
-    @property
-    def done(self) -> bool:
-        return self._next >= len(self._commands_NA)
+    done = False
 
     def act(self) -> FloatArray:
         command: FloatArray = self._commands_NA[min(self._next, len(self._commands_NA) - 1)]

@@ -13,7 +13,18 @@ from sim_bridges.evaluation.evaluation import evaluate as evaluate_suite
 from sim_bridges.evaluation.policies import policy_hash
 from sim_bridges.evaluation.results import EpisodeResult, Results, same_episodes
 from sim_bridges.tabletop.tasks import LayoutName, TaskName
-from sim_bridges.world import Assets, Comparability, Evaluated, Expert, Outcome, Plan, Rules, Start, SuiteError
+from sim_bridges.world import (
+    Assets,
+    Comparability,
+    Disturbance,
+    Evaluated,
+    Expert,
+    Outcome,
+    Plan,
+    Rules,
+    Start,
+    SuiteError,
+)
 
 __all__ = ["EVALUATION_SEED_BASE", "TabletopEvaluation", "TabletopSuite", "evaluate", "policy_hash", "same_episodes"]
 
@@ -101,27 +112,18 @@ class TabletopEnvironment:
         return self.session.trajectory
 
     def expert(self) -> Expert:
-        return _Expert(self)
+        from sim_bridges.tabletop.expert import ScriptedExpert
+
+        return ScriptedExpert(self.sim, self.contract)
+
+    def disturbance(self, plan: Plan) -> Disturbance:
+        from sim_bridges.tabletop.disturbance import DisturbanceConfig, DisturbanceSource
+
+        return DisturbanceSource(DisturbanceConfig(), plan.seed)
 
     def close(self) -> None:
         if self._renderer is not None:
             self._renderer.close()
-
-
-class _Expert:
-    """The scripted expert on the environment's simulator."""
-
-    def __init__(self, environment: TabletopEnvironment) -> None:
-        from sim_bridges.tabletop.expert import ScriptedExpert
-
-        self._environment = environment
-        self._expert = ScriptedExpert(environment.sim)
-
-    def reset(self) -> None:
-        self._expert.reset()
-
-    def chunk(self) -> ActionChunk:
-        return self._expert.chunk(self._environment.contract, self._environment.sim.time_ns)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,4 +1,4 @@
-"""A policy node on the far side of ROS topics, seen as a commander of the episode loop.
+"""A policy node on the far side of ROS topics, seen as an actor of the episode loop.
 
 What goes out is what a policy node hears on the arm, with prepared images on ``/observation/<camera>``; what comes
 back is ``/action_chunk``. The policy node needs ``use_sim_time``: stamps are simulated time, which stands still while
@@ -15,7 +15,6 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
-from sim_bridges.evaluation.policies import Link
 from sim_bridges.lockstep_topics import BridgeError, LockstepTopics
 from sim_bridges.world import Plan
 
@@ -24,14 +23,16 @@ class TopicCommander:
     """See the module. One per process."""
 
     needs_images = True
+    done = False
 
-    def __init__(self, contract: Contract, link: Link, *, every: int) -> None:
-        """Raises BridgeError where no policy node is there."""
+    def __init__(self, contract: Contract, *, domain: int | None, timeout_s: float, every: int) -> None:
+        """``domain``: ROS domain of the policy node; None: that of the environment. Raises BridgeError where no policy
+        node is there."""
         self.every = every
         self._context = Context()
-        self._context.init(domain_id=link.domain)
+        self._context.init(domain_id=domain)
         self._node = Node("evaluation", context=self._context)
-        self._topics = LockstepTopics(self._node, contract, timeout_s=link.timeout_s, commanded=True, prepared=True)
+        self._topics = LockstepTopics(self._node, contract, timeout_s=timeout_s, commanded=True, prepared=True)
         self._plan: Plan | None = None
         """Of an episode that has not begun: its instruction comes with the first observation."""
         self._executor = SingleThreadedExecutor(context=self._context)

@@ -22,8 +22,9 @@ from typing import Any
 
 from lavla_ros.contract import Observation
 from lavla_ros.errors import UserError
-from sim_bridges.evaluation.episode import OnBusy, result_of, run_episode
-from sim_bridges.evaluation.policies import Commander, ExpertCommander, Link, kind_of, make_commander
+from sim_bridges.episode import Actor, ExpertActor
+from sim_bridges.evaluation.episode import OnBusy, evaluate_episode, result_of
+from sim_bridges.evaluation.policies import Link, kind_of, make_commander
 from sim_bridges.evaluation.results import EpisodeResult
 from sim_bridges.evaluation.suites import load_suite
 from sim_bridges.world import Environment, Options, Plan
@@ -263,7 +264,7 @@ class _Worker:
         self._suite = load_suite(job.suite, job.options)
         self._task: str | None = None
         self._environment: Environment | None = None
-        self._commander: Commander | None = None
+        self._commander: Actor | None = None
 
     def prepare(self, task: str) -> None:
         """Raises what the simulator and the policy raise."""
@@ -277,13 +278,13 @@ class _Worker:
             )
         self._environment = self._suite.environment(task, images=kind in ("checkpoint", "remote"))
         if kind == "expert":
-            self._commander = ExpertCommander(self._environment.expert())
+            self._commander = ExpertActor(self._environment.expert())
         self._task = task
 
     def run(self, plan: Plan, on_busy: OnBusy) -> EpisodeResult:
         assert self._environment is not None and self._commander is not None
         frames: list[Observation] = []
-        result = run_episode(
+        result = evaluate_episode(
             self._environment,
             self._commander,
             self._suite.contract,

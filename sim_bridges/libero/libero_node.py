@@ -18,6 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from rcl_interfaces.msg import ParameterDescriptor
 
+from lavla_ros.contract import ActionChunk
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.lifecycle import run_node
 from lavla_ros.ros.parameters import parameter
@@ -128,8 +129,9 @@ class LiberoNode(EpisodeNode):
             action = actions[since] if expert is None else expert.act()
             # As commanded: what a disturbance adds in the executed one is not the label.
             self.topics.command(environment.time_ns, action)
-            executed = action if disturbance is None else disturbance.apply(action)
-            success = environment.step(executed).success
+            executed = one_action(environment, action)
+            executed = executed if disturbance is None else disturbance.apply(executed)
+            success = environment.step(executed.actions_HA[0]).success
         # The last command takes effect at this time: without this observation its outcome would be unseen.
         self._observe(environment, render=commanded or self.parameters.record)
         return success, "" if success else f"the limit of {limit} steps is reached"
@@ -174,6 +176,13 @@ class LiberoNode(EpisodeNode):
         report.value("assets", self._assets.folder)
         if not self._assets.provenance.comparable:
             report.value("comparable", self._assets.provenance.statement)
+
+
+def one_action(environment: LiberoEnvironment, action: NDArray[np.float64]) -> ActionChunk:
+    contract = environment.contract
+    return ActionChunk(
+        stamp_ns=environment.time_ns, dt_ns=contract.dt_ns, actions_HA=action[None], names=contract.action.names
+    )
 
 
 def main() -> int:

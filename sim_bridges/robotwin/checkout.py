@@ -25,8 +25,9 @@ import yaml
 
 from lavla_ros.contract import Contract
 from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
-from sim_bridges.robotwin.sources import Disturbance, Instructions, Provenance, require_task
+from sim_bridges.robotwin.sources import Instructions, Provenance, require_task
 from sim_bridges.robotwin.vulkan import SapienError, render_system
+from sim_bridges.world import Disturbance
 
 DEFAULT_CONFIG = "demo_clean"
 _VARIABLE = "LAVLA_ROBOTWIN_ROOT"

@@ -24,6 +24,7 @@ from geometry_msgs.msg import PoseStamped
 from rcl_interfaces.msg import ParameterDescriptor
 from sensor_msgs.msg import CameraInfo, JointState
 
+from lavla_ros.contract import ActionChunk
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.lifecycle import run_node, set_stamp
 from lavla_ros.ros.messages import joint_state
@@ -188,7 +189,14 @@ class RobotwinNode(EpisodeNode):
             self._require_wanted()
             self._show(environment, environment.view() if self.parameters.record else None)
             action = expert.act()
-            success = self._command(environment, action, action if disturbance is None else disturbance.apply(action))
+            chunk = ActionChunk(
+                stamp_ns=environment.time_ns,
+                dt_ns=self._contract.dt_ns,
+                actions_HA=action[None],
+                names=self._contract.action.names,
+            )
+            executed = chunk if disturbance is None else disturbance.apply(chunk)
+            success = self._command(environment, action, executed.actions_HA[0])
         self._show(environment, environment.view() if self.parameters.record else None)
         return success
 

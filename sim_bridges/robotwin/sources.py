@@ -6,11 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
-import numpy as np
-from numpy.typing import NDArray
-
 from lavla_ros.contract import Contract
 from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
+from sim_bridges.world import Disturbance
 
 Instructions = Literal["seen", "unseen"]
 """Which of RoboTwin's two sets of instruction templates: ``seen`` for training, ``unseen`` for evaluation."""
@@ -26,14 +24,6 @@ class Provenance:
     comparable: bool
     """Whether it is RoboTwin itself."""
     statement: str
-
-
-class Disturbance(Protocol):
-    """One episode's."""
-
-    def apply(self, command: NDArray[np.float64]) -> NDArray[np.float64]:
-        """What is executed in place of the command (14,)."""
-        ...
 
 
 class TaskSource(Protocol):

@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-
-import numpy as np
-from numpy.typing import NDArray
+from dataclasses import dataclass, replace
 
 from lavla_ros.contract import ActionChunk
 from lavla_ros.jaka.limits import JOINT_NAMES
@@ -40,8 +37,8 @@ class DisturbanceSource:
         self.config = config
         self._bursts = Bursts(config, config.joint_std_rad, seed)
 
-    def sample(self, chunk: ActionChunk) -> NDArray[np.float64]:
-        """(6,) offset in rad for the step that executes ``chunk``; zeros between bursts."""
+    def apply(self, chunk: ActionChunk) -> ActionChunk:
+        """The chunk with the step's offset on its joints; the chunk itself between bursts."""
         bursts = self._bursts
         if swell := bursts.swell():
             columns = [chunk.names.index(n) for n in JOINT_NAMES]
@@ -51,5 +48,7 @@ class DisturbanceSource:
                 tool, _ = tool_of(chunk.actions_HA[0, columns] + offset)
                 if float(tool[2]) >= lowest:
                     bursts.offset = sign * bursts.offset
-                    return np.asarray(offset)
-        return np.zeros(len(JOINT_NAMES))
+                    actions = chunk.actions_HA.copy()
+                    actions[:, columns] += offset
+                    return replace(chunk, actions_HA=actions)
+        return chunk

@@ -85,8 +85,15 @@ class _Move:
 class ScriptedExpert:
     """Solves the sim's task. ``chunk`` gives the next few absolute joint targets."""
 
-    def __init__(self, sim: TabletopSim, config: ExpertConfig | None = None) -> None:
-        self._sim = sim
+    def __init__(self, sim: TabletopSim, contract: Contract, config: ExpertConfig | None = None) -> None:
+        """Raises ValueError where the contract does not command the six joints and a gripper, absolutely."""
+        names = contract.action.names
+        if contract.action.mode != "absolute" or sorted(names) != sorted((*JOINT_NAMES, "gripper")):
+            raise ValueError(
+                f"the tabletop's expert commands {[*JOINT_NAMES, 'gripper']} as absolute targets; "
+                f"contract {contract.name!r} has {list(names)}, {contract.action.mode}"
+            )
+        self._sim, self._contract = sim, contract
         self.config = config or ExpertConfig()
         self._stack = sim.task.name == "stack_bowls"
         if self._stack:
@@ -118,17 +125,10 @@ class ScriptedExpert:
         tool, _ = upright_tool_of(self._sim.joint_target_rad)
         return self._sim.outcome().success and float(tool[2]) > TABLE_Z_M + self._carry_m - 0.02
 
-    def chunk(self, contract: Contract, stamp_ns: int) -> ActionChunk:
-        """The next steps from the present state: actions (lookahead, A) in the contract's order.
-
-        Raises ValueError where the contract does not command the six joints and a gripper, absolutely.
-        """
+    def chunk(self) -> ActionChunk:
+        """The next steps from the present state: actions (lookahead, A) in the contract's order."""
+        contract, stamp_ns = self._contract, self._sim.time_ns
         names = contract.action.names
-        if contract.action.mode != "absolute" or sorted(names) != sorted((*JOINT_NAMES, "gripper")):
-            raise ValueError(
-                f"the tabletop's expert commands {[*JOINT_NAMES, 'gripper']} as absolute targets; "
-                f"contract {contract.name!r} has {list(names)}, {contract.action.mode}"
-            )
         columns = [names.index(n) for n in JOINT_NAMES]
         gripper = names.index("gripper")
         scene = self._look()

@@ -7,10 +7,9 @@ so that equal seeds and equal chunks give equal episodes bit for bit.
 from __future__ import annotations
 
 import hashlib
-from dataclasses import replace
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.control.arm import ArmState
@@ -113,15 +112,12 @@ class LockstepSession:
             capture_ns=dict.fromkeys((*images, "state"), stamp),
         )
 
-    def step(self, chunk: ActionChunk | None, disturbance: ArrayLike | None = None) -> SubmitResult | None:
+    def step(self, chunk: ActionChunk | None) -> SubmitResult | None:
         """Submit ``chunk`` (None: go on with the last one) and advance exactly one contract step.
 
-        ``disturbance`` (6,) rad in the order of the joints is added to every action before it is executed;
-        the caller's chunk, the label, stays clean. Returns what the executor said to the chunk.
+        Returns what the executor said to the chunk.
         """
-        result: SubmitResult | None = None
-        if chunk is not None:
-            result = self.executor.submit(_disturbed(chunk, disturbance), self.time_ns)
+        result = None if chunk is None else self.executor.submit(chunk, self.time_ns)
         end_ns = self.time_ns + self.contract.dt_ns
         while self.time_ns < end_ns:
             now_ns = self.time_ns
@@ -133,14 +129,3 @@ class LockstepSession:
             self.sim.advance(min(TICK_NS - now_ns % TICK_NS, end_ns - now_ns))
         self._digest.update(self.sim.snapshot().tobytes())
         return result
-
-
-def _disturbed(chunk: ActionChunk, disturbance: ArrayLike | None) -> ActionChunk:
-    if disturbance is None:
-        return chunk
-    offset = np.asarray(disturbance, dtype=np.float64)
-    if offset.shape != (len(JOINT_NAMES),):
-        raise ValueError(f"a disturbance has shape {offset.shape}; expected ({len(JOINT_NAMES)},), rad per joint")
-    actions = chunk.actions_HA.copy()
-    actions[:, [chunk.names.index(n) for n in JOINT_NAMES]] += offset
-    return replace(chunk, actions_HA=actions)

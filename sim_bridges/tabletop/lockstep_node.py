@@ -72,7 +72,7 @@ class LockstepBridge(Node):  # type: ignore[misc]  # rclpy is untyped
         self.sim = TabletopSim(config.task, layout=config.layout)
         executor = ChunkExecutor(self.contract, ExecutorConfig.from_contract(self.contract))
         self.session = LockstepSession(self.sim, executor, self.contract, TabletopRenderer(self.sim))
-        self.expert = ScriptedExpert(self.sim)
+        self.expert = ScriptedExpert(self.sim, self.contract)
         self._seed = 0
         commanded = config.commander == "topic"
         self.topics = LockstepTopics(self, self.contract, timeout_s=config.timeout_s, commanded=commanded)
@@ -98,8 +98,7 @@ class LockstepBridge(Node):  # type: ignore[misc]  # rclpy is untyped
             chunk = self._next_chunk() if replan else None
             if chunk is not None:
                 self._publish_command(chunk)
-            pushed = disturbance.sample(chunk) if disturbance is not None and chunk is not None else None
-            self.session.step(chunk, pushed)
+            self.session.step(disturbance.apply(chunk) if disturbance is not None and chunk is not None else chunk)
             steps += 1
             outcome = self.sim.outcome()
         # The last command takes effect at this time: without this observation its outcome would be unseen.
@@ -120,8 +119,7 @@ class LockstepBridge(Node):  # type: ignore[misc]  # rclpy is untyped
     def _next_chunk(self) -> ActionChunk:
         if self.config.commander == "topic":
             return self.topics.chunk(self.sim.time_ns, steps=self.config.replan_steps)
-        chunk: ActionChunk = self.expert.chunk(self.contract, self.sim.time_ns)
-        return chunk
+        return self.expert.chunk()
 
     def _publish_command(self, chunk: ActionChunk) -> None:
         """The target of this step, as commanded: what a disturbance adds in the executed one is not the label."""

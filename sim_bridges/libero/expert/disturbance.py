@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lavla_ros.contract import ActionChunk
 from sim_bridges.disturbance import BurstConfig, Bursts
-from sim_bridges.libero.expert.boxes import FloatArray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,15 +32,15 @@ class DisturbanceSource:
     def __init__(self, config: DisturbanceConfig, seed: int) -> None:
         self._bursts = Bursts(config, config.action_std, seed)
 
-    def apply(self, action: FloatArray) -> FloatArray:
-        """What to execute instead of the expert's action (7,), within ±1. The gripper's command is left alone.
+    def apply(self, chunk: ActionChunk) -> ActionChunk:
+        """What to execute instead of the expert's action (1, 7), within ±1. The gripper's command is left alone.
 
         Raises ValueError for another shape.
         """
-        if action.shape != (7,):
-            raise ValueError(f"the action has shape {action.shape}; LIBERO's actions have 7 values")
+        if chunk.actions_HA.shape != (1, 7):
+            raise ValueError(f"the chunk has shape {chunk.actions_HA.shape}; the expert gives one action of 7 values")
         push = self._bursts.swell() * self._bursts.offset
         push[2] = abs(push[2])
-        executed = action.copy()
-        executed[:6] = np.clip(action[:6] + push, -1.0, 1.0)
-        return executed
+        executed = chunk.actions_HA.copy()
+        executed[0, :6] = np.clip(executed[0, :6] + push, -1.0, 1.0)
+        return replace(chunk, actions_HA=executed)

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lavla_ros.contract import ActionChunk
 from sim_bridges.disturbance import BurstConfig, Bursts
 from sim_bridges.robotwin.interface import ARM_JOINTS, COMMAND_SIZE
 from sim_bridges.robotwin.standin.kinematics import LIMITS_RAD, forward
 from sim_bridges.robotwin.standin.robot import BASES_M, SIDES
-
-FloatArray = NDArray[np.float64]
 
 _LOWEST_M = 0.755
 """No push brings a tool point below: fingertips stay 5 mm above the table."""
@@ -45,11 +43,12 @@ class DisturbanceSource:
         self._holding = config.holding
         self._bursts = [Bursts(config, config.joint_std_rad, 2 * seed + arm) for arm in range(len(SIDES))]
 
-    def apply(self, command: FloatArray) -> FloatArray:
-        """What to execute instead of the expert's command (14,), within the joints' limits. Grippers are left alone; so
-        is an arm that a push would bring too near to the table. Raises ValueError for another shape."""
-        if command.shape != (COMMAND_SIZE,):
-            raise ValueError(f"the command has shape {command.shape}; expected ({COMMAND_SIZE},)")
+    def apply(self, chunk: ActionChunk) -> ActionChunk:
+        """What to execute instead of the expert's command (1, 14), within the joints' limits. Grippers are left alone;
+        so is an arm that a push would bring too near to the table. Raises ValueError for another shape."""
+        if chunk.actions_HA.shape != (1, COMMAND_SIZE):
+            raise ValueError(f"the chunk has shape {chunk.actions_HA.shape}; expected (1, {COMMAND_SIZE})")
+        command = chunk.actions_HA[0]
         executed = command.copy()
         low, high = np.array(LIMITS_RAD).T
         for index, (side, bursts) in enumerate(zip(SIDES, self._bursts, strict=True)):
@@ -59,4 +58,4 @@ class DisturbanceSource:
             height = BASES_M[side][2] + forward(pushed)[0][2]
             if height >= min(_LOWEST_M, BASES_M[side][2] + forward(command[joints])[0][2]):
                 executed[joints] = pushed
-        return executed
+        return replace(chunk, actions_HA=executed[None])

@@ -11,12 +11,18 @@ import numpy as np
 import pytest
 
 from lavla_ros import cli
-from lavla_ros.contract import load_contract
+from lavla_ros.contract import Observation
+from sim_bridges.episode import ExpertActor, Observer, run_episode
 from sim_bridges.evaluation.evaluation import evaluate as evaluate_config
-from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE, TabletopEvaluation, evaluate, same_episodes
-from sim_bridges.tabletop.collect import collect_episode, make_session
-from sim_bridges.tabletop.expert import ScriptedExpert
+from sim_bridges.evaluation.tabletop import (
+    EVALUATION_SEED_BASE,
+    TabletopEvaluation,
+    TabletopSuite,
+    evaluate,
+    same_episodes,
+)
 from sim_bridges.tabletop.record import RecordConfig
+from sim_bridges.world import Plan
 from training.dataset import DatasetWriter, EpisodeArrays, layout, stats
 from training.dataset.video import VideoWriter
 
@@ -103,30 +109,49 @@ def test_recorded_actions_repeat_the_recorded_episodes(tmp_path: Path) -> None:
         evaluate_config(config)
 
 
+class Steps(Observer):
+    """Keeps what a recording would."""
+
+    every_step = True
+
+    def __init__(self) -> None:
+        self.observations: list[Observation] = []
+        self.actions: list[np.ndarray] = []
+
+    def observed(self, observation: Observation) -> None:
+        self.observations.append(observation)
+
+    def stepped(self, stamp_ns: int, action_A: np.ndarray | None) -> None:
+        assert action_A is not None
+        self.actions.append(action_A.copy())
+
+
 def record(dataset: Path, seeds: list[int]) -> None:
     """The expert's episodes as `lavla convert` would write them, but for black pictures."""
-    contract = load_contract("jaka_minicobo")
-    session = make_session(contract=contract, render=False)
-    expert = ScriptedExpert(session.sim)
+    suite = TabletopSuite()
+    contract = suite.contract
+    environment = suite.environment("pick_place", images=False)
     writer = DatasetWriter(dataset, contract)
     for seed in seeds:
-        steps = collect_episode(session, expert, seed, render=False)
+        steps = Steps()
+        plan = Plan(index=0, task="pick_place", trial=0, seed=seed, state_index=None, max_steps=150)
+        run_episode(environment, ExpertActor(environment.expert()), plan, contract=contract, observer=steps)
         videos = {}
         for camera in contract.cameras:
             videos[camera.name] = dataset / layout.STAGING / f"{camera.name}.mp4"
             size = {"width": camera.width, "height": camera.height, "fps": round(contract.rate_hz)}
             with VideoWriter(videos[camera.name], **size) as video:
-                for _ in steps:
+                for _ in steps.actions:
                     video.write(np.zeros((camera.height, camera.width, 3), np.uint8))
         black = np.zeros((camera.height, camera.width, 3), np.uint8)
-        counts = np.asarray(sum(stats.image_histogram(black) for _ in stats.sample_frames(len(steps))))
-        stamps = np.array([observation.stamp_ns for observation, _ in steps])
+        counts = np.asarray(sum(stats.image_histogram(black) for _ in stats.sample_frames(len(steps.actions))))
+        stamps = np.array([observation.stamp_ns for observation in steps.observations])
         writer.append(
             EpisodeArrays(
-                state_LS=np.stack([observation.state for observation, _ in steps]),
-                action_LA=np.stack([action for _, action in steps]).astype(np.float32),
+                state_LS=np.stack([observation.state for observation in steps.observations]),
+                action_LA=np.stack(steps.actions).astype(np.float32),
                 capture_ns_LK=np.repeat(stamps[:, None], len(contract.cameras) + 1, axis=1),
-                instructions=(session.sim.instruction,) * len(steps),
+                instructions=(environment.sim.instruction,) * len(steps.actions),
                 histograms=dict.fromkeys(contract.camera_names, counts),
             ),
             videos,

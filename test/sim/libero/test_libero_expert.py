@@ -1,9 +1,10 @@
-"""LIBERO's scripted experts. The full measurement is ``python -m sim_bridges.libero.expert.measure``."""
+"""LIBERO's scripted experts. The full measurement is ``python -m sim_bridges.measure``."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import mujoco
 import numpy as np
 import pytest
 
+from lavla_ros.contract import ActionChunk, load_contract
+from sim_bridges.episode import Episode
+from sim_bridges.evaluation.libero import LiberoTaskEnvironment
 from sim_bridges.libero.assets import LiberoAssets, find_assets
 from sim_bridges.libero.environment import LiberoEnvironment
 from sim_bridges.libero.expert import (
@@ -24,9 +28,10 @@ from sim_bridges.libero.expert import (
 )
 from sim_bridges.libero.expert.boxes import bodies_below, collision_boxes, footprint, sample_points
 from sim_bridges.libero.expert.grasp import down, nearest_half_turn
-from sim_bridges.libero.expert.measure import run_episode
 from sim_bridges.libero.expert.scene import parse_goal
 from sim_bridges.libero.tasks import LiberoError
+from sim_bridges.measure import show
+from sim_bridges.world import Plan
 
 BOXES = """
 <mujoco><worldbody>
@@ -143,11 +148,13 @@ def test_bad_configurations_are_refused(config: Any, message: str) -> None:
 
 
 def test_disturbances_come_in_bursts_and_leave_the_gripper_alone() -> None:
+    contract = load_contract("libero")
     action = np.array([0.2, -1.0, -0.5, 0.0, 0.1, 0.3, 1.0])
+    chunk = ActionChunk(stamp_ns=0, dt_ns=contract.dt_ns, actions_HA=action[None], names=contract.action.names)
     runs = []
     for seed in (3, 3, 4):
         source = DisturbanceSource(DisturbanceConfig(), seed)
-        runs.append(np.array([source.apply(action) for _ in range(500)]))
+        runs.append(np.array([source.apply(chunk).actions_HA[0] for _ in range(500)]))
     assert np.array_equal(runs[0], runs[1])
     assert not np.array_equal(runs[0], runs[2])
     assert np.abs(runs[0]).max() <= 1.0
@@ -156,8 +163,8 @@ def test_disturbances_come_in_bursts_and_leave_the_gripper_alone() -> None:
     pushed = (runs[0] != action).any(axis=1)
     assert 0.08 < pushed.mean() < 0.45
     assert np.flatnonzero(np.diff(pushed.astype(int)) == 1).size > 5
-    with pytest.raises(ValueError, match=r"shape \(6,\)"):
-        DisturbanceSource(DisturbanceConfig(), 0).apply(np.zeros(6))
+    with pytest.raises(ValueError, match=r"shape \(1, 6\)"):
+        DisturbanceSource(DisturbanceConfig(), 0).apply(replace(chunk, actions_HA=np.zeros((1, 6))))
 
 
 # ---- in LIBERO
@@ -181,28 +188,31 @@ def environment(request: pytest.FixtureRequest, assets: LiberoAssets) -> Iterato
     made.close()
 
 
+def shown(environment: LiberoEnvironment, initial_state: int, *, disturb: bool = False) -> Episode:
+    limit = environment.task.step_limit
+    plan = Plan(index=0, task=environment.task.name, trial=0, seed=7, state_index=initial_state, max_steps=limit)
+    task = LiberoTaskEnvironment(environment, environment.contract)
+    return show(task, plan, environment.contract, disturb=disturb)
+
+
 @pytest.mark.sim
 def test_reaches_the_goal_and_does_the_same_again(environment: LiberoEnvironment) -> None:
-    expert = LiberoExpert(environment)
     runs = []
     for initial_state in (0, 1, 0):
-        episode = run_episode(environment, expert, initial_state=initial_state, seed=7)
-        assert episode.success, f"{environment.instruction}, initial state {initial_state}: {expert.phase}"
+        episode = shown(environment, initial_state)
+        assert episode.success, f"{environment.instruction}, initial state {initial_state}: {episode.reason}"
         assert 60 < episode.steps < environment.task.step_limit
-        runs.append((episode.steps, environment.trajectory))
+        runs.append((episode.steps, episode.trajectory))
     assert runs[0] == runs[2]
     assert runs[0] != runs[1]
 
 
 @pytest.mark.sim
 def test_recovers_from_disturbances(environment: LiberoEnvironment) -> None:
-    expert = LiberoExpert(environment)
-    plain = run_episode(environment, expert, initial_state=2, seed=7)
-    trajectory = environment.trajectory
-    disturbed = run_episode(environment, expert, initial_state=2, seed=7, disturbance=DisturbanceConfig())
+    plain, disturbed = shown(environment, 2), shown(environment, 2, disturb=True)
     assert plain.success
     assert disturbed.success
-    assert environment.trajectory != trajectory
+    assert disturbed.trajectory != plain.trajectory
 
 
 @pytest.mark.sim

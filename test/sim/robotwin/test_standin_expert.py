@@ -1,22 +1,37 @@
-"""The stand-in's experts. The full measurement is ``python -m sim_bridges.robotwin.standin.measure``."""
+"""The stand-in's experts. The full measurement is ``python -m sim_bridges.measure robotwin_standin``."""
 
 from __future__ import annotations
 
 import numpy as np
 import pytest
 
-from sim_bridges.robotwin.standin import TASKS, DisturbanceConfig, make_task
+from lavla_ros.contract import load_contract
+from sim_bridges.episode import ExpertActor, run_episode
+from sim_bridges.evaluation.robotwin import RobotwinTaskEnvironment, robotwin_standin
+from sim_bridges.measure import MeasureConfig, main, measure, show
+from sim_bridges.robotwin.standin import TASKS, DisturbanceConfig, DisturbanceSource, make_task
 from sim_bridges.robotwin.standin.expert import MAX_COMMANDS, Expert, Reach, Stage
-from sim_bridges.robotwin.standin.measure import MeasureConfig, main, run_episode
+from sim_bridges.world import Plan, SuiteError
 
 pytestmark = pytest.mark.sim
+CONTRACT = load_contract("robotwin_aloha")
+
+
+def environment_of(name: str) -> RobotwinTaskEnvironment:
+    return robotwin_standin().environment(name, images=False)
+
+
+def plan(name: str, seed: int) -> Plan:
+    return Plan(index=0, task=name, trial=0, seed=seed, state_index=None, max_steps=400)
 
 
 @pytest.mark.parametrize("name", TASKS)
 def test_experts_solve_their_tasks(name: str) -> None:
-    episodes = [run_episode(make_task(name), seed) for seed in range(5)]
+    environment = environment_of(name)
+    episodes = [show(environment, plan(name, seed), CONTRACT, play=True) for seed in range(5)]
     assert [e.success for e in episodes] == [True] * 5
-    assert all(30 <= e.commands <= 100 for e in episodes)
+    assert all(30 <= e.steps <= 100 for e in episodes)
+    environment.close()
 
 
 @pytest.mark.parametrize("name", TASKS)
@@ -38,10 +53,14 @@ def test_what_was_shown_can_be_repeated_command_by_command(name: str) -> None:
 
 
 def test_pushed_aside_the_expert_goes_on() -> None:
-    task = make_task("move_blocks_to_pads")
-    calm = run_episode(task, 0, "commands")
-    pushed = run_episode(task, 0, "commands", DisturbanceConfig(start_probability=0.15))
-    assert calm.success and pushed.success and pushed.commands > calm.commands
+    name = "move_blocks_to_pads"
+    environment = environment_of(name)
+    calm = show(environment, plan(name, 0), CONTRACT)
+    pushes = DisturbanceSource(DisturbanceConfig(start_probability=0.15), 0)
+    expert = ExpertActor(environment.expert(), gives_up=True)
+    pushed = run_episode(environment, expert, plan(name, 0), contract=CONTRACT, disturbance=pushes)
+    assert calm.success and pushed.success and pushed.steps > calm.steps
+    environment.close()
 
 
 def test_commands_are_even_and_within_the_limits() -> None:
@@ -84,11 +103,14 @@ def test_a_block_out_of_reach_is_no_plan() -> None:
 
 def test_measure_reports(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path) -> None:
     out = tmp_path / "m.json"
-    command = ["measure", "--task", "move_blocks_to_pads", "--episodes", "2", "--out", str(out)]
+    command = ["measure", "robotwin_standin", "--tasks", "move_blocks_to_pads"]
+    command += ["--episodes", "2", "--play", "--out", str(out)]
     monkeypatch.setattr("sys.argv", command)
     main()
-    assert "move_blocks_to_pads (play): 2/2" in capsys.readouterr().out
+    assert "move_blocks_to_pads: 2/2" in capsys.readouterr().out
     assert '"seed": 100001' in out.read_text()
-    for wrong in ({"task": "x"}, {"task": TASKS[0], "episodes": 0}, {"task": TASKS[0], "disturb": True}):
-        with pytest.raises(ValueError, match=r"task is|nothing to measure|needs --mode commands"):
-            MeasureConfig(**wrong)
+    for wrong in ({"episodes": 0}, {"play": True, "disturb": True}):
+        with pytest.raises(ValueError, match=r"nothing to measure|choose one of them"):
+            MeasureConfig(suite="robotwin_standin", **wrong)
+    with pytest.raises(SuiteError, match="no task 'x'"):
+        measure(MeasureConfig(suite="robotwin_standin", tasks=("x",)))

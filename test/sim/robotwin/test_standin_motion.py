@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from lavla_ros.contract import ActionChunk, load_contract
 from sim_bridges.robotwin.standin.disturbance import DisturbanceConfig, DisturbanceSource
 from sim_bridges.robotwin.standin.kinematics import LIMITS_RAD, OutOfReach, forward, hand_down, inverse
 from sim_bridges.robotwin.standin.motion import physics_steps, rest_to_rest
@@ -66,10 +69,12 @@ def test_motion_ends_at_the_goal_at_rest_and_its_speed_is_that_of_its_positions(
 def test_disturbances_repeat_and_never_push_into_the_table() -> None:
     low = inverse(np.array([0.0, 0.3, 0.76 - BASES_M["left"][2]]), hand_down(0.0))
     command = np.array([*low, 1.0, *low, 0.0])
+    contract = load_contract("robotwin_aloha")
+    chunk = ActionChunk(stamp_ns=0, dt_ns=contract.dt_ns, actions_HA=command[None], names=contract.action.names)
     pushed = []
     for _ in range(2):
         source = DisturbanceSource(DisturbanceConfig(start_probability=0.5), 3)
-        pushed.append(np.array([source.apply(command) for _ in range(300)]))
+        pushed.append(np.array([source.apply(chunk).actions_HA[0] for _ in range(300)]))
     assert (pushed[0] == pushed[1]).all()
     assert (pushed[0][:, [6, 13]] == [1.0, 0.0]).all(), "grippers are left alone"
     moved = np.abs(pushed[0] - command).max(axis=1) > 0
@@ -77,4 +82,4 @@ def test_disturbances_repeat_and_never_push_into_the_table() -> None:
     heights = np.array([forward(row[joints])[0][2] for row in pushed[0] for joints in (slice(0, 6), slice(7, 13))])
     assert heights.min() + BASES_M["left"][2] >= 0.755
     with pytest.raises(ValueError, match="shape"):
-        source.apply(command[:7])
+        source.apply(replace(chunk, actions_HA=command[None, :7]))

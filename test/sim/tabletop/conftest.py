@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from lavla_ros.contract import Contract, load_contract
+from sim_bridges.evaluation.tabletop import TabletopEnvironment, TabletopSuite
 from sim_bridges.tabletop.sim import TabletopSim
 
 
@@ -23,3 +24,9 @@ def pick_sim() -> TabletopSim:
 def stack_sim() -> TabletopSim:
     """Reset it before use."""
     return TabletopSim("stack_bowls")
+
+
+@pytest.fixture(scope="module")
+def environment() -> TabletopEnvironment:
+    """Without pictures. Reset it before use."""
+    return TabletopSuite().environment("pick_place", images=False)

@@ -1,4 +1,4 @@
-"""The scripted expert through the executor, in lock-step. The full measurement is ``measure_expert(episodes=100)``."""
+"""The scripted expert through the executor, in lock-step. All of it: ``python -m sim_bridges.measure tabletop``."""
 
 from __future__ import annotations
 
@@ -7,82 +7,117 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from lavla_ros.contract import Contract
-from sim_bridges.tabletop.collect import collect_episode, make_session, measure_expert
+from lavla_ros.contract import Contract, Observation
+from sim_bridges.episode import ExpertActor, Observer, run_episode
+from sim_bridges.evaluation.suites import load_suite
+from sim_bridges.evaluation.tabletop import TabletopEnvironment
+from sim_bridges.measure import show
 from sim_bridges.tabletop.disturbance import DisturbanceConfig, DisturbanceSource
 from sim_bridges.tabletop.expert import ExpertConfig, ScriptedExpert
-from sim_bridges.tabletop.lockstep import LockstepSession
+from sim_bridges.tabletop.sim import TabletopSim
+from sim_bridges.world import Plan
 
 pytestmark = pytest.mark.sim
 
 
-@pytest.fixture(scope="module")
-def session() -> LockstepSession:
-    return make_session("pick_place", render=False)
+def plan(seed: int, task: str = "pick_place") -> Plan:
+    return Plan(index=0, task=task, trial=0, seed=seed, state_index=None, max_steps=150)
+
+
+class Shown(Observer):
+    """Keeps every observation, and the clean label (A,) of the step that follows it."""
+
+    every_step = True
+
+    def __init__(self) -> None:
+        self.observations: list[Observation] = []
+        self.labels: list[np.ndarray] = []
+
+    def observed(self, observation: Observation) -> None:
+        self.observations.append(observation)
+
+    def stepped(self, stamp_ns: int, action_A: np.ndarray | None) -> None:
+        assert action_A is not None and stamp_ns == self.observations[-1].stamp_ns
+        self.labels.append(action_A.copy())
+
+
+def shown(environment: TabletopEnvironment, seed: int, *, disturb: bool = False) -> Shown:
+    observer = Shown()
+    actor, contract = ExpertActor(environment.expert()), environment.contract
+    disturbance = environment.disturbance(plan(seed)) if disturb else None
+    run_episode(environment, actor, plan(seed), contract=contract, observer=observer, disturbance=disturbance)
+    assert environment.outcome().success
+    return observer
 
 
 @pytest.mark.parametrize(("task", "layout"), [("pick_place", "id"), ("stack_bowls", "id"), ("pick_place", "ood")])
 def test_solves_the_task(task: str, layout: str) -> None:
-    report = measure_expert(task, layout=layout, episodes=3, first_seed=40)  # type: ignore[arg-type]
-    assert report.failed_seeds == ()
-    assert report.mean_score > 0.95
-    assert max(report.steps) < 120
+    suite = load_suite("tabletop", {"layout": layout})
+    environment = suite.environment(task, images=False)
+    episodes = [show(environment, plan(seed, task), suite.contract) for seed in (40, 41, 42)]
+    assert all(episode.success and episode.steps < 120 for episode in episodes)
+    assert np.mean([episode.score for episode in episodes]) > 0.9
 
 
-def test_recovers_from_disturbances() -> None:
-    report = measure_expert("pick_place", episodes=3, first_seed=10, disturbance=DisturbanceConfig())
-    assert report.failed_seeds == ()
+def test_recovers_from_disturbances(environment: TabletopEnvironment) -> None:
+    for seed in (10, 11, 12):
+        calm = show(environment, plan(seed), environment.contract)
+        pushed = show(environment, plan(seed), environment.contract, disturb=True)
+        assert pushed.success and pushed.trajectory != calm.trajectory
 
 
-def test_fetches_an_object_that_was_moved_away_while_reaching_for_it(session: LockstepSession) -> None:
-    expert = ScriptedExpert(session.sim)
+def test_fetches_an_object_that_was_moved_away_while_reaching_for_it(environment: TabletopEnvironment) -> None:
+    session, expert = environment.session, environment.expert()
     session.reset(3)
     expert.reset()
     for step in range(150):
         if expert.done:
             break
-        session.step(expert.chunk(session.contract, session.time_ns))
+        session.step(expert.chunk())
         if step == 14:
             session.sim.data.joint("mango").qpos[:2] += [-0.02, -0.04]
     assert session.sim.outcome().success
 
 
-def test_equal_seeds_give_equal_episodes(session: LockstepSession) -> None:
-    expert = ScriptedExpert(session.sim)
+def test_equal_seeds_give_equal_episodes(environment: TabletopEnvironment) -> None:
     runs = []
     for _ in range(2):
-        episode = collect_episode(session, expert, 6, DisturbanceConfig(), render=False)
-        states = np.array([o.state for o, _ in episode])
-        runs.append((states, np.array([label for _, label in episode]), session.sim.snapshot()))
+        episode = shown(environment, 6, disturb=True)
+        states = np.array([o.state for o in episode.observations])
+        runs.append((states, np.array(episode.labels), environment.sim.snapshot()))
     for first, second in zip(*runs, strict=True):
         assert np.array_equal(first, second)
 
 
-def test_the_label_is_what_the_arm_does_a_step_later(session: LockstepSession, contract: Contract) -> None:
-    episode = collect_episode(session, ScriptedExpert(session.sim), 1, render=False)
-    labels = np.array([label for _, label in episode])[:-1, :6]
-    states = np.array([o.state for o, _ in episode])[1:, :6]
+def test_the_label_is_what_the_arm_does_a_step_later(environment: TabletopEnvironment, contract: Contract) -> None:
+    episode = shown(environment, 1)
+    labels = np.array(episode.labels)[:-1, :6]
+    states = np.array([o.state for o in episode.observations])[1:, :6]
     assert np.percentile(np.abs(labels - states), 95) < 0.01
-    assert [o.stamp_ns for o, _ in episode] == [i * contract.dt_ns for i in range(len(episode))]
-    gripper = np.array([label[6] for _, label in episode])
+    assert [o.stamp_ns for o in episode.observations] == [i * contract.dt_ns for i in range(len(episode.labels))]
+    gripper = np.array([label[6] for label in episode.labels])
     assert set(gripper) == {0.0, 1.0}
 
 
-def test_disturbances_change_what_is_executed_and_come_in_bursts(session: LockstepSession, contract: Contract) -> None:
-    chunk = ScriptedExpert(session.sim).chunk(contract, 0)
-    source = DisturbanceSource(DisturbanceConfig(start_probability=0.1), 3)
-    pushes = np.array([np.abs(source.sample(chunk)).max() > 0 for _ in range(400)])
-    again = DisturbanceSource(DisturbanceConfig(start_probability=0.1), 3)
-    assert [bool(np.abs(again.sample(chunk)).max() > 0) for _ in range(400)] == pushes.tolist()
+def test_disturbances_change_what_is_executed_and_come_in_bursts(environment: TabletopEnvironment) -> None:
+    environment.session.reset(0)
+    chunk = environment.expert().chunk()
+
+    def pushed() -> list[bool]:
+        source = DisturbanceSource(DisturbanceConfig(start_probability=0.1), 3)
+        return [not np.array_equal(source.apply(chunk).actions_HA, chunk.actions_HA) for _ in range(400)]
+
+    pushes = np.array(pushed())
+    assert pushed() == pushes.tolist()
     starts = np.flatnonzero(np.diff(pushes.astype(int)) == 1).size
     assert 10 < starts < 60
     assert 0.25 < pushes.mean() < 0.7
 
 
-def test_refuses_a_contract_that_it_cannot_command(session: LockstepSession, contract: Contract) -> None:
+def test_refuses_a_contract_that_it_cannot_command(pick_sim: TabletopSim, contract: Contract) -> None:
     delta = replace(contract, action=replace(contract.action, mode="delta"))
     with pytest.raises(ValueError, match="delta"):
-        ScriptedExpert(session.sim).chunk(delta, 0)
+        ScriptedExpert(pick_sim, delta)
 
 
 def test_settings_are_checked() -> None:

@@ -9,7 +9,8 @@ import pytest
 
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig, ExecutorState
-from sim_bridges.tabletop.collect import make_session
+from sim_bridges.evaluation.tabletop import TabletopSuite
+from sim_bridges.tabletop.disturbance import DisturbanceConfig, DisturbanceSource
 from sim_bridges.tabletop.lockstep import LockstepSession
 from sim_bridges.tabletop.sim import TabletopSim
 
@@ -18,7 +19,11 @@ pytestmark = pytest.mark.sim
 
 @pytest.fixture(scope="module")
 def session() -> LockstepSession:
-    return make_session("pick_place", render=False)
+    return new_session()
+
+
+def new_session() -> LockstepSession:
+    return TabletopSuite().environment("pick_place", images=False).session
 
 
 def ramp_chunk(session: LockstepSession, reach_rad: float = 0.1, horizon: int = 20) -> ActionChunk:
@@ -75,19 +80,21 @@ def test_a_rejected_chunk_is_reported(session: LockstepSession) -> None:
 
 
 def test_a_disturbance_moves_the_arm_but_not_the_chunk(session: LockstepSession) -> None:
-    ends = []
-    for push in (None, np.array([0.02, 0.0, 0.0, 0.0, 0.0, 0.0])):
+    config = DisturbanceConfig(start_probability=1.0, steps=(1, 1), joint_std_rad=(0.02, 0.0, 0.0, 0.0, 0.0, 0.0))
+    ends, pushes = [], []
+    for source in (None, DisturbanceSource(config, 0)):
         session.reset(0)
         chunk = ramp_chunk(session)
         before = chunk.actions_HA.copy()
-        session.step(chunk, push)
+        executed = chunk if source is None else source.apply(chunk)
+        session.step(executed)
         for _ in range(4):
             session.step(None)
         assert np.array_equal(chunk.actions_HA, before)
         ends.append(session.sim.joint_position_rad)
-    assert (ends[1] - ends[0])[0] == pytest.approx(0.02, abs=2e-3)
-    with pytest.raises(ValueError, match="shape"):
-        session.step(ramp_chunk(session), np.zeros(7))
+        pushes.append((executed.actions_HA - before)[0, 0])
+    assert abs(pushes[1]) > 0.002
+    assert (ends[1] - ends[0])[0] == pytest.approx(pushes[1], abs=2e-3)
 
 
 def test_equal_chunks_give_equal_episodes_bit_for_bit(session: LockstepSession) -> None:
@@ -99,7 +106,7 @@ def test_equal_chunks_give_equal_episodes_bit_for_bit(session: LockstepSession) 
 
     first = run(session)
     assert np.array_equal(run(session), first)
-    assert np.array_equal(run(make_session("pick_place", render=False)), first)
+    assert np.array_equal(run(new_session()), first)
 
 
 def test_observation(session: LockstepSession, contract: Contract) -> None:

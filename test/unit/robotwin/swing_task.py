@@ -18,7 +18,8 @@ import numpy as np
 from lavla_ros.contract import Contract
 from sim_bridges.evaluation.robotwin import RobotwinSuite
 from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
-from sim_bridges.robotwin.sources import Disturbance, Instructions, Provenance
+from sim_bridges.robotwin.sources import Instructions, Provenance
+from sim_bridges.world import Disturbance
 
 NAME = "swing_task:SwingSuite"
 SPEED = 0.002

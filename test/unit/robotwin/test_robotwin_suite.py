@@ -13,7 +13,7 @@ from swing_task import LIMIT, NAME, SwingSource, SwingSuite
 
 from lavla_ros.contract import ActionChunk, Observation
 from sim_bridges.evaluation import robotwin
-from sim_bridges.evaluation.episode import run_episode
+from sim_bridges.evaluation.episode import evaluate_episode
 from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
 from sim_bridges.evaluation.results import same_episodes
 from sim_bridges.evaluation.robotwin import SEEDS_FILE, RobotwinTaskEnvironment
@@ -160,7 +160,7 @@ def test_the_expert_meets_the_episodes_of_a_given_list_and_a_replay_refuses_one(
 
 
 def test_a_chunk_is_counted_in_commands_not_in_time() -> None:
-    environment = RobotwinTaskEnvironment(SwingSource().environment("swing", SwingSuite().contract))
+    environment = RobotwinTaskEnvironment(SwingSource().environment("swing", SwingSuite().contract), SwingSource())
     environment.reset(Plan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=9))
     inner = environment.environment
     actions = np.zeros((3, 14))
@@ -179,12 +179,13 @@ def test_a_chunk_is_counted_in_commands_not_in_time() -> None:
 
 @pytest.mark.parametrize(("fault", "words"), [("get_obs", "get_obs of swing failed after 0"), ("take_action", "TOPP")])
 def test_an_episode_in_which_robotwin_raises_is_in_error_and_the_next_one_is_not(fault: str, words: str) -> None:
-    environment = RobotwinTaskEnvironment(SwingSource(fault).environment("swing", SwingSuite().contract))
+    source = SwingSource(fault)
+    environment = RobotwinTaskEnvironment(source.environment("swing", SwingSuite().contract), source)
     plan = Plan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=2)
     contract = environment.environment.contract
 
     class Still:
-        every, needs_images = 1, True
+        every, needs_images, done = 1, True, False
 
         def reset(self, plan: Plan) -> None: ...
 
@@ -196,10 +197,10 @@ def test_an_episode_in_which_robotwin_raises_is_in_error_and_the_next_one_is_not
 
         def close(self) -> None: ...
 
-    result = run_episode(environment, Still(), contract, plan)
+    result = evaluate_episode(environment, Still(), contract, plan)
     assert result.error is not None and words in result.error and result.length_steps == 0 and not result.success
     environment.environment.task.fault = ""
-    assert run_episode(environment, Still(), contract, plan).error is None
+    assert evaluate_episode(environment, Still(), contract, plan).error is None
 
 
 def test_task_sets_and_comparability() -> None:
