@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -43,7 +44,9 @@ class CameraSpec:
     name: str
     """Key of the camera; the prepared image is published on ``/observation/<name>``."""
     topic: str
-    """Driver topic (sensor_msgs/Image; ``<topic minus /image_raw>/image_raw/compressed`` too)."""
+    """Driver topic (sensor_msgs/Image; ``<topic minus /image_raw>/image_raw/compressed`` too). One that is written
+    without a slash before it goes with the namespace of the stack; an absolute one is the same in every namespace.
+    Either has the slash here, and in bags."""
     width: int = setting(224, low=8, high=4096, unit="pixels")
     """Width of the prepared image, pixels."""
     height: int = setting(224, low=8, high=4096, unit="pixels")
@@ -56,10 +59,16 @@ class CameraSpec:
     """Cropping applied before resizing; ``none`` lets resizing change the aspect ratio."""
     channel_order: Literal["", "rgb8", "bgr8"] = ""
     """What the driver's images in ``8UC3`` or ``8UC4`` hold, encodings that do not say it; empty: they are refused."""
+    relative: bool = field(default=False, compare=False, repr=False)
+    """Whether ``topic`` was written without a slash; it is no part of what is recorded or hashed."""
 
     def __post_init__(self) -> None:
         check(bool(self.name) and self.name.isidentifier(), "cameras.name", self.name, "an identifier")
-        check(self.topic.startswith("/"), f"cameras.{self.name}.topic", self.topic, "an absolute topic")
+        named = re.fullmatch(r"/?[A-Za-z_]\w*(/[A-Za-z_]\w*)*", self.topic)
+        check(named is not None, f"cameras.{self.name}.topic", self.topic, "a name like camera/front/image_raw")
+        if not self.topic.startswith("/"):
+            object.__setattr__(self, "relative", True)
+            object.__setattr__(self, "topic", f"/{self.topic}")
         check_settings(self, f"cameras.{self.name}.")
 
     @property
@@ -226,12 +235,20 @@ class Contract:
                 return spec
         raise KeyError(f"contract {self.name!r} has no camera {name!r}; it has {list(self.camera_names)}")
 
+    def wire(self, topic: str) -> str:
+        """The name that a topic of an episode has for a node: relative to the node's namespace, but for an absolute
+        topic of a camera's driver. ``topic``: as in this contract and in bags, with a slash before it.
+        """
+        foreign = {c.topic for c in self.cameras if not c.relative}
+        return topic if topic.removesuffix("/compressed") in foreign else topic.removeprefix("/")
+
     def to_dict(self) -> dict[str, Any]:
         """Plain YAML/JSON-ready form; :meth:`from_dict` restores an equal contract."""
         plain: dict[str, Any] = to_plain(self)
         if self.step == "period":  # contracts from before there was a choice keep their full_hash
             del plain["step"]
         for camera in plain["cameras"]:
+            del camera["relative"]
             if not camera["channel_order"]:
                 del camera["channel_order"]
         return plain

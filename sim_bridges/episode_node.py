@@ -22,7 +22,9 @@ from typing import Any, Protocol
 
 from std_srvs.srv import SetBool, Trigger
 
+from lavla_ros import topics
 from lavla_ros.contract import Contract, load_contract
+from lavla_ros.episode import EpisodePhase
 from lavla_ros.ros.client import ServiceError, call
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.lifecycle import LavlaNode
@@ -84,7 +86,7 @@ class EpisodeNode(LavlaNode, ABC):
         self._why_ended = ""
         self._made_topics: LockstepTopics | None = None
         self._recorder: dict[str, Any] = {}
-        self._counts = dict.fromkeys(("succeeded", "failed", "error"), 0)
+        self._counts = dict.fromkeys((EpisodePhase.SUCCEEDED, EpisodePhase.FAILED, EpisodePhase.ERROR), 0)
 
     # What a simulator's node says.
 
@@ -144,11 +146,11 @@ class EpisodeNode(LavlaNode, ABC):
         self._requests = queue.SimpleQueue()
         if self.parameters.record:
             self._recorder = {
-                "start": self.create_client(Trigger, "/episode/start"),
-                "stop": self.create_client(Trigger, "/episode/stop"),
-                "mark": self.create_client(SetBool, "/episode/mark"),
+                "start": self.create_client(Trigger, topics.EPISODE_START),
+                "stop": self.create_client(Trigger, topics.EPISODE_STOP),
+                "mark": self.create_client(SetBool, topics.EPISODE_MARK),
             }
-        self._service = self.create_service(Trigger, "/episode/reset", self._on_reset)
+        self._service = self.create_service(Trigger, topics.EPISODE_RESET, self._on_reset)
         for index in range(self.parameters.episodes):
             self._requests.put((self._batch, self.request(index)))
         self._thread = threading.Thread(target=self._work, name="episodes", daemon=True)
@@ -228,7 +230,7 @@ class EpisodeNode(LavlaNode, ABC):
 
     def _run_episode(self, request: Any) -> None:
         """One episode to its end, whatever that is; after an error, what was queued behind it waits for a reset."""
-        began, state, reason, recording = time.monotonic(), "error", "", False
+        began, phase, reason, recording = time.monotonic(), EpisodePhase.ERROR, "", False
         begun: Simulator | None = None
         about: dict[str, Any] = asdict(request)
         try:
@@ -242,18 +244,18 @@ class EpisodeNode(LavlaNode, ABC):
                 recording = True
             self.topics.begin()
             success, reason = self.act(request)
-            state = "succeeded" if success else "failed"
+            phase = EpisodePhase.SUCCEEDED if success else EpisodePhase.FAILED
         except (RuntimeError, ValueError) as error:
             reason = str(error) or type(error).__name__
             self._failed_batch = self._running_batch
             self.get_logger().error(f"the episode ended in an error: {reason}")
         steps, trajectory = (begun.steps, begun.trajectory) if begun is not None else (0, "")
-        self._counts[state] += 1
-        self.topics.announce(state, reason=reason, steps=steps)
+        self._counts[phase] += 1
+        self.topics.announce(phase, reason=reason, steps=steps)
         if recording:
-            self._finish_recording(state)
+            self._finish_recording(phase)
         if self.parameters.progress:
-            over = {"state": state, "reason": reason, "steps": steps, "trajectory": trajectory}
+            over = {"state": phase, "reason": reason, "steps": steps, "trajectory": trajectory}
             line = json.dumps({**about, **over, "wall_s": time.monotonic() - began})
             with Path(self.parameters.progress).open("a", encoding="utf-8") as file:
                 file.write(line + "\n")
@@ -261,15 +263,15 @@ class EpisodeNode(LavlaNode, ABC):
     def _call(self, verb: str, request: Any = None) -> None:
         call(self._recorder[verb], request or Trigger.Request(), self.parameters.timeout_s)
 
-    def _finish_recording(self, state: str) -> None:
+    def _finish_recording(self, phase: EpisodePhase) -> None:
         """Keep the bag; one of an episode in error stays unmarked, and what it says on /episode/state tells why."""
         try:
-            if state != "error":
-                self._call("mark", SetBool.Request(data=state == "succeeded"))
+            if phase is not EpisodePhase.ERROR:
+                self._call("mark", SetBool.Request(data=phase is EpisodePhase.SUCCEEDED))
             self._call("stop")
         except ServiceError as error:
             self.fail(f"the recorder did not finish the episode: {error}")
 
     def diagnose(self, report: Report) -> None:
-        for state, count in self._counts.items():
-            report.value(f"episodes.{state}", count)
+        for phase, count in self._counts.items():
+            report.value(f"episodes.{phase}", count)

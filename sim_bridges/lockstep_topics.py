@@ -6,7 +6,6 @@ over the episodes of a process, so that subscribers never see time run backwards
 
 from __future__ import annotations
 
-import json
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -21,7 +20,9 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from lavla_ros import topics
 from lavla_ros.contract import NS_PER_S, ActionChunk, Contract
+from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState
 from lavla_ros.errors import UserError
 from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
 from lavla_ros.ros.messages import LATCHED_QOS, ImageBuffer, joint_state, single_point, trajectory_to_chunk
@@ -57,20 +58,21 @@ class LockstepTopics:
         self._commanded, self._ended = commanded, ended
         self._publishers: list[Any] = []
         self._cameras = {
-            c.name: self._out(Image, c.observation_topic if prepared else c.topic, DEPTH) for c in contract.cameras
+            c.name: self._out(Image, contract.wire(c.observation_topic if prepared else c.topic), DEPTH)
+            for c in contract.cameras
         }
         self._buffers = {c.name: ImageBuffer(c.name) for c in contract.cameras}
-        self._states = self._out(JointState, contract.state.topic, DEPTH)
-        self._clock = self._out(Clock, "/clock", 10)
-        self._instruction = self._out(String, contract.instruction_topic, LATCHED_QOS)
-        self._episode = self._out(String, "/episode/state", LATCHED_QOS)
-        self._commands = None if prepared else self._out(JointTrajectory, contract.action.topic, DEPTH)
+        self._states = self._out(JointState, contract.wire(contract.state.topic), DEPTH)
+        self._clock = self._out(Clock, topics.CLOCK, 10)
+        self._instruction = self._out(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
+        self._episode = self._out(String, topics.EPISODE_STATE, LATCHED_QOS)
+        self._commands = None if prepared else self._out(JointTrajectory, contract.wire(contract.action.topic), DEPTH)
         self._state_message = joint_state(contract.state.names)
         self._command_message = single_point(contract.action.names, contract.dt_ns)
         self._chunk: JointTrajectory | None = None
         self._changed = threading.Condition()
         self._chunks = (
-            node.create_subscription(JointTrajectory, "/action_chunk", self._on_chunk, 10) if commanded else None
+            node.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, 10) if commanded else None
         )
         self._offset_ns, self._last_ns = NS_PER_S, 0
         self._about: dict[str, Any] = {}
@@ -90,16 +92,16 @@ class LockstepTopics:
         self._offset_ns = self._last_ns + gap_ns + NS_PER_S - first_ns
         self._about = {**about, "instruction": instruction}
         self._instruction.publish(String(data=instruction))
-        self.announce("resetting")
+        self.announce(EpisodePhase.RESETTING)
         self._wait_until_taken()
 
-    def announce(self, state: str, **more: Any) -> None:
+    def announce(self, phase: EpisodePhase, **more: Any) -> None:
         """Say on /episode/state how the episode stands."""
-        self._episode.publish(String(data=json.dumps({"source": "simulator", "state": state, **self._about, **more})))
+        self._episode.publish(String(data=EpisodeState(SIMULATOR, phase, {**self._about, **more}).to_json()))
 
     def begin(self) -> None:
         """Announce ``running``. Raises BridgeError where a subscriber takes no message."""
-        self.announce("running")
+        self.announce(EpisodePhase.RUNNING)
         self._wait_until_taken()  # pictures must not overtake it: a policy would take them for the episode before
 
     def observe(self, time_ns: int, state: ArrayLike, images: Mapping[str, NDArray[np.uint8]]) -> None:
@@ -155,7 +157,7 @@ class LockstepTopics:
         deadline = time.monotonic() + timeout_s
         while True:
             missing = [f"subscriber of {p.topic_name}" for p in needed if p.get_subscription_count() == 0]
-            if self._commanded and self._node.count_publishers("/action_chunk") == 0:
+            if self._commanded and self._node.count_publishers(topics.ACTION_CHUNK) == 0:
                 missing.append("publisher of /action_chunk")
             if not missing:
                 return

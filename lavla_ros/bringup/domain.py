@@ -20,7 +20,7 @@ VARIABLE = "ROS_DOMAIN_ID"
 MOST_DOMAINS = 100
 """Domains 1 to this are given away: 0 is everybody's, and from 102 on the ports lie among the ephemeral ones."""
 ROLES = ("executor", "policy", "recorder")
-"""Nodes of which a domain has one: two would take turns at the same arm, or mix their episodes."""
+"""Nodes of which a namespace of a domain has one: two would take turns at the same arm, or mix their episodes."""
 _LARGEST = 232
 _FIRST_PORT, _PORTS_PER_DOMAIN = 7400, 250
 
@@ -58,14 +58,15 @@ class Claim:
         self._socket.close()
 
 
-def claim_role(role: str, domain: int) -> Claim:
-    """``role``: one of ``ROLES``. Raises DomainError saying who has it."""
+def claim_role(role: str, domain: int, namespace: str = "/") -> Claim:
+    """``role``: one of ``ROLES``; ``namespace``: a node's, with its slash. Raises DomainError saying who has it."""
     try:
-        return Claim(f"{domain}/{role}")
+        return Claim(f"{domain}{namespace.rstrip('/')}/{role}")
     except DomainError as error:
+        where = f"ROS domain {domain}" if namespace == "/" else f"namespace {namespace} of ROS domain {domain}"
         raise DomainError(
-            f"ROS domain {domain} has a {role} of another lavla stack already ({error}); stop that one, or give this "
-            f"one a domain of its own: {VARIABLE}=1 to 101"
+            f"{where} has a {role} of another lavla stack already ({error}); stop that one, or give this "
+            f"one a namespace of its own (namespace:=left), or a domain: {VARIABLE}=1 to 101"
         ) from None
 
 

@@ -318,7 +318,7 @@ def stack_domain(stack: Stack) -> Iterator[tuple[dict[str, str], tuple[int, ...]
                 fds = (held.enter_context(contextlib.closing(Claim(str(domain)))).fileno(),)
         for process in stack.processes:
             if process.role:  # the node claims it for itself; here nothing has been started yet
-                claim_role(process.role, domain).close()
+                claim_role(process.role, domain, process.namespace or "/").close()
         yield {VARIABLE: str(domain)}, fds
 
 

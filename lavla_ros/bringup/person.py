@@ -18,7 +18,7 @@ def record_person(out: Path, instruction: str, arguments: Mapping[str, str], epi
     out.mkdir(parents=True, exist_ok=True)
     contract = load_contract(arguments["contract"])
     console = ["lavla_ros.nodes.record_console", "--instruction", instruction]
-    console += ["--instruction-topic", contract.instruction_topic, "--contract", arguments["contract"]]
+    console += ["--instruction-topic", contract.wire(contract.instruction_topic), "--contract", arguments["contract"]]
     console += ["--episodes", str(episodes)]
     stack_arguments = {"bags": str(out), "instruction": instruction, **arguments}
     session = Session(

@@ -12,7 +12,7 @@ from typing import Self
 
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.bringup.launcher import Launcher, interrupting, notices, stack_domain
-from lavla_ros.bringup.stack import Stack
+from lavla_ros.bringup.stack import Stack, in_namespace
 from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
 from lavla_ros.places import run_dir
@@ -28,7 +28,8 @@ class Session:
     def __init__(
         self, stack: Callable[[Path], Stack], program: Sequence[str], log_file: Path, *, interactive: bool = False
     ) -> None:
-        """``stack``: from the folder of the run to the stack. ``program``: a Python module and its arguments.
+        """``stack``: from the folder of the run to the stack. ``program``: a Python module of a ROS program and its
+        arguments; it joins the namespace of the stack.
 
         The stack writes to ``log_file``; so does the program, unless it is ``interactive``: then it has the terminal.
         """
@@ -54,7 +55,11 @@ class Session:
             self._launcher.start()
             output = None if self._interactive else log
             self._program = subprocess.Popen(
-                self._command, env=environment | lifeline(), stdout=output, stderr=output, start_new_session=True
+                [*self._command, "--ros-args", *in_namespace(self.stack.namespace)],
+                env=environment | lifeline(),
+                stdout=output,
+                stderr=output,
+                start_new_session=True,
             )
             starting.callback(self._end_program)
             starting.callback(self._launcher.stop_the_arm)

@@ -24,6 +24,9 @@
         arguments: [--port, "${arm_port}"]
         ready: listening                         # regular expression in its output
 
+Every stack has the argument ``namespace`` besides: its nodes, and with them their topics and services, go there, so
+that several stacks run side by side in one graph.
+
 ``${name}`` is an argument, a variable or ``run_dir`` (a private folder of this run). A value that
 is one ``${name}`` and nothing else keeps the argument's type.
 
@@ -38,7 +41,7 @@ import socket
 import sys
 from collections.abc import Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +91,11 @@ class Argument:
             raise StackError(f"argument {self.name} is {text!r}; expected {kind}") from None
 
 
+NAMESPACE = Argument(
+    name="namespace", default="", description="Namespace of the stack's nodes, for several in one graph."
+)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Process:
     """One process with every value filled in."""
@@ -98,6 +106,8 @@ class Process:
     arguments: tuple[str, ...] = ()
     parameters: Mapping[str, Any] = field(default_factory=dict)
     parameter_file: Path | None = None
+    namespace: str = ""
+    """Of a node; empty: the root."""
     after: tuple[str, ...] = ()
     ready: str | None = None
     stop_first: bool = False
@@ -115,13 +125,14 @@ class Process:
         """The command line; parameters travel in a file below ``run_dir``, so that types survive."""
         command = [sys.executable, "-m", self.module, *self.arguments]
         if self.is_node:
-            command += ["--ros-args", "-r", f"__node:={self.name}"]
+            command += ["--ros-args", "-r", f"__node:={self.name}", *in_namespace(self.namespace)]
             if self.parameter_file is not None:
                 command += ["--params-file", str(self.parameter_file)]
             if self.parameters:
                 file = run_dir / f"{self.name}.yaml"
                 file.write_text(
-                    dump_parameters({self.name: {"ros__parameters": dict(self.parameters)}}), encoding="utf-8"
+                    dump_parameters({f"{self.namespace}/{self.name}": {"ros__parameters": dict(self.parameters)}}),
+                    encoding="utf-8",
                 )
                 command += ["--params-file", str(file)]
         return command
@@ -136,8 +147,18 @@ class Stack:
     arguments: Mapping[str, Any]
     processes: tuple[Process, ...]
     run_dir: Path
+    namespace: str = ""
+    """Of its nodes, with a slash before it; empty: the root."""
     simulated: bool = False
     """No real arm can move."""
+
+
+def in_namespace(namespace: str) -> list[str]:
+    """What a ROS program's command line needs after ``--ros-args`` to be in ``namespace`` ("/left"; "": nothing).
+
+    rclpy asks for simulated time on /clock, whatever the namespace is.
+    """
+    return ["-r", f"__ns:={namespace}", "-r", f"/clock:={namespace}/clock"] if namespace else []
 
 
 class _Dumper(yaml.SafeDumper):
@@ -174,6 +195,7 @@ def load_stack(name: str | Path, arguments: Mapping[str, str], *, run_dir: Path)
     unknown = sorted(set(arguments) - {a.name for a in declared})
     if unknown:
         raise StackError(f"stack {file.stem} has no arguments {unknown}; it has {[a.name for a in declared]}")
+    namespace = _namespace(arguments.get(NAMESPACE.name, ""))
     values: dict[str, Any] = {
         a.name: a.parse(arguments[a.name]) if a.name in arguments else a.default for a in declared
     }
@@ -195,7 +217,7 @@ def load_stack(name: str | Path, arguments: Mapping[str, str], *, run_dir: Path)
     for entry in data["processes"]:
         process = _process(entry, values, where)
         if process is not None:
-            processes.append(process)
+            processes.append(replace(process, namespace=namespace))
     _check_order(processes, data["processes"], where)
     simulated = data.get("simulated", False)
     return Stack(
@@ -204,8 +226,19 @@ def load_stack(name: str | Path, arguments: Mapping[str, str], *, run_dir: Path)
         arguments=values,
         processes=tuple(processes),
         run_dir=run_dir,
+        namespace=namespace,
         simulated=simulated if isinstance(simulated, bool) else _holds(str(simulated), values, where),
     )
+
+
+def _namespace(text: str) -> str:
+    """With one slash before it and before each part; empty for the root. Raises StackError."""
+    parts = [part for part in text.split("/") if part]
+    if not all(re.fullmatch(r"[A-Za-z_]\w*", part, re.ASCII) for part in parts):
+        raise StackError(
+            f"argument {NAMESPACE.name} is {text!r}; expected a name like left, of letters, digits and underscores"
+        )
+    return "".join(f"/{part}" for part in parts)
 
 
 def _read(name: str | Path) -> tuple[Path, dict[str, Any]]:
@@ -260,7 +293,7 @@ def _arguments(data: Mapping[str, Any], where: str) -> tuple[Argument, ...]:
                 free_when=str(spec.get("free_when", "")),
             )
         )
-    return tuple(found)
+    return (*found, NAMESPACE)
 
 
 def _process(entry: Mapping[str, Any], values: Mapping[str, Any], where: str) -> Process | None:

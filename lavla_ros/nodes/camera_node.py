@@ -99,7 +99,7 @@ class CameraNode(LavlaNode):
         self._inputs: Inputs | None = None
 
     def setup(self) -> None:
-        contract = load_contract(self.parameters.contract)
+        self._contract = contract = load_contract(self.parameters.contract)
         sources = self.parameters.source_of()
         unknown = sorted(set(sources) - set(contract.camera_names))
         if unknown:
@@ -109,9 +109,9 @@ class CameraNode(LavlaNode):
         simulated_time = bool(self.get_parameter("use_sim_time").value)
         for spec in contract.cameras:
             camera = self._cameras[spec.name] = _Camera(spec, self.parameters, simulated_time=simulated_time)
-            camera.publisher = self.create_publisher(Image, spec.observation_topic, IMAGE_QOS)
+            camera.publisher = self.create_publisher(Image, contract.wire(spec.observation_topic), IMAGE_QOS)
             if spec.name in sources:
-                camera.raw_publisher = self.create_publisher(Image, spec.topic, IMAGE_QOS)
+                camera.raw_publisher = self.create_publisher(Image, contract.wire(spec.topic), IMAGE_QOS)
                 on_frame = partial(self._on_frame, camera)
                 camera.capture = Capture(sources[spec.name], on_frame, loop=self.parameters.loop)
 
@@ -123,7 +123,7 @@ class CameraNode(LavlaNode):
             if camera.capture is not None:
                 camera.capture.start()
                 continue
-            topic = f"{camera.spec.topic}/compressed" if compressed else camera.spec.topic
+            topic = self._contract.wire(camera.spec.topic) + ("/compressed" if compressed else "")
             kind = CompressedImage if compressed else Image
             camera.input = self._inputs.add(kind, topic, partial(self._on_message, camera), depth=IMAGE_QOS.depth)
 

@@ -8,7 +8,6 @@ leaves servo mode in its place. What a person decides is one service each.
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -21,9 +20,11 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from lavla_ros import topics
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
 from lavla_ros.control.types import ExecutorState
 from lavla_ros.control.wire import ServoSnapshot, WireError
+from lavla_ros.episode import ExecutorReport
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
 from lavla_ros.ros.arbitration import ChunkGate, other_nodes
 from lavla_ros.ros.diagnostics import Report
@@ -37,7 +38,6 @@ SILENT_S, FROZEN_S = 0.1, 1.0
 """A servo process that has not ticked for so long is reported; for longer, it is ended."""
 DISCOVERY_S = 1.0
 """By then nodes of the same computer have found one another."""
-STATE_TOPIC = "/executor/state"
 SERVICES = ("hold", "acknowledge", "power_on", "enable", "resume")
 
 
@@ -51,7 +51,7 @@ class ExecutorNode(LavlaNode):
         super().__init__("executor", **options)
         self._link: ServoLink | None = None
         self._newest: ServoSnapshot | None = None
-        self._announced: dict[str, Any] = {}
+        self._announced = ExecutorReport()
         self._announcing = threading.Lock()
         self._statistics = Statistics()
         self._entities: list[Any] = []
@@ -64,16 +64,17 @@ class ExecutorNode(LavlaNode):
         executor = config.executor_config(contract)
         self._tick_ns = executor.tick_ns
         self._messages = TickMessages(contract, executor.joint_names, executor.tick_ns)
-        others = other_nodes(self, STATE_TOPIC, DISCOVERY_S)
+        others = other_nodes(self, topics.EXECUTOR_STATE, DISCOVERY_S)
         if others:
             raise ServoLinkError(
                 f"{' and '.join(others)} commands the arm of this ROS domain already; stop it first, or use another "
                 "ROS_DOMAIN_ID (a node that was killed stays in the graph for up to 20 s)"
             )
-        self._states = self.create_publisher(JointState, contract.state.topic, STATE_QOS)
-        self._commands = self.create_publisher(JointTrajectory, contract.action.topic, STATE_QOS)
-        self._announcements = self.create_publisher(String, STATE_TOPIC, LATCHED_QOS)
+        self._states = self.create_publisher(JointState, contract.wire(contract.state.topic), STATE_QOS)
+        self._commands = self.create_publisher(JointTrajectory, contract.wire(contract.action.topic), STATE_QOS)
+        self._announcements = self.create_publisher(String, topics.EXECUTOR_STATE, LATCHED_QOS)
         self._gate = ChunkGate(self, contract, self.parameters.command_source)
+        self._acknowledge = self.resolve_service_name(topics.executor_service("acknowledge"))
         self._link = ServoLink(config)
         self._link.start()
         self._forwarding = threading.Event()
@@ -82,8 +83,8 @@ class ExecutorNode(LavlaNode):
         self._thread.start()
         self._entities = [
             self.create_timer(HEARTBEAT_S, self._beat),
-            self.create_subscription(JointTrajectory, "/action_chunk", self._on_chunk, CHUNK_QOS, raw=True),
-            *(self.create_service(Trigger, f"/executor/{name}", self._serve(name)) for name in SERVICES),
+            self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, CHUNK_QOS, raw=True),
+            *(self.create_service(Trigger, topics.executor_service(name), self._serve(name)) for name in SERVICES),
         ]
 
     def start(self) -> None:
@@ -116,7 +117,7 @@ class ExecutorNode(LavlaNode):
                 self._forwarding.clear()
                 self._thread.join(2.0)
             link.stop()
-        self._newest, self._announced = None, {}
+        self._newest, self._announced = None, ExecutorReport()
         for name in ("_states", "_commands", "_announcements"):
             if hasattr(self, name):
                 self.destroy_publisher(getattr(self, name))
@@ -195,13 +196,13 @@ class ExecutorNode(LavlaNode):
     def _say(self, fault: str | None = None) -> None:
         """Announce the newest state (or a fault that this side sees) on /executor/state, where it is another."""
         with self._announcing:
-            value = announcement(self._newest, fault)
-            if value == self._announced:
+            said = announcement(self._newest, fault)
+            if said == self._announced:
                 return
-            if value["fault"] and value["fault"] != self._announced.get("fault"):
-                self.get_logger().error(f"fault: {value['fault']}; when it is safe, call /executor/acknowledge")
-            self._announced = value
-            self._announcements.publish(String(data=json.dumps(value)))
+            if said.fault and said.fault != self._announced.fault:
+                self.get_logger().error(f"fault: {said.fault}; when it is safe, call {self._acknowledge}")
+            self._announced = said
+            self._announcements.publish(String(data=said.to_json()))
 
     # What a person asks for.
 

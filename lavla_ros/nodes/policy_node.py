@@ -5,7 +5,6 @@ The arm has one master: the node does not come up where another one publishes /a
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 import time
@@ -20,15 +19,16 @@ from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
+from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract, require_same_contract
+from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
 from lavla_ros.observation.pipeline import ObservationPipeline
 from lavla_ros.policy.inference import InferenceWorker
 from lavla_ros.policy.policy import Policy, load_policy
-from lavla_ros.recording.types import EPISODE_TOPIC
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
 from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
-from lavla_ros.ros.messages import CHUNK_QOS, CHUNK_TOPIC, IMAGE_QOS, STATE_QOS, chunk_to_trajectory
+from lavla_ros.ros.messages import CHUNK_QOS, IMAGE_QOS, STATE_QOS, chunk_to_trajectory
 from lavla_ros.ros.parameters import NodeParameters, parameter
 from lavla_ros.ros.starvation import Starvation
 
@@ -60,6 +60,7 @@ class PolicyNode(LavlaNode):
     def __init__(self, **options: Any) -> None:
         super().__init__("policy", **options)
         self._made_s = time.monotonic()
+        self._chunk_topic = self.resolve_topic_name(topics.ACTION_CHUNK)
         self._contract: Contract | None = None
         self._policy: Policy | None = None
         self._pipeline: ObservationPipeline | None = None
@@ -92,8 +93,8 @@ class PolicyNode(LavlaNode):
         time.sleep(max(0.0, self._made_s + DISCOVERY_S - time.monotonic()))
         if rivals := self._find_rivals():
             raise RuntimeError(
-                f"{', '.join(rivals)} publishes {CHUNK_TOPIC} already, and the arm obeys one: end it first, or use "
-                "another ROS_DOMAIN_ID (a node that was killed is believed to be there for 20 s)"
+                f"{', '.join(rivals)} publishes {self._chunk_topic} already, and the arm obeys one: end it first, or "
+                "use another namespace or ROS_DOMAIN_ID (a node that was killed is believed to be there for 20 s)"
             )
         self._offer(True)
 
@@ -112,14 +113,14 @@ class PolicyNode(LavlaNode):
         )
         self._inputs = inputs = Inputs(self)
         # Where several wait they are taken in this order: an episode's start and instruction before its pictures.
-        inputs.add(String, EPISODE_TOPIC, self._on_episode, latched=True)
+        inputs.add(String, topics.EPISODE_STATE, self._on_episode, latched=True)
         topic = contract.instruction_topic
-        inputs.add(String, topic, partial(self._on_input, topic), latched=True)
+        inputs.add(String, contract.wire(topic), partial(self._on_input, topic), latched=True)
         topic = contract.state.topic
-        inputs.add(JointState, topic, partial(self._on_input, topic), depth=STATE_QOS.depth)
+        inputs.add(JointState, contract.wire(topic), partial(self._on_input, topic), depth=STATE_QOS.depth)
         for spec in contract.cameras:
             topic = spec.observation_topic
-            inputs.add(Image, topic, partial(self._on_input, topic), depth=IMAGE_QOS.depth)
+            inputs.add(Image, contract.wire(topic), partial(self._on_input, topic), depth=IMAGE_QOS.depth)
         simulated = bool(self.get_parameter("use_sim_time").value)
         self._starvation = Starvation(
             contract, self._pipeline, inputs, silent_after_s=self.parameters.silent_after_s, simulated_time=simulated
@@ -149,14 +150,14 @@ class PolicyNode(LavlaNode):
         """Be, or no longer be, a publisher of chunks."""
         with self._publishing:
             if offer and self._chunks is None:
-                self._chunks = self.create_publisher(JointTrajectory, CHUNK_TOPIC, CHUNK_QOS)
+                self._chunks = self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, CHUNK_QOS)
             elif not offer and self._chunks is not None:
                 self.destroy_publisher(self._chunks)
                 self._chunks = None
 
     def _find_rivals(self) -> list[str]:
         """Other publishers of chunks, by the names of their nodes (another policy node may have this one's)."""
-        names = [publisher.node for publisher in publishers_of(self, CHUNK_TOPIC)]
+        names = [publisher.node for publisher in publishers_of(self, topics.ACTION_CHUNK)]
         if self._chunks is not None and (own := self.get_fully_qualified_name()) in names:
             names.remove(own)
         return names
@@ -169,7 +170,8 @@ class PolicyNode(LavlaNode):
 
     @property
     def _rivalry(self) -> str:
-        return f"paused: {', '.join(self._rivals)} publishes {CHUNK_TOPIC} too, and the arm obeys one; end one of them"
+        rivals = ", ".join(self._rivals)
+        return f"paused: {rivals} publishes {self._chunk_topic} too, and the arm obeys one; end one of them"
 
     def _pace(self) -> None:
         """Infer while an episode runs, or nobody speaks of episodes, and nobody else commands the arm."""
@@ -193,16 +195,16 @@ class PolicyNode(LavlaNode):
     def _on_episode(self, message: String) -> None:
         """Whoever resets the scene says when an episode runs; in between there is nothing to infer."""
         try:
-            value = json.loads(message.data)
-            source, state = str(value["source"]), value["state"]
-        except (ValueError, KeyError, TypeError) as error:
-            self.get_logger().warning(f"/episode/state is not the JSON that it should be ({error}): {message.data!r}")
+            state = EpisodeState.from_json(message.data)
+        except EpisodeError as error:
+            self.get_logger().warning(str(error))
             return
-        if source == "recorder":
+        if state.source == RECORDER:
             return
-        self._running_scenes[source] = state == "running"
-        if state in ("homing", "running"):  # homing: the simulator itself commands the arm for a while
-            self._offer(state == "running")
+        running = state.phase is EpisodePhase.RUNNING
+        self._running_scenes[state.source] = running
+        if running or state.phase is EpisodePhase.HOMING:  # homing: the simulator itself commands the arm for a while
+            self._offer(running)
         self._pace()
 
     def _on_chunk(self, chunk: ActionChunk, observation: Observation, predict_s: float) -> None:

@@ -24,8 +24,9 @@ from rclpy.node import Node
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from lavla_ros import topics
 from lavla_ros.bringup.environment import enter_ros
-from lavla_ros.ros.client import ServiceError, call, spinning, watch_problems
+from lavla_ros.ros.client import ServiceError, call, own_arguments, spinning, watch_problems
 from lavla_ros.ros.messages import LATCHED_QOS
 
 IDLE_HELP = "Enter: begin an episode    q: quit"
@@ -51,9 +52,10 @@ class RecordConsole(Node):  # type: ignore[misc]  # rclpy is untyped
         """``episodes``: how many successful ones are wanted; 0: until the person quits."""
         super().__init__("record_console", context=context)
         self._start, self._stop, self._discard, self._check = (
-            self.create_client(Trigger, f"/episode/{verb}") for verb in ("start", "stop", "discard", "check")
+            self.create_client(Trigger, service)
+            for service in (topics.EPISODE_START, topics.EPISODE_STOP, topics.EPISODE_DISCARD, topics.EPISODE_CHECK)
         )
-        self._mark = self.create_client(SetBool, "/episode/mark")
+        self._mark = self.create_client(SetBool, topics.EPISODE_MARK)
         self._contract, self._say, self._wanted, self._succeeded = contract, say, episodes, 0
         self._judges: list[threading.Thread] = []
         self._begin_s: float | None = None
@@ -158,12 +160,12 @@ def judgement(bag: Path, contract: str) -> str:
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--instruction", default="", help="published for the episodes; empty: somebody else says it")
-    parser.add_argument("--instruction-topic", default="/instruction")
+    parser.add_argument("--instruction-topic", default="instruction")
     parser.add_argument("--contract", default="jaka_minicobo", help="for the judgement of a recorded episode")
     parser.add_argument("--episodes", type=int, default=0, help="end after so many successful ones; 0: at q")
-    options = parser.parse_args(argv)
     enter_ros()
-    rclpy.init()
+    options = parser.parse_args(own_arguments(argv))
+    rclpy.init(args=argv)
 
     def say(text: str) -> None:
         print(text, flush=True)

@@ -7,7 +7,6 @@ whether every stream of the contract comes. ``/episode/state`` says, latched, wh
 
 from __future__ import annotations
 
-import json
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -20,9 +19,11 @@ from rclpy.serialization import deserialize_message
 from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
+from lavla_ros import topics
 from lavla_ros.contract import load_contract
+from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
 from lavla_ros.recording.stream_stats import StreamStats
-from lavla_ros.recording.types import EPISODE_TOPIC, SCENE_KEYS, Outcome
+from lavla_ros.recording.types import EPISODE_TOPIC
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.inputs import Inputs
@@ -34,7 +35,9 @@ from lavla_ros.ros.parameters import NodeParameters, parameter
 @dataclass(frozen=True, kw_only=True)
 class RecorderParameters(NodeParameters):
     contract: str = parameter("jaka_minicobo", "Contract: a shipped name or a YAML file; it names the topics.")
-    root: str = parameter("runs/bags", "Folder that receives one bag per episode.")
+    root: str = parameter(
+        "runs/bags", "Folder of the bags, one per episode; in a namespace, its subfolder of that name."
+    )
     images: str = parameter(
         "observation",
         "Camera images to record: what the policy sees, or what the driver sends.",
@@ -60,32 +63,35 @@ class RecorderNode(LavlaNode):
     def setup(self) -> None:
         self._contract = contract = load_contract(self.parameters.contract)
         self._topics = recorded_topics(contract, self.parameters.images)
-        root = Path(self.parameters.root).expanduser()
+        self._latched = (contract.instruction_topic, EPISODE_TOPIC)
+        root = Path(self.parameters.root).expanduser() / self.get_namespace().strip("/")
         root.mkdir(parents=True, exist_ok=True)
         self._recorder = EpisodeRecorder(root, {topic: type_name(kind) for topic, kind in self._topics.items()})
         self._instruction: bytes | None = None
         self._simulation: bytes | None = None
-        self._simulated: dict[str, Any] = {}
+        self._simulated: EpisodeState | None = None
         self._written: Counter[str] = Counter()
         self._stats: dict[str, StreamStats] = {}
         self._mark: bool | None = None
-        self._state = self.create_publisher(String, EPISODE_TOPIC, LATCHED_QOS)
+        self._state = self.create_publisher(String, topics.EPISODE_STATE, LATCHED_QOS)
 
     def start(self) -> None:
         self._inputs = Inputs(self)
         for topic, kind in self._topics.items():
-            latched = topic in (self._contract.instruction_topic, EPISODE_TOPIC)
+            latched = topic in self._latched
             callback = partial(self._on_message, topic)
-            self._inputs.add(kind, topic, callback, depth=RECORDING_DEPTH, latched=latched, raw=True)
+            self._inputs.add(
+                kind, self._contract.wire(topic), callback, depth=RECORDING_DEPTH, latched=latched, raw=True
+            )
         for name, kind, handler in (
-            ("/episode/start", Trigger, self._on_start),
-            ("/episode/stop", Trigger, self._on_stop),
-            ("/episode/discard", Trigger, self._on_discard),
-            ("/episode/mark", SetBool, self._on_mark),
-            ("/episode/check", Trigger, self._on_check),
+            (topics.EPISODE_START, Trigger, self._on_start),
+            (topics.EPISODE_STOP, Trigger, self._on_stop),
+            (topics.EPISODE_DISCARD, Trigger, self._on_discard),
+            (topics.EPISODE_MARK, SetBool, self._on_mark),
+            (topics.EPISODE_CHECK, Trigger, self._on_check),
         ):
             self._episode_services.append(self.create_service(kind, name, handler))
-        self._announce("idle")
+        self._announce(EpisodePhase.IDLE)
         if self.parameters.auto_start and self._recorder is not None:
             self._begin(self._recorder)
 
@@ -128,14 +134,14 @@ class RecorderNode(LavlaNode):
     def _note_simulation(self, raw: bytes) -> bool:
         """Remember what a simulator says of its episode; False when the message is the recorder's own."""
         try:
-            state = json.loads(deserialize_message(raw, String).data)
-            if state["source"] == "recorder":
-                return False
-        except (ValueError, KeyError, TypeError) as error:
-            self.get_logger().warning(f"{EPISODE_TOPIC} is not the JSON that it should be: {error}")
+            state = EpisodeState.from_json(deserialize_message(raw, String).data)
+        except EpisodeError as error:
+            self.get_logger().warning(str(error))
             return True
+        if state.source == RECORDER:
+            return False
         self._simulated, self._simulation = state, raw
-        if state.get("state") == "running" and self._recorder is not None:
+        if state.phase is EpisodePhase.RUNNING and self._recorder is not None:
             self._recorder.describe(self._about())
         return True
 
@@ -153,22 +159,21 @@ class RecorderNode(LavlaNode):
         path = recorder.start(metadata, stamp_ns=now_ns)
         self._mark = None
         self._written.clear()
-        self._stats = {stream.topic: StreamStats() for stream in self._inputs.streams()} if self._inputs else {}
+        self._stats = {topic: StreamStats() for topic in self._topics if topic not in self._latched}
         # Published once, before the episode, and part of it all the same.
         for topic, raw in ((self._contract.instruction_topic, self._instruction), (EPISODE_TOPIC, self._simulation)):
             if raw is not None:
                 self._write(topic, raw, now_ns)
-        self._announce("running", path.name)
+        self._announce(EpisodePhase.RUNNING, path.name)
         self.get_logger().info(f"recording {path}")
         return str(path)
 
     def _finish(self, recorder: EpisodeRecorder) -> str:
-        simulated = self._simulated.get("state")
-        outcome: Outcome = "unmarked"
+        outcome = EpisodePhase.UNMARKED
         if self._mark is not None:
-            outcome = "succeeded" if self._mark else "failed"
-        elif simulated == "succeeded" or simulated == "failed":
-            outcome = simulated
+            outcome = EpisodePhase.SUCCEEDED if self._mark else EpisodePhase.FAILED
+        elif self._simulated is not None and self._simulated.phase in (EpisodePhase.SUCCEEDED, EpisodePhase.FAILED):
+            outcome = self._simulated.phase
         summary = recorder.stop(outcome, stamp_ns=wall_ns())
         self._announce(outcome, summary.path.name)
         total, size_mb = sum(summary.messages.values()), summary.size_bytes * 1e-6
@@ -179,14 +184,14 @@ class RecorderNode(LavlaNode):
 
     def _about(self) -> dict[str, Any]:
         """What the simulator says about the episode, and the instruction in force."""
-        about: dict[str, Any] = {key: self._simulated[key] for key in SCENE_KEYS if key in self._simulated}
+        about = self._simulated.scene if self._simulated is not None else {}
         if self._instruction is not None:
             about["instruction"] = deserialize_message(self._instruction, String).data
         return about
 
-    def _announce(self, state: str, episode: str | None = None) -> None:
-        value = {"source": "recorder", "episode": episode, "state": state, **self._about()}
-        self._state.publish(String(data=json.dumps(value)))
+    def _announce(self, phase: EpisodePhase, episode: str | None = None) -> None:
+        state = EpisodeState(RECORDER, phase, {"episode": episode, **self._about()})
+        self._state.publish(String(data=state.to_json()))
 
     # Services.
 
@@ -201,7 +206,7 @@ class RecorderNode(LavlaNode):
     def _on_discard(self, _: Any, response: Any) -> Any:
         def discard(recorder: EpisodeRecorder) -> str:
             path = recorder.discard()
-            self._announce("discarded", path.name)
+            self._announce(EpisodePhase.DISCARDED, path.name)
             return f"{path} was discarded"
 
         return self._answer(response, discard)

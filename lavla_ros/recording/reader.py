@@ -20,15 +20,14 @@ from rosbags.serde import SerdeError
 from rosbags.typesys import Stores, TypesysError, get_types_from_idl, get_types_from_msg, get_typestore
 from rosbags.typesys.store import Typestore
 
+from lavla_ros.episode import SCENE_KEYS, EpisodePhase, json_object
 from lavla_ros.errors import UserError
 from lavla_ros.recording.types import (
     CUSTOM_KEY,
     EPISODE_TOPIC,
     EPISODE_TYPE,
-    SCENE_KEYS,
     EpisodeMarks,
     jazzy,
-    json_object,
 )
 
 # what damaged files make rosbags and its decompressors raise, besides its own ReaderError
@@ -318,7 +317,7 @@ def _check_path(path: Path) -> None:
 
 def _episode(state: dict[str, Any], start_ns: int | None = None, end_ns: int | None = None) -> EpisodeInfo:
     return EpisodeInfo(
-        outcome=str(state.get("state", "unmarked")),
+        outcome=str(state.get("state", EpisodePhase.UNMARKED)),
         scene={key: state[key] for key in SCENE_KEYS if isinstance(state.get(key), (str, int))},
         instruction=str(state.get("instruction") or ""),
         metadata=state,

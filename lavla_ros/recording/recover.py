@@ -25,6 +25,7 @@ from rosbags.interfaces import Connection
 from rosbags.rosbag2 import StoragePlugin, Writer
 from zstandard import ZstdError
 
+from lavla_ros.episode import EpisodePhase
 from lavla_ros.recording.reader import BagError, BagReader, storage_files
 from lavla_ros.recording.types import CUSTOM_KEY, EPISODE_TOPIC, EPISODE_TYPE, EpisodeMarks, jazzy
 
@@ -131,7 +132,7 @@ def _copy(path: Path, files: list[Path], made: Path, target: Path) -> RecoveryRe
     except BaseException:
         writer.abort()
         raise
-    outcome = marks.outcome or ("interrupted" if marks.begun else "unmarked")
+    outcome = marks.outcome or (EpisodePhase.INTERRUPTED if marks.begun else EpisodePhase.UNMARKED)
     if marks.begun and len(marks.episodes()) == 1:  # of several, their own marks tell
         writer.set_custom_data(CUSTOM_KEY, json.dumps({**marks.metadata, "state": outcome, "recovered": True}))
     writer.close()

@@ -23,8 +23,9 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from rosbags.rosbag2.errors import WriterError
 from rosbags.rosbag2.storage_mcap import McapWriter
 
+from lavla_ros.episode import RECORDER, EpisodePhase, EpisodeState
 from lavla_ros.errors import UserError
-from lavla_ros.recording.types import CUSTOM_KEY, EPISODE_TOPIC, EPISODE_TYPE, OUTCOMES, Outcome, jazzy, string_cdr
+from lavla_ros.recording.types import CUSTOM_KEY, EPISODE_TOPIC, EPISODE_TYPE, OUTCOMES, jazzy, string_cdr
 
 _COUNTER_FILE = ".next_episode"
 _NAME = re.compile(r"episode_(\d{6,})(?:_recovered)?")
@@ -40,7 +41,7 @@ class EpisodeSummary:
 
     path: Path
     episode: int
-    outcome: Outcome
+    outcome: EpisodePhase
     messages: dict[str, int]
     """Topic → number of messages."""
     duration_s: float
@@ -129,7 +130,7 @@ class EpisodeRecorder:
             self._counts = Counter()
             self._first_ns, self._last_ns, self._dirty, self._error = None, 0, True, None
             if stamp_ns is not None:
-                self._write(EPISODE_TOPIC, string_cdr(json.dumps(self._state("running"))), stamp_ns)
+                self._write(EPISODE_TOPIC, string_cdr(self._state(EpisodePhase.RUNNING)), stamp_ns)
         self._stop_flushing.clear()
         self._flusher = threading.Thread(target=self._flush_loop, name="episode-flush", daemon=True)
         self._flusher.start()
@@ -162,10 +163,11 @@ class EpisodeRecorder:
         with self._lock:
             self._flush()
 
-    def stop(self, outcome: Outcome = "unmarked", *, stamp_ns: int | None = None) -> EpisodeSummary:
+    def stop(self, outcome: str = EpisodePhase.UNMARKED, *, stamp_ns: int | None = None) -> EpisodeSummary:
         """Mark and close the open episode. ``stamp_ns`` of the final message defaults to the last one."""
         if outcome not in OUTCOMES:
-            raise RecordingError(f"outcome is {outcome!r}; expected one of {OUTCOMES}")
+            raise RecordingError(f"outcome is {outcome!r}; expected one of {[*map(str, OUTCOMES)]}")
+        phase = EpisodePhase(outcome)
         self._end_flushing()
         with self._lock:
             if self._error is not None:
@@ -173,8 +175,8 @@ class EpisodeRecorder:
                 raise error
             writer = self._require_open()
             last_ns = self._last_ns if stamp_ns is None else stamp_ns
-            self._write(EPISODE_TOPIC, string_cdr(json.dumps(self._state(outcome))), last_ns)
-            writer.set_custom_data(CUSTOM_KEY, json.dumps(self._state(outcome)))
+            self._write(EPISODE_TOPIC, string_cdr(self._state(phase)), last_ns)
+            writer.set_custom_data(CUSTOM_KEY, self._state(phase))
             try:
                 writer.close()
             except OSError as error:
@@ -183,7 +185,7 @@ class EpisodeRecorder:
             return EpisodeSummary(
                 path=self._path,
                 episode=self._episode,
-                outcome=outcome,
+                outcome=phase,
                 messages=dict(self._counts),
                 duration_s=(self._last_ns - (self._first_ns or self._last_ns)) / 1e9,
                 size_bytes=sum(file.stat().st_size for file in self._path.iterdir()),
@@ -204,8 +206,8 @@ class EpisodeRecorder:
 
     # ------------------------------------------------------------------ inside
 
-    def _state(self, state: str) -> dict[str, Any]:
-        return {"source": "recorder", **self._metadata, "episode": self._episode, "state": state}
+    def _state(self, phase: EpisodePhase) -> str:
+        return EpisodeState(RECORDER, phase, {**self._metadata, "episode": self._episode}).to_json()
 
     def _open_next(self) -> Writer:
         """Take the next free number: above every one that was ever given out below root."""

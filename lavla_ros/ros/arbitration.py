@@ -12,6 +12,7 @@ from typing import Any
 from rclpy.serialization import deserialize_message
 from trajectory_msgs.msg import JointTrajectory
 
+from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.ros.inputs import UNNAMED
 from lavla_ros.ros.messages import MessageError, trajectory_to_chunk
@@ -83,7 +84,7 @@ class ChunkGate:
     def look(self) -> str | None:
         """Why nobody's chunks may be executed now, or None: asks the graph."""
         now_ns = time.monotonic_ns()
-        conflict = self._sources.conflict(self._node.get_publishers_info_by_topic("/action_chunk"), now_ns)
+        conflict = self._sources.conflict(self._node.get_publishers_info_by_topic(topics.ACTION_CHUNK), now_ns)
         if conflict is None:
             self._since_ns = None
         elif self._since_ns is None:

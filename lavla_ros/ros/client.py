@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import Any
 
@@ -11,13 +12,20 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
+from rclpy.utilities import remove_ros_args
 
+from lavla_ros import topics
 from lavla_ros.errors import UserError
 from lavla_ros.ros.diagnostics import NewProblems
 
 
 class ServiceError(UserError, RuntimeError):
     """A service is not there, does not answer, or refuses."""
+
+
+def own_arguments(argv: Sequence[str] | None) -> list[str]:
+    """A program's command line (None: this process's) without its own name and without what is for ROS."""
+    return [str(text) for text in remove_ros_args(["", *(sys.argv[1:] if argv is None else argv)])[1:]]
 
 
 @contextmanager
@@ -44,7 +52,7 @@ def call(client: Any, request: Any, timeout_s: float = 10.0) -> str:
 
     Raises ServiceError naming the service and what it said.
     """
-    name = client.srv_name
+    name = client.service_name
     if not client.wait_for_service(timeout_s):
         raise ServiceError(f"service {name} is not there after {timeout_s} s; does the node that offers it run?")
     done = threading.Event()
@@ -66,4 +74,4 @@ def watch_problems(node: Node, say: Callable[[str], None]) -> None:
         for line in problems.take(message):
             say(line)
 
-    node.create_subscription(DiagnosticArray, "/diagnostics", on_diagnostics, qos_profile_sensor_data)
+    node.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, on_diagnostics, qos_profile_sensor_data)

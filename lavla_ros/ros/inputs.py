@@ -66,7 +66,7 @@ def publishers_of(node: Any, topic: str) -> list[Publisher]:
 
 
 class Input:
-    """One topic that others publish. ``callback`` gets the message, or its bytes with ``raw``."""
+    """One topic that others publish, relative or absolute. ``callback`` gets the message, or its bytes with ``raw``."""
 
     def __init__(
         self,
@@ -79,7 +79,8 @@ class Input:
         latched: bool = False,
         raw: bool = False,
     ) -> None:
-        self.topic = topic
+        self.topic = node.resolve_topic_name(topic)
+        """Its full name in the graph."""
         self.kind = type_name(kind)
         self.latched = latched
         self.publishers: list[Publisher] = []

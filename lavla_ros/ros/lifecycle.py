@@ -26,6 +26,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
+from lavla_ros import topics
 from lavla_ros.bringup.domain import ROLES, Claim, DomainError, claim_role
 from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.places import PlaceError
@@ -51,7 +52,7 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         """Why the node would not activate when it was asked last."""
         self.exit_status: int | None = None
         """Of the process, once the node has nothing left to do; None: it runs on."""
-        self._diagnostics = self.create_publisher(DiagnosticArray, "/diagnostics", 10)
+        self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, 10)
         self.create_timer(self.parameters.diagnostics_period_s, self._publish_diagnostics)
         self._failure = self.create_guard_condition(self._deactivate_after_failure)
         self._finished = self.create_guard_condition(lambda: None)  # wakes the executor
@@ -212,7 +213,7 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
         node = factory()
         refuse_unknown(node)
         if node.role in ROLES:
-            role = claim_role(node.role, node.context.get_domain_id())
+            role = claim_role(node.role, node.context.get_domain_id(), node.get_namespace())
         executor = SingleThreadedExecutor()
         executor.add_node(node)
         if node.parameters.autostart and not stopping.is_set() and not node.bring_up():

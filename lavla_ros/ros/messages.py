@@ -24,7 +24,6 @@ IMAGE_QOS = QoSProfile(depth=4, reliability=ReliabilityPolicy.RELIABLE, history=
 STATE_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
 RECORDING_DEPTH = 200
 """A recorder loses nothing while the disk is busy."""
-CHUNK_TOPIC = "/action_chunk"
 CHUNK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
 LATCHED_QOS = QoSProfile(
     depth=1,

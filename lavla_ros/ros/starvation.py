@@ -36,7 +36,7 @@ class Starvation:
         self._contract, self._pipeline, self._inputs = contract, pipeline, inputs
         self._silent_after_s = max(silent_after_s, SIMULATED_SILENCE_S) if simulated_time else silent_after_s
         self._simulated_time = simulated_time
-        self._reference = contract.camera(contract.alignment.reference).observation_topic
+        self._reference = inputs[contract.wire(contract.camera(contract.alignment.reference).observation_topic)].topic
         self._stamps_ns: dict[str, int] = {}
         self._ages_ns: dict[str, deque[int]] = {}
         self._before: Counter[str] = Counter()
@@ -45,6 +45,7 @@ class Starvation:
     def arrived(self, topic: str, message: Any) -> None:
         """A message of any input; those without a header (the instruction) have no stamp to be judged."""
         if hasattr(message, "header"):
+            topic = self._inputs[self._contract.wire(topic)].topic
             stamp_ns = self._stamps_ns[topic] = stamp_to_ns(message.header.stamp)
             self._ages_ns.setdefault(topic, deque(maxlen=5)).append(wall_ns() - stamp_ns)
 
@@ -79,7 +80,7 @@ class Starvation:
             if abs(apart_s) > CLOCK_TOLERANCE_S and not {topic, self._reference} & set(silent):
                 causes.append(f"stamps of {topic} are {apart_s:+.1f} s from those of {self._reference}")
         if new["steps.dropped.no_instruction"]:
-            topic = self._contract.instruction_topic
+            topic = self._inputs[self._contract.wire(self._contract.instruction_topic)].topic
             causes.append(f"no instruction: give instruction:=…, or publish a std_msgs/msg/String on {topic}")
         refused = {k: n for k, n in new.items() if k.rpartition(".")[2] not in _FINE and not k.startswith("steps.")}
         return causes + [f"{key} {count} times" for key, count in sorted(refused.items())]

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +14,7 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros.contract import Contract, Dimension
 from lavla_ros.control.types import ExecutorState
 from lavla_ros.control.wire import ServoSnapshot
+from lavla_ros.episode import ExecutorReport
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.lifecycle import set_stamp, wall_ns
 from lavla_ros.ros.messages import MessageError, joint_state, single_point
@@ -94,48 +94,46 @@ class Statistics:
             report.value("last_refusal", self._last_refusal)
 
 
-def announcement(snapshot: ServoSnapshot | None, fault: str | None = None) -> dict[str, Any]:
-    """What /executor/state says: why the arm stands, since when, and what it waits for.
+def announcement(snapshot: ServoSnapshot | None, fault: str | None = None) -> ExecutorReport:
+    """What executor/state says: why the arm stands, since when, and what it waits for.
 
     ``fault``: one of the servo process itself, which cannot tell it any more.
     """
     if snapshot is None or fault is not None:
-        return {
-            "state": "idle" if fault is None else "fault",
-            "fault": fault,
-            "reason": "",
-            "held": None,
-            "waiting_for": "" if fault is None else "the servo process",
-            "since_ns": 0 if snapshot is None else snapshot.stamp_ns,
-        }
+        return ExecutorReport(
+            state="idle" if fault is None else "fault",
+            fault=fault,
+            waiting_for="" if fault is None else "the servo process",
+            since_ns=0 if snapshot is None else snapshot.stamp_ns,
+        )
     fault = snapshot.fault or snapshot.driver_fault
     state = snapshot.state
     if fault is not None:
         state = ExecutorState.FAULT
     elif snapshot.held is not None and state is ExecutorState.IDLE:
         state = ExecutorState.HOLDING  # in or out of servo mode: a person has to resume
-    return {
-        "state": state.name.lower(),
-        "fault": fault,
-        "reason": snapshot.held or snapshot.hold_reason,
-        "held": snapshot.held,
-        "waiting_for": snapshot.waiting_for,
-        "since_ns": snapshot.since_ns,
-    }
+    return ExecutorReport(
+        state=state.name.lower(),
+        fault=fault,
+        reason=snapshot.held or snapshot.hold_reason,
+        held=snapshot.held,
+        waiting_for=snapshot.waiting_for,
+        since_ns=snapshot.since_ns,
+    )
 
 
-def describe(report: Report, snapshot: ServoSnapshot | None, announced: dict[str, Any]) -> None:
+def describe(report: Report, snapshot: ServoSnapshot | None, announced: ExecutorReport) -> None:
     """The same for /diagnostics, with the counters."""
     if snapshot is None:
         return
     for key in ("state", "held", "waiting_for", "reason"):
-        if announced.get(key):
-            report.value(key, announced[key])
+        if value := getattr(announced, key):
+            report.value(key, value)
     report.value("missed_ticks", snapshot.missed)
     for key, count in sorted(snapshot.counters.items()):
         report.value(f"executor.{key}", count)
-    if announced.get("fault"):
-        report.error(f"fault: {announced['fault']}; waiting for {announced['waiting_for']}")
+    if announced.fault:
+        report.error(f"fault: {announced.fault}; waiting for {announced.waiting_for}")
     if snapshot.concern is not None:
         report.warn(f"held: {snapshot.concern}")
     if snapshot.state is ExecutorState.TRACKING and (snapshot.gripper >= 0.5) != (snapshot.measured_gripper >= 0.5):

@@ -15,6 +15,7 @@ from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
+from lavla_ros.episode import EpisodePhase
 from sim_bridges.lockstep_topics import BridgeError, LockstepTopics
 from sim_bridges.world import Plan
 
@@ -65,7 +66,7 @@ class TopicCommander:
         return self._topics.chunk(observation.stamp_ns, steps=self.every)
 
     def finish(self, *, success: bool) -> None:
-        self._topics.announce("succeeded" if success else "failed")
+        self._topics.announce(EpisodePhase.SUCCEEDED if success else EpisodePhase.FAILED)
 
     def close(self) -> None:
         self._executor.shutdown()

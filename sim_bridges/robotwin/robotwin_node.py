@@ -35,8 +35,8 @@ from sim_bridges.robotwin.environment import JOINTS, FloatArray, RobotwinEnviron
 from sim_bridges.robotwin.seeds import SeedFile, Tried, accepted, first_seed, try_seed
 from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source, require_task
 
-MEASURED_TOPIC = "/joint_states/measured"
-ENDPOSE_TOPICS = {"left": "/endpose/left", "right": "/endpose/right"}
+MEASURED_TOPIC = "joint_states/measured"
+ENDPOSE_TOPICS = {"left": "endpose/left", "right": "endpose/right"}
 WORLD = "world"
 """Frame of the end-effector poses."""
 
@@ -117,7 +117,7 @@ class RobotwinNode(EpisodeNode):
         self.get_logger().info(self._provenance.statement)
         self._load(first.task)
         for camera in self._contract.cameras:
-            topic = camera.topic.removesuffix("image_raw") + "camera_info"
+            topic = self._contract.wire(camera.topic).removesuffix("image_raw") + "camera_info"
             self._extras[camera.name] = self.create_publisher(CameraInfo, topic, DEPTH)
         self._extras["measured"] = self.create_publisher(JointState, MEASURED_TOPIC, DEPTH)
         for arm, topic in ENDPOSE_TOPICS.items():

@@ -9,7 +9,6 @@ every other one has stopped to be (a policy node does so at ``homing``).
 
 from __future__ import annotations
 
-import json
 import sys
 import time
 from dataclasses import dataclass
@@ -22,14 +21,15 @@ from std_msgs.msg import String
 from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from lavla_ros import topics
 from lavla_ros.contract import load_contract
 from lavla_ros.control.ring import Ring
+from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorReport
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import publishers_of
 from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
 from lavla_ros.ros.messages import (
     CHUNK_QOS,
-    CHUNK_TOPIC,
     IMAGE_QOS,
     LATCHED_INPUT_QOS,
     LATCHED_QOS,
@@ -75,7 +75,7 @@ class TabletopCameraNode(LavlaNode):
         self._request_ring: Ring | None = None
         self._renderer: TabletopRenderer | None = None
         self._entities: list[Any] = []
-        self._executor: dict[str, Any] = {}
+        self._executor = ExecutorReport()
         self._rate = Rate()
         self._render_ms = Window()
 
@@ -92,9 +92,11 @@ class TabletopCameraNode(LavlaNode):
             raise ParameterError(f"the tabletop renders all cameras in one size; contract {contract.name} has {size}")
         self._renderer = TabletopRenderer(self._sim, size.pop())
         self._buffers = {c.name: ImageBuffer(f"{c.name}_optical_frame") for c in contract.cameras}
-        self._images = {c.name: self.create_publisher(Image, c.topic, IMAGE_QOS) for c in contract.cameras}
-        self._instruction = self.create_publisher(String, contract.instruction_topic, LATCHED_QOS)
-        self._episodes = self.create_publisher(String, "/episode/state", LATCHED_QOS)
+        self._images = {
+            c.name: self.create_publisher(Image, contract.wire(c.topic), IMAGE_QOS) for c in contract.cameras
+        }
+        self._instruction = self.create_publisher(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
+        self._episodes = self.create_publisher(String, topics.EPISODE_STATE, LATCHED_QOS)
         self._chunks: Any = None
 
     def start(self) -> None:
@@ -103,15 +105,15 @@ class TabletopCameraNode(LavlaNode):
         self._homing: Homing | None = None
         self._homing_since_ns = 0
         self._begin_ns: int | None = None
-        self._state = "starting"
+        self._state = EpisodePhase.STARTING
         if self.parameters.wait_for_reset:
-            self._announce("waiting")
+            self._announce(EpisodePhase.WAITING)
         self._entities = [
             self.create_timer(1.0 / self.parameters.rate_hz, self._on_frame),
             self.create_timer(HOMING_PERIOD_S, self._on_homing),
-            self.create_service(Trigger, "/episode/reset", self._on_reset),
-            self.create_subscription(JointTrajectory, CHUNK_TOPIC, self._on_chunk, CHUNK_QOS),
-            self.create_subscription(String, "/executor/state", self._on_executor, LATCHED_INPUT_QOS),
+            self.create_service(Trigger, topics.EPISODE_RESET, self._on_reset),
+            self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, CHUNK_QOS),
+            self.create_subscription(String, topics.EXECUTOR_STATE, self._on_executor, LATCHED_INPUT_QOS),
         ]
 
     def stop(self) -> None:
@@ -168,31 +170,29 @@ class TabletopCameraNode(LavlaNode):
     # Episodes.
 
     def _referee(self, state: SceneState) -> None:
-        if self._state == "homing" and self._homing is None:
+        if self._state is EpisodePhase.HOMING and self._homing is None:
             self._take_over()
-        elif self._state == "starting" and state.episode == self._episode:
+        elif self._state is EpisodePhase.STARTING and state.episode == self._episode:
             self._frames_left -= 1
             if self._frames_left <= 0:
                 self._begin_ns = None
                 self._instruction.publish(String(data=self._words))
-                self._announce("running")
-        elif self._state == "running":
+                self._announce(EpisodePhase.RUNNING)
+        elif self._state is EpisodePhase.RUNNING:
             if self._sim.outcome().success:
-                self._announce("succeeded")
+                self._announce(EpisodePhase.SUCCEEDED)
             elif self._begin_ns is not None and wall_ns() - self._begin_ns > self.parameters.episode_s * 1e9:
-                self._announce("failed")
+                self._announce(EpisodePhase.FAILED)
 
     @property
     def _words(self) -> str:
         return self.parameters.instruction or self._sim.instruction
 
-    def _announce(self, state: str) -> None:
-        self._state = state
+    def _announce(self, phase: EpisodePhase) -> None:
+        self._state = phase
         outcome = self._sim.outcome()
-        value = {
-            "source": "simulator",
+        details = {
             "episode": self._episode,
-            "state": state,
             "task": self.parameters.task,
             "layout": self.parameters.layout,
             "seed": self._sim.seed,
@@ -200,32 +200,32 @@ class TabletopCameraNode(LavlaNode):
             "score": outcome.score,
             "elapsed_s": (wall_ns() - self._begin_ns) * 1e-9 if self._begin_ns is not None else 0.0,
         }
-        self._episodes.publish(String(data=json.dumps(value)))
-        self.get_logger().info(f"episode {self._episode}, seed {self._sim.seed}: {state}, score {outcome.score:.2f}")
+        self._episodes.publish(String(data=EpisodeState(SIMULATOR, phase, details).to_json()))
+        self.get_logger().info(f"episode {self._episode}, seed {self._sim.seed}: {phase}, score {outcome.score:.2f}")
 
     def _on_chunk(self, _: JointTrajectory) -> None:
         """The clock of an episode starts with its first command: a policy may still be loading."""
-        if self._state == "running" and self._begin_ns is None:
+        if self._state is EpisodePhase.RUNNING and self._begin_ns is None:
             self._begin_ns = wall_ns()
 
     def _on_executor(self, message: String) -> None:
-        self._executor = json.loads(message.data)
+        self._executor = ExecutorReport.from_json(message.data)
 
     def _on_reset(self, _: Any, response: Any) -> Any:
-        if self._state in ("homing", "starting"):
+        if self._state in (EpisodePhase.HOMING, EpisodePhase.STARTING):
             response.success, response.message = False, "a reset is going on already"
             return response
-        if self._state == "waiting":  # nothing has moved yet
-            self._state = "starting"
+        if self._state is EpisodePhase.WAITING:  # nothing has moved yet
+            self._state = EpisodePhase.STARTING
             response.success, response.message = True, f"seed {self._sim.seed}; follow /episode/state"
             return response
-        if self._executor.get("state") not in ("holding", "tracking"):
+        if self._executor.state not in ("holding", "tracking"):
             response.success = False
-            response.message = f"the executor cannot bring the arm home: {self._executor or 'it is not there'}"
+            response.message = f"the executor cannot bring the arm home: {self._executor.state or 'it is not there'}"
             return response
         self._next.reset(self._sim.seed + 1)
         self._homing_since_ns = wall_ns()
-        self._announce("homing")
+        self._announce(EpisodePhase.HOMING)
         self._take_over()
         response.success, response.message = True, f"homing; then seed {self._next.seed}; follow /episode/state"
         return response
@@ -233,9 +233,9 @@ class TabletopCameraNode(LavlaNode):
     def _take_over(self) -> None:
         """Begin to command the arm as soon as nobody else does and the executor listens."""
         if self._chunks is None:
-            if publishers_of(self, CHUNK_TOPIC):
+            if publishers_of(self, topics.ACTION_CHUNK):
                 return
-            self._chunks = self.create_publisher(JointTrajectory, CHUNK_TOPIC, CHUNK_QOS)
+            self._chunks = self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, CHUNK_QOS)
         if self._homing is None and self._chunks.get_subscription_count() > 1:  # the other one is our own
             start, goal = self._sim.joint_position_rad, self._next.joint_position_rad
             self._homing = Homing(begin_ns=wall_ns(), start_rad=start, goal_rad=goal)
@@ -258,7 +258,7 @@ class TabletopCameraNode(LavlaNode):
             self._release()
             self._request_ring.write(encode_reset(self._next.seed))
             self._episode += 1
-            self._state, self._frames_left = "starting", FRAMES_BEFORE_RUNNING
+            self._state, self._frames_left = EpisodePhase.STARTING, FRAMES_BEFORE_RUNNING
             return
         self._chunks.publish(chunk_to_trajectory(homing.chunk(self._contract, now_ns)))
 
@@ -268,9 +268,17 @@ class TabletopCameraNode(LavlaNode):
         if self.active:
             report.value("episode", self._episode)
             report.value("state", self._state)
-            if self._state == "homing" and wall_ns() > self._homing_since_ns + HOMING_PATIENCE_S * 1e9:
-                others = [p.node for p in publishers_of(self, CHUNK_TOPIC) if p.node != self.get_fully_qualified_name()]
-                cause = f"{', '.join(others)} publishes {CHUNK_TOPIC}: end it" if others else "is the executor active?"
+            if self._state is EpisodePhase.HOMING and wall_ns() > self._homing_since_ns + HOMING_PATIENCE_S * 1e9:
+                others = [
+                    p.node
+                    for p in publishers_of(self, topics.ACTION_CHUNK)
+                    if p.node != self.get_fully_qualified_name()
+                ]
+                cause = (
+                    f"{', '.join(others)} publishes {self.resolve_topic_name(topics.ACTION_CHUNK)}: end it"
+                    if others
+                    else "is the executor active?"
+                )
                 report.warn(f"the arm does not come home; {cause}")
 
 

@@ -21,9 +21,11 @@ from rclpy.node import Node
 from std_srvs.srv import SetBool, Trigger
 from trajectory_msgs.msg import JointTrajectory
 
+from lavla_ros import topics
 from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.contract import ActionChunk, Contract, load_contract
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
+from lavla_ros.episode import EpisodePhase
 from lavla_ros.ros.client import ServiceError, call, spinning
 from lavla_ros.ros.messages import chunk_to_trajectory
 from sim_bridges.lockstep_topics import DEPTH, BridgeError, LockstepTopics
@@ -76,7 +78,7 @@ class LockstepBridge(Node):  # type: ignore[misc]  # rclpy is untyped
         self._seed = 0
         commanded = config.commander == "topic"
         self.topics = LockstepTopics(self, self.contract, timeout_s=config.timeout_s, commanded=commanded)
-        self._chunks = None if commanded else self.create_publisher(JointTrajectory, "/action_chunk", DEPTH)
+        self._chunks = None if commanded else self.create_publisher(JointTrajectory, topics.ACTION_CHUNK, DEPTH)
 
     def prepare(self, seed: int) -> None:
         """Reset to ``seed`` and say so. Raises BridgeError where a subscriber takes no message."""
@@ -103,7 +105,7 @@ class LockstepBridge(Node):  # type: ignore[misc]  # rclpy is untyped
             outcome = self.sim.outcome()
         # The last command takes effect at this time: without this observation its outcome would be unseen.
         self._publish_observation(render=True)
-        self.topics.announce("succeeded" if outcome.success else "failed")
+        self.topics.announce(EpisodePhase.SUCCEEDED if outcome.success else EpisodePhase.FAILED)
         return BridgeEpisode(
             seed=seed,
             success=bool(outcome.success),
@@ -130,8 +132,8 @@ class LockstepBridge(Node):  # type: ignore[misc]  # rclpy is untyped
 
 def record(bridge: LockstepBridge, seeds: Sequence[int], on_episode: Callable[[BridgeEpisode, str], None]) -> None:
     """Record one bag per seed through the recorder node's services; failed episodes are marked as such."""
-    start, stop = (bridge.create_client(Trigger, f"/episode/{verb}") for verb in ("start", "stop"))
-    mark = bridge.create_client(SetBool, "/episode/mark")
+    start, stop = (bridge.create_client(Trigger, name) for name in (topics.EPISODE_START, topics.EPISODE_STOP))
+    mark = bridge.create_client(SetBool, topics.EPISODE_MARK)
     timeout_s = bridge.config.timeout_s
     bridge.topics.wait_for_listeners(recorded=True)
     for seed in seeds:

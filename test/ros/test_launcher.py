@@ -209,6 +209,7 @@ def test_shipped_stacks_resolve(tmp_path: Path) -> None:
         ({"blend": "none"}, "expected one of"),
         ({"nope": "1"}, "has no arguments ['nope']"),
         ({"port": "ten"}, "expected int"),
+        ({"namespace": "left arm"}, "expected a name like left"),
     ],
 )
 def test_wrong_arguments(arguments: dict[str, str], message: str, tmp_path: Path) -> None:

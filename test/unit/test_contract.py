@@ -10,6 +10,7 @@ from safetensors import safe_open
 from synthetic_messages import small_contract
 
 import lavla_ros
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import (
     Contract,
     ContractError,
@@ -117,3 +118,19 @@ def test_guiding_by_hand_differs_from_teleoperation_in_the_source_of_labels_only
     guided, commanded = load_contract("jaka_minicobo_guided"), load_contract("jaka_minicobo")
     assert contract_differences(guided, commanded) == ["action.source: 'next_state' != 'command'"]
     assert recording_differences(guided, commanded) == []
+
+
+def test_a_topic_goes_with_the_namespace_unless_a_cameras_driver_has_it_absolute() -> None:
+    shipped = load_contract("jaka_minicobo")
+    front = shipped.cameras[0]
+    assert front.topic == "/camera/front/image_raw" and front.relative
+    names = [front.topic, front.observation_topic, shipped.state.topic, shipped.action.topic, shipped.instruction_topic]
+    assert [shipped.wire(n) for n in names] == [n.removeprefix("/") for n in names]
+    foreign = replace(shipped, cameras=(replace(front, relative=False), *shipped.cameras[1:]))
+    assert foreign.wire(front.topic) == front.topic
+    assert foreign.wire(f"{front.topic}/compressed") == f"{front.topic}/compressed"
+    assert foreign.wire(front.observation_topic) == "observation/front"
+    assert foreign.full_hash == shipped.full_hash and foreign.to_dict() == shipped.to_dict()
+    for topic in ("", "/", "a b", "/9", "camera//front"):
+        with pytest.raises(ConfigError, match="topic"):
+            replace(front, topic=topic)
