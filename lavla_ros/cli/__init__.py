@@ -355,47 +355,64 @@ def convert(
         resume: Go on with a dataset that was broken off, or add the bags that it does not hold yet.
         as_json: Print the report as JSON, also where nothing could be converted.
     """
-    from lavla_ros.contract import load_contract
-    from lavla_ros.recording import find_bags
-    from training.ingest.bag import ConversionError, ConvertOptions
-    from training.ingest.bag import convert as run
+    options = {
+        "outcomes": outcomes,
+        "instruction": instruction,
+        "allow_gaps": allow_gaps,
+        "min_steps": min_steps,
+        "allow_contract_differences": allow_contract_differences,
+        "log_time": log_time,
+    }
+    _ingest("bag", bags, out, contract, options, codec, jobs, ray, resume, as_json)
 
-    found = find_bags(bags)
-    options = ConvertOptions(
-        outcomes=outcomes,
-        instruction=instruction,
-        allow_gaps=allow_gaps,
-        min_steps=min_steps,
-        allow_contract_differences=allow_contract_differences,
-        log_time=log_time,
-        codec=codec,
-    )
-    expected = len(found)
-    with _Progress("converting", expected, quiet=as_json) as progress:
+
+def _ingest(
+    kind: str,
+    paths: Sequence[Path],
+    out: Path,
+    contract: str | None,
+    options: dict[str, Any],
+    codec: Literal["libx264", "libsvtav1"],
+    jobs: int | None,
+    ray: str | None,
+    resume: bool,
+    as_json: bool,
+) -> None:
+    """Make a dataset of recordings, show how far it is, print the report."""
+    from training.ingest import IngestError, ingest
+    from training.scale import Workers
+
+    expected = 0
+    with _Progress("converting" if kind == "bag" else f"importing {kind}", 0, quiet=as_json) as progress:
+
+        def on_start(sources: int) -> None:
+            nonlocal expected
+            progress.expect(expected := sources)
 
         def on_episode(report: Any) -> None:
             nonlocal expected
-            if report.part > 1:  # a bag of several
-                expected += 1
-                progress.expect(expected)
-            progress.advance("rejected" if report.rejected else "converted")
+            if report.part > 1:  # a source of several
+                progress.expect(expected := expected + 1)
+            progress.advance("rejected" if report.rejected else "converted" if kind == "bag" else "imported")
 
         try:
-            report = run(
-                found,
+            report = ingest(
+                kind,
+                paths,
                 out,
-                load_contract(contract),
+                contract=contract,
                 options=options,
-                jobs=jobs,
-                ray=ray,
-                progress=on_episode,
+                codec=codec,
+                workers=Workers(jobs=jobs, ray=ray),
                 resume=resume,
+                on_start=on_start,
+                progress=on_episode,
             )
-        except ConversionError as error:
+        except IngestError as error:
             if as_json and error.report is not None:
-                print(to_json(error.report))
+                print(to_json(error.report.to_dict()))
             raise
-    print(to_json(report) if as_json else str(report))
+    print(to_json(report.to_dict()) if as_json else str(report))
 
 
 @app.command
@@ -413,7 +430,7 @@ def recover(bag: tyro.conf.Positional[Path], /, out: Path | None = None) -> None
 
 @app.command(name="import")
 def import_demonstrations(
-    kind: tyro.conf.Positional[Literal["libero", "robotwin", "lerobot"]],
+    kind: tyro.conf.Positional[str],
     source: tyro.conf.Positional[Path],
     /,
     out: Path,
@@ -421,18 +438,22 @@ def import_demonstrations(
     mapping: Path | None = None,
     instruction: str | None = None,
     upright: bool = False,
+    option: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("-o",))] = (),
+    codec: Literal["libx264", "libsvtav1"] = "libx264",
     jobs: int | None = None,
     ray: str | None = None,
+    resume: bool = False,
     as_json: Annotated[bool, tyro.conf.arg(name="json")] = False,
 ) -> None:
-    """Import the demonstrations of others: LIBERO or RoboTwin HDF5, or a LeRobot dataset (v2.0, v2.1, v3.0).
+    """Import the demonstrations of others: LIBERO or RoboTwin HDF5, a LeRobot dataset (v2.0, v2.1, v3.0), or a format
+    of your own.
 
     Look at meta/first_frames.png of the new dataset afterwards: it shows how the pictures stand.
 
     Example: lavla import libero downloads/libero_object --out runs/libero_object
 
     Args:
-        kind: What the source is.
+        kind: What the source is: libero, robotwin, lerobot, bag, or module:attribute of your own Recordings.
         source: A file, or a folder of them; for lerobot the dataset's folder.
         out: The new dataset.
         contract: Contract name or file; for LIBERO and RoboTwin theirs is the default.
@@ -440,28 +461,29 @@ def import_demonstrations(
             how its pictures stand; see docs/training.md.
         instruction: Instruction of episodes that carry none, or in place of theirs.
         upright: libero: the pictures stand upright already; LIBERO's own and OpenVLA's files have them upside down.
+        option: Options of other kinds, each name=value; the value is read as YAML.
+        codec: Of the videos.
         jobs: Processes; default one per core. The dataset does not depend on it.
         ray: Address of a Ray cluster (HOST:6379 or auto) whose machines do the work; see docs/scaling.md.
-        as_json: Print the report as JSON.
+        resume: Go on with a dataset that was broken off, or add the episodes that it does not hold yet.
+        as_json: Print the report as JSON, also if nothing could be imported.
     """
-    from training.ingest.command import run_import
-    from training.scale import Workers
+    named = {"mapping": mapping, "instruction": instruction, "upright": upright or None}
+    options = {name: value for name, value in named.items() if value is not None} | _named_values(option)
+    _ingest(kind, [source], out, contract, options, codec, jobs, ray, resume, as_json)
 
-    with _Progress(f"importing {kind}", 0, quiet=as_json) as progress:
-        report = run_import(
-            kind,
-            source,
-            out,
-            contract=contract,
-            mapping=mapping,
-            instruction=instruction,
-            upright=upright,
-            workers=Workers(jobs=jobs, ray=ray),
-            on_start=lambda episodes: progress.show(0, episodes),
-            progress=lambda episode: progress.advance("rejected" if episode.rejected else "imported"),
-            log=lambda text: print(text, file=sys.stderr),
-        )
-    print(to_json(report) if as_json else str(report))
+
+def _named_values(texts: Sequence[str]) -> dict[str, Any]:
+    """``name=value`` of an own kind's options; values are YAML."""
+    from lavla_ros.yaml_text import load_yaml
+
+    values = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        if not separator or not name:
+            raise CommandError(f"{text!r} is no option; write name=value")
+        values[name] = load_yaml(value)
+    return values
 
 
 @app.command

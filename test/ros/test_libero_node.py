@@ -252,7 +252,7 @@ def test_demonstrations_become_bags_and_a_dataset_and_repeat_themselves(tmp_path
     episodes = [json.loads(line) for line in progress.read_text().splitlines()]
     assert [e["state"] for e in episodes] == ["succeeded", "succeeded"], episodes
     report = convert(find_bags([bags]), dataset, CONTRACT)
-    assert [(bag.scene["suite"], bag.scene["task"], bag.scene["initial_state"]) for bag in report.bags] == [
+    assert [(bag.scene["suite"], bag.scene["task"], bag.scene["initial_state"]) for bag in report.sources] == [
         ("libero_object", 3, 11),
         ("libero_object", 3, 12),
     ]

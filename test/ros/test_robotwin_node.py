@@ -203,9 +203,9 @@ def test_demonstrations_become_bags_and_a_dataset(tmp_path: Path, source: TaskSo
     assert episode["state"] == "succeeded", episode
     report = convert(find_bags([bags]), dataset, CONTRACT)
     words = said(source, task, "seen")
-    assert report.steps == episode["steps"] > 20, report.bags
+    assert report.steps == episode["steps"] > 20, report.sources
     scene_of_bag = {"suite": "robotwin_standin", "task": task, "seed": SEED, "instruction": words}
-    assert report.bags[0].scene == scene_of_bag
+    assert report.sources[0].scene == scene_of_bag
     read = EpisodeDataset(dataset, CONTRACT)
     assert read.instruction(0) == words
     first = read[0]

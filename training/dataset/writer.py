@@ -66,6 +66,7 @@ class DatasetWriter:
         self.root = Path(root)
         self.contract = contract
         self.fps = integer_fps(contract)
+        self.encoder = codec
         self.codec = CODEC_NAMES[codec]
         self.episodes = 0
         self.frames = 0

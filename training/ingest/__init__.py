@@ -1,25 +1,100 @@
-"""Demonstrations of others → our dataset: LIBERO and RoboTwin HDF5, and any LeRobot dataset.
+"""Recordings → our dataset: bags, LIBERO and RoboTwin HDF5, any LeRobot dataset, and what others add.
 
-``lavla import libero|robotwin|lerobot SRC --out DIR`` ends here. What an importer reads is matched with the contract
-by name; what does not fit is refused, with the names on both sides.
+``lavla convert BAGS`` and ``lavla import KIND SOURCE`` end here. What a source holds is matched with the contract by
+name; what does not fit is refused, with the names on both sides.
 """
 
 from __future__ import annotations
 
-from training.ingest.build import EpisodeSource, ImportFailed, ImportReport, Numbers, import_episodes
-from training.ingest.lerobot import LeRobotMapping, find_lerobot, load_mapping
-from training.ingest.libero import find_libero
-from training.ingest.robotwin import find_robotwin
+import inspect
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from lavla_ros.contract import Contract, load_contract
+from lavla_ros.named import named
+from training.ingest.build import EpisodeSource, IngestError, IngestReport, Kind, Rejected, build_dataset
 
 __all__ = [
+    "SOURCES",
     "EpisodeSource",
-    "ImportFailed",
-    "ImportReport",
-    "LeRobotMapping",
-    "Numbers",
-    "find_lerobot",
-    "find_libero",
-    "find_robotwin",
-    "import_episodes",
-    "load_mapping",
+    "IngestError",
+    "IngestReport",
+    "Kind",
+    "Recordings",
+    "Rejected",
+    "build_dataset",
+    "ingest",
+    "recordings",
 ]
+
+SOURCES = {
+    "bag": "training.ingest.bag:Bags",
+    "libero": "training.ingest.libero:LiberoFiles",
+    "robotwin": "training.ingest.robotwin:RobotwinFiles",
+    "lerobot": "training.ingest.lerobot:LeRobotDatasets",
+}
+"""Kind of recordings → ``module:attribute`` of the class whose keyword arguments are its options."""
+
+
+class Recordings(Protocol):
+    """Recordings of one kind, and what the options say of them."""
+
+    @property
+    def default_contract(self) -> str | None:
+        """Contract that is taken if none is given; None: one has to be given."""
+        ...
+
+    @property
+    def first_frames(self) -> bool:
+        """Whether a person has to look at how the pictures stand."""
+        ...
+
+    def find(self, path: Path, contract: Contract) -> Sequence[EpisodeSource]:
+        """The recordings of a file or folder, in order. Raises IngestError if it holds none, or others."""
+        ...
+
+
+def recordings(kind: str, options: Mapping[str, Any]) -> Recordings:
+    """Recordings of a kind of SOURCES, or of a ``module:attribute``, under these options.
+
+    Raises UnknownName for a kind that there is not, IngestError for an option that it lacks, or needs.
+    """
+    factory: Callable[..., Recordings] = named("source", kind, SOURCES)
+    known = inspect.signature(factory).parameters
+    needed = {name for name, parameter in known.items() if parameter.default is inspect.Parameter.empty}
+    if unknown := sorted(options.keys() - known.keys()):
+        raise IngestError(f"{kind} has no option {unknown}; it has {sorted(known)}")
+    if missing := sorted(needed - options.keys()):
+        raise IngestError(f"{kind} needs {', '.join(f'--{name}' for name in missing)}")
+    return factory(**options)
+
+
+def ingest(
+    kind: str,
+    paths: Sequence[Path],
+    out: Path,
+    *,
+    contract: str | None = None,
+    options: Mapping[str, Any] | None = None,
+    on_start: Callable[[int], None] = lambda sources: None,
+    **settings: Any,
+) -> IngestReport:
+    """Make the dataset ``out`` of the recordings of these files and folders; the settings are :func:`build_dataset`'s.
+
+    ``on_start`` gets the number of sources found. Raises IngestError, ContractError, ScaleError.
+    """
+    if missing := [str(path) for path in paths if not path.exists()]:
+        raise IngestError(f"{missing[0]} does not exist")
+    given = dict(options or {})
+    found = recordings(kind, given)
+    name = contract or found.default_contract
+    if name is None:
+        raise IngestError(f"importing {kind} needs a contract: --contract NAME or FILE")
+    loaded = load_contract(name)
+    each = (source for path in paths for source in found.find(path.absolute(), loaded))
+    sources = list({source.name: source for source in each}.values())  # by two paths, it is still one
+    on_start(len(sources))
+    plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    told = {"kind": kind, "options": plain, "first_frames": found.first_frames}
+    return build_dataset(sources, out, loaded, **told, **settings)

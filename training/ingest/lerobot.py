@@ -27,7 +27,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import cv2
 import numpy as np
@@ -41,7 +41,8 @@ from lavla_ros.yaml_text import load_yaml
 from training.dataset import DatasetError, layout
 from training.dataset.video import VideoReader
 from training.dataset.writer import column_array
-from training.ingest.build import EpisodeRejected, ImportFailed, Numbers, columns_by_name
+from training.ingest.build import IngestError, Kind, Rejected
+from training.ingest.table import Numbers, Table, columns_by_name
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
 """v2.0 and v2.1 differ in where their statistics are, which are made anew here."""
@@ -80,7 +81,7 @@ class LeRobotMapping:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeRobotEpisode:
+class LeRobotEpisode(Table):
     """One episode of a LeRobot dataset."""
 
     root: Path
@@ -104,7 +105,7 @@ class LeRobotEpisode:
         features = sorted({_column(c).column.split("/", 1)[0] for part in wanted.values() for c in part.values()})
         table = self._rows([*features, "task_index"])
         if table.num_rows != self.length:
-            raise EpisodeRejected(f"damaged: {self.data} has {table.num_rows} rows for {self.length} steps")
+            raise Rejected(Kind.DAMAGED, f"{self.data} has {table.num_rows} rows for {self.length} steps")
         found: dict[str, NDArray[np.float64]] = {}
         for feature in features:
             values = column_array(table, feature).astype(np.float64).reshape(self.length, -1)
@@ -150,19 +151,35 @@ class LeRobotEpisode:
         code = cell["bytes"] if cell.get("bytes") else (self.root / cell["path"]).read_bytes()
         bgr = cv2.imdecode(np.frombuffer(code, np.uint8), cv2.IMREAD_COLOR)
         if bgr is None:
-            raise EpisodeRejected(f"image: an image of {len(code)} bytes cannot be decoded")
+            raise Rejected(Kind.IMAGE, f"an image of {len(code)} bytes cannot be decoded")
         return np.asarray(cv2.cvtColor(bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
     def _rows(self, columns: Sequence[str]) -> Any:
         return pq.read_table(self.data, columns=list(columns), filters=[("episode_index", "=", self.index)])
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LeRobotDatasets:
+    """What is said of a LeRobot dataset."""
+
+    default_contract: ClassVar[str | None] = None
+    first_frames: ClassVar[bool] = True
+
+    mapping: Path
+    """YAML file of a LeRobotMapping."""
+    instruction: str | None = None
+    """In place of the dataset's own."""
+
+    def find(self, path: Path, contract: Contract) -> list[LeRobotEpisode]:
+        return find_lerobot(path, contract, load_mapping(self.mapping), instruction=self.instruction)
+
+
 def load_mapping(path: Path) -> LeRobotMapping:
-    """Read a mapping file. Raises ImportFailed naming the key and the value at fault."""
+    """Read a mapping file. Raises IngestError naming the key and the value at fault."""
     try:
         return from_plain(LeRobotMapping, load_yaml(path.read_text(encoding="utf-8")), source=str(path))
     except (OSError, yaml.YAMLError, ConfigError) as error:
-        raise ImportFailed(f"mapping {path}: {error}") from None
+        raise IngestError(f"mapping {path}: {error}") from None
 
 
 def find_lerobot(
@@ -170,18 +187,18 @@ def find_lerobot(
 ) -> list[LeRobotEpisode]:
     """All episodes of the dataset, in order, with the mapping checked against both sides.
 
-    Raises ImportFailed for another format version, another rate than the contract's, or a name that either side
+    Raises IngestError for another format version, another rate than the contract's, or a name that either side
     lacks.
     """
     try:
         info = layout.read_json(root / layout.INFO)
         version = info.get("codebase_version")
         if version not in VERSIONS:
-            raise ImportFailed(f"{root} has format {version!r}; expected one of {VERSIONS}")
+            raise IngestError(f"{root} has format {version!r}; expected one of {VERSIONS}")
         rate_hz = mapping.rate_hz if mapping.rate_hz is not None else info["fps"]
         if rate_hz != contract.rate_hz:
             said = "its mapping says" if mapping.rate_hz is not None else "says"
-            raise ImportFailed(
+            raise IngestError(
                 f"{root} {said} {rate_hz:g} steps per second; contract {contract.name!r} has rate_hz "
                 f"{contract.rate_hz:g}, and steps are not resampled. Use a contract of the dataset's rate; where its "
                 f"fps is wrong (public LIBERO sets say 10 of steps at 20 Hz), write in the mapping: rate_hz: "
@@ -192,9 +209,9 @@ def find_lerobot(
         cameras = [f for f in columns_of_cameras if info["features"][f]["dtype"] == "video"]
         places = _episodes_v30(root, info, cameras) if version == "v3.0" else _episodes_v2(root, info, cameras)
     except DatasetError as error:
-        raise ImportFailed(str(error)) from None
+        raise IngestError(str(error)) from None
     except (KeyError, TypeError) as error:
-        raise ImportFailed(f"{root}: the metadata lack {error}") from None
+        raise IngestError(f"{root}: the metadata lack {error}") from None
     return [
         LeRobotEpisode(
             root=root,
@@ -242,7 +259,7 @@ def _episodes_v2(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) ->
 def _check_mapping(
     root: Path, features: Mapping[str, Any], contract: Contract, mapping: LeRobotMapping
 ) -> dict[str, tuple[str, ...]]:
-    """Column names of every feature of numbers. Raises ImportFailed for what either side lacks."""
+    """Column names of every feature of numbers. Raises IngestError for what either side lacks."""
     names = {
         key: tuple(mapping.names.get(key) or _feature_names(key, feature))
         for key, feature in features.items()
@@ -250,7 +267,7 @@ def _check_mapping(
     }
     for key, given in mapping.names.items():
         if key not in names or len(given) != int(np.prod(features[key]["shape"])):
-            raise ImportFailed(f"mapping: names of {key!r} are {list(given)}; the dataset has {features.get(key)}")
+            raise IngestError(f"mapping: names of {key!r} are {list(given)}; the dataset has {features.get(key)}")
     known = {f"{key}/{name}" for key, found in names.items() for name in found}
     known |= {key for key, feature in features.items() if key in names and int(np.prod(feature["shape"])) == 1}
     for what, wanted, given_columns in (
@@ -264,7 +281,7 @@ def _check_mapping(
                 wide = [k for k in names if int(np.prod(features[k]["shape"])) > 1]
                 nameless = {k: features[k].get("names") for k in wide if not names[k]}
                 hint = f"; under names: give the columns of {nameless}, which carry no usable ones" if nameless else ""
-                raise ImportFailed(
+                raise IngestError(
                     f"mapping: {what} {name!r} is {_column(column).column!r}, which {root} lacks; it has "
                     f"{numbers}{hint}"
                 )
@@ -274,10 +291,10 @@ def _check_mapping(
         camera = _camera(stated)
         key = camera.column
         if key not in images:
-            raise ImportFailed(f"mapping: camera {name!r} is {key!r}, which {root} lacks; it has {images}")
+            raise IngestError(f"mapping: camera {name!r} is {key!r}, which {root} lacks; it has {images}")
         turned = contract.camera(name).rotate_deg
         if turned and camera.rotate_deg is None:
-            raise ImportFailed(
+            raise IngestError(
                 f"mapping: contract {contract.name!r} turns camera {name!r} by {turned}°, and nothing says how the "
                 f"pictures of {key!r} stand. Look at one and write {name}: {{column: {key}, rotate_deg: 0}} where they "
                 f"stand as the policy is to see them (upright in the public LIBERO sets), rotate_deg: {turned} where "
@@ -289,7 +306,7 @@ def _check_mapping(
 def _same_names(what: str, wanted: Sequence[str], given: Mapping[str, Any]) -> None:
     missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
     if missing or unknown:
-        raise ImportFailed(
+        raise IngestError(
             f"mapping: {what} lacks the contract's {missing} and has {unknown}, which the contract does not have"
         )
 

@@ -16,14 +16,15 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import CameraSpec, Contract
-from training.ingest.build import EpisodeRejected, ImportFailed, Numbers, columns_by_name
+from training.ingest.build import IngestError, Kind, Rejected
+from training.ingest.table import Numbers, Table, columns_by_name
 
 CAMERAS = {"agentview": "agentview_rgb", "wrist": "eye_in_hand_rgb"}
 """Camera of the contract → image data of the file."""
@@ -37,7 +38,7 @@ ACTION_COLUMNS = ("x", "y", "z", "ax", "ay", "az", "gripper")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LiberoEpisode:
+class LiberoEpisode(Table):
     """One demonstration."""
 
     file: Path
@@ -62,10 +63,10 @@ class LiberoEpisode:
                 if key in group["obs"]:
                     values = np.asarray(group["obs"][key], np.float64)
                     if values.shape != (count, len(names)):
-                        raise EpisodeRejected(f"shape: obs/{key} is {values.shape}; expected {(count, len(names))}")
+                        raise Rejected(Kind.SHAPE, f"obs/{key} is {values.shape}; expected {(count, len(names))}")
                     states |= {name: values[self._observed(count), i] for i, name in enumerate(names)}
         if actions.shape != (count, len(ACTION_COLUMNS)):
-            raise EpisodeRejected(f"shape: actions are {actions.shape}; expected {(count, len(ACTION_COLUMNS))}")
+            raise Rejected(Kind.SHAPE, f"actions are {actions.shape}; expected {(count, len(ACTION_COLUMNS))}")
         acted = actions[1:] if self.after_action else actions
         return Numbers(
             states_LS=columns_by_name(contract.state.fields, states, "state"),
@@ -77,7 +78,7 @@ class LiberoEpisode:
 
     def frames(self, camera: str) -> Iterator[NDArray[np.uint8]]:
         if camera not in CAMERAS:
-            raise EpisodeRejected(f"contract: LIBERO has no camera {camera!r}; it has {sorted(CAMERAS)}")
+            raise Rejected(Kind.CONTRACT, f"LIBERO has no camera {camera!r}; it has {sorted(CAMERAS)}")
         with h5py.File(self.file, "r") as opened:
             images = opened[f"data/{self.demo}/obs/{CAMERAS[camera]}"]
             for step in range(len(images))[self._observed(len(images))]:
@@ -91,27 +92,43 @@ class LiberoEpisode:
         return slice(0, count - 1 if self.after_action else count)
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiberoFiles:
+    """What is said of LIBERO demonstrations."""
+
+    default_contract: ClassVar[str | None] = "libero"
+    first_frames: ClassVar[bool] = True
+
+    instruction: str | None = None
+    """In place of the files' own."""
+    upright: bool = False
+    """The pictures stand as the policy is to see them: they are not turned."""
+
+    def find(self, path: Path, contract: Contract) -> list[LiberoEpisode]:
+        return find_libero(path, instruction=self.instruction, upright=self.upright, rate_hz=contract.rate_hz)
+
+
 def find_libero(
     folder: Path, *, instruction: str | None = None, upright: bool = False, rate_hz: float | None = None
 ) -> list[LiberoEpisode]:
     """All demonstrations of a file, or of the ``*.hdf5`` files below a folder, in order.
 
     The instruction is the file's own; where it carries none, the one in its name. ``upright``: the pictures were turned
-    before. ``rate_hz``: the contract's, compared with what the files say. Raises ImportFailed for a folder without such
+    before. ``rate_hz``: the contract's, compared with what the files say. Raises IngestError for a folder without such
     files, one that is not LIBERO's, and files that say that they are of another rate or orientation.
     """
     files = [folder] if folder.is_file() else sorted(folder.rglob("*.hdf5"))
     if not files:
-        raise ImportFailed(f"{folder} holds no *.hdf5 file")
+        raise IngestError(f"{folder} holds no *.hdf5 file")
     episodes: list[LiberoEpisode] = []
     for file in files:
         try:
             with h5py.File(file, "r") as opened:
                 if "data" not in opened or not any(re.fullmatch(r"demo_\d+", name) for name in opened["data"]):
-                    raise ImportFailed(f"{file} has no data/demo_0: not a LIBERO demonstration file")
+                    raise IngestError(f"{file} has no data/demo_0: not a LIBERO demonstration file")
                 episodes += _episodes(file, opened["data"], instruction, upright, rate_hz)
         except OSError as error:
-            raise ImportFailed(f"{file} cannot be read: {error}") from None
+            raise IngestError(f"{file} cannot be read: {error}") from None
     return episodes
 
 
@@ -120,15 +137,15 @@ def _episodes(
 ) -> Iterator[LiberoEpisode]:
     convention = _text(data.attrs.get("macros_image_convention", ""))
     if convention not in ("", "opengl") and not upright:
-        raise ImportFailed(
+        raise IngestError(
             f"{file}: its images follow the convention {convention!r}; turning them as the contract does is right for "
             "'opengl' only. Where they stand upright, add --upright"
         )
     if convention == "opengl" and upright:
-        raise ImportFailed(f"{file} says that its images are upside down ('opengl'); leave --upright out")
+        raise IngestError(f"{file} says that its images are upside down ('opengl'); leave --upright out")
     rate = _control_rate(data)
     if rate is not None and rate_hz is not None and rate != rate_hz:
-        raise ImportFailed(f"{file} was recorded at {rate:g} Hz; the contract has rate_hz {rate_hz:g}")
+        raise IngestError(f"{file} was recorded at {rate:g} Hz; the contract has rate_hz {rate_hz:g}")
     text = instruction or _stored_instruction(data) or instruction_of_name(file.name)
     for demo in sorted((n for n in data if re.fullmatch(r"demo_\d+", n)), key=lambda n: int(n.split("_")[1])):
         after = "num_samples" in data[demo].attrs

@@ -14,15 +14,16 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import cv2
 import h5py
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import CameraSpec, Contract
-from training.ingest.build import EpisodeRejected, ImportFailed, Numbers, columns_by_name
+from lavla_ros.contract import Contract
+from training.ingest.build import IngestError, Kind, Rejected
+from training.ingest.table import Numbers, Table, columns_by_name
 
 CAMERAS = {
     "head": ("observation/head_camera/rgb", "vision/cam_head/colors"),
@@ -41,7 +42,7 @@ JOINTS = {
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class RobotwinEpisode:
+class RobotwinEpisode(Table):
     """One demonstration."""
 
     file: Path
@@ -68,33 +69,44 @@ class RobotwinEpisode:
 
     def frames(self, camera: str) -> Iterator[NDArray[np.uint8]]:
         if camera not in CAMERAS:
-            raise EpisodeRejected(f"contract: RoboTwin has no camera {camera!r}; it has {sorted(CAMERAS)}")
+            raise Rejected(Kind.CONTRACT, f"RoboTwin has no camera {camera!r}; it has {sorted(CAMERAS)}")
         with h5py.File(self.file, "r") as opened:
             unpaired = "joint_action" in opened
             path = CAMERAS[camera][0 if unpaired else 1]
             if path not in opened:
-                raise EpisodeRejected(f"frames: {path} is missing; record with this camera")
+                raise Rejected(Kind.FRAMES, f"{path} is missing; record with this camera")
             images = opened[path]
             for step in range(len(images) - unpaired):
                 code = np.frombuffer(bytes(images[step]), np.uint8)
                 rgb = cv2.imdecode(code, cv2.IMREAD_COLOR) if len(code) else None
                 if rgb is None:
-                    raise EpisodeRejected(f"image: frame {step} of camera {camera!r} is no JPEG ({len(code)} bytes)")
+                    raise Rejected(Kind.IMAGE, f"frame {step} of camera {camera!r} is no JPEG ({len(code)} bytes)")
                 yield np.asarray(rgb, np.uint8)
 
-    def prepared_as(self, spec: CameraSpec) -> CameraSpec:
-        return spec  # they are what the simulator's cameras give
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobotwinFiles:
+    """What is said of RoboTwin demonstrations."""
+
+    default_contract: ClassVar[str | None] = "robotwin_aloha"
+    first_frames: ClassVar[bool] = True
+
+    instruction: str | None = None
+    """In place of the files' own."""
+
+    def find(self, path: Path, contract: Contract) -> list[RobotwinEpisode]:
+        return find_robotwin(path, instruction=self.instruction)
 
 
 def find_robotwin(folder: Path, *, instruction: str | None = None) -> list[RobotwinEpisode]:
     """All episodes (``episode<i>.hdf5``) below a folder, by folder and number.
 
     Of the instructions that RoboTwin gives an episode ("seen"), number i of the episode's is taken, so that tasks
-    keep their variety. Raises ImportFailed for a folder without episodes.
+    keep their variety. Raises IngestError for a folder without episodes.
     """
     files = [folder] if folder.is_file() else list(folder.rglob("episode*.hdf5"))
     if not files:
-        raise ImportFailed(f"{folder} holds no episode*.hdf5 file")
+        raise IngestError(f"{folder} holds no episode*.hdf5 file")
     files.sort(key=lambda file: (str(file.parent), _number(file)))
     return [RobotwinEpisode(file=file, instruction=instruction or _instruction(file)) for file in files]
 
@@ -110,14 +122,14 @@ def _instruction(file: Path) -> str:
             with h5py.File(file, "r") as opened:
                 found = json.loads(opened["instructions"][()]) if "instructions" in opened else []
     except (OSError, ValueError, KeyError) as error:
-        raise ImportFailed(f"the instructions of {file} cannot be read: {error}") from None
+        raise IngestError(f"the instructions of {file} cannot be read: {error}") from None
     return str(found[number % len(found)]) if found else ""
 
 
 def _number(file: Path) -> int:
     digits = re.findall(r"\d+", file.stem)
     if not digits:
-        raise ImportFailed(f"{file} has no episode number in its name")
+        raise IngestError(f"{file} has no episode number in its name")
     return int(digits[-1])
 
 

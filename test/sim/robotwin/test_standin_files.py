@@ -14,7 +14,7 @@ from lavla_ros.contract import load_contract
 from sim_bridges.robotwin.standin import TASKS, make_task
 from sim_bridges.robotwin.standin.hdf5_episodes import CollectConfig, collect, demonstrate
 from training.data import EpisodeDataset
-from training.ingest.command import run_import
+from training.ingest import ingest
 from training.scale import Workers
 
 pytestmark = [pytest.mark.sim, pytest.mark.usefixtures("vulkan")]
@@ -36,8 +36,8 @@ def test_episodes_become_a_dataset(tmp_path: Path) -> None:
         assert file["joint_action/vector"].dtype == np.float64 and file["endpose/left_endpose"].shape[1] == 7
         assert file["observation/head_camera/rgb"].dtype.kind == "S"
         vector = file["joint_action/vector"][()]
-    report = run_import("robotwin", source, tmp_path / "out", workers=Workers(jobs=1))
-    assert [s.rejected for s in report.sources] == ["", ""]
+    report = ingest("robotwin", [source], tmp_path / "out", workers=Workers(jobs=1))
+    assert [s.rejected for s in report.sources] == [None, None]
     assert report.sources[0].steps == len(vector) - 1 == len(frames) - 1
     contract = load_contract("robotwin_aloha")
     dataset = EpisodeDataset(tmp_path / "out", contract)

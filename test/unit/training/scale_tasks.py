@@ -62,10 +62,10 @@ def wait_until(condition: Any, seconds: float) -> None:
         time.sleep(0.01)
 
 
-def convert_unless_deadly(task: Any) -> Any:
-    """What conversion does with a bag, but a bag named ``deadly`` ends the process."""
-    if "deadly" in str(task.bag):
+def read_unless_deadly(task: Any) -> Any:
+    """What a builder does with a source, but one named ``deadly`` ends the process."""
+    if "deadly" in task.source.name:
         os.kill(os.getpid(), signal.SIGKILL)
-    from training.ingest import bag as convert  # heavy: not for every worker of every test
+    from training.ingest.build import read_source  # heavy: not for every worker of every test
 
-    return convert._convert_task(task)
+    return read_source(task)

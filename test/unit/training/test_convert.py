@@ -17,7 +17,8 @@ from lavla_ros.contract import Contract
 from lavla_ros.recording import BagError, BagReader, EpisodeRecorder
 from training.dataset import EpisodeDataset, layout, validate
 from training.dataset.labels import LabelTrack
-from training.ingest.bag import ConversionError, ConvertOptions, convert
+from training.ingest.bag import Bags, convert
+from training.ingest.build import IngestError
 
 CONTRACT = small_contract(size=32)
 
@@ -122,20 +123,21 @@ def test_bad_episodes_are_rejected_by_name_and_the_rest_converts(tmp_path: Path)
     file.write_bytes(file.read_bytes()[:-2000])
     seen = []
     report = convert(list(bags.values()), tmp_path / "data", CONTRACT, jobs=1, progress=seen.append)
-    assert list(report.bags) == seen
-    reasons = dict(zip(bags, report.bags, strict=True))
+    assert list(report.sources) == seen
+    reasons = dict(zip(bags, report.sources, strict=True))
     assert {name: r.episode for name, r in reasons.items() if not r.rejected} == {"good": 0, "last": 1}
     for name, r in reasons.items():
         if r.rejected:
-            assert r.rejected.startswith(name.replace("command ", "").split()[0] + ":"), (name, r.rejected)
-    assert "after step 6: 200 ms instead of 100 ms" in reasons["gap"].rejected
-    assert "wrist_missing" in reasons["gap"].rejected and str(bags["gap"]) in reasons["gap"].rejected
-    assert "'no_label': 1" in reasons["command gap"].rejected
-    assert "/joint_states" in reasons["bag"].rejected and "'front'" in reasons["bag camera"].rejected
+            assert r.rejected.kind == name.replace("command ", "").split()[0], (name, r.rejected)
+    assert "after step 6: 200 ms instead of 100 ms" in reasons["gap"].rejected.text
+    assert "wrist_missing" in reasons["gap"].rejected.text and str(bags["gap"]) in reasons["gap"].rejected.text
+    assert "'no_label': 1" in reasons["command gap"].rejected.text
+    assert "/joint_states" in reasons["bag"].rejected.text and "'front'" in reasons["bag camera"].rejected.text
     assert report.rejected == {"outcome": 1, "gap": 2, "short": 1, "bag": 3, "contract": 1}
     assert (report.episodes, report.steps) == (2, 21)
     assert validate(tmp_path / "data") == []
     kept = json.loads((tmp_path / "data" / layout.CONVERSION).read_text())
+    assert [row["kind"] for row in kept["bags"]] == [r.rejected.kind if r.rejected else "" for r in report.sources]
     assert kept["rejected"] == report.rejected and kept["contract_hash"] == CONTRACT.hash
 
 
@@ -147,7 +149,7 @@ def test_options_admit_what_is_rejected_by_default(tmp_path: Path) -> None:
         make_bag(root, CONTRACT, 1),
         make_bag(root, CONTRACT, 5, instruction=None, metadata={"contract_hash": "feed"}),
     ]
-    options = ConvertOptions(
+    options = Bags(
         outcomes=("succeeded", "failed"),
         allow_gaps=True,
         min_steps=1,
@@ -155,7 +157,7 @@ def test_options_admit_what_is_rejected_by_default(tmp_path: Path) -> None:
         allow_contract_differences=True,
     )
     report = convert(bags, tmp_path / "data", CONTRACT, options=options, jobs=1)
-    assert [b.steps for b in report.bags] == [10, 19, 1, 5] and report.dropped == {"wrist_missing": 1}
+    assert [b.steps for b in report.sources] == [10, 19, 1, 5] and report.dropped == {"wrist_missing": 1}
     dataset = EpisodeDataset(tmp_path / "data", CONTRACT)
     assert dataset.instruction(34) == "given" and dataset.instruction(0) == "put the mango into the bowl"
     captured = np.array(layout.read_table(tmp_path / "data/data/chunk-000/file-001.parquet")["capture_ns"].to_pylist())
@@ -165,25 +167,25 @@ def test_options_admit_what_is_rejected_by_default(tmp_path: Path) -> None:
 
 def test_nothing_to_convert_is_an_error_that_names_every_reason(tmp_path: Path) -> None:
     bag = make_bag(tmp_path / "bags", CONTRACT, 0, without=("/joint_command",))
-    with pytest.raises(ConversionError, match="no images of camera 'front'"):
+    with pytest.raises(IngestError, match="no images of camera 'front'"):
         convert([bag], tmp_path / "data", CONTRACT, jobs=1)
     assert not (tmp_path / "data").exists()
-    with pytest.raises(ConversionError, match="no bags"):
+    with pytest.raises(IngestError, match="no bags"):
         convert([], tmp_path / "data", CONTRACT)
-    with pytest.raises(ConversionError, match="does not exist"):
+    with pytest.raises(IngestError, match="does not exist"):
         convert([tmp_path / "nowhere"], tmp_path / "data", CONTRACT, jobs=1)
     (tmp_path / "full").mkdir()
     (tmp_path / "full/file").write_text("")
-    with pytest.raises(ConversionError, match="exists already"):
+    with pytest.raises(IngestError, match="exists already"):
         convert([bag], tmp_path / "full", CONTRACT, jobs=1)
 
 
 def test_contracts_that_the_format_cannot_hold_are_refused(tmp_path: Path) -> None:
     bag = make_bag(tmp_path / "bags", CONTRACT, 5)
-    with pytest.raises(ConversionError, match=r"12\.5"):
+    with pytest.raises(IngestError, match=r"12\.5"):
         convert([bag], tmp_path / "a", replace(CONTRACT, rate_hz=12.5), jobs=1)
     odd = small_contract(size=33)
-    with pytest.raises(ConversionError, match="33x33 is odd"):
+    with pytest.raises(IngestError, match="33x33 is odd"):
         convert([make_bag(tmp_path / "odd", odd, 5)], tmp_path / "b", odd, jobs=1)
 
 

@@ -40,10 +40,11 @@ from lavla_ros.recording.types import jazzy
 from training.dataset import EpisodeDataset, layout, validate
 from training.dataset.labels import LabelTrack
 from training.dataset.writer import DatasetWriter
-from training.diagnosis import Clocks
-from training.ingest.bag import ConversionError, ConvertOptions, convert
+from training.ingest.bag import Bags, convert
+from training.ingest.build import IngestError, Kind, Rejection
+from training.ingest.diagnosis import Clocks
 
-UNMARKED = ConvertOptions(outcomes=("succeeded", "failed", "unmarked"))
+UNMARKED = Bags(outcomes=("succeeded", "failed", "unmarked"))
 
 
 def require_right(
@@ -60,9 +61,7 @@ def require_right(
             assert error.mean() < tolerance, (step, camera)
 
 
-def converted(
-    bag: Path, out: Path, options: ConvertOptions = UNMARKED, contract: Contract = CONTRACT
-) -> EpisodeDataset:
+def converted(bag: Path, out: Path, options: Bags = UNMARKED, contract: Contract = CONTRACT) -> EpisodeDataset:
     convert([bag], out, contract, options=options, jobs=1)
     return EpisodeDataset(out, contract)
 
@@ -97,7 +96,7 @@ def test_images_without_channel_order_are_taken_as_the_contract_says(tmp_path: P
     bag = PLAIN.but(camera=lambda n, ns, rgb: raw_image(ns, np.ascontiguousarray(rgb[:, :, ::-1]), "8UC3")).write(
         tmp_path / "bag"
     )
-    with pytest.raises(ConversionError, match=r"front.*on /camera/front/image_raw.*8UC3.*channel_order: bgr8"):
+    with pytest.raises(IngestError, match=r"front.*on /camera/front/image_raw.*8UC3.*channel_order: bgr8"):
         converted(bag, tmp_path / "none")
     cameras = tuple(replace(spec, channel_order="bgr8") for spec in CONTRACT.cameras)
     dataset = converted(bag, tmp_path / "data", contract=replace(CONTRACT, cameras=cameras))
@@ -188,13 +187,13 @@ REFUSED = {
 def test_a_rejection_names_its_first_cause(tmp_path: Path, name: str) -> None:
     foreign, words = REFUSED[name]
     bag = foreign.write(tmp_path / "bag")
-    with pytest.raises(ConversionError) as caught:
+    with pytest.raises(IngestError) as caught:
         convert([bag], tmp_path / "data", CONTRACT, options=UNMARKED, jobs=1)
     said = str(caught.value)
     assert "short:" not in said and str(bag) in said
     for word in words:
         assert word in said, said
-    assert caught.value.report is not None and caught.value.report.bags[0].rejected in said
+    assert caught.value.report is not None and str(caught.value.report.sources[0].rejected) in said
     assert not (tmp_path / "data").exists()
 
 
@@ -210,6 +209,7 @@ def test_a_rejection_is_machine_readable_where_nothing_converts(
     said = capsys.readouterr()
     report = json.loads(said.out)
     assert ended.value.code == 1 and report["bags"][0]["rejected"].startswith("image:")
+    assert report["bags"][0]["kind"] == "image"
     assert report["bags"][0]["counters"]["front.wrong_encoding"] == 20
 
 
@@ -220,8 +220,8 @@ def test_a_foreign_bag_beside_good_ones_costs_only_itself(tmp_path: Path) -> Non
         PLAIN.write(tmp_path / "last", start_ns=T0 + 10**12),
     ]
     report = convert(bags, tmp_path / "data", CONTRACT, options=UNMARKED, jobs=2)
-    assert [bag.episode for bag in report.bags] == [0, None, 1] and report.steps == 40
-    assert TRAJECTORY in report.bags[1].rejected and validate(tmp_path / "data") == []
+    assert [bag.episode for bag in report.sources] == [0, None, 1] and report.steps == 40
+    assert TRAJECTORY in report.sources[1].rejected.text and validate(tmp_path / "data") == []
 
 
 def test_an_error_of_the_program_costs_one_bag_and_is_logged(
@@ -239,8 +239,8 @@ def test_an_error_of_the_program_costs_one_bag_and_is_logged(
     monkeypatch.setattr(LabelTrack, "add", failing)
     with caplog.at_level(logging.ERROR):
         report = convert(bags, tmp_path / "data", CONTRACT, options=UNMARKED, jobs=1)
-    assert [bag.episode for bag in report.bags] == [None, 0]
-    assert report.bags[0].rejected == "error: ZeroDivisionError: made up"
+    assert [bag.episode for bag in report.sources] == [None, 0]
+    assert report.sources[0].rejected == Rejection(Kind.ERROR, "ZeroDivisionError: made up")
     assert "Traceback" in caplog.text and str(bags[0]) in caplog.text and "in failing" in caplog.text
 
 
@@ -265,7 +265,7 @@ def test_fewer_messages_than_metadata_counts_are_not_taken_for_all(tmp_path: Pat
     for topic in data["rosbag2_bagfile_information"]["topics_with_message_count"]:
         topic["message_count"] += 7 if topic["topic_metadata"]["name"] == "/joint_states" else 0
     file.write_text(yaml.safe_dump(data))
-    with pytest.raises(ConversionError, match=r"/joint_states.*metadata\.yaml counts \d+.*lavla recover"):
+    with pytest.raises(IngestError, match=r"/joint_states.*metadata\.yaml counts \d+.*lavla recover"):
         converted(bag, tmp_path / "data")
     assert recover_bag(bag).messages["/joint_states"] == 20
 
@@ -279,7 +279,7 @@ def test_single_files_in_a_folder_are_bags_of_their_own(tmp_path: Path) -> None:
     bags = find_bags([folder])
     assert [bag.name for bag in bags] == ["take0.mcap", "take1.mcap", "take2.mcap"]
     report = convert(bags, tmp_path / "data", CONTRACT, options=UNMARKED, jobs=1)
-    assert [bag.steps for bag in report.bags] == [5, 6, 7]
+    assert [bag.steps for bag in report.sources] == [5, 6, 7]
 
 
 def test_a_bag_by_two_paths_is_one_bag(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -329,14 +329,16 @@ def test_marks_cut_a_bag_into_its_episodes(tmp_path: Path) -> None:
         assert [e.outcome for e in reader.episodes()] == ["succeeded", "failed", "interrupted"]
     options = replace(UNMARKED, outcomes=("succeeded", "failed"))
     report = convert([bag], tmp_path / "data", CONTRACT, options=options, jobs=1)
-    assert [(b.part, b.episode, b.steps) for b in report.bags] == [(1, 0, 10), (2, 1, 14), (3, None, 0)]
-    assert [b.scene.get("seed") for b in report.bags] == [1, 2, 3] and "interrupted" in report.bags[2].rejected
+    assert [(b.part, b.episode, b.steps) for b in report.sources] == [(1, 0, 10), (2, 1, 14), (3, None, 0)]
+    assert [b.scene.get("seed") for b in report.sources] == [1, 2, 3] and "interrupted" in report.sources[
+        2
+    ].rejected.text
     dataset = EpisodeDataset(tmp_path / "data", CONTRACT)
     require_right(dataset, 10, first=6)
     require_right(dataset, 14, first=21, offset=10)
     assert (dataset.instruction(0), dataset.instruction(10)) == ("put it there", "the second")
     again = convert([bag], tmp_path / "data", CONTRACT, options=UNMARKED, jobs=1, resume=True)
-    assert [b.part for b in again.bags] == [1, 2, 3] and again.bags[2].rejected.startswith("outcome:")
+    assert [b.part for b in again.sources] == [1, 2, 3] and again.sources[2].rejected.kind == "outcome"
     assert (again.episodes, again.steps) == (2, 24)
 
 
@@ -344,7 +346,7 @@ def test_a_trajectory_stamped_zero_begins_when_it_is_logged(tmp_path: Path) -> N
     bag = PLAIN.but(command=lambda t, ns: trajectory(0, commanded(t + 0.1), 98 * MS)).write(tmp_path / "bag")
     report = convert([bag], tmp_path / "data", CONTRACT, options=UNMARKED, jobs=1)
     require_right(EpisodeDataset(tmp_path / "data", CONTRACT), 20)
-    assert report.bags[0].warnings == ("command: 20 messages are stamped 0 (at once): their log times were taken",)
+    assert report.sources[0].warnings == ("command: 20 messages are stamped 0 (at once): their log times were taken",)
     assert "look at" in str(report)
 
 
@@ -353,15 +355,15 @@ def test_streams_of_another_clock_are_told_and_can_be_taken_by_log_time(tmp_path
     ahead = plain.but(stamp_delay_ms={"/camera/front/image_raw": 100, "/camera/wrist/image_raw": 100})
     bag = ahead.write(tmp_path / "bag")
     report = convert([bag], tmp_path / "data", CONTRACT, options=UNMARKED, jobs=1)
-    [bag_report] = report.bags
+    [bag_report] = report.sources
     assert bag_report.delay_ms == {"command": 0.0, "front": -99.0, "wrist": -99.0, "state": 0.0}
     assert [w.split(":")[0] for w in bag_report.warnings] == ["command", "state"]
     assert "99 ms apart, where the contract tolerates 50" in bag_report.warnings[1]
     options = replace(UNMARKED, log_time=("front", "wrist"))
     report = convert([bag], tmp_path / "right", CONTRACT, options=options, jobs=1)
-    assert report.bags[0].warnings == ()
+    assert report.sources[0].warnings == ()
     require_right(EpisodeDataset(tmp_path / "right", CONTRACT), 19)
-    with pytest.raises(ConversionError, match=r"log_time names \['rear'\]"):
+    with pytest.raises(IngestError, match=r"log_time names \['rear'\]"):
         convert([bag], tmp_path / "no", CONTRACT, options=replace(options, log_time=("rear",)), jobs=1)
 
 
@@ -420,7 +422,7 @@ def test_a_conversion_that_was_broken_off_goes_on(tmp_path: Path, after: str, mo
     with monkeypatch.context() as patched, pytest.raises(Killed):
         patched.setattr(DatasetWriter, "append", dying_append)
         convert(bags, tmp_path / "data", CONTRACT, jobs=1, progress=end)
-    with pytest.raises(ConversionError, match=r"exists already.*--resume"):
+    with pytest.raises(IngestError, match=r"exists already.*--resume"):
         convert(bags, tmp_path / "data", CONTRACT, jobs=1)
     before = len(seen)
     report = convert(bags, tmp_path / "data", CONTRACT, jobs=1, resume=True, progress=seen.append)
@@ -466,9 +468,9 @@ def test_a_bag_of_a_rewired_robot_converts(tmp_path: Path) -> None:
     require_right(EpisodeDataset(tmp_path / "data", CONTRACT), 10)  # and the dataset serves the old one as well
     fields = tuple(replace(f, unit="1") for f in CONTRACT.state.fields)
     other = replace(CONTRACT, state=replace(CONTRACT.state, fields=fields))
-    with pytest.raises(ConversionError, match=r"state\.a\.unit: '1' != 'rad'.*--allow-contract-differences"):
+    with pytest.raises(IngestError, match=r"state\.a\.unit: '1' != 'rad'.*--allow-contract-differences"):
         convert([bag], tmp_path / "no", other, jobs=1)
-    options = ConvertOptions(allow_contract_differences=True)
+    options = Bags(allow_contract_differences=True)
     assert convert([bag], tmp_path / "yes", other, jobs=1, options=options).steps == 10
 
 

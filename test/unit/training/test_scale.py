@@ -16,8 +16,9 @@ from synthetic_bags import make_bag
 from synthetic_messages import small_contract
 
 from training.dataset import validate
-from training.ingest import bag as conversion
-from training.ingest.bag import ConversionError, convert
+from training.ingest import build
+from training.ingest.bag import convert
+from training.ingest.build import IngestError
 from training.scale import ScaleError, WorkerLostError, Workers, run_tasks
 
 
@@ -136,7 +137,7 @@ def test_ray_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pytes
         list(run_tasks([Task(0, tmp_path)], work, Workers(ray="auto")))
     contract = small_contract(size=32)
     bag = make_bag(tmp_path / "bags", contract, 5)
-    with pytest.raises(ConversionError, match="Ray is not installed"):
+    with pytest.raises(ScaleError, match="Ray is not installed"):
         convert([bag], tmp_path / "data", contract, ray="auto")
     assert not (tmp_path / "data").exists()
 
@@ -146,10 +147,12 @@ def test_a_bag_that_kills_its_worker_is_rejected_and_the_rest_converts(
 ) -> None:
     contract = small_contract(size=32)
     bags = [make_bag(tmp_path / name, contract, 6, episode=i) for i, name in enumerate(("a", "deadly", "b"))]
-    monkeypatch.setattr(conversion, "_convert_task", scale_tasks.convert_unless_deadly)
+    monkeypatch.setattr(build, "read_source", scale_tasks.read_unless_deadly)
     report = convert(bags, tmp_path / "data", contract, jobs=2)
-    assert [bag.episode for bag in report.bags] == [0, None, 1]
-    assert report.bags[1].rejected.startswith("worker: its worker died 3 times") and report.rejected == {"worker": 1}
+    assert [bag.episode for bag in report.sources] == [0, None, 1]
+    assert str(report.sources[1].rejected).startswith("worker: its worker died 3 times") and report.rejected == {
+        "worker": 1
+    }
     assert validate(tmp_path / "data") == []
 
 
@@ -157,7 +160,7 @@ def test_jobs_of_zero_leave_an_existing_dataset_alone(tmp_path: Path) -> None:
     contract = small_contract(size=32)
     bag = make_bag(tmp_path / "bags", contract, 5)
     convert([bag], tmp_path / "data", contract, jobs=1)
-    for jobs, message in ((0, "jobs is 0"), (1, "exists already")):
-        with pytest.raises(ConversionError, match=message):
+    for jobs, error, message in ((0, ScaleError, "jobs is 0"), (1, IngestError, "exists already")):
+        with pytest.raises(error, match=message):
             convert([bag], tmp_path / "data", contract, jobs=jobs)
     assert validate(tmp_path / "data") == []

@@ -10,6 +10,7 @@ import numpy as np
 from lavla_ros.contract import NS_PER_S, Contract
 from lavla_ros.observation import ObservationPipeline
 from training.dataset.labels import LabelTrack
+from training.ingest.build import Kind, Rejection
 
 COMMAND, STATE = "command", "state"
 
@@ -98,8 +99,8 @@ def refusals(pipeline: ObservationPipeline, track: LabelTrack, steps: Counter[st
 
 def first_cause(
     contract: Contract, pipeline: ObservationPipeline, track: LabelTrack, clocks: Clocks, unlabelled: int
-) -> str:
-    """``kind: …`` for what kept most steps from coming out; empty where nothing was refused or missing."""
+) -> Rejection | None:
+    """What kept most steps from coming out; None if nothing was refused or missing."""
     refused = _refused_stream(contract, pipeline, track, clocks)
     if refused:
         return refused
@@ -109,38 +110,40 @@ def first_cause(
     missing["instruction"] = counters["steps.dropped.no_instruction"]
     stream, count = max(missing.items(), key=lambda item: item[1])
     if not count:
-        return ""
+        return None
     if stream == "instruction":
-        return f"instruction: {count} steps have none: the bag says no instruction; give one with --instruction"
+        text = f"{count} steps have none: the bag says no instruction; give one with --instruction"
+        return Rejection(Kind.INSTRUCTION, text)
     reference = contract.alignment.reference
     within = f"within {1e3 * tolerance_s(contract, stream):.0f} ms"
     if stream == COMMAND:
         source = STATE if track.from_states else COMMAND
-        return (
-            f"label: {count} steps have no {source} in force one step later, {within}; {clocks.told(source, reference)}"
-        )
-    kind = "state" if stream == STATE else "image"
-    return f"{kind}: {count} steps have no sample of {stream!r} {within}; {clocks.told(stream, reference)}"
+        text = f"{count} steps have no {source} in force one step later, {within}; {clocks.told(source, reference)}"
+        return Rejection(Kind.LABEL, text)
+    text = f"{count} steps have no sample of {stream!r} {within}; {clocks.told(stream, reference)}"
+    return Rejection(Kind.STATE if stream == STATE else Kind.IMAGE, text)
 
 
-def _refused_stream(contract: Contract, pipeline: ObservationPipeline, track: LabelTrack, clocks: Clocks) -> str:
+def _refused_stream(
+    contract: Contract, pipeline: ObservationPipeline, track: LabelTrack, clocks: Clocks
+) -> Rejection | None:
     """The first stream of which half or more was refused."""
     counters = pipeline.counters + track.counters
     examples = pipeline.examples | track.examples
-    streams = [("image", name, f"{name}.frames", f"camera {name!r}") for name in contract.camera_names]
+    streams = [(Kind.IMAGE, name, f"{name}.frames", f"camera {name!r}") for name in contract.camera_names]
     streams += [
-        ("state", "state", "state.samples", contract.state.topic),
-        ("label", "label", "label.messages", track.topic),
+        (Kind.STATE, "state", "state.samples", contract.state.topic),
+        (Kind.LABEL, "label", "label.messages", track.topic),
     ]
     for kind, stream, total, called in streams:
         refused = {key: counters[key] for key in examples if key.startswith(f"{stream}.")}
         if not refused or 2 * sum(refused.values()) < counters[total]:
             continue
         worst = max(refused, key=lambda key: refused[key])
-        line = f"{kind}: {called}: {refused[worst]} of {counters[total]} messages refused: {examples[worst]}"
+        line = f"{called}: {refused[worst]} of {counters[total]} messages refused: {examples[worst]}"
         if clocks.zero[stream] and worst.endswith(".duplicate"):
             line += f"; `--log-time {stream}` takes their log times"
         if worst == "state.missing_name" and set(contract.state.names) <= pipeline.joint_names_seen:
             line += "; other messages have those: have one node publish all joints in one message"
-        return line
-    return ""
+        return Rejection(kind, line)
+    return None
