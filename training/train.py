@@ -8,8 +8,9 @@ from pathlib import Path
 
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import ContractError, load_contract
-from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE, require_backbone
+from lavla_ros.policy.backbone import image_size_of, require_backbone
 from lavla_ros.policy.checkpoint import CheckpointError
+from lavla_ros.policy.images import ImageSizeError, require_sizes
 from lavla_ros.policy.normalization import StatsError
 from lavla_ros.policy.strategies import label_specs
 from training.command import run_command
@@ -28,6 +29,7 @@ USER_ERRORS = (
     DataError,
     DatasetError,
     FrameError,
+    ImageSizeError,
     StatsError,
     CheckpointError,
     RoomError,
@@ -41,16 +43,16 @@ _SHOWN = ("loss", "mse", "validation_mse", "samples_per_s")
 def train(config: TrainConfig) -> Path:
     """Load the data and train; returns the directory of the best policy.
 
-    What can be known to fail is found out first, the cheap before the costly: trackers, contract, backbone, datasets,
-    labels, room, then the frames are decoded. Raises one of ``USER_ERRORS`` for anything that the caller can put
-    right.
+    What can be known to fail is found out first, the cheap before the costly: trackers, contract, image sizes,
+    backbone, datasets, labels, room, then the frames are decoded. Raises one of ``USER_ERRORS`` for anything that the
+    caller can put right.
     """
     require_trackers(config)
     contract = load_contract(config.data.contract)
+    require_sizes(contract, image_size_of(config.policy.backbone))
     require_backbone(config.policy.backbone)
     specs = label_specs(config.policy.strategy, chunk_size=contract.chunk_size)
     sources = open_sources(config.data, contract, specs)
-    backbone = config.policy.backbone
     with TerminalReporter(config.steps, _SHOWN) as reporter:
         for source in sources:
             reporter.message(f"reading {len(source.dataset.states)} samples from {source.name}")
@@ -58,7 +60,7 @@ def train(config: TrainConfig) -> Path:
             sources,
             contract,
             config.data,
-            image_size=backbone.tiny.image_size if backbone.kind == "tiny" else PRETRAINED_IMAGE_SIZE,
+            image_size=image_size_of(config.policy.backbone),
             cache_dir=config.data.cache_dir or config.output / "cache",
             on_frame=reporter.read,
         )

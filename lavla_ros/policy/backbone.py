@@ -21,6 +21,11 @@ from lavla_ros.policy.tiny import tiny_vlm
 PRETRAINED_IMAGE_SIZE = 224
 
 
+def image_size_of(config: BackboneConfig) -> int:
+    """Side of the square images that this backbone sees, pixels."""
+    return config.tiny.image_size if config.kind == "tiny" else PRETRAINED_IMAGE_SIZE
+
+
 class Backbone(nn.Module):
     """A Qwen3-VL whose placeholder tokens have embeddings of their own, always trained."""
 
@@ -31,7 +36,7 @@ class Backbone(nn.Module):
         text, vision = vlm.config.text_config, vlm.config.vision_config
         self.shape = BackboneShape(width=text.hidden_size, layers=text.num_hidden_layers)
         tiny = config.kind == "tiny"
-        self.image_size = config.tiny.image_size if tiny else PRETRAINED_IMAGE_SIZE
+        self.image_size = image_size_of(config)
         self.patch_size: int = vision.patch_size
         self.merge_size: int = vision.spatial_merge_size
         self.temporal_patch_size: int = vision.temporal_patch_size

@@ -5,11 +5,22 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.contract import Contract
 from lavla_ros.errors import UserError
 
 
 class ImageSizeError(UserError, ValueError):
     """An image cannot be brought to the backbone's size by whole-number averaging."""
+
+
+def require_sizes(contract: Contract, size: int) -> None:
+    """Raise ImageSizeError for a camera of the contract whose images :func:`shrink` cannot bring to ``size``."""
+    unfit = {c.name: f"{c.width} x {c.height}" for c in contract.cameras if c.width != c.height or c.width % size}
+    if unfit:
+        raise ImageSizeError(
+            f"contract {contract.name!r} has the camera sizes {unfit}; the network sees {size} x {size}, so width and "
+            f"height must be equal, and a multiple of {size}; change them in the contract"
+        )
 
 
 def shrink(image: NDArray[np.uint8], size: int) -> NDArray[np.uint8]:

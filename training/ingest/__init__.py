@@ -96,5 +96,5 @@ def ingest(
     sources = list({source.name: source for source in each}.values())  # by two paths, it is still one
     on_start(len(sources))
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
-    told = {"kind": kind, "options": plain, "first_frames": found.first_frames}
-    return build_dataset(sources, out, loaded, **told, **settings)
+    first_frames = found.first_frames
+    return build_dataset(sources, out, loaded, kind=kind, options=plain, first_frames=first_frames, **settings)

@@ -90,9 +90,16 @@ def convert(
 ) -> IngestReport:
     """Convert ``bags``, in this order, into the new dataset ``out``; the settings are :func:`build_dataset`'s."""
     taken = options or Bags()
-    sources, workers = taken.of(bags, contract), Workers(jobs=jobs, ray=ray)
-    told = {"kind": "bag", "options": asdict(taken), "first_frames": taken.first_frames}
-    return build_dataset(sources, out, contract, workers=workers, **told, **settings)
+    return build_dataset(
+        taken.of(bags, contract),
+        out,
+        contract,
+        kind="bag",
+        options=asdict(taken),
+        first_frames=taken.first_frames,
+        workers=Workers(jobs=jobs, ray=ray),
+        **settings,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
