@@ -19,6 +19,7 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
+from lavla_ros.config import read_plain
 from lavla_ros.places import use_writable_places
 
 app = tyro.extras.SubcommandApp()
@@ -900,13 +901,7 @@ def _train_latent(arguments: list[str]) -> int:
         return mains[arguments[0]](arguments[1:])
     kind = None
     if "--config" in arguments[:-1]:
-        import yaml
-
-        file = Path(arguments[arguments.index("--config") + 1])
-        try:
-            content = yaml.safe_load(file.read_text(encoding="utf-8"))
-        except yaml.YAMLError as error:
-            raise CommandError(f"{file} is not valid YAML: {error}") from None
+        content = read_plain(Path(arguments[arguments.index("--config") + 1]))
         kind = content.get("kind") if isinstance(content, dict) else None
     if kind not in mains:
         raise CommandError("say which model to train: lavla latent train action|image [--config YAML] [options]")

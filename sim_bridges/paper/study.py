@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lavla_ros.config import read_plain
 from lavla_ros.errors import UserError
 from lavla_ros.resources import config_path
 from lavla_ros.yaml_text import dump_yaml, load_yaml
@@ -259,7 +260,7 @@ class _Stages:
 def _recipe(given: Path | None, shipped: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe with some keys (dotted) replaced."""
     file = config_path(f"{shipped}.yaml") if given is None else given
-    recipe: dict[str, Any] = load_yaml(file.read_text(encoding="utf-8"))
+    recipe: dict[str, Any] = read_plain(file)
     for path, value in overrides.items():
         *parents, key = path.split(".")
         section = recipe

@@ -14,8 +14,8 @@ from lavla_ros.policy.config import ActionCodingConfig
 class ActionLamConfig:
     """The model and its objective (paper, App. A.2); the defaults are the paper's."""
 
-    chunk_size: int = 20
-    """H: timesteps of a chunk, and tokens. The contract's; 8 for LIBERO, 25 for RoboTwin, 20 for JAKA."""
+    chunk_size: int | None = None
+    """The contract says H. A file that says it too, as checkpoints once did, must agree with the contract."""
     frequency_features: Literal["fft", "none"] = "fft"
     """What is put beside the actions before the encoder."""
     width: int = 128
@@ -44,7 +44,7 @@ class ActionLamConfig:
     """How chunks are normalised before they are encoded."""
 
     def __post_init__(self) -> None:
-        for key in ("chunk_size", "width", "layers", "heads", "feedforward", "decoder_width"):
+        for key in ("width", "layers", "heads", "feedforward", "decoder_width"):
             check(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "at least 1")
         check(self.width % self.heads == 0, "model.width", self.width, f"a multiple of heads={self.heads}")
         check(all(d >= 1 for d in self.dilations), "model.dilations", self.dilations, "numbers of at least 1")

@@ -39,13 +39,13 @@ class ActionLamLoss:
 class ActionEncoder(nn.Module):
     """E_φ of Eq. 2: coarse trends by the FFT, fast changes by convolutions, all timesteps by attention."""
 
-    def __init__(self, config: ActionLamConfig, action_dim: int) -> None:
+    def __init__(self, config: ActionLamConfig, contract: Contract) -> None:
         super().__init__()
         self.config = config
         width = config.width
-        self.project = nn.Linear(action_dim * (3 if config.frequency_features == "fft" else 1), width)
+        self.project = nn.Linear(contract.action_dim * (3 if config.frequency_features == "fft" else 1), width)
         # Neither convolutions nor attention know where in the chunk a timestep (or a frequency) is.
-        self.position_Hd = nn.Parameter(0.02 * torch.randn(config.chunk_size, width))
+        self.position_Hd = nn.Parameter(0.02 * torch.randn(contract.chunk_size, width))
         self.convolutions = nn.ModuleList(
             nn.Conv1d(width, width, kernel_size=3, dilation=d, padding=d) for d in config.dilations
         )
@@ -79,14 +79,14 @@ class ActionLatentModel(LatentModel):
         Raises ConfigError when the contract's chunks have another length, StatsError for unusable statistics.
         """
         check(
-            config.chunk_size == contract.chunk_size,
+            config.chunk_size in (None, contract.chunk_size),
             "model.chunk_size",
             config.chunk_size,
             f"the chunk_size of contract {contract.name!r}, {contract.chunk_size}",
         )
         super().__init__(config, contract, stats)
         self.normalizer = Normalizer(contract, config.actions, stats)
-        self.encoder = ActionEncoder(config, contract.action_dim)
+        self.encoder = ActionEncoder(config, contract)
         self.quantizer = EmaQuantizer(
             config.codebook_size, config.width, decay=config.codebook_decay, restart_below=config.restart_below
         )
@@ -102,7 +102,7 @@ class ActionLatentModel(LatentModel):
 
     def encode(self, actions_BHA: Tensor) -> Tensor:
         """(B, H, m) normalised → c_act (B, H, d), before quantisation (Eq. 2). ValueError for another shape."""
-        expected = (self.config.chunk_size, self.contract.action_dim)
+        expected = (self.contract.chunk_size, self.contract.action_dim)
         if actions_BHA.ndim != 3 or tuple(actions_BHA.shape[1:]) != expected:
             raise ValueError(
                 f"action chunks have shape {tuple(actions_BHA.shape)}; expected (B, H, m) with (H, m) = {expected}"
@@ -138,14 +138,14 @@ class ActionLatentModel(LatentModel):
 
     def decode_raw(self, codes: NDArray[np.integer[Any]], state: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """(…, H) codes and (…, S) observed state → (…, H, m) actions in the contract's units and bounds."""
-        if codes.shape[-1] != self.config.chunk_size:
-            raise ValueError(f"codes have shape {codes.shape}; expected (…, H) with H = {self.config.chunk_size}")
+        if codes.shape[-1] != self.contract.chunk_size:
+            raise ValueError(f"codes have shape {codes.shape}; expected (…, H) with H = {self.contract.chunk_size}")
         decoded = self.detokenize(torch.from_numpy(codes.astype(np.int64)).to(self.mask_d.device))
         return self.normalizer.decode_actions(decoded.float().cpu().numpy(), state)
 
     def normalise(self, actions: NDArray[np.floating[Any]], state: NDArray[np.floating[Any]]) -> Tensor:
         """(…, H, m) and (…, S) in the contract's units → (…, H, m) in [-1, 1], on the model's device."""
-        expected = (self.config.chunk_size, self.contract.action_dim)
+        expected = (self.contract.chunk_size, self.contract.action_dim)
         if actions.shape[-2:] != expected or state.shape != (*actions.shape[:-2], self.contract.state_dim):
             raise ValueError(
                 f"actions {actions.shape} and state {state.shape} do not fit; expected (…, H, m) with (H, m) = "

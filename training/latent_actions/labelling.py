@@ -152,8 +152,8 @@ def _plan(dataset: EpisodeDataset, path: Path, model: LatentModel, codes_only: b
     config, size = model.config, quantizer_of(model).size
     if isinstance(model, ActionLatentModel):
         kind: Literal["action", "image"] = "action"
-        suffix, tokens, width = "act", config.chunk_size, config.width
-        settings: dict[str, str | int] = {"chunk_size": config.chunk_size}
+        suffix, tokens, width = "act", model.contract.chunk_size, config.width
+        settings: dict[str, str | int] = {"chunk_size": model.contract.chunk_size}
     else:
         assert isinstance(model, ImageLatentModel)
         kind, suffix, tokens, width = "image", "img", config.tokens, config.latent_width

@@ -50,9 +50,7 @@ def chunks(contract: Contract) -> ActionChunks:
 
 @pytest.fixture(scope="session")
 def small() -> ActionLamConfig:
-    return ActionLamConfig(
-        chunk_size=HORIZON, width=32, feedforward=48, decoder_width=48, codebook_size=32, codebook_decay=0.9
-    )
+    return ActionLamConfig(width=32, feedforward=48, decoder_width=48, codebook_size=32, codebook_decay=0.9)
 
 
 @pytest.fixture

@@ -113,7 +113,8 @@ def test_shipped_configurations_are_the_papers(name, horizon):
 
     config = read_config(ActionLamTrainConfig, config_path(f"latent/action_{name}.yaml"))
     assert (config.steps, config.batch_size, config.learning_rate) == (50_000, 128, 1e-4)
-    assert config.model == replace(ActionLamConfig(chunk_size=horizon), actions=config.model.actions)
+    assert config.model == replace(ActionLamConfig(), actions=config.model.actions)
+    assert load_contract(config.data.contract).chunk_size == horizon
 
 
 def test_tokens_have_one_code_per_timestep_and_repeat_exactly(model, coded, small):
@@ -432,7 +433,7 @@ def test_command_trains_from_a_configuration_file(tmp_path, contract, chunks, mo
     config = tmp_path / "run.yaml"
     config.write_text(
         "kind: action\nsteps: 500\nbatch_size: 32\nthreads: 1\ndevice: cpu\nlog_every: 4\n"
-        "model: {chunk_size: 6, width: 16, heads: 2, codebook_size: 8}\n"
+        "model: {width: 16, heads: 2, codebook_size: 8}\n"
         "data: {datasets: [somewhere], contract: jaka_minicobo, validation_fraction: 0.1}\n"
     )
     monkeypatch.setattr(action_train, "load_contract", lambda name: contract)
