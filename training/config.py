@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal
 
 from lavla_ros.config import check
+from lavla_ros.contract import DEFAULT_CONTRACT
 from lavla_ros.policy.config import PolicyConfig
 
 
@@ -32,7 +33,7 @@ class DataConfig:
     """A LeRobotDataset v3.0 directory, as written by `lavla convert` and `lavla import`."""
     mixture: tuple[MixturePart, ...] = ()
     """Several datasets to train on jointly (App. E.3), in place of ``dataset``; weights of 1 put them together."""
-    contract: str = "jaka_minicobo"
+    contract: str = DEFAULT_CONTRACT
     """Contract by name or path; it must be that of every dataset."""
     fraction: float = 1.0
     """Share of the training episodes to use, per instruction, whole episodes drawn by the seed (App. E.1).

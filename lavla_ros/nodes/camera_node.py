@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
-from lavla_ros.contract import CameraSpec, load_contract
+from lavla_ros.contract import DEFAULT_CONTRACT, CameraSpec, load_contract
 from lavla_ros.observation.camera_health import CameraHealth
 from lavla_ros.observation.capture import Capture
 from lavla_ros.observation.images import ImageError, decode_image, prepare_image
@@ -31,7 +31,7 @@ from lavla_ros.ros.parameters import NodeParameters, ParameterError, parameter
 
 @dataclass(frozen=True, kw_only=True)
 class CameraParameters(NodeParameters):
-    contract: str = parameter("jaka_minicobo", "Contract: a shipped name or a YAML file.")
+    contract: str = parameter(DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file.")
     transport: str = parameter("raw", "What the drivers publish.", choices=("raw", "compressed"))
     sources: tuple[str, ...] = parameter(
         (), "Cameras without a driver, as <camera>=<source>: /dev/video0, rtsp://…, or a video file."

@@ -20,7 +20,14 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
-from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract, require_same_contract
+from lavla_ros.contract import (
+    DEFAULT_CONTRACT,
+    ActionChunk,
+    Contract,
+    Observation,
+    load_contract,
+    require_same_contract,
+)
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
 from lavla_ros.observation.pipeline import ObservationPipeline
 from lavla_ros.policy.inference import InferenceWorker
@@ -39,7 +46,7 @@ DISCOVERY_S = 1.0
 @dataclass(frozen=True, kw_only=True)
 class PolicyParameters(NodeParameters):
     contract: str = parameter(
-        "jaka_minicobo", "Contract: a shipped name or a YAML file; must agree with the checkpoint's."
+        DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file; must agree with the checkpoint's."
     )
     policy: str = parameter("bundled", "Checkpoint directory, or bundled.")
     instruction: str = parameter("", "What to do, in words, until somebody says it on the instruction topic.")

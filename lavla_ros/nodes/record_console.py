@@ -26,6 +26,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros import topics
 from lavla_ros.bringup.environment import enter_ros
+from lavla_ros.contract import DEFAULT_CONTRACT
 from lavla_ros.ros.client import ServiceError, call, own_arguments, spinning, watch_problems
 from lavla_ros.ros.messages import LATCHED_QOS
 
@@ -161,7 +162,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--instruction", default="", help="published for the episodes; empty: somebody else says it")
     parser.add_argument("--instruction-topic", default="instruction")
-    parser.add_argument("--contract", default="jaka_minicobo", help="for the judgement of a recorded episode")
+    parser.add_argument("--contract", default=DEFAULT_CONTRACT, help="for the judgement of a recorded episode")
     parser.add_argument("--episodes", type=int, default=0, help="end after so many successful ones; 0: at q")
     enter_ros()
     options = parser.parse_args(own_arguments(argv))

@@ -20,7 +20,7 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros import topics
-from lavla_ros.contract import load_contract
+from lavla_ros.contract import DEFAULT_CONTRACT, load_contract
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
 from lavla_ros.recording.stream_stats import StreamStats
 from lavla_ros.recording.types import EPISODE_TOPIC
@@ -34,7 +34,7 @@ from lavla_ros.ros.parameters import NodeParameters, parameter
 
 @dataclass(frozen=True, kw_only=True)
 class RecorderParameters(NodeParameters):
-    contract: str = parameter("jaka_minicobo", "Contract: a shipped name or a YAML file; it names the topics.")
+    contract: str = parameter(DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file; it names the topics.")
     root: str = parameter(
         "runs/bags", "Folder of the bags, one per episode; in a namespace, its subfolder of that name."
     )

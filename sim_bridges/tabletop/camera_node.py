@@ -22,7 +22,7 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
-from lavla_ros.contract import load_contract
+from lavla_ros.contract import DEFAULT_CONTRACT, load_contract
 from lavla_ros.control.ring import Ring
 from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorReport
 from lavla_ros.ros.diagnostics import Rate, Report, Window
@@ -52,7 +52,7 @@ FRAMES_BEFORE_RUNNING = 3
 
 @dataclass(frozen=True, kw_only=True)
 class TabletopCameraParameters(NodeParameters):
-    contract: str = parameter("jaka_minicobo", "Contract: a shipped name or a YAML file.")
+    contract: str = parameter(DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file.")
     state_file: str = parameter("/dev/shm/lavla-tabletop", "Ring file of the physics process (--state-file).")
     task: str = parameter("pick_place", "Task of the physics process.", choices=("pick_place", "stack_bowls"))
     layout: str = parameter("id", "Layout of the physics process.", choices=("id", "ood"))

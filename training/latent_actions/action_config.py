@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lavla_ros.config import check
+from lavla_ros.contract import DEFAULT_CONTRACT
 from lavla_ros.policy.config import ActionCodingConfig
 
 
@@ -62,7 +63,7 @@ class ActionDataConfig:
 
     datasets: tuple[Path, ...] = (Path("data/tabletop"),)
     """LeRobotDataset v3.0 directories of one robot, mixed (paper: one model per benchmark, all its tasks)."""
-    contract: str = "jaka_minicobo"
+    contract: str = DEFAULT_CONTRACT
     """Contract by name or path; it must be the datasets'."""
     validation_fraction: float = 0.05
     """Share of the episodes that is never trained on."""

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from lavla_ros.config import check
-from lavla_ros.contract import Contract
+from lavla_ros.contract import DEFAULT_CONTRACT, Contract
 from lavla_ros.policy.config import ActionCodingConfig
 
 
@@ -138,7 +138,7 @@ class ImageDataConfig:
 
     datasets: tuple[Path, ...] = (Path("data/tabletop"),)
     """LeRobotDataset v3.0 directories of one robot, mixed."""
-    contract: str = "jaka_minicobo"
+    contract: str = DEFAULT_CONTRACT
     """Contract by name or path; it must be the datasets'."""
     validation_fraction: float = 0.05
     """Share of the episodes that is never trained on."""
