@@ -18,8 +18,7 @@ PLAIN = {repr(value) for value in (0, 1, 0.0, 1.0, "", True, False, None, (), []
 DIFFERENT_THINGS = {
     "batch_size", "commit_weight", "connect_timeout_s", "embedding", "episodes", "heads", "hover_m", "image_size",
     "host", "learning_rate", "log_every", "reach_m", "revision", "save_every", "seed", "silent_after_s", "step_limit",
-    "steps", "task", "timeout_s", "tokens",
-    "validate_every", "validation_fraction", "weight", "weight_decay", "width",
+    "steps", "timeout_s", "tokens", "validate_every", "validation_fraction", "weight", "weight_decay", "width",
 }  # fmt: skip
 """Names that stand for another thing in each place: the models' widths, the trainings' steps, and so on."""
 
@@ -29,8 +28,7 @@ CHOSEN_BY_THE_STACK = {
 """What depends on the robot, on the benchmark's protocol, or on whether somebody watches."""
 STILL_TWICE = {
     "blend", "commander", "contract", "decode_threads", "device", "instruction_topic", "layout", "max_chunk_age_s",
-    "max_steps", "min_perplexity", "policy", "precision", "realtime_priority", "replan_steps",
-    "resolution",
+    "max_steps", "min_perplexity", "policy", "precision", "realtime_priority", "replan_steps", "resolution", "task",
 }  # fmt: skip
 """Names whose defaults have yet to be brought together: no further one may join them."""
 
@@ -78,7 +76,9 @@ def handed_on() -> Iterator[tuple[str, str, Any, Any]]:
     """(stack, argument, its default, the node's) of every argument that a stack gives to a node as it is."""
     for file in sorted((ROOT / "config" / "stacks").glob("*.yaml")):
         stack = load_yaml(file.read_text(encoding="utf-8"))
-        for process in (process for process in stack.get("processes", ()) if "node" in process):
+        for process in (
+            process for process in stack.get("processes", ()) if "node" in process and "parameters" in process
+        ):
             module = importlib.import_module(process["node"])
             (node,) = (
                 value
@@ -86,7 +86,7 @@ def handed_on() -> Iterator[tuple[str, str, Any, Any]]:
                 if isinstance(value, type) and value.__module__ == module.__name__ and hasattr(value, "parameters_type")
             )
             known = node.parameters_type.__dataclass_fields__
-            for name, value in process.get("parameters", {}).items():
+            for name, value in process["parameters"].items():
                 argument = str(value).removeprefix("${").removesuffix("}")
                 if value == f"${{{argument}}}" and argument in stack["arguments"] and name in known:
                     yield file.stem, argument, stack["arguments"][argument]["default"], known[name].default
