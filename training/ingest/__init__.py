@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lavla_ros.contract import Contract, load_contract
-from lavla_ros.named import named
+from lavla_ros.plugins import find
 from training.ingest.build import EpisodeSource, IngestError, IngestReport, Kind, Rejected, build_dataset
 
 __all__ = [
@@ -58,9 +58,9 @@ class Recordings(Protocol):
 def recordings(kind: str, options: Mapping[str, Any]) -> Recordings:
     """Recordings of a kind of SOURCES, or of a ``module:attribute``, under these options.
 
-    Raises UnknownName for a kind that there is not, IngestError for an option that it lacks, or needs.
+    Raises IngestError for a kind that there is not, or an option that it lacks or needs.
     """
-    factory: Callable[..., Recordings] = named("source", kind, SOURCES)
+    factory: Callable[..., Recordings] = find(kind, SOURCES, "source", IngestError)
     known = inspect.signature(factory).parameters
     needed = {name for name, parameter in known.items() if parameter.default is inspect.Parameter.empty}
     if unknown := sorted(options.keys() - known.keys()):
