@@ -201,12 +201,14 @@ def test_training_goes_to_the_model_that_is_named(tmp_path: Path, monkeypatch: p
         monkeypatch.setattr(module, "main", record)
     for kind in ("action", "image"):
         (tmp_path / f"{kind}.yaml").write_text(f"kind: {kind}\n")
+    (tmp_path / "child.yaml").write_text("extends: latent/image_tiny\n")
     (tmp_path / "neither.yaml").write_text("kind: words\n")
-    image, neither = str(tmp_path / "image.yaml"), str(tmp_path / "neither.yaml")
+    image, child, neither = (str(tmp_path / f"{name}.yaml") for name in ("image", "child", "neither"))
     for arguments, wanted in (
         (["action", "--steps", "3"], ("action", ["--steps", "3"])),
         (["image", "--config", image], ("image", ["--config", image])),
         (["--steps", "3", "--config", image], ("image", ["--steps", "3", "--config", image])),
+        (["--config", child], ("image", ["--config", child])),
     ):
         with pytest.raises(SystemExit) as stopped:
             cli.main(["latent", "train", *arguments])
