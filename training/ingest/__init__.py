@@ -50,8 +50,8 @@ class Recordings(Protocol):
         """Whether a person has to look at how the pictures stand."""
         ...
 
-    def find(self, path: Path, contract: Contract) -> Sequence[EpisodeSource]:
-        """The recordings of a file or folder, in order. Raises IngestError if it holds none, or others."""
+    def find(self, paths: Sequence[Path], contract: Contract) -> Sequence[EpisodeSource]:
+        """The recordings of these files and folders, in order, none twice. Raises IngestError if one holds none."""
         ...
 
 
@@ -92,8 +92,7 @@ def ingest(
     if name is None:
         raise IngestError(f"importing {kind} needs a contract: --contract NAME or FILE")
     loaded = load_contract(name)
-    each = (source for path in paths for source in found.find(path.absolute(), loaded))
-    sources = list({source.name: source for source in each}.values())  # by two paths, it is still one
+    sources = found.find([path.absolute() for path in dict.fromkeys(paths)], loaded)
     on_start(len(sources))
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     first_frames = found.first_frames

@@ -66,9 +66,9 @@ class Bags:
         if self.min_steps < 1:
             raise IngestError(f"min_steps is {self.min_steps}; expected at least 1")
 
-    def find(self, path: Path, contract: Contract) -> list[BagSource]:
-        """The bag, or every bag below a folder. Raises BagError if there is none, IngestError for a strange stream."""
-        return self.of(find_bags([path]), contract)
+    def find(self, paths: Sequence[Path], contract: Contract) -> list[BagSource]:
+        """Every bag at or below ``paths``, sorted. Raises BagError if there is none, IngestError as :meth:`of`."""
+        return self.of(find_bags(paths), contract)
 
     def of(self, bags: Sequence[Path], contract: Contract) -> list[BagSource]:
         """These bags. Raises IngestError for a stream in ``log_time`` that the contract does not have."""

@@ -170,8 +170,9 @@ class LeRobotDatasets:
     instruction: str | None = None
     """In place of the dataset's own."""
 
-    def find(self, path: Path, contract: Contract) -> list[LeRobotEpisode]:
-        return find_lerobot(path, contract, load_mapping(self.mapping), instruction=self.instruction)
+    def find(self, paths: Sequence[Path], contract: Contract) -> list[LeRobotEpisode]:
+        mapping = load_mapping(self.mapping)
+        return [e for path in paths for e in find_lerobot(path, contract, mapping, instruction=self.instruction)]
 
 
 def load_mapping(path: Path) -> LeRobotMapping:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -104,8 +104,14 @@ class LiberoFiles:
     upright: bool = False
     """The pictures stand as the policy is to see them: they are not turned."""
 
-    def find(self, path: Path, contract: Contract) -> list[LiberoEpisode]:
-        return find_libero(path, instruction=self.instruction, upright=self.upright, rate_hz=contract.rate_hz)
+    def find(self, paths: Sequence[Path], contract: Contract) -> list[LiberoEpisode]:
+        return [
+            episode
+            for path in paths
+            for episode in find_libero(
+                path, instruction=self.instruction, upright=self.upright, rate_hz=contract.rate_hz
+            )
+        ]
 
 
 def find_libero(

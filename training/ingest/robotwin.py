@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -94,8 +94,8 @@ class RobotwinFiles:
     instruction: str | None = None
     """In place of the files' own."""
 
-    def find(self, path: Path, contract: Contract) -> list[RobotwinEpisode]:
-        return find_robotwin(path, instruction=self.instruction)
+    def find(self, paths: Sequence[Path], contract: Contract) -> list[RobotwinEpisode]:
+        return [episode for path in paths for episode in find_robotwin(path, instruction=self.instruction)]
 
 
 def find_robotwin(folder: Path, *, instruction: str | None = None) -> list[RobotwinEpisode]:

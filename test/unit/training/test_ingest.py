@@ -60,10 +60,10 @@ class NpzFiles:
     first_frames = True
     scale: float = 1.0
 
-    def find(self, path, contract):
-        files = sorted(path.glob("*.npz"))
+    def find(self, paths, contract):
+        files = [file for path in paths for file in sorted(path.glob("*.npz"))]
         if not files:
-            raise IngestError(f"{path} holds no *.npz file")
+            raise IngestError(f"{paths} hold no *.npz file")
         return [NpzEpisode(file=file, scale=self.scale) for file in files]
 '''
 
@@ -186,3 +186,16 @@ def test_a_dataset_whose_report_has_no_kinds_is_continued(tmp_path: Path) -> Non
     assert (report.episodes, report.rejected) == (2, {"outcome": 1})
     [rejected] = [r.rejected for r in report.sources if r.rejected]
     assert rejected == Rejection(Kind.OUTCOME, "marked 'failed'; converted are ['succeeded']")
+
+
+def test_bags_are_taken_in_order_of_their_names_and_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    bags = []
+    for number, name in enumerate("ba"):
+        bag = make_bag(tmp_path / "made", CONTRACT, 6, episode=number, start_ns=T0 + number * 10**12)
+        bags.append(bag.rename(tmp_path / name))
+    (tmp_path / "contract.yaml").write_text(yaml.safe_dump(CONTRACT.to_dict()))
+    given = [str(path) for path in (*bags, next(bags[0].glob("*.mcap")), bags[1])]
+    out = ["--out", str(tmp_path / "out"), "--contract", str(tmp_path / "contract.yaml"), "--jobs", "1", "--json"]
+    cli.main(["convert", *given, *out])
+    rows = json.loads(capsys.readouterr().out)["bags"]
+    assert [(Path(row["bag"]).name, row["episode"]) for row in rows] == [("a", 0), ("b", 1)]
