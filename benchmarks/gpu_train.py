@@ -26,13 +26,12 @@ from lavla_ros.contract import Contract, load_contract
 from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE
 from lavla_ros.policy.config import BackboneConfig, LoraConfig, StrategyConfig
 from lavla_ros.policy.prompt import TokenIds, token_ids, train_tokenizer
-from lavla_ros.policy.strategies import label_specs
+from lavla_ros.policy.strategies import STRATEGIES, label_specs
 from lavla_ros.resources import config_path
 from training.config import DataConfig, TrainConfig
 from training.data import Source, load_data
 from training.loop import Trainer
 
-STRATEGIES = ("baseline", "la_align", "la_direct", "la_cond", "la_tok")
 INSTRUCTION = "put the mango into the bowl"
 TEXT = {
     "2b": {"hidden_size": 2048, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8}

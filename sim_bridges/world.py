@@ -18,7 +18,7 @@ from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.errors import UserError
 
 Options = Mapping[str, str]
-"""What only some suites have: the tabletop's ``layout``, LIBERO's ``assets``, RoboTwin's ``robotwin_root``."""
+"""A suite's own options, by name, as they are written on the command line (``-o name=value``)."""
 
 
 class SuiteError(UserError, ValueError):
@@ -166,8 +166,30 @@ class HasDrivers(Protocol):
         ...
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recipes:
+    """What a study begins from: shipped configurations below ``config/``, or files of yours."""
+
+    action: Path
+    """Of the action latent action model."""
+    image: Path
+    """Of the image latent action model."""
+    policy: Path
+    """Of the policies; its strategy is replaced."""
+    episodes: int
+    """Per task and policy."""
+    seed: int | None = None
+    """Of the evaluations; None: that of the suite's rules."""
+    live: bool = False
+    """Whether ``lavla demo`` runs this suite's policies on a live stack."""
+
+
 class Suite(Protocol):
-    """See the module. Making one must be cheap: no simulator, no pictures."""
+    """See the module. Making one must be cheap: no simulator, no pictures.
+
+    A suite may say more, as attributes: ``task_sets`` (name → tasks), ``recipes`` (:class:`Recipes`, for studies) and
+    ``scene`` (what the scenes of its recordings say beside task and seed, for replays).
+    """
 
     @property
     def name(self) -> str: ...

@@ -12,8 +12,9 @@ import json
 import shlex
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from importlib import metadata
+from inspect import signature
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -30,6 +31,10 @@ app.command(latent, name="latent", help="Latent action models: train them, label
 _DESCRIPTION = """Take a vision-language-action policy from demonstrations to a working arm.
 
 Record demonstrations, convert the bags to a dataset, train a policy, evaluate it in simulation, run it over ROS 2."""
+
+
+SuiteOptions = Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-o"]), tyro.conf.UseAppendAction]
+"""Of a simulator's suite, name=value each."""
 
 
 class CommandError(RuntimeError):
@@ -50,13 +55,7 @@ def evaluate(
     latency_steps: int = 0,
     through: Literal["process", "nodes"] = "process",
     device: str = "cpu",
-    layout: str = "",
-    contract: str = "",
-    assets: str = "",
-    robotwin_root: str = "",
-    task_config: str = "",
-    instructions: Literal["", "unseen", "seen"] = "",
-    seeds: str = "",
+    option: SuiteOptions = (),
     method: str = "",
     videos: int = 2,
     timeout: float = 120.0,
@@ -75,13 +74,11 @@ def evaluate(
     Example: lavla eval robotwin --robotwin-root RoboTwin --task paper_4 --policy runs/policy/best --out runs/robotwin
 
     Args:
-        suite: tabletop, libero_spatial, libero_object, libero_goal, libero_10, libero_90, robotwin, robotwin_standin,
-            or module:factory of yours.
-        task: Names or numbers; none: pick_place on the tabletop, all tasks of a LIBERO suite or of RoboTwin's stand-in,
-            in RoboTwin paper_4. paper_4 and paper_10 are the paper's sets of RoboTwin tasks.
+        suite: Name of a suite (docs/evaluation.md lists them), or module:factory of yours.
+        task: Names or numbers, or a set of tasks that the suite names; none: the suite's default tasks.
         policy: Checkpoint directory, "bundled", "expert" (scripted, on privileged state), "replay:DATASET"
             (recorded actions), or "remote" (a policy node with use_sim_time that runs in this ROS domain).
-        episodes: Per task. Defaults of this and the next: tabletop 50, 0; LIBERO 50, 7; RoboTwin 100, 0.
+        episodes: Episodes of each task.
         seed: Seed of the evaluation; episode i of seed s always begins in the same state.
         workers: Parallel simulators; changes nothing but the wall time.
         max_steps: Contract steps after which an episode has failed.
@@ -89,13 +86,7 @@ def evaluate(
         latency_steps: Contract steps that pass between an observation and its chunk arriving.
         through: Where a checkpoint runs: in the worker's process, or in a policy node behind ROS topics.
         device: Where a checkpoint runs: cpu, cuda, …
-        layout: tabletop: placements like those of the demonstrations (id) or outside of them (ood).
-        contract: tabletop: contract name or file.
-        assets: LIBERO: folder of its assets, if not found otherwise.
-        robotwin_root: RoboTwin: a checkout with its assets; default is LAVLA_ROBOTWIN_ROOT.
-        task_config: RoboTwin: its configuration of the scenes; default is demo_clean.
-        instructions: RoboTwin: which instruction templates; default is unseen.
-        seeds: RoboTwin: the seeds.json of another evaluation, whose episodes are run.
+        option: Option of the suite as name=value, once for each; --name value does the same.
         method: Row of the paper's tables, if not the one that the checkpoint says.
         videos: So many successes and failures are shown in the report.
         timeout: Seconds without an answer of policy or simulator after which an episode is in error.
@@ -105,17 +96,9 @@ def evaluate(
     from sim_bridges.evaluation.evaluation import EvaluationConfig
     from sim_bridges.evaluation.evaluation import evaluate as run
     from sim_bridges.evaluation.results import EpisodeResult
+    from sim_bridges.evaluation.suites import parse_options
     from sim_bridges.paper.tables import PAPER
 
-    options = {
-        "layout": layout,
-        "contract": contract,
-        "assets": assets,
-        "robotwin_root": robotwin_root,
-        "task_config": task_config,
-        "instructions": instructions,
-        "seeds": seeds,
-    }
     config = EvaluationConfig(
         suite=suite,
         tasks=task,
@@ -127,7 +110,7 @@ def evaluate(
         replan_steps=replan_steps,
         latency_steps=latency_steps,
         device=device,
-        options={name: value for name, value in options.items() if value},
+        options={name: value for name, value in parse_options(option).items() if value},
         method=method,
         videos=videos,
         timeout_s=timeout,
@@ -691,15 +674,10 @@ def study(
     /,
     out: Path,
     suite: str = "tabletop",
+    option: SuiteOptions = (),
     task: tuple[str, ...] = (),
     steps: int = 2000,
-    strategies: tuple[Literal["baseline", "la_align", "la_direct", "la_cond", "la_tok"], ...] = (
-        "baseline",
-        "la_align",
-        "la_direct",
-        "la_cond",
-        "la_tok",
-    ),
+    strategies: tuple[str, ...] = (),
     episodes: int | None = None,
     replan_steps: int | None = None,
     live_episodes: int = 3,
@@ -711,7 +689,7 @@ def study(
     """Compare the strategies, from bags to a table, unattended. Goes on where it was stopped.
 
     Bags → dataset → two latent action models → labels → a policy for each strategy → lock-step evaluation → comparison
-    → on the tabletop, each policy through its node on the live stack. Writes OUT/study.md, study.json, compared.html.
+    → if the suite has a live stack, each policy through its node there. Writes OUT/study.md, study.json, compared.html.
 
     Example: lavla record --out runs/bags --episodes 600 --workers 2 && lavla study runs/bags --out runs/study
 
@@ -720,25 +698,27 @@ def study(
     Args:
         bags: Recorded episodes, or folders of them.
         out: Folder of the study.
-        suite: tabletop, one of LIBERO's, or robotwin_standin: where the bags were recorded, and the policies are
-            evaluated.
+        suite: Where the bags were recorded and the policies are evaluated: name of a suite, or module:factory of yours.
+        option: Option of the suite as name=value, once for each; --name value does the same.
         task: Tasks of the suite, by name or number; none: its default ones.
         steps: Optimizer steps of every policy.
-        strategies: Which to compare.
-        episodes: Lock-step episodes per task and policy, the same for all; default 20 in LIBERO, elsewhere 100.
+        strategies: Which to compare, by name or as module:attribute; none: all that come with the package.
+        episodes: Lock-step episodes per task and policy, the same for all; default: the suite's for studies.
         replan_steps: Contract steps between two inferences; default: the suite's.
-        live_episodes: On the tabletop, episodes of each policy through its node on the live stack; 0 leaves it out.
+        live_episodes: Episodes of each policy through its node on the suite's live stack; 0 leaves them out.
         workers: Policies that are trained and evaluated at a time.
-        action_recipe: Configuration of the action latent action model; default config/latent/action_SUITE.yaml.
-        image_recipe: Configuration of the image latent action model; default config/latent/image_SUITE.yaml.
-        policy_recipe: Configuration of the policies; default config/training/SUITE_tiny.yaml.
+        action_recipe: Configuration of the action latent action model; default: the suite's, as for the next two.
+        image_recipe: Configuration of the image latent action model.
+        policy_recipe: Configuration of the policies.
     """
+    from sim_bridges.evaluation.suites import parse_options
     from sim_bridges.paper.study import StudyConfig, run_study
 
     config = StudyConfig(
         bags=bags,
         out=out,
         suite=suite,
+        options=parse_options(option),
         tasks=task,
         steps=steps,
         strategies=strategies,
@@ -750,9 +730,9 @@ def study(
         image_recipe=image_recipe,
         policy_recipe=policy_recipe,
     )
-    print(
-        run_study(config, lambda text: print(f"study: {text}", file=sys.stderr, flush=True)).read_text(encoding="utf-8")
-    )
+    program = [sys.executable, "-m", "lavla_ros.cli"]
+    table = run_study(config, lambda text: print(f"study: {text}", file=sys.stderr, flush=True), lavla=program)
+    print(table.read_text(encoding="utf-8"))
 
 
 @latent.command(name="train")
@@ -980,6 +960,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(live_main(arguments[1:], prog="lavla emulator"))
         if arguments[:2] == ["latent", "train"]:
             sys.exit(_train_latent(arguments[2:]))
+        with_suite: dict[str, Callable[..., None]] = {"eval": evaluate, "study": study}
+        if arguments and (command := with_suite.get(arguments[0])):
+            from sim_bridges.evaluation.suites import spell_options
+
+            arguments = spell_options(arguments, signature(command).parameters)
         app.cli(prog="lavla", description=_DESCRIPTION, args=arguments)
     except expected_errors() as error:
         print(f"lavla: {error}", file=sys.stderr)

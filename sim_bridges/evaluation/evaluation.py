@@ -97,7 +97,7 @@ class EvaluationConfig:
             words += ["--device", self.device]
         for name, value in self.options.items():
             if value:
-                words += [f"--{name.replace('_', '-')}", value]
+                words += ["-o", f"{name}={value}"]
         return shlex.join(words)
 
 
@@ -368,8 +368,8 @@ def _recorded_starts(suite: Suite, tasks: Sequence[str], episodes: int | None, d
     for scene in recorded_scenes(dataset):
         task = scene["task"]
         name = suite.tasks[task] if isinstance(task, int) and 0 <= task < len(suite.tasks) else task
-        layouts = (None, getattr(suite, "layout", None))
-        if scene.get("suite", suite.name) == suite.name and scene.get("layout") in layouts and name in starts:
+        same = all(scene.get(key) in (None, value) for key, value in getattr(suite, "scene", {}).items())
+        if scene.get("suite", suite.name) == suite.name and same and name in starts:
             limit = suite.plan(name, 0, 0).max_steps
             start = Start(scene["seed"], scene.get("initial_state"), str(scene.get("instruction", "")), limit)
             starts[name][start] = None

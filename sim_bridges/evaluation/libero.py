@@ -7,6 +7,7 @@ Steps, waiting steps, initial states and the seed are those of OpenVLA-OFT's ``r
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass
 from functools import partial
 from typing import TYPE_CHECKING, cast
 
@@ -14,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
+from lavla_ros.resources import config_path
 from sim_bridges.episode import ChunksOfOne
 from sim_bridges.libero.assets import find_assets
 from sim_bridges.libero.tasks import PROTOCOL_SEED, PROTOCOL_TRIALS, STEP_LIMITS, suite_tasks
@@ -25,6 +27,7 @@ from sim_bridges.world import (
     Expert,
     Outcome,
     Plan,
+    Recipes,
     Rules,
     Start,
     SuiteError,
@@ -37,22 +40,33 @@ NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 """The protocol's waiting action: no motion, gripper open."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiberoOptions:
+    """What a suite of LIBERO may be told."""
+
+    assets: str = ""
+    """Folder of LIBERO's scene files, if they are not found otherwise."""
+
+
 class LiberoSuite:
     """See :class:`sim_bridges.world.Suite`."""
 
     task_in_process = False
 
-    def __init__(self, name: str, *, assets: str = "") -> None:
-        """``assets``: folder of LIBERO's scene files, where they are not found otherwise.
-
-        Raises LiberoError where LIBERO is not installed.
-        """
+    def __init__(self, name: str, options: LiberoOptions = LiberoOptions()) -> None:  # frozen
+        """Raises LiberoError where LIBERO is not installed."""
         self.name = name
         self.contract: Contract = load_contract("libero")
         self.tasks = tuple(task.name for task in suite_tasks(name))
         self.default_tasks = self.tasks
         self.rules = Rules(episodes=PROTOCOL_TRIALS, seed=PROTOCOL_SEED, max_steps=STEP_LIMITS[name], replan_steps=8)
-        self._assets = assets
+        self._assets = options.assets
+        self.recipes = Recipes(
+            action=config_path("latent/action_libero_tiny.yaml"),
+            image=config_path("latent/image_libero_tiny.yaml"),
+            policy=config_path("training/libero_tiny.yaml"),
+            episodes=20,
+        )
 
     def plan(self, task: str, trial: int, seed: int) -> Start:
         """The seed is the simulator's for every trial; what differs is the initial state."""

@@ -15,14 +15,15 @@ from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
+from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import cast, get_args
 
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
+from lavla_ros.resources import config_path
 from sim_bridges.episode import ChunksOfOne
 from sim_bridges.robotwin.environment import FloatArray, RobotwinEnvironment, RobotwinError
 from sim_bridges.robotwin.seeds import MOST_REJECTED_IN_A_ROW, SeedFile, Tried, accepted, first_seed, try_seed
@@ -37,6 +38,7 @@ from sim_bridges.world import (
     OnFrame,
     Outcome,
     Plan,
+    Recipes,
     Rules,
     Start,
     SuiteError,
@@ -52,6 +54,26 @@ CHUNK_STEPS = 25
 """Commands between two inferences: the whole chunk, as RoboTwin's own policies do."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StandinOptions:
+    """What the stand-in may be told."""
+
+    instructions: Instructions = "unseen"
+    """Which instruction templates."""
+    seeds: str = ""
+    """The seeds.json of another evaluation, whose episodes are run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RobotwinOptions(StandinOptions):
+    """What RoboTwin may be told."""
+
+    robotwin_root: str = ""
+    """A checkout with its assets; default is LAVLA_ROBOTWIN_ROOT."""
+    task_config: str = ""
+    """Its configuration of the scenes; default is demo_clean."""
+
+
 class RobotwinSuite:
     """See :class:`sim_bridges.world.Suite` and :class:`sim_bridges.world.FindsEpisodes`."""
 
@@ -62,22 +84,24 @@ class RobotwinSuite:
         source: TaskSource,
         *,
         default_tasks: tuple[str, ...],
-        instructions: str = "",
-        seeds: str = "",
+        options: StandinOptions = StandinOptions(),  # frozen
         most_rejected: int = MOST_REJECTED_IN_A_ROW,
     ) -> None:
-        """``instructions``: ``unseen`` (default) or ``seen`` templates. ``seeds``: a seeds.json whose episodes are
-        run. ``most_rejected``: seeds in a row that the expert may fail on."""
+        """``most_rejected``: seeds in a row that the expert may fail on."""
         self.name = source.suite
         self.contract: Contract = load_contract("robotwin_aloha")
         self.tasks = source.tasks
         self.task_sets = TASK_SETS
         self.default_tasks = default_tasks
         self.source = source
-        if (instructions or "unseen") not in get_args(Instructions):
-            raise SuiteError(f"instructions is {instructions!r}; expected one of {list(get_args(Instructions))}")
-        self.instructions = cast(Instructions, instructions or "unseen")
-        self._seeds = seeds
+        self.instructions = options.instructions
+        self._seeds = options.seeds
+        self.recipes = Recipes(
+            action=config_path("latent/action_robotwin_tiny.yaml"),
+            image=config_path("latent/image_robotwin_tiny.yaml"),
+            policy=config_path("training/robotwin_tiny.yaml"),
+            episodes=100,
+        )
         self._most_rejected = most_rejected
         self.rules = Rules(
             episodes=PROTOCOL_EPISODES,
@@ -167,19 +191,17 @@ class RobotwinSuite:
         listed.write()
 
 
-def robotwin(
-    *, robotwin_root: str = "", task_config: str = "", instructions: str = "", seeds: str = ""
-) -> RobotwinSuite:
+def robotwin(options: RobotwinOptions = RobotwinOptions()) -> RobotwinSuite:  # frozen
     """RoboTwin itself, from a checkout. Raises RobotwinError where there is none, or of another layout."""
-    source = open_source(robotwin_root, task_config)
+    source = open_source(options.robotwin_root, options.task_config)
     default_tasks = tuple(task for task in PAPER_4 if task in source.tasks)
-    return RobotwinSuite(source, default_tasks=default_tasks, instructions=instructions, seeds=seeds)
+    return RobotwinSuite(source, default_tasks=default_tasks, options=options)
 
 
-def robotwin_standin(*, instructions: str = "", seeds: str = "") -> RobotwinSuite:
+def robotwin_standin(options: StandinOptions = StandinOptions()) -> RobotwinSuite:  # frozen
     """The stand-in, which needs no assets."""
     source = open_source("standin")
-    return RobotwinSuite(source, default_tasks=source.tasks, instructions=instructions, seeds=seeds)
+    return RobotwinSuite(source, default_tasks=source.tasks, options=options)
 
 
 # The search, in processes of its own: what the expert's planner and the renderer do there ends with them.

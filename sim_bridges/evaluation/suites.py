@@ -7,9 +7,15 @@ to ``SUITES``, or from outside without changing the package: wherever a suite's 
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Mapping, Sequence
+import inspect
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import fields
+from functools import partial
+from typing import Any, get_type_hints
 
+from lavla_ros.config import ConfigError, from_plain
+from lavla_ros.plugins import find
+from lavla_ros.yaml_text import load_yaml
 from sim_bridges.world import Options, Plan, Start, Suite, SuiteError
 
 SUITES = {
@@ -26,29 +32,67 @@ SUITES = {
 
 
 def load_suite(name: str, options: Options | None = None) -> Suite:
-    """The suite of this name, or of a ``module:factory``; ``options`` go to the factory as keyword arguments.
+    """The suite of this name, or of a ``module:factory``.
 
-    Raises SuiteError naming the suites that there are, or the option that this one does not have.
+    A factory takes nothing, or its options as one frozen dataclass, in a parameter ``options`` with a default.
+    Empty ``options`` are those that were not given. Raises SuiteError naming the suites that there are, or the option
+    that this one does not have.
     """
-    target = SUITES.get(name, name)
-    if ":" not in target:
-        raise SuiteError(f"there is no suite {name!r}; there are {sorted(SUITES)}, or give your own as module:factory")
-    module, _, attribute = target.partition(":")
-    try:
-        factory: Callable[..., Suite] = getattr(importlib.import_module(module), attribute)
-    except ModuleNotFoundError as error:
-        if error.name is not None and not module.startswith(error.name):
-            raise  # something that the module itself needs
-        raise SuiteError(f"suite {name!r}: there is no module {module!r} on this Python's path") from None
-    except AttributeError:
-        raise SuiteError(f"suite {name!r}: module {module!r} has no {attribute!r}") from None
+    factory: Callable[..., Suite] = find(name, SUITES, "suite", SuiteError)
     given = {key: value for key, value in (options or {}).items() if value}
-    try:
-        return factory(**given)
-    except TypeError as error:
+    kind = _options_of(factory)
+    if kind is None:
         if given:
-            raise SuiteError(f"suite {name} does not take {sorted(given)} as they are: {error}") from None
-        raise
+            raise SuiteError(f"suite {name} has no options; {sorted(given)} are given")
+        return factory()
+    texts = {f.name for f in fields(kind) if get_type_hints(kind)[f.name] is str}
+    values = {key: value if key in texts else load_yaml(value) for key, value in given.items()}
+    try:
+        return factory(from_plain(kind, values, source=f"options of suite {name}"))
+    except ConfigError as error:
+        raise SuiteError(str(error)) from None
+
+
+def options_of(name: str) -> dict[str, Any]:
+    """The options of a suite and their defaults. Raises SuiteError as :func:`load_suite` does."""
+    kind = _options_of(find(name, SUITES, "suite", SuiteError))
+    return {} if kind is None else {f.name: f.default for f in fields(kind)}
+
+
+def parse_options(pairs: Sequence[str]) -> dict[str, str]:
+    """``name=value`` pairs → options. Raises SuiteError for one that is none."""
+    for pair in pairs:
+        if not pair.partition("=")[0].isidentifier() or "=" not in pair:
+            raise SuiteError(f"{pair!r} is no option of a suite; write -o name=value")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
+def spell_options(arguments: Sequence[str], own: Collection[str]) -> list[str]:
+    """A command's arguments with ``--name value`` written as ``-o name=value`` if ``name`` is an option of the suite.
+
+    The suite is the first argument that names one. ``own``: parameters of the command itself, which are left alone.
+    """
+    suite = next((text for text in arguments if text in SUITES or (":" in text and "=" not in text)), None)
+    names = set() if suite is None else set(options_of(suite)) - set(own)
+    spelt: list[str] = []
+    rest = iter(arguments)
+    for text in rest:
+        flag, equals, value = text.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        if not flag.startswith("--") or name not in names:
+            spelt.append(text)
+        elif equals or (value := next(rest, "")):
+            spelt += ["-o", f"{name}={value}"]
+        else:
+            raise SuiteError(f"{flag} of suite {suite} needs a value")
+    return spelt
+
+
+def _options_of(factory: Callable[..., Suite]) -> type[Any] | None:
+    """The dataclass that the factory's parameter ``options`` is declared to be."""
+    target = factory.func if isinstance(factory, partial) else factory
+    hints = get_type_hints(target.__init__ if inspect.isclass(target) else target)
+    return hints.get("options")
 
 
 def choose_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[str, ...]:

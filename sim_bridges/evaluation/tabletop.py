@@ -5,9 +5,10 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import cast, get_args
+from typing import cast
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
+from lavla_ros.resources import config_path
 from sim_bridges.evaluation.evaluation import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate as evaluate_suite
 from sim_bridges.evaluation.policies import policy_hash
@@ -21,6 +22,7 @@ from sim_bridges.world import (
     Expert,
     Outcome,
     Plan,
+    Recipes,
     Rules,
     Start,
     SuiteError,
@@ -38,6 +40,16 @@ def episode_seed(seed: int, trial: int) -> int:
     return EVALUATION_SEED_BASE + seed * 10_000 + trial
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TabletopOptions:
+    """What the tabletop may be told."""
+
+    layout: LayoutName = "id"
+    """Object placements like those of the demonstrations (id), or outside of them (ood)."""
+    contract: str = "jaka_minicobo"
+    """Contract: a shipped name or a YAML file."""
+
+
 class TabletopSuite:
     """See :class:`sim_bridges.world.Suite`."""
 
@@ -47,12 +59,18 @@ class TabletopSuite:
     rules = Rules(episodes=50, seed=0, max_steps=200, replan_steps=10)  # 20 s, the paper's limit (Appendix F)
     task_in_process = False
 
-    def __init__(self, *, layout: str = "id", contract: str = "jaka_minicobo") -> None:
-        """``layout``: object placements like those of the demonstrations (id), or outside of them (ood)."""
-        if layout not in get_args(LayoutName):
-            raise SuiteError(f"layout is {layout!r}; the tabletop has {list(get_args(LayoutName))}")
-        self.layout = cast(LayoutName, layout)
-        self.contract: Contract = load_contract(contract)
+    def __init__(self, options: TabletopOptions = TabletopOptions()) -> None:  # frozen
+        self.layout = options.layout
+        self.scene = {"layout": options.layout}
+        self.contract: Contract = load_contract(options.contract)
+        self.recipes = Recipes(
+            action=config_path("latent/action_tabletop.yaml"),
+            image=config_path("latent/image_tabletop.yaml"),
+            policy=config_path("training/tabletop_tiny.yaml"),
+            episodes=100,
+            seed=2,
+            live=True,
+        )
 
     def plan(self, task: str, trial: int, seed: int) -> Start:
         if not 0 <= trial < 10_000:

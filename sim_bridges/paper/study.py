@@ -10,74 +10,27 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from lavla_ros.config import read_plain
 from lavla_ros.errors import UserError
-from lavla_ros.resources import config_path
+from lavla_ros.policy.config import StrategyConfig
+from lavla_ros.policy.strategies import STRATEGIES, BackboneShape, build_strategy, find_strategy
 from lavla_ros.yaml_text import dump_yaml, load_yaml
 from sim_bridges.evaluation.results import write_json
 from sim_bridges.evaluation.statistics import wilson95
 from sim_bridges.evaluation.suites import load_suite
-
-STRATEGIES = ("baseline", "la_align", "la_direct", "la_cond", "la_tok")
+from sim_bridges.world import Options, Recipes, Suite
 
 
 class StudyError(UserError, RuntimeError):
     """A stage failed; the stages before it are kept."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipes:
-    """What a study of a simulator begins from: the contract, and shipped configurations for two CPU cores."""
-
-    contract: str
-    action: str
-    image: str
-    policy: str
-    episodes: int
-    """Per task and policy."""
-
-
-TABLETOP = Recipes(
-    contract="jaka_minicobo",
-    action="latent/action_tabletop",
-    image="latent/image_tabletop",
-    policy="training/tabletop_tiny",
-    episodes=100,
-)
-LIBERO = Recipes(
-    contract="libero",
-    action="latent/action_libero_tiny",
-    image="latent/image_libero_tiny",
-    policy="training/libero_tiny",
-    episodes=20,
-)
-ROBOTWIN = Recipes(
-    contract="robotwin_aloha",
-    action="latent/action_robotwin_tiny",
-    image="latent/image_robotwin_tiny",
-    policy="training/robotwin_tiny",
-    episodes=100,
-)
-
-
-def recipes_of(suite: str) -> Recipes:
-    """Raises ValueError for a suite that no study has been prepared for."""
-    if suite == "tabletop":
-        return TABLETOP
-    if suite.startswith("libero_"):
-        return LIBERO
-    if suite.startswith("robotwin"):
-        return ROBOTWIN
-    raise ValueError(f"there is no study of suite {suite!r}; there are those of tabletop, LIBERO and RoboTwin")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,19 +42,22 @@ class StudyConfig:
     out: Path
     suite: str = "tabletop"
     """Where the policies are evaluated, and the bags were recorded."""
+    options: Options = field(default_factory=dict)
+    """Of the suite."""
     tasks: tuple[str, ...] = ()
     """Of the suite; none: its default ones."""
     steps: int = 2_000
     """Optimizer steps of every policy (Table 8: the same for all methods)."""
-    strategies: tuple[str, ...] = STRATEGIES
+    strategies: tuple[str, ...] = ()
+    """By name or as ``module:attribute``; none: all that come with the package."""
     episodes: int | None = None
-    """Lock-step episodes per task and policy, the same for all; None: 20 in LIBERO, elsewhere 100."""
+    """Lock-step episodes per task and policy, the same for all; None: those of the suite's recipes."""
     evaluation_seed: int | None = None
-    """None: 2 on the tabletop, elsewhere that of the suite's protocol."""
+    """None: that of the suite's recipes, else of its rules."""
     replan_steps: int | None = None
     """Contract steps between two inferences; None: the suite's."""
     live_episodes: int = 3
-    """Episodes of each policy through the policy node on the live stack, on the tabletop; 0: none."""
+    """Episodes of each policy through the policy node on the suite's live stack; 0: none."""
     workers: int = 2
     """Policies that are trained and evaluated at a time."""
     action_recipe: Path | None = None
@@ -112,39 +68,45 @@ class StudyConfig:
     """Configuration of the policies; its strategy is replaced."""
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.strategies) - set(STRATEGIES))
-        if unknown or not self.strategies:
-            raise ValueError(f"strategies {unknown or '()'} are not of {list(STRATEGIES)}")
+        if not self.strategies:
+            object.__setattr__(self, "strategies", tuple(STRATEGIES))
+        for strategy in self.strategies:
+            find_strategy(strategy)
         for key, low in (("steps", 1), ("episodes", 1), ("replan_steps", 1), ("live_episodes", 0), ("workers", 1)):
             if (value := getattr(self, key)) is not None and value < low:
                 raise ValueError(f"{key} is {value}; expected at least {low}")
-        recipes = recipes_of(self.suite)
-        for key, value in (
-            ("episodes", recipes.episodes),
-            ("evaluation_seed", 2 if self.suite == "tabletop" else load_suite(self.suite).rules.seed),
-        ):
+        suite = load_suite(self.suite, self.options)
+        recipes = _recipes_of(suite, self)
+        seed = suite.rules.seed if recipes.seed is None else recipes.seed
+        for key, value in (("episodes", recipes.episodes), ("evaluation_seed", seed)):
             if getattr(self, key) is None:
                 object.__setattr__(self, key, value)
 
 
-def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
-    """Run what is not done yet; returns the table (Markdown). Raises StudyError naming the stage and its log."""
-    stages, recipes = _Stages(config.out, say), recipes_of(config.suite)
-    dataset, action, image = config.out / "dataset", config.out / "latent_action", config.out / "latent_image"
-    stages.run("convert", ["convert", *map(str, config.bags), "--contract", recipes.contract], output=dataset)
+def run_study(config: StudyConfig, say: Callable[[str], None], *, lavla: Sequence[str]) -> Path:
+    """Run what is not done yet; returns the table (Markdown). ``lavla``: the program whose commands the stages are.
 
-    def train_latent(name: str, output: Path, given: Path | None) -> None:
+    Raises StudyError naming the stage and its log.
+    """
+    suite = load_suite(config.suite, config.options)
+    stages, recipes = _Stages(config.out, lavla, say), _recipes_of(suite, config)
+    contract = stages.write("contract.yaml", suite.contract.to_dict())
+    dataset, action, image = config.out / "dataset", config.out / "latent_action", config.out / "latent_image"
+    stages.run("convert", ["convert", *map(str, config.bags), "--contract", str(contract)], output=dataset)
+
+    def train_latent(name: str, output: Path, recipe: Path) -> None:
         overrides = {"output": str(output), "data.datasets": [str(dataset)]}
-        file = stages.write(f"latent_{name}.yaml", _recipe(given, getattr(recipes, name), overrides))
+        file = stages.write(f"latent_{name}.yaml", _recipe(recipe, overrides))
         stages.run(f"latent_{name}", ["latent", "train", name, "--config", str(file)])
 
     with stages.side_by_side(config.workers) as pool:
-        list(pool.map(train_latent, ("action", "image"), (action, image), (config.action_recipe, config.image_recipe)))
+        list(pool.map(train_latent, ("action", "image"), (action, image), (recipes.action, recipes.image)))
     models = [text for output in (action, image) for text in ("--model", str(output / "model"))]
     stages.run("label", ["latent", "label", str(dataset), *models])
 
     def train_and_evaluate(strategy: str) -> None:
-        output = config.out / strategy
+        name = _file_name(strategy)
+        output = config.out / name
         overrides: dict[str, Any] = {
             "output": str(output),
             "steps": config.steps,
@@ -154,36 +116,38 @@ def run_study(config: StudyConfig, say: Callable[[str], None]) -> Path:
             "data.cache_dir": str(config.out / "frames"),
             "policy.strategy": {"name": strategy},
         }
-        file = stages.write(f"{strategy}.yaml", _recipe(config.policy_recipe, recipes.policy, overrides))
-        stages.run(f"train_{strategy}", ["train", "--config", str(file)])
+        file = stages.write(f"{name}.yaml", _recipe(recipes.policy, overrides))
+        stages.run(f"train_{name}", ["train", "--config", str(file)])
         evaluation = ["eval", config.suite, "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
         evaluation += ["--episodes", str(config.episodes), *(["--task", *config.tasks] if config.tasks else [])]
         evaluation += ["--replan-steps", str(config.replan_steps)] if config.replan_steps else []
-        stages.run(f"evaluate_{strategy}", evaluation, output=output / "evaluation")
+        evaluation += [text for option in config.options.items() for text in ("-o", "=".join(option))]
+        stages.run(f"evaluate_{name}", evaluation, output=output / "evaluation")
 
     # those with most placeholders train longest: first, so that nothing is left alone at the end
-    longest_first = sorted(config.strategies, key=lambda name: (name != "la_cond", name != "la_direct"))
+    longest_first = sorted(config.strategies, key=_placeholders, reverse=True)
     with stages.side_by_side(config.workers) as pool:
         list(pool.map(train_and_evaluate, longest_first))
     if len(config.strategies) > 1:
-        evaluations = [str(config.out / strategy / "evaluation") for strategy in config.strategies]
+        evaluations = [str(config.out / _file_name(strategy) / "evaluation") for strategy in config.strategies]
         stages.run("compare", ["compare", *evaluations], output=config.out / "compared.html")
     rows: list[dict[str, Any]] = []
-    live = config.suite == "tabletop" and config.live_episodes > 0
+    live = recipes.live and config.live_episodes > 0
     for strategy in config.strategies:
-        output = config.out / strategy
+        name = _file_name(strategy)
+        output = config.out / name
         if live:  # in real time, so with nothing beside it
             demo = ["demo", "--policy", str(output / "best"), "--episodes", str(config.live_episodes)]
-            stages.run(f"live_{strategy}", demo, output=output / "live", must=False)
-        rows.append(_row(strategy, output, stages.seconds(f"train_{strategy}"), live=live))
+            stages.run(f"live_{name}", demo, output=output / "live", must=False)
+        rows.append(_row(strategy, output, stages.seconds(f"train_{name}"), live=live))
     return _write_table(config, rows, stages)
 
 
 class _Stages:
     """Runs commands once each and remembers how long they took."""
 
-    def __init__(self, out: Path, say: Callable[[str], None]) -> None:
-        self._out, self._say = out, say
+    def __init__(self, out: Path, lavla: Sequence[str], say: Callable[[str], None]) -> None:
+        self._lavla, self._say = lavla, say
         self._logs, self._configs = out / "logs", out / "configs"
         self._running: set[subprocess.Popen[bytes]] = set()
         self._stopped = False
@@ -205,7 +169,7 @@ class _Stages:
         if self._stopped:
             raise StudyError(f"{name} was not begun: the study was stopped")
         with log.open("a", encoding="utf-8") as file:
-            process = subprocess.Popen([sys.executable, "-m", "lavla_ros.cli", *arguments], stdout=file, stderr=file)
+            process = subprocess.Popen([*self._lavla, *arguments], stdout=file, stderr=file)
             self._running.add(process)
             try:
                 status = process.wait()
@@ -257,9 +221,33 @@ class _Stages:
         return file
 
 
-def _recipe(given: Path | None, shipped: str, overrides: Mapping[str, Any]) -> dict[str, Any]:
+def _recipes_of(suite: Suite, config: StudyConfig) -> Recipes:
+    """The suite's recipes with those that the study was given. Raises StudyError for one that neither has."""
+    ours: Recipes | None = getattr(suite, "recipes", None)
+    given = {name: getattr(config, f"{name}_recipe") for name in ("action", "image", "policy")}
+    if ours is not None:
+        return replace(ours, **{name: file for name, file in given.items() if file is not None})
+    if missing := [name for name, file in given.items() if file is None]:
+        raise StudyError(
+            f"suite {suite.name} has no recipes for studies; give your own for {', '.join(missing)} "
+            f"({', '.join(f'--{name}-recipe FILE' for name in missing)}), or let the suite have `recipes`"
+        )
+    return Recipes(**given, episodes=suite.rules.episodes)
+
+
+def _file_name(strategy: str) -> str:
+    """Of a strategy's files; one from elsewhere has a colon in its name."""
+    return strategy.replace(":", ".")
+
+
+def _placeholders(strategy: str) -> int:
+    """How many placeholders a step of the chunk has in the prompt."""
+    built = build_strategy(StrategyConfig(name=strategy), chunk_size=1, shape=BackboneShape(width=8, layers=28))
+    return sum(segment.count for segment in built.segments())
+
+
+def _recipe(file: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
     """A recipe with some keys (dotted) replaced."""
-    file = config_path(f"{shipped}.yaml") if given is None else given
     recipe: dict[str, Any] = read_plain(file)
     for path, value in overrides.items():
         *parents, key = path.split(".")

@@ -1,10 +1,14 @@
-"""Registry of supervision strategies: one entry per strategy, nothing else to touch."""
+"""Registry of supervision strategies: one entry per strategy, nothing else to touch; yours need not even that.
+
+Training, studies, benchmarks and reports know a strategy by its name here, or by ``module:attribute``.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
 from lavla_ros.config import ConfigError, from_plain
+from lavla_ros.plugins import find
 from lavla_ros.policy.config import StrategyConfig
 from lavla_ros.policy.strategies.base import (
     BackboneShape,
@@ -30,7 +34,13 @@ STRATEGIES: dict[str, tuple[type[StrategyOptions], Callable[..., SupervisionStra
     "la_cond": (ImageLatentOptions, LaCond),
     "la_tok": (LaTokOptions, LaTok),
 }
-"""Name → (frozen dataclass of its options, class)."""
+"""Name → (frozen dataclass of its options, class). The value is also what ``module:attribute`` has to be."""
+
+
+def find_strategy(name: str) -> tuple[type[StrategyOptions], Callable[..., SupervisionStrategy]]:
+    """By its name in ``STRATEGIES``, or ``module:attribute``. Raises ConfigError naming what there is."""
+    options, strategy = find(name, STRATEGIES, "strategy", ConfigError)
+    return options, strategy
 
 
 def build_strategy(config: StrategyConfig, *, chunk_size: int, shape: BackboneShape) -> SupervisionStrategy:
@@ -52,9 +62,7 @@ def label_specs(config: StrategyConfig, *, chunk_size: int) -> Mapping[str, Labe
 
 
 def _parse(config: StrategyConfig) -> tuple[StrategyOptions, Callable[..., SupervisionStrategy]]:
-    if config.name not in STRATEGIES:
-        raise ConfigError(f"strategy.name is {config.name!r}; known strategies: {sorted(STRATEGIES)}")
-    options_class, strategy_class = STRATEGIES[config.name]
+    options_class, strategy_class = find_strategy(config.name)
     source = f"strategy.options of {config.name!r}"
     return from_plain(options_class, dict(config.options), source=source), strategy_class
 
@@ -70,6 +78,7 @@ __all__ = [
     "SupervisionStrategy",
     "build_strategy",
     "check_labels",
+    "find_strategy",
     "label_specs",
     "pool_steps",
 ]

@@ -11,6 +11,7 @@ import hashlib
 import os
 import signal
 import time
+from dataclasses import dataclass
 from pathlib import Path
 
 import mujoco
@@ -37,11 +38,17 @@ SCENE = """
   <option timestep="0.01"/>
   <worldbody>
     <body name="cart"><joint name="x" type="slide" axis="1 0 0" damping="8"/>
-      <geom type="box" size=".05 .05 .05" mass="1"/></body>
+      <geom type="box" size=".05 .05 .05" mass="{mass_kg}"/></body>
   </worldbody>
   <actuator><position joint="x" kp="60" ctrlrange="-1 1"/></actuator>
 </mujoco>
 """
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SliderOptions:
+    broken: str = ""
+    mass_kg: float = 1.0
 
 
 class SliderSuite:
@@ -52,8 +59,8 @@ class SliderSuite:
     rules = Rules(episodes=4, seed=3, max_steps=20, replan_steps=2)
     task_in_process = False
 
-    def __init__(self, *, broken: str = "") -> None:
-        self._broken = broken
+    def __init__(self, options: SliderOptions = SliderOptions()) -> None:
+        self._options = options
 
     def plan(self, task: str, trial: int, seed: int) -> Start:
         if trial >= 8:
@@ -61,9 +68,9 @@ class SliderSuite:
         return Start(seed, trial)
 
     def environment(self, task: str, *, images: bool) -> Slider:
-        if self._broken:
-            raise SuiteError(f"the slider is broken: {self._broken}")
-        return Slider(task)
+        if self._options.broken:
+            raise SuiteError(f"the slider is broken: {self._options.broken}")
+        return Slider(task, self._options.mass_kg)
 
     def assets(self) -> Assets:
         return Assets(source="drawn in the test")
@@ -82,9 +89,9 @@ class OneTaskSuite(SliderSuite):
 
 
 class Slider:
-    def __init__(self, task: str) -> None:
+    def __init__(self, task: str, mass_kg: float) -> None:
         self._reach = {"near": 0.3, "far": 0.9}[task]
-        self._model = mujoco.MjModel.from_xml_string(SCENE)
+        self._model = mujoco.MjModel.from_xml_string(SCENE.format(mass_kg=mass_kg))
         self._data = mujoco.MjData(self._model)
         self._steps = 0
         self.plan: Plan | None = None

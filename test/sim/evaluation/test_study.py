@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from lavla_ros.resources import config_path
 from sim_bridges.paper.study import StudyConfig, StudyError, run_study
 from sim_bridges.tabletop.record import RecordConfig, record_expert
 
+LAVLA = (sys.executable, "-m", "lavla_ros.cli")
 pytestmark = [pytest.mark.sim, pytest.mark.ros]
 
 
@@ -54,7 +56,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
 
 def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig) -> None:
     told: list[str] = []
-    table = run_study(config, told.append).read_text()
+    table = run_study(config, told.append, lavla=LAVLA).read_text()
     rows = json.loads((config.out / "study.json").read_text())["rows"]
     assert [row["strategy"] for row in rows] == ["la_cond", "la_tok"]
     assert all((row["episodes"], row["best_step"]) == (2, 3) for row in rows)
@@ -69,7 +71,7 @@ def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig) -> Non
     seconds = json.loads((config.out / "study.json").read_text())["seconds"]
 
     told.clear()
-    assert run_study(config, told.append).read_text() == table
+    assert run_study(config, told.append, lavla=LAVLA).read_text() == table
     assert told and all(line.endswith("done before") for line in told)
     assert json.loads((config.out / "study.json").read_text())["seconds"] == seconds
 
@@ -80,7 +82,7 @@ def test_a_stage_that_fails_is_named_with_its_log_and_the_others_are_kept(config
     with pytest.raises(
         StudyError, match=r"latent_action ended with status 1; the end of .*latent_action\.log"
     ) as caught:
-        run_study(failing, lambda text: None)
+        run_study(failing, lambda text: None, lavla=LAVLA)
     assert "learning_rate is -1.0" in str(caught.value)
     assert (tmp_path / "out" / "dataset" / "meta").is_dir()
 

@@ -10,13 +10,14 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Mapping
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 
 from lavla_ros.contract import Contract
-from sim_bridges.evaluation.robotwin import RobotwinSuite
+from sim_bridges.evaluation.robotwin import RobotwinSuite, StandinOptions
 from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
 from sim_bridges.robotwin.sources import Instructions, Provenance
 from sim_bridges.world import Disturbance
@@ -175,11 +176,16 @@ class SwingSource:
         return Provenance(source="drawn in the test", hash="swing", comparable=not self.fault, statement="It swings.")
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SwingOptions(StandinOptions):
+    fault: str = ""
+
+
 class SwingSuite(RobotwinSuite):
     """Two tasks of a few dozen commands."""
 
-    def __init__(self, *, fault: str = "", **options: Any) -> None:
-        super().__init__(SwingSource(fault), default_tasks=("swing",), **options)
+    def __init__(self, options: SwingOptions = SwingOptions(), **more: Any) -> None:
+        super().__init__(SwingSource(options.fault), default_tasks=("swing",), options=options, **more)
 
 
 def goal_of(task: SwingTask) -> np.ndarray:

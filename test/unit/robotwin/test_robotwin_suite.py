@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from robotwin_checkpoint import write_checkpoint
-from swing_task import LIMIT, NAME, SwingSource, SwingSuite
+from swing_task import LIMIT, NAME, SwingOptions, SwingSource, SwingSuite
 
 from lavla_ros.contract import ActionChunk, Observation
 from sim_bridges.evaluation import robotwin
@@ -17,7 +17,7 @@ from sim_bridges.evaluation.episode import evaluate_episode
 from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
 from sim_bridges.evaluation.results import same_episodes
 from sim_bridges.evaluation.robotwin import SEEDS_FILE, RobotwinTaskEnvironment
-from sim_bridges.evaluation.suites import choose_tasks
+from sim_bridges.evaluation.suites import choose_tasks, load_suite
 from sim_bridges.robotwin.environment import RobotwinError
 from sim_bridges.robotwin.task_sets import PAPER_4, PAPER_10
 from sim_bridges.world import Evaluated, Plan, SuiteError
@@ -67,7 +67,7 @@ def test_what_was_found_is_not_looked_for_again(tmp_path: Path, monkeypatch: pyt
 
 
 def test_an_expert_that_solves_nothing_ends_the_search(tmp_path: Path) -> None:
-    suite = SwingSuite(fault="expert", most_rejected=4)
+    suite = SwingSuite(SwingOptions(fault="expert"), most_rejected=4)
     with pytest.raises(
         RobotwinError, match=r"none of 4 seeds of swing in a row, 100000 to 100003 \(3: no plan was found; 1: the scene"
     ):
@@ -82,13 +82,13 @@ def test_an_expert_that_takes_its_process_along_or_never_ends(
 ) -> None:
     monkeypatch.setattr(robotwin, "TRY_TIMEOUT_S", 2.0 if fault == "hang" else 200.0)
     with pytest.raises(RobotwinError, match=words):
-        SwingSuite(fault=fault).find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
+        SwingSuite(SwingOptions(fault=fault)).find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
 
 
 def test_a_given_list_is_run_and_nothing_else(tmp_path: Path) -> None:
     SwingSuite().find(["swing"], episodes=4, seed=0, folder=tmp_path / "a", workers=1)
     given = str(tmp_path / "a" / SEEDS_FILE)
-    replayed = SwingSuite(seeds=given)
+    replayed = SwingSuite(SwingOptions(seeds=given))
     found = replayed.find(["swing"], episodes=3, seed=0, folder=tmp_path / "b", workers=1)
     assert [start.seed for start in found["swing"]] == ACCEPTED[:3]
     assert (tmp_path / "b" / SEEDS_FILE).read_text() == Path(given).read_text()
@@ -100,19 +100,21 @@ def test_a_given_list_is_run_and_nothing_else(tmp_path: Path) -> None:
     with pytest.raises(SuiteError, match="has other episodes of swing"):
         replayed.find(["swing"], episodes=1, seed=0, folder=tmp_path / "d", workers=1)
     with pytest.raises(SuiteError, match="is not a file"):
-        SwingSuite(seeds=str(tmp_path / "none")).find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
+        SwingSuite(SwingOptions(seeds=str(tmp_path / "none"))).find(
+            ["swing"], episodes=1, seed=0, folder=tmp_path, workers=1
+        )
 
 
 def test_lists_of_other_episodes_are_refused(tmp_path: Path) -> None:
     suite = SwingSuite()
     suite.find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
     with pytest.raises(RobotwinError, match="instructions 'unseen' there, 'seen' now"):
-        SwingSuite(instructions="seen").find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
+        SwingSuite(SwingOptions(instructions="seen")).find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
     (tmp_path / SEEDS_FILE).write_text('{"tasks": []}')
     with pytest.raises(RobotwinError, match="is no list of seeds"):
         suite.find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
     with pytest.raises(SuiteError, match="instructions is 'spoken'"):
-        SwingSuite(instructions="spoken")
+        load_suite(NAME, {"instructions": "spoken"})
 
 
 def test_an_evaluation_goes_on_with_its_episodes_and_its_list_repeats_them(tmp_path: Path) -> None:
@@ -227,5 +229,5 @@ def test_task_sets_and_comparability() -> None:
     ):
         judged = suite.comparability(changed)
         assert not judged.comparable and words in judged.statement
-    assert "stand-in" in SwingSuite(fault="expert").comparability(official).statement
-    assert "seen instructions" in SwingSuite(instructions="seen").comparability(official).statement
+    assert "stand-in" in SwingSuite(SwingOptions(fault="expert")).comparability(official).statement
+    assert "seen instructions" in SwingSuite(SwingOptions(instructions="seen")).comparability(official).statement

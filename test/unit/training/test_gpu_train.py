@@ -9,6 +9,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from benchmarks import gpu_train
+from lavla_ros.policy.strategies import STRATEGIES
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +22,7 @@ def forgetful() -> Iterator[None]:
 
 def test_every_strategy_is_measured() -> None:
     figures = gpu_train.run(size="small", batch_size=2, steps=2, warmup=1)
-    assert list(figures["strategies"]) == list(gpu_train.STRATEGIES)
+    assert list(figures["strategies"]) == list(STRATEGIES)
     for measured in figures["strategies"].values():
         assert 0 < measured["step_s"] <= measured["step_s_slowest"]
         assert measured["samples_per_s"] == pytest.approx(2 / measured["step_s"])

@@ -1,0 +1,53 @@
+"""A suite's own options: a frozen dataclass, given as ``-o name=value`` or as if they were the command's."""
+
+from __future__ import annotations
+
+import pytest
+
+from sim_bridges.evaluation.suites import SUITES, load_suite, options_of, parse_options, spell_options
+from sim_bridges.world import SuiteError
+
+OWN = ("suite", "task", "policy", "episodes", "seed")
+
+
+@pytest.mark.parametrize(
+    ("given", "spelt"),
+    [
+        ("tabletop --layout ood --episodes 3", "tabletop -o layout=ood --episodes 3"),
+        ("tabletop --layout=ood --seed 0", "tabletop -o layout=ood --seed 0"),
+        ("--policy x libero_10 --assets a/b", "--policy x libero_10 -o assets=a/b"),
+        (
+            "robotwin --robotwin-root R --task-config c --instructions seen --seeds s.json",
+            "robotwin -o robotwin_root=R -o task_config=c -o instructions=seen -o seeds=s.json",
+        ),
+        ("tabletop -o layout=ood --assets a", "tabletop -o layout=ood --assets a"),
+        ("--policy bundled", "--policy bundled"),
+    ],
+)
+def test_an_option_may_be_written_as_if_it_were_the_commands(given: str, spelt: str) -> None:
+    assert spell_options(given.split(), OWN) == spelt.split()
+
+
+def test_a_parameter_of_the_command_stays_its_own() -> None:
+    arguments = ["tabletop", "--contract", "x"]
+    assert spell_options(arguments, ("contract",)) == arguments
+    with pytest.raises(SuiteError, match="--layout of suite tabletop needs a value"):
+        spell_options(["tabletop", "--layout"], OWN)
+
+
+def test_every_shipped_suite_says_its_options_and_their_defaults() -> None:
+    defaults = {name: options_of(name) for name in SUITES}
+    assert defaults["tabletop"] == {"layout": "id", "contract": "jaka_minicobo"}
+    assert defaults["libero_10"] == {"assets": ""}
+    assert defaults["robotwin_standin"] == {"instructions": "unseen", "seeds": ""}
+    assert defaults["robotwin"] == defaults["robotwin_standin"] | {"robotwin_root": "", "task_config": ""}
+
+
+def test_what_is_no_option_is_said() -> None:
+    assert parse_options(["a=b=c", "d="]) == {"a": "b=c", "d": ""}
+    with pytest.raises(SuiteError, match="'layout' is no option of a suite; write -o name=value"):
+        parse_options(["layout"])
+    with pytest.raises(SuiteError, match="options of suite tabletop: layout is 'in'; expected one of"):
+        load_suite("tabletop", {"layout": "in"})
+    with pytest.raises(SuiteError, match=r"unknown keys \['assets'\].*known: \['contract', 'layout'\]"):
+        load_suite("tabletop", {"assets": "folder"})
