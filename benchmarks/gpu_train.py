@@ -11,7 +11,7 @@ import gc
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -49,9 +49,17 @@ MROPE = {"2b": [24, 20, 20], "small": [2, 1, 1]}
 
 
 def run(
-    *, size: Literal["2b", "small"] = "2b", batch_size: int = 32, steps: int = 8, warmup: int = 3
+    *,
+    size: Literal["2b", "small"] = "2b",
+    batch_size: int = 32,
+    steps: int = 8,
+    warmup: int = 3,
+    strategies: Sequence[str] = (),
 ) -> dict[str, Any]:
-    """Median of ``steps`` steps after ``warmup`` others, per strategy. Raises RuntimeError at full size without GPU."""
+    """Median of ``steps`` steps after ``warmup`` others, per strategy (none: all that come with the package).
+
+    Raises RuntimeError at full size without GPU.
+    """
     cuda = torch.cuda.is_available()
     if size == "2b" and not cuda:
         raise RuntimeError("torch sees no GPU, and a full-size step on the CPU takes hours; --size small runs anywhere")
@@ -70,7 +78,7 @@ def run(
         if size == "small":
             backbone = replace(backbone, lora=LoraConfig(rank=4))
         for checkpointing in (False, True) if size == "2b" else (False,):
-            for strategy in STRATEGIES:
+            for strategy in strategies or STRATEGIES:
                 name = strategy + (", gradient checkpointing" if checkpointing else "")
                 config = _config(folder / name, backbone, strategy, batch_size, steps + warmup)
                 config = replace(config, gradient_checkpointing=checkpointing)

@@ -573,23 +573,25 @@ def demo_bimanual(
 
 @app.command
 def bench(
-    name: tyro.conf.Positional[Literal["servo", "safety", "pipeline", "tabletop", "libero", "robotwin", "train"]],
+    name: tyro.conf.Positional[str],
     /,
     out: Path | None = None,
     scenarios: tuple[str, ...] = (),
     duration: float = 60.0,
     burn: bool = False,
-    policy: str = "bundled",
+    policy: str = "",
+    option: SuiteOptions = (),
+    task: str = "",
+    strategies: tuple[str, ...] = (),
     size: Literal["2b", "small"] = "2b",
     batch_size: int = 32,
 ) -> None:
     """Measure on this machine; JSON on standard output, and into a file.
 
     servo: punctuality of the 125 Hz loop, measured at the controller. safety: what the arm does when something breaks,
-    in about seven minutes. pipeline: camera capture to first command.
-    tabletop: speed of lock-step evaluation against real time. libero: steps per second against a loop that draws every
-    step. robotwin: the stand-in's physics, pictures, memory, and lock-step over topics against in process. train:
-    seconds and memory of an optimizer step, for every strategy.
+    in about seven minutes. pipeline: camera capture to first command. train: seconds and memory of an optimizer step,
+    for every strategy. The name of a suite, or module:factory of yours: steps per second in lock-step, in process and
+    over topics, pictures, memory, and speed of an evaluation against real time.
 
     Args:
         name: What to measure.
@@ -597,7 +599,10 @@ def bench(
         scenarios: safety: parts of the names of those that are run; none: all of them.
         duration: Seconds (servo, pipeline).
         burn: servo: load every core with matrix products meanwhile.
-        policy: The policy that runs.
+        policy: The policy that runs; default: the bundled one, for a suite that which the package has for it, if any.
+        option: Option of the suite as name=value, once for each; --name value does the same.
+        task: Task of the suite; default: its first usual one.
+        strategies: train: which to measure, by name or as module:attribute; none: all that come with the package.
         size: train: the full-size model, which needs a GPU, or a small one that shows that it runs.
         batch_size: train: samples per step.
     """
@@ -606,7 +611,7 @@ def bench(
     if name == "servo":
         from benchmarks import servo
 
-        figures = servo.run(duration_s=duration, burn=burn, policy=policy)
+        figures = servo.run(duration_s=duration, burn=burn, policy=policy or "bundled")
     elif name == "safety":
         from benchmarks.safety import campaign
 
@@ -614,23 +619,16 @@ def bench(
     elif name == "pipeline":
         from benchmarks import pipeline
 
-        figures = pipeline.run(policy=policy, duration_s=duration)
+        figures = pipeline.run(policy=policy or "bundled", duration_s=duration)
     elif name == "train":
         from benchmarks import gpu_train
 
-        figures = gpu_train.run(size=size, batch_size=batch_size)
-    elif name == "libero":
-        from benchmarks import libero
-
-        figures = libero.run()
-    elif name == "robotwin":
-        from benchmarks import robotwin
-
-        figures = robotwin.run()
+        figures = gpu_train.run(size=size, batch_size=batch_size, strategies=strategies)
     else:
-        from benchmarks import tabletop
+        from benchmarks import suite
+        from sim_bridges.evaluation.suites import parse_options
 
-        figures = tabletop.run(policy=policy)
+        figures = suite.run(name, options=parse_options(option), task=task, policy=policy)
     if out is not None:
         write_json(out, figures)
     print(json.dumps(figures, indent=2))
@@ -960,7 +958,7 @@ def main(argv: Sequence[str] | None = None) -> None:
             sys.exit(live_main(arguments[1:], prog="lavla emulator"))
         if arguments[:2] == ["latent", "train"]:
             sys.exit(_train_latent(arguments[2:]))
-        with_suite: dict[str, Callable[..., None]] = {"eval": evaluate, "study": study}
+        with_suite: dict[str, Callable[..., None]] = {"eval": evaluate, "study": study, "bench": bench}
         if arguments and (command := with_suite.get(arguments[0])):
             from sim_bridges.evaluation.suites import spell_options
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from numpy.typing import NDArray
@@ -126,6 +126,16 @@ class LiberoSuite:
         if evaluated.latency_steps:
             reasons.append(f"every chunk arrived {evaluated.latency_steps} steps late")
         return reasons
+
+    def bench(self, task: str, actions_NA: NDArray[np.float64]) -> dict[str, Any]:
+        """LIBERO's own environment, drawn on every step, with the same actions."""
+        from sim_bridges.libero.speed import Episode, compare_speed
+
+        return compare_speed(
+            Episode(
+                suite=self.name, task=task, assets=self._assets, actions_NA=actions_NA, every=self.rules.replan_steps
+            )
+        )
 
     def versions(self) -> tuple[str, ...]:
         return ("hf-libero", "robosuite", "bddl", "mujoco")

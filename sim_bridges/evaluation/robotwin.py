@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import hashlib
 import multiprocessing
+import time
 from collections import deque
 from collections.abc import Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
@@ -19,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -173,6 +175,15 @@ class RobotwinSuite:
         if evaluated.backbone == "tiny":
             words += " The policy has the package's tiny backbone, trained from scratch, not the paper's Qwen3-VL."
         return Comparability(comparable=not reasons, statement=words)
+
+    def bench(self, task: str, actions_NA: FloatArray) -> dict[str, Any]:
+        """Physics steps per second of an episode without pictures: the expert's, whose arms move."""
+        with closing(self.source.environment(task, self.contract)) as environment:
+            environment.reset(first_seed(self.rules.seed))
+            began = time.perf_counter()
+            for action in actions_NA:
+                environment.step(action)
+            return {"physics_steps_per_s": environment.physics_steps / (time.perf_counter() - began)}
 
     def versions(self) -> tuple[str, ...]:
         return self.source.distributions

@@ -8,9 +8,10 @@ to ``SUITES``, or from outside without changing the package: wherever a suite's 
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields
 from functools import partial
+from itertools import pairwise
 from typing import Any, get_type_hints
 
 from lavla_ros.config import ConfigError, from_plain
@@ -67,13 +68,21 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str]:
     return dict(pair.split("=", 1) for pair in pairs)
 
 
-def spell_options(arguments: Sequence[str], own: Collection[str]) -> list[str]:
+def spell_options(arguments: Sequence[str], own: Mapping[str, inspect.Parameter]) -> list[str]:
     """A command's arguments with ``--name value`` written as ``-o name=value`` if ``name`` is an option of the suite.
 
-    The suite is the first argument that names one. ``own``: parameters of the command itself, which are left alone.
+    ``own``: parameters of the command itself, which are left alone. The suite is what ``suite`` among them is, else the
+    first argument that names one; where there is none of that name, the command is left to say so.
     """
-    suite = next((text for text in arguments if text in SUITES or (":" in text and "=" not in text)), None)
-    names = set() if suite is None else set(options_of(suite)) - set(own)
+    if "suite" in own and own["suite"].kind is not inspect.Parameter.POSITIONAL_ONLY:
+        given = [text for flag, text in pairwise(arguments) if flag == "--suite"]
+        suite = given[0] if given else own["suite"].default
+    else:
+        suite = next((text for text in arguments if text in SUITES or (":" in text and "=" not in text)), "")
+    try:
+        names = set(options_of(suite)) - set(own)
+    except SuiteError:
+        return list(arguments)
     spelt: list[str] = []
     rest = iter(arguments)
     for text in rest:

@@ -58,6 +58,7 @@ class TabletopSuite:
     default_tasks: tuple[str, ...] = ("pick_place",)
     rules = Rules(episodes=50, seed=0, max_steps=200, replan_steps=10)  # 20 s, the paper's limit (Appendix F)
     task_in_process = False
+    policy = "bundled"
 
     def __init__(self, options: TabletopOptions = TabletopOptions()) -> None:  # frozen
         self.layout = options.layout

@@ -1,1 +1,1 @@
-"""Puts this folder on the import path, so that its tests share ``synthetic_messages``."""
+"""Puts this folder on the import path, so that its tests share helper modules."""

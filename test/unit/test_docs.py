@@ -6,6 +6,7 @@ import ast
 import functools
 import importlib
 import importlib.util
+import inspect
 import re
 import shlex
 import subprocess
@@ -20,6 +21,7 @@ from lavla_ros import cli
 from lavla_ros.bringup.stack import load_stack
 from lavla_ros.config import from_plain
 from lavla_ros.yaml_text import load_yaml
+from sim_bridges.evaluation.suites import spell_options
 from sim_bridges.tabletop import live
 from training import train
 from training.ingest.lerobot import LeRobotMapping
@@ -108,7 +110,10 @@ def check_lavla(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     if name == "latent":
         name, *rest = rest
     function = LAVLA.get(name) or getattr(cli, name)
-    tyro.cli(runs_nothing(function), args=[word.split("|")[0] for word in rest])
+    given = [word.split("|")[0] for word in rest]
+    if "option" in (own := inspect.signature(function).parameters):
+        given = spell_options(given, own)
+    tyro.cli(runs_nothing(function), args=given)
     if "--stack" in rest:
         given = rest[rest.index("--stack") + 1 :]
         load_stack("record_demos", dict(word.split(":=", 1) for word in given), run_dir=tmp_path)

@@ -109,10 +109,17 @@ class Slider:
     def observe(self, *, images: bool) -> Observation:
         return Observation(
             stamp_ns=self._steps * CONTRACT.dt_ns,
-            images={},
+            images={"front": self._picture()} if images else {},
             state=np.array([self._data.qpos[0], self.mark], np.float32),
             instruction="stop at the mark",
         )
+
+    def _picture(self) -> np.ndarray:
+        """(32, 32, 3) RGB: the mark is a green column, the cart a red one."""
+        picture = np.zeros((32, 32, 3), np.uint8)
+        for channel, x in ((1, self.mark), (0, self._data.qpos[0])):
+            picture[:, round(float(np.clip(15.5 + 15 * x, 0, 31))), channel] = 255
+        return picture
 
     def step(self, chunk: ActionChunk | None) -> None:
         if chunk is not None:

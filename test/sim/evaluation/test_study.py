@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,10 +14,12 @@ import yaml
 
 from lavla_ros.policy.checkpoint import load_checkpoint
 from lavla_ros.resources import config_path
+from sim_bridges.paper.methods import METHODS
 from sim_bridges.paper.study import StudyConfig, StudyError, run_study
 from sim_bridges.tabletop.record import RecordConfig, record_expert
 
 LAVLA = (sys.executable, "-m", "lavla_ros.cli")
+OUTSIDE, OUTSIDE_FOLDER = "outside_strategy:FIRST_TOKEN", str(Path(__file__).parents[2] / "unit")
 pytestmark = [pytest.mark.sim, pytest.mark.ros]
 
 
@@ -32,6 +36,15 @@ def recipe(shipped: str, out: Path, **changes: object) -> Path:
     return out
 
 
+@pytest.fixture(scope="module", autouse=True)
+def importable() -> Iterator[None]:
+    """The strategy from outside, for the stages."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.syspath_prepend(OUTSIDE_FOLDER)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [OUTSIDE_FOLDER, os.environ.get("PYTHONPATH", "")])))
+        yield
+
+
 @pytest.fixture(scope="module")
 def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
     folder = tmp_path_factory.mktemp("study")
@@ -42,7 +55,7 @@ def config(tmp_path_factory: pytest.TempPathFactory) -> StudyConfig:
         bags=(folder / "bags",),
         out=folder / "out",
         steps=3,
-        strategies=("la_cond", "la_tok"),
+        strategies=("la_cond", OUTSIDE),
         episodes=2,
         replan_steps=6,
         live_episodes=1,
@@ -58,16 +71,19 @@ def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig) -> Non
     told: list[str] = []
     table = run_study(config, told.append, lavla=LAVLA).read_text()
     rows = json.loads((config.out / "study.json").read_text())["rows"]
-    assert [row["strategy"] for row in rows] == ["la_cond", "la_tok"]
+    assert [row["strategy"] for row in rows] == ["la_cond", OUTSIDE]
     assert all((row["episodes"], row["best_step"]) == (2, 3) for row in rows)
     # three steps of training: most likely the arm gets nowhere, or is stopped as it presses on the table
     assert all(row["live"] in ("0/1", "1/1") or row["live"].startswith("stopped: logs/live_la_") for row in rows)
     assert table.count("/2 (") == 2
+    page = (config.out / "compared.html").read_text()
     for strategy in config.strategies:
-        policy = load_checkpoint(config.out / strategy / "best")
+        folder = config.out / strategy.replace(":", ".")
+        policy = load_checkpoint(folder / "best")
         assert policy.config.strategy.name == strategy
-        results = json.loads((config.out / strategy / "evaluation" / "results.json").read_text())
+        results = json.loads((folder / "evaluation" / "results.json").read_text())
         assert results["settings"]["replan_steps"] == 6
+        assert results["method"] == strategy and (METHODS | {OUTSIDE: OUTSIDE})[strategy] in page
     seconds = json.loads((config.out / "study.json").read_text())["seconds"]
 
     told.clear()

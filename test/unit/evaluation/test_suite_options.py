@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+from inspect import signature
+
 import pytest
 
 from sim_bridges.evaluation.suites import SUITES, load_suite, options_of, parse_options, spell_options
 from sim_bridges.world import SuiteError
 
-OWN = ("suite", "task", "policy", "episodes", "seed")
+
+def evaluate(suite: str, /, task: str = "", policy: str = "", episodes: int = 1, seed: int = 0) -> None: ...
+
+
+def study(bags: str, /, suite: str = "tabletop", contract: str = "") -> None: ...
+
+
+OWN = signature(evaluate).parameters
 
 
 @pytest.mark.parametrize(
@@ -29,8 +38,11 @@ def test_an_option_may_be_written_as_if_it_were_the_commands(given: str, spelt: 
 
 
 def test_a_parameter_of_the_command_stays_its_own() -> None:
-    arguments = ["tabletop", "--contract", "x"]
-    assert spell_options(arguments, ("contract",)) == arguments
+    own = signature(study).parameters
+    arguments = ["bags", "--contract", "x", "--suite", "libero_10"]
+    assert spell_options([*arguments, "--assets", "a"], own) == [*arguments, "-o", "assets=a"]
+    assert spell_options(["my:bags", "--layout", "ood"], own) == ["my:bags", "-o", "layout=ood"]
+    assert spell_options(["no.such:suite", "--layout", "ood"], OWN) == ["no.such:suite", "--layout", "ood"]
     with pytest.raises(SuiteError, match="--layout of suite tabletop needs a value"):
         spell_options(["tabletop", "--layout"], OWN)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+import outside_strategy
 import pytest
 import torch
 from accelerate.state import AcceleratorState
@@ -21,8 +22,9 @@ def forgetful() -> Iterator[None]:
 
 
 def test_every_strategy_is_measured() -> None:
-    figures = gpu_train.run(size="small", batch_size=2, steps=2, warmup=1)
-    assert list(figures["strategies"]) == list(STRATEGIES)
+    compared = [*STRATEGIES, outside_strategy.NAME]
+    figures = gpu_train.run(size="small", batch_size=2, steps=2, warmup=1, strategies=compared)
+    assert list(figures["strategies"]) == compared
     for measured in figures["strategies"].values():
         assert 0 < measured["step_s"] <= measured["step_s_slowest"]
         assert measured["samples_per_s"] == pytest.approx(2 / measured["step_s"])
