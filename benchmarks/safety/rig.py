@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import dataclasses
 import os
 import re
 import signal
@@ -134,8 +133,7 @@ class Rig:
     def __init__(self, emulator: Emulator, policy: Policy, *, contract: str = "jaka_minicobo", **servo: Any) -> None:
         self.emulator, self.policy = emulator, policy
         self.contract = load_contract(contract)
-        driver = driver_spec(emulator)
-        self.link = ServoLink(ServoConfig(contract=contract, driver=driver, **servo))
+        self.link = ServoLink(ServoConfig(contract=contract, arm=driver_options(emulator), **servo))
         self.said: list[str] = []
         self.beating = self.streaming = True
         self.chunk_steps: Callable[[int], int] = lambda _: 20
@@ -275,17 +273,9 @@ class Rig:
                 self.say(f"ended: {snapshot.exit_reason}")
 
 
-def driver_spec(emulator: Emulator) -> dict[str, Any]:
-    """Parameters of the driver; switching the arm on is asked for where it has to be asked for."""
-    spec: dict[str, Any] = {
-        "driver": "jaka_tcp",
-        "host": HOST,
-        "port": emulator.port,
-        "status_port": emulator.status_port,
-    }
-    if "power_on" in {f.name for f in dataclasses.fields(JakaDriverConfig)}:
-        spec["power_on"] = True
-    return spec
+def driver_options(emulator: Emulator) -> JakaDriverConfig:
+    """The arm is switched on when it is connected to."""
+    return JakaDriverConfig(host=HOST, port=emulator.port, status_port=emulator.status_port, power_on=True)
 
 
 @contextlib.contextmanager

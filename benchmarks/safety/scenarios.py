@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.safety.motion import FloatArray
-from benchmarks.safety.rig import Policy, Rig, driver_spec, free_end_effector, sway
+from benchmarks.safety.rig import Policy, Rig, driver_options, free_end_effector, sway
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
@@ -126,7 +126,7 @@ def reboot(rig: Rig) -> None:
 
 def second_client(rig: Rig) -> None:
     """Another servo process is started for the same controller."""
-    other = ServoLink(ServoConfig(driver=driver_spec(rig.emulator), activate=False))
+    other = ServoLink(ServoConfig(contract=rig.contract.name, arm=driver_options(rig.emulator), activate=False))
     try:
         other.start()
         rig.say("the second client was let in")

@@ -17,8 +17,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract
-from lavla_ros.control.arm import ConfigError, FloatArray, Kinematics, KinematicsError
+from lavla_ros.control.arm import FloatArray, Kinematics, KinematicsError
 from lavla_ros.control.config import ExecutorConfig
 from lavla_ros.control.rotations import orthonormal, rotation_from_rpy, rotation_from_vector
 from lavla_ros.errors import UserError

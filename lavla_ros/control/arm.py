@@ -19,10 +19,6 @@ from lavla_ros.errors import UserError
 FloatArray = NDArray[np.float64]
 
 
-class ConfigError(UserError, ValueError):
-    """A parameter is out of range, contradicts another or does not fit the arm; the message names it and the fix."""
-
-
 class DriverError(UserError, RuntimeError):
     """The arm refused or could not be reached; the message names the cause and the fix."""
 

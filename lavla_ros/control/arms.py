@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import importlib
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract
-from lavla_ros.control.arm import Arm, ConfigError
+from lavla_ros.control.arm import Arm
 
 ARMS = {"jaka_minicobo": "lavla_ros.jaka.arm:MINICOBO"}
 """Name → ``module:attribute``, imported when it is asked for."""

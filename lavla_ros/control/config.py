@@ -2,20 +2,172 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, fields, replace
-from typing import Any, Literal
+from typing import Any
 
+from lavla_ros.config import ConfigError, check, check_settings, setting
 from lavla_ros.contract import Contract
-from lavla_ros.control.arm import Arm, ConfigError, JointLimits, Kinematics
+from lavla_ros.control.arm import Arm, JointLimits, Kinematics
 from lavla_ros.control.arms import arm_of
 
-Blend = Literal["latest", "temporal_ensemble", "soft_mask"]
+_WHERE = "executor parameter "
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ExecutorConfig:
-    """Parameters of :class:`~lavla_ros.control.executor.ChunkExecutor`. Build with :meth:`from_contract`."""
+class ExecutorOptions:
+    """What a person may set: the keys of the servo configuration's ``executor`` section, and node parameters.
+
+    Raises ConfigError for a value out of range.
+    """
+
+    speed_scale: float = setting(
+        1.0,
+        "Factor on the joint velocity limits; 0.1 for the first motions of a new policy or a new cell.",
+        low=0.01,
+        high=1.0,
+        settable=True,
+    )
+    blend: str = setting(
+        "latest",
+        "How overlapping chunks of absolute actions are joined: the newest alone, ACT's temporal ensemble, or the soft "
+        "mask of real-time chunking. Chunks of deltas are never blended; the gripper always follows the newest chunk.",
+        choices=("latest", "temporal_ensemble", "soft_mask"),
+    )
+    ensemble_m: float = setting(
+        0.01, "temporal_ensemble: the weights are exp(-m i), i = 0 for the oldest chunk.", low=0.0, high=100.0
+    )
+    ensemble_size: int = setting(16, "temporal_ensemble: at most this many chunks are averaged.", low=1, high=1000)
+    execution_horizon: int = setting(
+        10,
+        "soft_mask: steps executed per chunk; the mask ends that many steps before the chunk does.",
+        low=1,
+        high=1000,
+    )
+    max_chunk_age_s: float = setting(
+        2.0,
+        "An older chunk is refused on arrival, and ends in a hold while it is executed.",
+        low=0.05,
+        high=60.0,
+        unit="s",
+    )
+    max_future_s: float = setting(
+        0.02,
+        "A chunk or a measured state that is stamped further ahead comes from another clock.",
+        low=0.0,
+        high=100.0,
+        unit="s",
+    )
+    range_tolerance: float = setting(
+        0.05,
+        "Absolute joint targets out of range by at most this are clipped and counted; a chunk beyond is refused.",
+        low=0.0,
+        high=100.0,
+        unit="rad",
+    )
+    max_start_jump_rad: float = setting(
+        0.6,
+        "A chunk whose first due point is further from the commanded position is refused.",
+        low=1e-6,
+        high=100.0,
+        unit="rad",
+    )
+    max_step_rad: float = setting(
+        0.6,
+        "A chunk in which a joint moves further in one step is refused.",
+        low=1e-6,
+        high=100.0,
+        unit="rad",
+    )
+    max_goal_lead_rad: float = setting(
+        0.3,
+        "Chunks of deltas: the accumulated goal stays within this of the command, without winding up at a limit.",
+        low=1e-6,
+        high=100.0,
+        unit="rad",
+    )
+    gripper_threshold: float = setting(
+        0.5, "The gripper opens above and closes below this fraction of the contract's range.", low=0.0, high=1.0
+    )
+    gripper_hysteresis: float = setting(
+        0.05, "Half of the dead band around gripper_threshold, in which the gripper stays as it is.", low=0.0, high=0.5
+    )
+    state_timeout_s: float = setting(
+        0.5,
+        "A measured state older than this is a fault. Controllers push it at 10 to 125 Hz.",
+        low=0.02,
+        high=2.0,
+        unit="s",
+    )
+    tracking_error_rad: float = setting(
+        0.25,
+        "Measured and commanded position further apart than this for tracking_error_ticks are a fault.",
+        low=1e-6,
+        high=100.0,
+        unit="rad",
+    )
+    tracking_error_ticks: int = setting(
+        5, "Consecutive ticks of excessive tracking error that latch the fault.", low=1, high=1000
+    )
+    max_clock_gap_s: float = setting(
+        0.5, "A tick later than this after the one before, or before it, is a fault.", low=1e-3, high=100.0, unit="s"
+    )
+    bridged_ticks: int = setting(
+        1,
+        "Up to this many skipped servo cycles in a row the motion goes on as planned. After more of them the arm has "
+        "stopped where it was told to be last, and the motion restarts from rest there.",
+        low=0,
+        high=10,
+    )
+    chunk_timeout_s: float = setting(
+        0.0,
+        "The arm is held if no newer chunk has been accepted for this long, however much is left of the last one; 0: "
+        "never.",
+        low=0.0,
+        high=100.0,
+        unit="s",
+    )
+    resume_error_rad: float = setting(
+        0.02,
+        "Resuming in place is refused if a joint is further from its command; servo mode is then entered anew.",
+        low=1e-6,
+        high=100.0,
+        unit="rad",
+    )
+
+    def __post_init__(self) -> None:
+        check_settings(self, _WHERE)
+        check(
+            self.gripper_hysteresis < min(self.gripper_threshold, 1 - self.gripper_threshold),
+            f"{_WHERE}gripper_hysteresis",
+            self.gripper_hysteresis,
+            "less than the distance of gripper_threshold to 0 and 1",
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LimitOptions:
+    """Replaces limits of the arm: one value for all joints or one per joint; null leaves the arm's."""
+
+    lower_rad: float | tuple[float, ...] | None = None
+    upper_rad: float | tuple[float, ...] | None = None
+    velocity_rad_s: float | tuple[float, ...] | None = None
+    acceleration_rad_s2: float | tuple[float, ...] | None = None
+    jerk_rad_s3: float | tuple[float, ...] | None = None
+
+    def applied(self, limits: JointLimits) -> JointLimits:
+        """``limits`` with what is given here in place of theirs. Raises ConfigError if it does not fit."""
+        given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        joints = len(limits.lower_rad)
+        each = {name: value if isinstance(value, tuple) else (value,) * joints for name, value in given.items()}
+        try:
+            return replace(limits, **each)
+        except ValueError as error:
+            raise ConfigError(f"limits {given}: {error}") from None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExecutorConfig(ExecutorOptions):
+    """The options with what the arm and the contract say. Build it with :meth:`from_contract`."""
 
     limits: JointLimits
     """Position, velocity, acceleration and jerk limits per joint, (dof,) each, in ``joint_names`` order."""
@@ -23,108 +175,35 @@ class ExecutorConfig:
     """The driver's joints, in its order. Chunks are matched to them by name."""
     tick_ns: int
     """Servo cycle. Limits hold for consecutive commands one cycle apart."""
-    kinematics: Kinematics | None = None
+    kinematics: Kinematics | None
     """The arm's own; None: a contract in the end effector's space is refused."""
-    speed_scale: float = 1.0
-    """Factor on the velocity limits, 0.01 to 1.0; use 0.1 for the first motions of a new policy."""
-    blend: Blend = "latest"
-    """Overlapping absolute chunks: the newest alone, ACT's temporal ensemble, or the soft mask of
-    real-time chunking. Delta chunks are never blended; the gripper always follows the newest chunk."""
-    ensemble_m: float = 0.01
-    """temporal_ensemble: w_i = exp(-m i), i = 0 the oldest chunk."""
-    ensemble_size: int = 16
-    """temporal_ensemble: chunks averaged at most (the newest ones)."""
-    execution_horizon: int = 10
-    """soft_mask: s, steps executed per chunk; the mask ends at H - s."""
-    max_chunk_age_s: float = 2.0
-    """A chunk older than this (now minus stamp) is refused on arrival and dropped in execution → HOLDING."""
-    max_future_s: float = 0.02
-    """A chunk or a measured state stamped further ahead than this comes from another clock."""
-    range_tolerance: float = 0.05
-    """Absolute joint values out of range by at most this (rad) are clipped and counted; beyond, rejected."""
-    max_start_jump_rad: float = 0.6
-    """Largest distance from the commanded position to the first due point; a chunk beyond is rejected."""
-    max_step_rad: float = 0.6
-    """Largest joint distance between consecutive points (or size of one delta); a chunk beyond is rejected."""
-    max_goal_lead_rad: float = 0.3
-    """Delta chunks: the accumulated goal stays within this of the command (no wind-up at a limit)."""
-    gripper_threshold: float = 0.5
-    """Open above, closed below, as a fraction of the contract's range."""
-    gripper_hysteresis: float = 0.05
-    """Dead band on either side of the threshold, in which the gripper stays as it is."""
-    state_timeout_s: float = 0.5
-    """A measured state older than this → FAULT. Controllers push their state at 10 to 125 Hz."""
-    tracking_error_rad: float = 0.25
-    """Measured and commanded position further apart than this for ``tracking_error_ticks`` → FAULT."""
-    tracking_error_ticks: int = 5
-    """Consecutive ticks of excessive tracking error that latch the fault."""
-    max_clock_gap_s: float = 0.5
-    """A tick later than this after the one before, or before it, is a clock jump → FAULT."""
-    bridged_ticks: int = 1
-    """Up to this many skipped servo cycles in a row the motion goes on as planned. After more of them the arm has
-    stopped where it was told to be last: the motion restarts from rest there."""
-    chunk_timeout_s: float = 0.0
-    """No newer chunk accepted for this long while TRACKING → HOLDING, however much is left of the last one.
-    0: never (lock-step, where time stands still while the policy thinks)."""
-    resume_error_rad: float = 0.02
-    """Resuming is refused where a joint is further from its command than this: start anew where the arm is."""
 
     def __post_init__(self) -> None:
-        _check(0.01 <= self.speed_scale <= 1.0, "speed_scale", self.speed_scale, "0.01 to 1.0")
-        _check(1_000_000 <= self.tick_ns <= 100_000_000, "tick_ns", self.tick_ns, "1 ms to 100 ms")
-        _check(
-            self.blend in ("latest", "temporal_ensemble", "soft_mask"),
-            "blend",
-            self.blend,
-            "latest, temporal_ensemble or soft_mask",
-        )
-        _check(len(set(self.joint_names)) == len(self.joint_names), "joint_names", self.joint_names, "no repetition")
-        size = len(self.joint_names)
-        _check(len(self.limits.lower_rad) == size, "limits", self.limits, f"{size} joints, one per joint_names entry")
-        for name in (
-            "max_chunk_age_s",
-            "state_timeout_s",
-            "max_clock_gap_s",
-            "max_start_jump_rad",
-            "max_step_rad",
-            "max_goal_lead_rad",
-            "tracking_error_rad",
-            "resume_error_rad",
-        ):
-            value = getattr(self, name)
-            _check(0 < value < 100, name, value, "a value in (0, 100)")
-        for name in ("ensemble_m", "range_tolerance", "max_future_s", "chunk_timeout_s"):
-            _check(0 <= getattr(self, name) < 100, name, getattr(self, name), "a value in [0, 100)")
-        _check(0 <= self.bridged_ticks <= 10, "bridged_ticks", self.bridged_ticks, "0 to 10")
-        for name in ("ensemble_size", "execution_horizon", "tracking_error_ticks"):
-            _check(getattr(self, name) >= 1, name, getattr(self, name), "1 or more")
-        _check(
-            0 <= self.gripper_hysteresis < min(self.gripper_threshold, 1 - self.gripper_threshold),
-            "gripper_hysteresis",
-            self.gripper_hysteresis,
-            "less than the distance of gripper_threshold to 0 and 1",
-        )
-        _check(
+        ExecutorOptions.__post_init__(self)
+        check(
             self.max_clock_gap_s > 2e-9 * self.tick_ns,
-            "max_clock_gap_s",
+            f"{_WHERE}max_clock_gap_s",
             self.max_clock_gap_s,
-            "more than two ticks (tick_ns)",
+            f"more than two servo cycles of {self.tick_ns} ns",
         )
 
     @classmethod
-    def from_contract(cls, contract: Contract, arm: Arm | None = None, **overrides: Any) -> ExecutorConfig:
-        """Limits of ``arm`` (None: the contract's robot) intersected with the contract's action range.
+    def from_contract(
+        cls, contract: Contract, arm: Arm | None = None, limits: JointLimits | None = None, **options: Any
+    ) -> ExecutorConfig:
+        """``options`` are those of :class:`ExecutorOptions`. Limits are intersected with the contract's action range.
 
-        ``overrides`` replace fields but for those that the arm alone can know. Raises ConfigError for an unknown robot,
-        an unknown parameter, a contract whose joints are not the arm's, or values out of range.
+        ``arm``: None: the contract's robot. ``limits``: None: the arm's. Raises ConfigError for an unknown robot, an
+        unknown option, a contract whose joints are not the arm's, or values out of range.
         """
-        known = [f.name for f in fields(cls) if f.name not in ("joint_names", "tick_ns", "kinematics")]
-        unknown = sorted(set(overrides) - set(known))
+        known = [f.name for f in fields(ExecutorOptions)]
+        unknown = sorted(set(options) - set(known))
         if unknown:
             raise ConfigError(f"unknown executor parameters {unknown}; known: {known}")
         arm = arm or arm_of(contract)
         config = cls(
-            **{"limits": arm.limits} | overrides,
+            **options,
+            limits=limits or arm.limits,
             joint_names=arm.joint_names,
             tick_ns=arm.servo_period_ns,
             kinematics=arm.kinematics,
@@ -139,17 +218,8 @@ class ExecutorConfig:
             )
         if contract.action.mode != "absolute":
             return config
-        limits = config.limits
-        return replace(
-            config,
-            limits=replace(
-                limits,
-                lower_rad=tuple(max(a, ranges[n].low) for a, n in zip(limits.lower_rad, names, strict=True)),
-                upper_rad=tuple(min(a, ranges[n].high) for a, n in zip(limits.upper_rad, names, strict=True)),
-            ),
+        narrow = LimitOptions(
+            lower_rad=tuple(max(a, ranges[n].low) for a, n in zip(config.limits.lower_rad, names, strict=True)),
+            upper_rad=tuple(min(a, ranges[n].high) for a, n in zip(config.limits.upper_rad, names, strict=True)),
         )
-
-
-def _check(ok: bool, name: str, value: object, expected: str) -> None:
-    if not ok or (isinstance(value, float) and math.isnan(value)):
-        raise ConfigError(f"executor parameter {name} is {value!r}; expected {expected}")
+        return replace(config, limits=narrow.applied(config.limits))

@@ -29,9 +29,10 @@ from collections.abc import Callable
 
 import numpy as np
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.control.actions import ActionDecoder, ChunkRejected, PreparedChunk, first_step
-from lavla_ros.control.arm import ArmState, ConfigError, FloatArray
+from lavla_ros.control.arm import ArmState, FloatArray
 from lavla_ros.control.blending import Prediction, soft_mask, temporal_ensemble
 from lavla_ros.control.config import ExecutorConfig
 from lavla_ros.control.curve import Curve, LimitArrays, build_curve

@@ -3,11 +3,33 @@
 from __future__ import annotations
 
 import time
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lavla_ros.control.arm import ArmState, DriverError
+from lavla_ros.config import setting
+from lavla_ros.control.arm import Arm, ArmState, DriverError, JointLimits
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoopbackOptions:
+    """Options of a dry run."""
+
+    start_rad: tuple[float, ...] = setting((), "Joint positions at the start, rad; empty: those that the arm declares.")
+    power_on: bool = setting(True, "Powered and enabled from the start, as there is no brake to be released.")
+
+
+def loopback(arm: Arm) -> Arm:
+    """``arm`` with a driver that reaches every command at once, in place of its own."""
+
+    def driver(options: LoopbackOptions, limits: JointLimits) -> LoopbackDriver:
+        start_rad = options.start_rad or arm.start_rad
+        if len(start_rad) != len(arm.joint_names):
+            raise ValueError(f"start_rad is {start_rad}; expected one value for each of {list(arm.joint_names)}")
+        return LoopbackDriver(start_rad=start_rad, power_on=options.power_on)
+
+    return replace(arm, options=LoopbackOptions, driver=driver, leave_servo=None)
 
 
 class LoopbackDriver:

@@ -19,9 +19,8 @@ from pathlib import Path
 
 from lavla_ros.contract import ActionChunk
 from lavla_ros.control.actions import ActionDecoder, ChunkRejected
-from lavla_ros.control.arms import arm_of
 from lavla_ros.control.ring import Ring
-from lavla_ros.control.servo_config import ServoConfig, leave_servo
+from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.wire import (
     RING_FILES,
     Answer,
@@ -57,7 +56,7 @@ class ServoLink:
         """Raises ConfigError."""
         self._config = config
         contract = config.load_contract()
-        executor, self._arm = config.executor_config(contract), arm_of(contract)
+        executor = config.executor_config(contract)
         self._decoder, self._tick_ns = ActionDecoder(contract, executor), executor.tick_ns
         self._lock = threading.Lock()
         self._process: subprocess.Popen[bytes] | None = None
@@ -274,7 +273,7 @@ class ServoLink:
             return ""
         self._left_servo = True
         try:
-            was_on = leave_servo(self._config.driver, self._arm)
+            was_on = self._config.leave_servo()
             text = "servo mode was left in its place" if was_on else "servo mode was left already"
         except Exception as error:  # noqa: BLE001  whatever it is, the person beside the arm has to be told
             text = f"servo mode may still be on: {error}; press the emergency stop before going near"

@@ -12,8 +12,9 @@ from dataclasses import replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.config import ConfigError
 from lavla_ros.control.actions import ChunkRejected
-from lavla_ros.control.arm import ArmDriver, ArmState, ConfigError, DriverError
+from lavla_ros.control.arm import ArmDriver, ArmState, DriverError
 from lavla_ros.control.executor import ChunkExecutor, ExecutorError, NotAtCommandError, StillMovingError
 from lavla_ros.control.realtime import Pacer
 from lavla_ros.control.ring import Ring, RingError

@@ -22,12 +22,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from lavla_ros.control.arm import ConfigError, DriverError
-from lavla_ros.control.arms import arm_of
+from lavla_ros.config import ConfigError
+from lavla_ros.control.arm import DriverError
 from lavla_ros.control.executor import ChunkExecutor, ExecutorError
 from lavla_ros.control.realtime import make_punctual, stop_collecting
 from lavla_ros.control.ring import Ring, RingError
-from lavla_ros.control.servo_config import ServoConfig, make_driver
+from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.servo_loop import ServoLoop, write_exit
 from lavla_ros.control.wire import RING_FILES
 from lavla_ros.lifeline import die_with_parent
@@ -56,7 +56,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         config = ServoConfig.load(arguments.config)
         contract = config.load_contract()
         executor = ChunkExecutor(contract, config.executor_config(contract))
-        driver = make_driver(config.driver, arm_of(contract), executor.config.limits)
+        driver = config.driver(executor.config)
         rings = open_rings(Path(config.ring_dir) if config.ring_dir else arguments.config.parent / "rings")
     except (ConfigError, RingError) as error:
         _log.error("%s", error)

@@ -30,7 +30,6 @@ from lavla_ros.ros.arbitration import ChunkGate, other_nodes
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
 from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_QOS, STATE_QOS, MessageError
-from lavla_ros.ros.parameters import ParameterError
 from lavla_ros.ros.tick_messages import Statistics, TickMessages, announcement, describe
 
 HEARTBEAT_S = 0.05
@@ -224,16 +223,16 @@ class ExecutorNode(LavlaNode):
     def _on_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Those that may be set while the node runs take effect at once."""
         values = {p.name: p.value for p in changes if p.name in ("speed_scale", "command_source")}
-        try:
-            parameters = replace(self.parameters, **values)
-        except ParameterError as error:
-            return SetParametersResult(successful=False, reason=str(error))
         link, scale = self._link, values.get("speed_scale")
         if scale is not None and link is not None and link.alive and not link.set_speed_scale(scale):
             return SetParametersResult(successful=False, reason=link.reason)
         if "command_source" in values and self._gate is not None:
             self._gate.allow(values["command_source"])
-        self.parameters = parameters
+        if scale is not None:
+            self.parameters = replace(self.parameters, executor={**self.parameters.executor, "speed_scale": scale})
+        self.parameters = replace(
+            self.parameters, command_source=values.get("command_source", self.parameters.command_source)
+        )
         return SetParametersResult(successful=True)
 
     def diagnose(self, report: Report) -> None:

@@ -13,14 +13,16 @@ from __future__ import annotations
 import dataclasses
 import difflib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from dataclasses import dataclass, field
+from types import NoneType, UnionType
+from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from rcl_interfaces.msg import FloatingPointRange, IntegerRange, ParameterDescriptor, ParameterType
 from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
+from lavla_ros.config import setting
 from lavla_ros.errors import UserError
 
 _TYPES: dict[Any, int] = {
@@ -29,6 +31,7 @@ _TYPES: dict[Any, int] = {
     float: ParameterType.PARAMETER_DOUBLE,
     str: ParameterType.PARAMETER_STRING,
     tuple[str, ...]: ParameterType.PARAMETER_STRING_ARRAY,
+    tuple[float, ...]: ParameterType.PARAMETER_DOUBLE_ARRAY,
 }
 _LARGEST = {int: 2**31 - 1, float: 1.0e12}
 
@@ -37,23 +40,22 @@ class ParameterError(UserError, ValueError):
     """A parameter has the wrong type or a value outside its range."""
 
 
-def parameter(
-    default: Any,
-    description: str,
-    *,
-    low: float | None = None,
-    high: float | None = None,
-    choices: tuple[str, ...] = (),
-    unit: str = "",
-    settable: bool = False,
-) -> Any:
-    """A dataclass field that is a ROS parameter; ``low`` and ``high`` are inclusive.
+parameter = setting
+"""A dataclass field that is a ROS parameter. One that is not ``settable`` is read-only."""
 
-    ``settable``: while the node runs, which applies it; the others are read-only.
-    """
-    meta = {"description": description, "low": low, "high": high, "choices": choices, "unit": unit}
-    meta["settable"] = settable
-    return dataclasses.field(default=default, metadata=meta)
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Section:
+    """Parameters that another dataclass describes, by its settings."""
+
+    into: str
+    """The field of the node's dataclass that gets their values, a dictionary."""
+    kind: type[Any]
+    """The dataclass; a field of it without a help text is no parameter."""
+    prefix: str = ""
+    """Stands before each name: ``arm.`` makes ``arm.host`` of ``host``."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Come before the defaults of the fields."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,28 +68,35 @@ class NodeParameters:
     diagnostics_period_s: float = parameter(1.0, "Interval of /diagnostics.", low=0.1, high=60.0, unit="s")
 
     def __post_init__(self) -> None:
-        for name, kind, meta in describe(type(self)):
-            _check(name, kind, meta, getattr(self, name))
+        for name, _, meta in describe(type(self)):
+            _check(name, meta, getattr(self, name))
 
     @classmethod
     def default(cls, name: str, declared: Mapping[str, Any]) -> Any:
         """The default of a parameter, given the values of those declared before it. Raises ValueError."""
         return cls.__dataclass_fields__[name].default
 
+    @classmethod
+    def sections(cls, declared: Mapping[str, Any]) -> Iterator[Section]:
+        """Further parameters; each section is asked for after those before it were ``declared``. Raises ValueError."""
+        yield from ()
+
 
 P = TypeVar("P", bound=NodeParameters)
 
 
-def describe(cls: type[NodeParameters]) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
-    """(name, type, metadata) of every parameter, base class first."""
+def describe(cls: type[Any]) -> Iterator[tuple[str, Any, Mapping[str, Any]]]:
+    """(name, type, metadata) of every parameter, base class first. Fields without a help text are none."""
     hints = get_type_hints(cls)
     for item in dataclasses.fields(cls):
-        yield item.name, hints[item.name], item.metadata
+        if item.metadata.get("help"):
+            yield item.name, hints[item.name], item.metadata
 
 
-def descriptor(name: str, kind: Any, meta: Mapping[str, Any]) -> ParameterDescriptor:
+def descriptor(name: str, hint: Any, meta: Mapping[str, Any]) -> ParameterDescriptor:
     """The rcl_interfaces descriptor of one field."""
-    text = meta["description"] + (f" [{meta['unit']}]" if meta["unit"] else "")
+    kind, optional = _kind(hint)
+    text = meta["help"] + (f" [{meta['unit']}]" if meta["unit"] else "")
     constraint = f"one of {list(meta['choices'])}" if meta["choices"] else ""
     message = ParameterDescriptor(
         name=name,
@@ -95,6 +104,7 @@ def descriptor(name: str, kind: Any, meta: Mapping[str, Any]) -> ParameterDescri
         description=text,
         additional_constraints=constraint,
         read_only=not meta["settable"],
+        dynamic_typing=optional,  # what is not given has no type
     )
     low, high = meta["low"], meta["high"]
     if low is not None or high is not None:
@@ -112,20 +122,50 @@ def declare(node: Node, cls: type[P]) -> P:
 
     Raises ParameterError naming the node, the parameter, its value and what was expected.
     """
+    where = node.get_fully_qualified_name()
     values: dict[str, Any] = {}
-    for name, kind, meta in describe(cls):
-        default = cls.default(name, values)
-        # An empty list has no element type in ROS: declare the type, without a default.
-        default = Parameter.Type.STRING_ARRAY if default == () else default
-        try:
-            value = node.declare_parameter(name, default, descriptor(name, kind, meta)).value
-        except ParameterException as error:
-            raise ParameterError(f"{node.get_fully_qualified_name()}: parameter {name}: {error}") from None
-        values[name] = tuple(value or ()) if kind == tuple[str, ...] else value
+    for name, hint, meta in describe(cls):
+        values[name] = _declare(node, name, hint, meta, cls.default(name, values))
+    for section in cls.sections(values):
+        values[section.into] = {}
+        for name, hint, meta in describe(section.kind):
+            default = section.defaults.get(name, section.kind.__dataclass_fields__[name].default)
+            value = _declare(node, section.prefix + name, hint, meta, default)
+            _check(section.prefix + name, meta, value)
+            values[section.into][name] = value
     try:
         return cls(**values)
     except ParameterError as error:
-        raise ParameterError(f"{node.get_fully_qualified_name()}: {error}") from None
+        raise ParameterError(f"{where}: {error}") from None
+
+
+def _declare(node: Node, name: str, hint: Any, meta: Mapping[str, Any], default: Any) -> Any:
+    kind, optional = _kind(hint)
+    if isinstance(default, list | tuple):
+        # An empty list has no element type in ROS: declare the type, without a default.
+        default = list(default) or Parameter.Type(_TYPES[kind])
+    elif default is dataclasses.MISSING:
+        default = Parameter.Type(_TYPES[kind])
+    elif kind is float and type(default) is int:
+        default = float(default)
+    message = descriptor(name, hint, meta)
+    try:
+        value = node.declare_parameter(name, default, message).value
+    except ParameterException as error:
+        raise ParameterError(f"{node.get_fully_qualified_name()}: parameter {name}: {error}") from None
+    if get_origin(kind) is tuple:
+        return tuple(value or ())
+    if value is None and not optional:
+        raise ParameterError(f"{node.get_fully_qualified_name()}: parameter {name} must be given: {meta['help']}")
+    return value
+
+
+def _kind(hint: Any) -> tuple[Any, bool]:
+    """The key of ``_TYPES``, and whether the parameter may be left without a value."""
+    options = [option for option in get_args(hint) if option is not NoneType]
+    if get_origin(hint) in (Union, UnionType) and len(options) == 1:
+        return options[0], True
+    return (type(options[0]), False) if get_origin(hint) is Literal else (hint, False)
 
 
 def refuse_unknown(node: Node) -> None:
@@ -138,11 +178,11 @@ def refuse_unknown(node: Node) -> None:
             raise ParameterError(f"{node.get_fully_qualified_name()} has no parameter {name}; {meant}")
 
 
-def _check(name: str, kind: Any, meta: Mapping[str, Any], value: Any) -> None:
+def _check(name: str, meta: Mapping[str, Any], value: Any) -> None:
     low, high, choices = meta["low"], meta["high"], meta["choices"]
+    if value is None:
+        return
     if (low is not None and not value >= low) or (high is not None and not value <= high):
         raise ParameterError(f"parameter {name} is {value!r}; expected {low} to {high} {meta['unit']}".rstrip())
     if choices and value not in choices:
         raise ParameterError(f"parameter {name} is {value!r}; expected one of {list(choices)}")
-    if kind is str and not isinstance(value, str):
-        raise ParameterError(f"parameter {name} is {value!r}; expected a string")

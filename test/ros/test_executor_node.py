@@ -50,7 +50,7 @@ def controller(tmp_path: Path) -> Iterator[dict[str, Any]]:
     pattern = re.compile(r"commands on [\d.]+:(\d+), status on port (\d+)")
     try:
         found = wait_until(lambda: pattern.search(log.read_text()), "the emulator's ports")
-        yield {"port": int(found[1]), "status_port": int(found[2]), "power_on": True}
+        yield {"arm.port": int(found[1]), "arm.status_port": int(found[2]), "arm.power_on": True}
     finally:
         process.send_signal(signal.SIGINT)
         process.wait(10.0)
@@ -145,7 +145,7 @@ def test_protective_stop_is_latched_until_acknowledged(
     arm, diagnostics = Arm(world), world.diagnostics()
     with running(MODULE, "executor", tmp_path, **controller):
         wait_until(lambda: arm.state == "holding", "holding after activation")
-        emulator_command("127.0.0.1", controller["port"], fault={"protective_stop": True})
+        emulator_command("127.0.0.1", controller["arm.port"], fault={"protective_stop": True})
         wait_until(lambda: arm.state == "fault", "fault")
         assert "protective" in arm.fault
         wait_until(lambda: "protective" in diagnostics.message("executor"), "the fault in diagnostics")
@@ -217,16 +217,16 @@ def test_two_publishers_of_chunks_command_nothing(world: World, tmp_path: Path, 
 
 
 def test_a_second_executor_is_refused_by_name(world: World, tmp_path: Path) -> None:
-    with running(MODULE, "executor", tmp_path, driver="loopback"):
+    with running(MODULE, "executor", tmp_path, loopback=True):
         folder = tmp_path / "second"
         folder.mkdir()
-        text = fails_to_start(MODULE, "executor", folder, driver="loopback")
+        text = fails_to_start(MODULE, "executor", folder, loopback=True)
         assert "/executor" in text or ("executor" in text and "already" in text)
 
 
 def test_floods_cost_neither_the_heartbeat_nor_the_motion(world: World, tmp_path: Path) -> None:
     arm, diagnostics = Arm(world), world.diagnostics()
-    with running(MODULE, "executor", tmp_path, driver="loopback"):
+    with running(MODULE, "executor", tmp_path, loopback=True):
         wait_until(lambda: arm.state == "holding", "holding after activation")
         arm.send(0.0)
         wait_until(lambda: arm.state == "tracking", "tracking")
@@ -243,7 +243,7 @@ def test_floods_cost_neither_the_heartbeat_nor_the_motion(world: World, tmp_path
 
 def test_the_speed_is_set_while_running(world: World, tmp_path: Path) -> None:
     arm = Arm(world)
-    with running(MODULE, "executor", tmp_path, driver="loopback"):
+    with running(MODULE, "executor", tmp_path, loopback=True):
         wait_until(lambda: arm.state == "holding", "holding after activation")
         assert set_parameter(world, "speed_scale", 0.1)
         assert not set_parameter(world, "speed_scale", 3.0)
@@ -287,7 +287,7 @@ def test_death_of_the_node_stops_the_arm(world: World, tmp_path: Path, controlle
     time.sleep(1.5)
 
     def joints() -> Any:
-        return emulator_command("127.0.0.1", controller["port"], query="state")["state"]["measured_rad"]
+        return emulator_command("127.0.0.1", controller["arm.port"], query="state")["state"]["measured_rad"]
 
     first = joints()
     time.sleep(0.5)
@@ -299,15 +299,15 @@ def test_death_of_the_node_stops_the_arm(world: World, tmp_path: Path, controlle
 def test_unreachable_and_wrong_controllers(tmp_path: Path, controller: dict[str, Any]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as free:
         closed = free.getsockname()[1]
-    text = fails_to_start(MODULE, "executor", tmp_path, port=closed, status_port=closed)
+    text = fails_to_start(MODULE, "executor", tmp_path, **{"arm.port": closed, "arm.status_port": closed})
     assert f"127.0.0.1:{closed}" in text
-    emulator_command("127.0.0.1", controller["port"], fault={"emergency_stop": True})
+    emulator_command("127.0.0.1", controller["arm.port"], fault={"emergency_stop": True})
     text = fails_to_start(MODULE, "executor", tmp_path, **controller)
     assert "emergency stop" in text
 
 
 def servo_mode(controller: dict[str, Any]) -> bool:
-    return bool(emulator_command("127.0.0.1", controller["port"], query="state")["state"]["servo_mode"])
+    return bool(emulator_command("127.0.0.1", controller["arm.port"], query="state")["state"]["servo_mode"])
 
 
 def change(world: World, transition: int) -> bool:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Iterator
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -13,16 +14,19 @@ from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from lavla_ros.control.arm import ConfigError
+from lavla_ros.config import ConfigError
+from lavla_ros.control.config import ExecutorOptions
+from lavla_ros.control.servo_config import ServoConfig
+from lavla_ros.jaka.driver_config import JakaDriverConfig
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
 from lavla_ros.resources import config_path
 from lavla_ros.ros.arbitration import UNNAMED, CommandSources
-from lavla_ros.ros.parameters import ParameterError, declare
+from lavla_ros.ros.parameters import ParameterError, declare, describe
 
 SHIPPED: dict[str, Any] = yaml.safe_load(config_path("control/jaka_minicobo.yaml").read_text())
 OTHER = {
     "contract": None,  # set below: a copy of the shipped one
-    "driver": "loopback",
+    "loopback": True,
     "host": "10.5.5.100",
     "port": 10011,
     "status_port": 10010,
@@ -79,6 +83,8 @@ def test_every_key_of_the_file_reaches_the_servo_process(tmp_path: Path, path: t
         new = OTHER.get(path[-1], old * 0.9 if isinstance(old, float) else None)
     assert new is not None and new != old
     branch[path[-1]] = new
+    if path == ("loopback",):
+        del tree["arm"]  # a dry run has other options
     file = tmp_path / "control.yaml"
     file.write_text(yaml.safe_dump(tree))
     assert leaf(told(str(file)), path) == new
@@ -86,33 +92,55 @@ def test_every_key_of_the_file_reaches_the_servo_process(tmp_path: Path, path: t
 
 
 def test_a_given_parameter_comes_before_the_file() -> None:
-    found = told("jaka_minicobo", host="10.0.0.7", speed_scale=0.1, blend="soft_mask", replan_steps=4)
-    assert found["driver"]["host"] == "10.0.0.7" and found["driver"]["tool_output"] == SHIPPED["driver"]["tool_output"]
+    found = told("jaka_minicobo", **{"arm.host": "10.0.0.7"}, speed_scale=0.1, blend="soft_mask", replan_steps=4)
+    assert found["arm"]["host"] == "10.0.0.7" and found["arm"]["tool_output"] == SHIPPED["arm"]["tool_output"]
     assert found["executor"]["speed_scale"] == 0.1 and found["executor"]["blend"] == "soft_mask"
     assert found["executor"]["chunk_timeout_s"] == pytest.approx(1.5 * 4 * 0.1)
-    assert "chunk_timeout_s" not in told("jaka_minicobo")["executor"]
-    assert told("jaka_minicobo", driver="loopback")["driver"] == {"driver": "loopback"}
+    assert told("jaka_minicobo")["executor"]["chunk_timeout_s"] == 0.0
+    assert told("jaka_minicobo", chunk_timeout_s=0.7)["executor"]["chunk_timeout_s"] == 0.7
+    assert told("jaka_minicobo", loopback=True)["arm"] == {"start_rad": [], "power_on": True}
+    assert told("jaka_minicobo", loopback=True, **{"arm.start_rad": [0.1] * 6})["arm"]["start_rad"] == [0.1] * 6
+    assert found["arm"]["payload_kg"] is None
+    assert told("jaka_minicobo", **{"arm.payload_kg": 0.4})["arm"]["payload_kg"] == 0.4
     assert found["activate"] is False
 
 
 @pytest.mark.parametrize(
     ("change", "text"),
     [({"hots": 1}, "hots"), ({"executor": {"speed_scael": 0.1}}, "speed_scael"),
-     ({"executor": {"limits": {"velocity": 1.0}}}, "velocity"), ({"executor": {"speed_scale": 7.0}}, "speed_scale"),
-     ({"driver": {"driver": "jaka_tcp", "host": "h", "power_on": "yes"}}, "power_on")],
+     ({"limits": {"velocity": 1.0}}, "velocity"), ({"executor": {"speed_scale": 7.0}}, "speed_scale"),
+     ({"arm": {"host": "h", "power_on": "yes"}}, "power_on"), ({"arm": {"hots": "h"}}, "host must be given"),
+     ({"arm": ["h"]}, "a mapping"), ({"contract": "no_such_robot"}, "no_such_robot")],
 )  # fmt: skip
 def test_what_is_wrong_in_the_file_is_refused_by_name(tmp_path: Path, change: dict[str, Any], text: str) -> None:
     file = tmp_path / "control.yaml"
-    file.write_text(yaml.safe_dump(change))
+    file.write_text(yaml.safe_dump({"contract": "jaka_minicobo", "arm": {"host": "h"}} | change))
 
     def use() -> None:
-        from lavla_ros.control.servo_config import ServoConfig
-
         config = ServoConfig.from_dict(told(str(file)), source="here")
         config.executor_config(config.load_contract())
 
     with pytest.raises((ConfigError, ParameterError), match=text):
         use()
+
+
+@pytest.mark.parametrize(
+    ("given", "text"),
+    [({"arm.tool_output": -1}, r"arm\.tool_output"), ({"speed_scale": 7.0}, "speed_scale"), ({"blend": "all"}, "blend"),
+     ({"arm.power_on": "yes"}, r"arm\.power_on"), ({"state_timeout_s": float("nan")}, "state_timeout_s")],
+)  # fmt: skip
+def test_a_parameter_out_of_its_bounds_is_refused_by_name(given: dict[str, Any], text: str) -> None:
+    with pytest.raises((ConfigError, ParameterError), match=text):
+        told("jaka_minicobo", **given)
+
+
+def test_no_default_is_written_twice() -> None:
+    """The node declares what the dataclasses say, unless the file says otherwise."""
+    empty = told("jaka_emulator")
+    assert empty["executor"]["state_timeout_s"] == ExecutorOptions().state_timeout_s
+    own = {f.name for f in fields(ExecutorParameters)}
+    for kind in (ExecutorOptions, ServoConfig, JakaDriverConfig):
+        assert not own & {name for name, _, _ in describe(kind)}
 
 
 class Endpoint:

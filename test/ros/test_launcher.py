@@ -55,7 +55,7 @@ processes:
     node: lavla_ros.nodes.executor_node
     after: [emulator]
     stop_first: true
-    parameters: {port: "${port}", status_port: "${status_port}", power_on: true}
+    parameters: {arm: {port: "${port}", status_port: "${status_port}", power_on: true}}
   - name: recorder
     node: lavla_ros.nodes.recorder_node
     after: [executor]
@@ -268,7 +268,7 @@ class Alone:
 
     def __init__(self, up: Up) -> None:
         self.up = up
-        self.pids = [up.child(n) for n in ("jaka.emulator", "executor_node", "recorder_node")]
+        self.pids = [up.child(n) for n in ("jaka_controller.emulator", "executor_node", "recorder_node")]
         executor = self.pids[1]
         self.servo = int(Path(f"/proc/{executor}/task/{executor}/children").read_text().split()[0])
 
@@ -359,7 +359,7 @@ def test_a_second_stack_in_the_same_domain_is_refused(tmp_path: Path) -> None:
     assert refused.wait_exit() == 1
     domain = os.environ["ROS_DOMAIN_ID"]
     assert f"ROS domain {domain} has a executor of another lavla stack already" in refused.output, refused.output
-    assert "emulator" not in refused.output.replace("jaka.emulator", ""), "nothing was started"
+    assert "emulator" not in refused.output.replace("jaka_controller.emulator", ""), "nothing was started"
     up.popen.send_signal(signal.SIGINT)
     assert up.wait_exit() == 0, up.output
 
@@ -417,13 +417,13 @@ def test_texts_reach_a_node_as_texts(tmp_path: Path, texts: list[str]) -> None:
 
 
 def test_a_parameter_that_a_node_does_not_have_is_refused(tmp_path: Path) -> None:
-    output = fails_to_start("lavla_ros.nodes.executor_node", "executor", tmp_path, driver="loopback", speed_scael=0.1)
+    output = fails_to_start("lavla_ros.nodes.executor_node", "executor", tmp_path, loopback=True, speed_scael=0.1)
     assert "error: /executor has no parameter speed_scael; did you mean speed_scale?" in output
 
 
 def test_one_executor_in_a_domain(tmp_path: Path) -> None:
-    with running("lavla_ros.nodes.executor_node", "left", tmp_path, driver="loopback", standby=True) as first:
-        output = fails_to_start("lavla_ros.nodes.executor_node", "right", tmp_path, driver="loopback", standby=True)
+    with running("lavla_ros.nodes.executor_node", "left", tmp_path, loopback=True, standby=True) as first:
+        output = fails_to_start("lavla_ros.nodes.executor_node", "right", tmp_path, loopback=True, standby=True)
         assert f"has a executor of another lavla stack already (process {first.popen.pid}: " in output
 
 
@@ -473,7 +473,7 @@ def test_a_node_started_alone_listens_on_this_machine_only(tmp_path: Path) -> No
     ours = ("FASTRTPS_DEFAULT_PROFILES_FILE", "ROS_AUTOMATIC_DISCOVERY_RANGE")
     with (tmp_path / "log").open("wb") as log:
         node = subprocess.Popen(
-            [sys.executable, "-m", "lavla_ros.nodes.executor_node", "--ros-args", "-p", "driver:=loopback"],
+            [sys.executable, "-m", "lavla_ros.nodes.executor_node", "--ros-args", "-p", "loopback:=true"],
             env={name: value for name, value in os.environ.items() if name not in ours},
             stdout=log,
             stderr=log,

@@ -40,7 +40,7 @@ def live(tmp_path: Path) -> Iterator[dict[str, Any]]:
     pattern = re.compile(r"commands on [\d.]+:(\d+), status on port (\d+)")
     try:
         found = wait_until(lambda: pattern.search(log.read_text()), "the emulator's ports", 30.0)
-        yield {"port": int(found[1]), "status_port": int(found[2]), "state_file": str(state_file)}
+        yield {"arm.port": int(found[1]), "arm.status_port": int(found[2]), "state_file": str(state_file)}
     finally:
         process.send_signal(signal.SIGINT)
         assert process.wait(10.0) == 0, log.read_text()
@@ -60,7 +60,9 @@ def test_pictures_episodes_and_reset(world: World, tmp_path: Path, live: dict[st
         stack.enter_context(running(CAMERA, "tabletop_camera", tmp_path, state_file=state_file))
         refused = world.call("/episode/reset")
         assert not refused.success, "without an executor nobody brings the arm home"
-        stack.enter_context(running(EXECUTOR, "executor", tmp_path, state_timeout_s=1.0, power_on=True, **live))
+        stack.enter_context(
+            running(EXECUTOR, "executor", tmp_path, state_timeout_s=1.0, **{"arm.power_on": True}, **live)
+        )
         wait_until(lambda: said() == [("running", 3)], "the first episode")
         wait_until(lambda: instructions and all(images.values()), "the instruction and both cameras")
         assert "mango" in instructions[0].data

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 from arms import CONTRACT, HOME, variant
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.control.actions import ActionDecoder
-from lavla_ros.control.arm import ConfigError
 from lavla_ros.control.arms import ARMS, arm_of
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
 

@@ -71,7 +71,9 @@ class Stand:
             ours[name] = Ring.create(folder / name, slots=slots, capacity=capacity)
             theirs[name] = Ring.open(folder / name)
         self.rings, self.arm = ours, Arm()
-        config = ServoConfig(heartbeat_hold_s=50.0, heartbeat_fault_s=60.0, orphan_exit_s=70.0)
+        config = ServoConfig(
+            contract="jaka_minicobo", heartbeat_hold_s=50.0, heartbeat_fault_s=60.0, orphan_exit_s=70.0
+        )
         self.executor = ChunkExecutor(CONTRACT, ExecutorConfig.from_contract(CONTRACT))
         self.loop = ServoLoop(config, self.executor, self.arm, theirs)
         self.error = None

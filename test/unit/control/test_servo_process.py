@@ -12,17 +12,16 @@ import numpy as np
 import pytest
 from arms import CONTRACT, HOME, chunk_of
 
+from lavla_ros.config import ConfigError
 from lavla_ros.control import servo_process
-from lavla_ros.control.arm import ConfigError
-from lavla_ros.control.arms import arm_of
 from lavla_ros.control.executor import ExecutorState
-from lavla_ros.control.servo_config import ServoConfig, make_driver
+from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
 from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
 
 pytestmark = pytest.mark.timed
 
-LOOPBACK = {"driver": "loopback", "start_rad": HOME}
+LOOPBACK = {"loopback": True, "arm": {"start_rad": HOME}}
 
 
 @pytest.fixture
@@ -39,7 +38,8 @@ def link_to(request):
     links = []
 
     def start(driver, **parameters):
-        link = ServoLink(ServoConfig(driver=driver, **parameters))
+        given = {"contract": "jaka_minicobo", **driver, **parameters}
+        link = ServoLink(ServoConfig.from_dict(given, source="the test"))
         links.append(link)
         link.start()
         return link
@@ -49,14 +49,9 @@ def link_to(request):
         link.stop()
 
 
-def tcp(emulator):
-    return {
-        "driver": "jaka_tcp",
-        "host": "127.0.0.1",
-        "port": emulator.port,
-        "status_port": emulator.status_port,
-        "power_on": True,
-    }
+def tcp(emulator, **options):
+    ports = {"port": emulator.port, "status_port": emulator.status_port}
+    return {"arm": {"host": "127.0.0.1", **ports, "power_on": True, **options}}
 
 
 def sway(link, seconds, amplitude=0.2):
@@ -166,14 +161,22 @@ def test_a_lost_connection_is_a_fault_and_never_reconnects_by_itself(emulator, l
 
 def test_an_unreachable_controller_ends_the_start_with_the_cause(link_to):
     with pytest.raises(ServoLinkError, match=r"127\.0\.0\.1:9"):
-        link_to({"driver": "jaka_tcp", "host": "127.0.0.1", "port": 9, "status_port": 9})
+        link_to({"arm": {"host": "127.0.0.1", "port": 9, "status_port": 9}})
 
 
 @pytest.mark.parametrize(
     ("content", "text"),
     [
-        ({"driver": {"driver": "teleport"}}, "teleport"),
-        ({"driver": {"driver": "jaka_tcp", "hots": "10.5.5.100"}}, "hots"),
+        ({"driver": "teleport"}, "driver"),
+        ({"arm": {"hots": "10.5.5.100"}}, "hots"),
+        ({"arm": {"port": 9}}, "host"),
+        ({"arm": {"host": "10.5.5.100", "power_on": "yes"}}, "arm: power_on is 'yes'; expected bool"),
+        ({"arm": {"host": "10.5.5.100", "start_rad": [0, 0, 0, 0, 0, 0]}}, "start_rad"),
+        ({"loopback": True, "arm": {"host": "10.5.5.100"}}, "host"),
+        ({"loopback": True, "arm": {"start_rad": [0.0]}}, "start_rad"),
+        ({"limits": {"velocity": 1.0}}, "velocity"),
+        ({"limits": {"jerk_rad_s3": [1.0]}, "loopback": True}, "jerk_rad_s3"),
+        ({"arm": {"host": "h"}, "limits": {"velocity_rad_s": 4.0}}, "must not exceed 3.142 rad/s"),
         ({"executor": {"speed_scale": 7.0}}, "speed_scale"),
         ({"hartbeat_hold_s": 1.0}, "hartbeat_hold_s"),
         ({"heartbeat_hold_s": "soon"}, "soon"),
@@ -183,7 +186,7 @@ def test_an_unreachable_controller_ends_the_start_with_the_cause(link_to):
 )
 def test_a_bad_configuration_ends_with_code_2_and_says_what(tmp_path, caplog, content, text):
     file = tmp_path / "servo.yaml"
-    file.write_text(json.dumps(content))
+    file.write_text(json.dumps({"contract": "jaka_minicobo", **content} if isinstance(content, dict) else content))
     assert servo_process.main(["--config", str(file)]) == 2
     assert text in caplog.text
 
@@ -258,7 +261,7 @@ def test_a_fault_outlives_deactivation(emulator, link_to):
 
 
 def test_power_brakes_and_servo_mode_are_asked_for_one_by_one(emulator, link_to):
-    link = link_to(tcp(emulator) | {"power_on": False}, activate=False)
+    link = link_to(tcp(emulator, power_on=False), activate=False)
     assert wait_for(link, lambda s: s.measured_stamp_ns > 0).waiting_for == "power_on"
     assert not link.activate() and "/executor/power_on" in link.reason
     assert not link.enable()
@@ -323,8 +326,8 @@ def test_the_shipped_configuration_is_valid():
     from lavla_ros.resources import config_path
 
     config = ServoConfig.load(config_path("control/jaka_minicobo.yaml"))
-    config.executor_config(config.load_contract())
-    make_driver(config.driver, arm_of(config.load_contract()))
+    assert ServoConfig.from_dict(config.to_dict(), source="itself") == config
+    config.driver(config.executor_config(config.load_contract()))
     with pytest.raises(ConfigError, match="heartbeat_hold_s"):
-        ServoConfig(heartbeat_hold_s=5.0)
+        ServoConfig(contract="jaka_minicobo", heartbeat_hold_s=5.0)
     assert CONTRACT.robot == "jaka_minicobo"
