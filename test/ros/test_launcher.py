@@ -195,10 +195,10 @@ def test_shipped_stacks_resolve(tmp_path: Path) -> None:
     real = load_stack("jaka_policy", {"simulate": "false", "robot_ip": "10.5.5.100"}, run_dir=tmp_path)
     assert "emulator" not in [p.name for p in real.processes]
     executor = next(p for p in real.processes if p.name == "executor")
-    assert executor.parameters["host"] == "10.5.5.100" and executor.stop_first
-    assert executor.parameters["power_on"] is False and executor.parameters["replan_steps"] == 10
-    assert next(p for p in simulated.processes if p.name == "executor").parameters["power_on"] is True
-    assert isinstance(executor.parameters["port"], int) and isinstance(executor.parameters["speed_scale"], float)
+    assert executor.parameters["arm"]["host"] == "10.5.5.100" and executor.stop_first
+    assert executor.parameters["arm"]["power_on"] is False and executor.parameters["replan_steps"] == 10
+    assert next(p for p in simulated.processes if p.name == "executor").parameters["arm"]["power_on"] is True
+    assert isinstance(executor.parameters["arm"]["port"], int) and isinstance(executor.parameters["speed_scale"], float)
 
 
 @pytest.mark.parametrize(

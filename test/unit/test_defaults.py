@@ -27,8 +27,8 @@ CHOSEN_BY_THE_STACK = {
 }  # fmt: skip
 """What depends on the robot, on the benchmark's protocol, or on whether somebody watches."""
 STILL_TWICE = {
-    "blend", "commander", "contract", "decode_threads", "device", "instruction_topic", "layout", "max_chunk_age_s",
-    "max_steps", "min_perplexity", "policy", "precision", "realtime_priority", "replan_steps", "resolution", "task",
+    "commander", "contract", "decode_threads", "device", "instruction_topic", "layout",
+    "max_steps", "min_perplexity", "policy", "precision", "replan_steps", "resolution", "task",
 }  # fmt: skip
 """Names whose defaults have yet to be brought together: no further one may join them."""
 

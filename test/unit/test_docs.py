@@ -20,6 +20,7 @@ import tyro
 from lavla_ros import cli
 from lavla_ros.bringup.stack import load_stack
 from lavla_ros.config import from_plain
+from lavla_ros.contract import Contract
 from lavla_ros.yaml_text import load_yaml
 from sim_bridges.evaluation.suites import spell_options
 from sim_bridges.tabletop import live
@@ -192,7 +193,7 @@ def test_python_blocks_import_what_there_is(page: str, block: str) -> None:
 def test_yaml_blocks_are_read(page: str, block: str) -> None:
     data = load_yaml(block)
     if set(data) >= {"cameras", "state", "action"}:
-        from_plain(LeRobotMapping, data, source=page)
+        from_plain(Contract if "robot" in data else LeRobotMapping, data, source=page)
 
 
 def test_links_lead_somewhere() -> None:

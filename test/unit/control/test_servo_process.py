@@ -181,7 +181,7 @@ def test_an_unreachable_controller_ends_the_start_with_the_cause(link_to):
         ({"hartbeat_hold_s": 1.0}, "hartbeat_hold_s"),
         ({"heartbeat_hold_s": "soon"}, "soon"),
         ({"contract": "no_such_robot"}, "no_such_robot"),
-        ([], "mapping"),
+        ([1], "mapping"),
     ],
 )
 def test_a_bad_configuration_ends_with_code_2_and_says_what(tmp_path, caplog, content, text):
