@@ -68,18 +68,6 @@ class JointLimits:
         below = np.all(position_rad <= self.upper() + tolerance_rad)
         return bool(above and below)
 
-    def scaled(self, fraction: float) -> JointLimits:
-        """The same positions with velocity, acceleration and jerk times ``fraction`` (0 < fraction ≤ 1)."""
-        if not 0.0 < fraction <= 1.0:
-            raise ValueError(f"the speed fraction must be above 0 and at most 1, got {fraction}")
-        return JointLimits(
-            lower_rad=self.lower_rad,
-            upper_rad=self.upper_rad,
-            velocity_rad_s=tuple(v * fraction for v in self.velocity_rad_s),
-            acceleration_rad_s2=tuple(v * fraction for v in self.acceleration_rad_s2),
-            jerk_rad_s3=tuple(v * fraction for v in self.jerk_rad_s3),
-        )
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ArmState:

@@ -152,11 +152,3 @@ def test_limits_are_checked(change: dict[str, tuple[float, ...]], match: str) ->
     good = {name: getattr(MINICOBO_LIMITS, name) for name in JointLimits.__dataclass_fields__}
     with pytest.raises(ValueError, match=match):
         JointLimits(**{**good, **change})
-
-
-def test_scaled_limits() -> None:
-    slow = MINICOBO_LIMITS.scaled(0.1)
-    assert slow.velocity_rad_s[0] == pytest.approx(0.157)
-    assert slow.upper_rad == MINICOBO_LIMITS.upper_rad
-    with pytest.raises(ValueError, match="fraction"):
-        MINICOBO_LIMITS.scaled(0.0)
