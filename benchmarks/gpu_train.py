@@ -23,6 +23,7 @@ from transformers import Qwen3VLConfig, Qwen3VLModel
 
 from lavla_ros.config import read_config
 from lavla_ros.contract import Contract, load_contract
+from lavla_ros.errors import FailedError
 from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE
 from lavla_ros.policy.config import BackboneConfig, LoraConfig, StrategyConfig
 from lavla_ros.policy.prompt import TokenIds, token_ids, train_tokenizer
@@ -62,7 +63,7 @@ def run(
     """
     cuda = torch.cuda.is_available()
     if size == "2b" and not cuda:
-        raise RuntimeError("torch sees no GPU, and a full-size step on the CPU takes hours; --size small runs anywhere")
+        raise FailedError("torch sees no GPU, and a full-size step on the CPU takes hours; --size small runs anywhere")
     contract = load_contract("jaka_minicobo")
     figures: dict[str, Any] = {
         "benchmark": "train",

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from lavla_ros.errors import FailedError
 from sim_bridges.live_episodes import LiveEpisodes, read_rows
 
 PROBES = {
@@ -55,7 +56,7 @@ def run(*, policy: str = "bundled", duration_s: float = 30.0, replan_steps: int 
         and stamp > predicted[stamp]["resumed_ns"]
     ]
     if len(chunks) < 10:
-        raise RuntimeError(
+        raise FailedError(
             f"only {len(chunks)} of {len(predicted)} predicted chunks were executed in {duration_s:.0f} s"
         )
     total = np.array([(e["tick_ns"] - p["stamp_ns"]) * 1e-6 for _, p, e in chunks])

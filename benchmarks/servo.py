@@ -23,6 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.stalls import StallDetector
+from lavla_ros.errors import FailedError
 from sim_bridges.jaka_controller.emulator import emulator_command
 from sim_bridges.live_episodes import HOST, LiveEpisodes
 
@@ -36,7 +37,7 @@ _BURN = "import numpy as np\na = np.random.rand(300, 300)\nwhile True: a @ a"
 def analyse(arrivals_ns: NDArray[np.int64], stalls: Sequence[tuple[int, int]] | None) -> dict[str, Any]:
     """Figures of the arrival times (N,) ≥ 3 at the controller. ``stalls``: sorted (from_ns, to_ns); None: unknown."""
     if len(arrivals_ns) < 3:
-        raise ValueError(f"only {len(arrivals_ns)} servo commands arrived")
+        raise FailedError(f"only {len(arrivals_ns)} servo commands arrived")
     intervals_ns = np.diff(arrivals_ns)
     if stalls is not None:
         stalls = [(begin, end) for begin, end in stalls if end > arrivals_ns[0] and begin < arrivals_ns[-1]]

@@ -30,6 +30,7 @@ import numpy as np
 from lavla_ros.bringup.domain import free_domains
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.contract import ActionChunk, Observation
+from lavla_ros.errors import FailedError
 from sim_bridges.episode import Actor, ExpertActor, run_episode
 from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
 from sim_bridges.evaluation.suites import choose_tasks, load_suite, make_plans, protocol_starts
@@ -83,7 +84,7 @@ def run(
     """Figures of one task. ``policy``: evaluated on ``episodes``, as the expert is; empty: the one that the package has
     for the suite, if any. Raises SuiteError where the suite has no expert for the task."""
     if 1 not in workers:
-        raise ValueError(f"the workers to try are {list(workers)}; one alone is what the others are compared with")
+        raise FailedError(f"the workers to try are {list(workers)}; one alone is what the others are compared with")
     loaded = load_suite(suite, options)
     task = choose_tasks(loaded, (task,) if task else ())[0]
     case = Case(
@@ -146,7 +147,7 @@ def _evaluations(case: Case, policy: str, episodes: int) -> dict[str, Any]:
         )
         results = evaluate(config)
         if errors := results.errors:
-            raise RuntimeError(f"{len(errors)} of {episodes} episodes ended in error; the first: {errors[0].error}")
+            raise FailedError(f"{len(errors)} of {episodes} episodes ended in error; the first: {errors[0].error}")
         figures["expert" if who == "expert" else "policy"] = {
             "real_time_factor": results.real_time_factor,
             "simulated_s": results.simulated_s,
@@ -313,7 +314,7 @@ def _measured(name: str, case: Case, environment: Mapping[str, str] | None = Non
             encoding="utf-8",
         )
     if done.returncode:
-        raise RuntimeError(f"{name} of {case.suite} failed: {done.stderr}")
+        raise FailedError(f"{name} of {case.suite} failed: {done.stderr}")
     figures: dict[str, Any] = json.loads(done.stdout.splitlines()[-1])
     return figures
 
@@ -328,7 +329,7 @@ def _over_topics(case: Case) -> dict[str, Any]:
             try:
                 return _measured("timed", replace(case, domain=domain), environment)
             except RuntimeError as error:
-                raise RuntimeError(f"{error}\nwho answers said: {log.read_text(encoding='utf-8')}") from None
+                raise FailedError(f"{error}\nwho answers said: {log.read_text(encoding='utf-8')}") from None
             finally:
                 other.terminate()
                 other.wait(30.0)

@@ -31,8 +31,6 @@ from lavla_ros.config import ConfigError, check, check_settings, from_plain, rea
 
 Unit = Literal["rad", "m", "fraction", "1"]
 NS_PER_S = 1_000_000_000
-DEFAULT_CONTRACT = "jaka_minicobo"
-"""The contract of a command or a node that is not told which."""
 
 
 class ContractError(ConfigError):

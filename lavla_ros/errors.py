@@ -33,6 +33,14 @@ class UserError(Exception):
     """
 
 
+class InputError(UserError, ValueError):
+    """What was given (a name, an array, a message) is not what the called part takes."""
+
+
+class FailedError(UserError, RuntimeError):
+    """Work could not be done as asked for, because of something outside the program."""
+
+
 def is_users(error: BaseException) -> bool:
     """Whether ``error`` is shown as one line: a UserError, or the system's word on a file, a disk or a port.
 

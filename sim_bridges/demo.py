@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import load_contract
 from sim_bridges.bag_video import write_bag_video
 from sim_bridges.evaluation.report import write_report
@@ -31,7 +32,7 @@ class DemoConfig:
 
     def __post_init__(self) -> None:
         if not 1 <= self.episodes <= 1000:
-            raise ValueError(f"episodes is {self.episodes}; expected 1 to 1000")
+            raise ConfigError(f"episodes is {self.episodes}; expected 1 to 1000")
 
 
 def run_demo(config: DemoConfig, say: Callable[[str], None]) -> Results:

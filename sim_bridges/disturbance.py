@@ -12,6 +12,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from lavla_ros.config import ConfigError
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BurstConfig:
@@ -24,9 +26,9 @@ class BurstConfig:
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.start_probability <= 1.0:
-            raise ValueError(f"start_probability is {self.start_probability}; expected 0 to 1")
+            raise ConfigError(f"start_probability is {self.start_probability}; expected 0 to 1")
         if not 1 <= self.steps[0] <= self.steps[1]:
-            raise ValueError(f"steps is {self.steps}; expected 1 <= shortest <= longest")
+            raise ConfigError(f"steps is {self.steps}; expected 1 <= shortest <= longest")
 
 
 class Bursts:

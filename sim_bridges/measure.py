@@ -13,6 +13,7 @@ from typing import Annotated
 
 import tyro
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract
 from lavla_ros.errors import one_line_errors
 from sim_bridges.episode import Episode, ExpertActor, PlayedExpert, run_episode
@@ -41,9 +42,9 @@ class MeasureConfig:
 
     def __post_init__(self) -> None:
         if self.episodes < 1:
-            raise ValueError(f"episodes is {self.episodes}; nothing to measure")
+            raise ConfigError(f"episodes is {self.episodes}; nothing to measure")
         if self.play and self.disturb:
-            raise ValueError("disturb pushes single commands, and play gives none; choose one of them")
+            raise ConfigError("disturb pushes single commands, and play gives none; choose one of them")
 
 
 def show(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TypeVar
@@ -11,7 +10,7 @@ from typing import TypeVar
 import tyro
 
 from lavla_ros.config import read_config
-from training.reporting import is_first_process
+from lavla_ros.errors import one_line_errors
 
 T = TypeVar("T")
 
@@ -22,22 +21,20 @@ def run_command(
     *,
     prog: str,
     description: str | None,
-    user_errors: tuple[type[Exception], ...],
     argv: Sequence[str] | None,
 ) -> int:
-    """Build the configuration from ``--config`` and options, train, print the result's path.
+    """Build the configuration from ``--config`` and options, train, print the result's path; returns 0.
 
-    0 on success, 1 with a message on standard error for one of ``user_errors``.
+    An error that the user can mend ends the process, with a message on standard error and status 1.
     """
     parser = argparse.ArgumentParser(prog=prog, description=description, add_help=False)
     parser.add_argument("--config", type=Path, default=None, help="YAML file; every key can be overridden by an option")
     known, rest = parser.parse_known_args(argv)
-    try:
+    with one_line_errors(prog):
         default = config_class() if known.config is None else read_config(config_class, known.config)
         result = train(tyro.cli(config_class, prog=prog, description=description, args=rest, default=default))
-    except user_errors as error:
-        print(f"{prog}: {error}", file=sys.stderr)
-        return 1
+    from training.reporting import is_first_process  # only now: help does not wait for rich
+
     if is_first_process():
         print(result)
     return 0

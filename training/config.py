@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Literal
 
 from lavla_ros.config import check
-from lavla_ros.contract import DEFAULT_CONTRACT
 from lavla_ros.policy.config import PolicyConfig
+from lavla_ros.resources import DEFAULT_CONTRACT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -34,7 +34,7 @@ class DataConfig:
     mixture: tuple[MixturePart, ...] = ()
     """Several datasets to train on jointly (App. E.3), in place of ``dataset``; weights of 1 put them together."""
     contract: str = DEFAULT_CONTRACT
-    """Contract by name or path; it must be that of every dataset."""
+    """Name of a contract in config/contracts, or a file; it must be that of every dataset."""
     fraction: float = 1.0
     """Share of the training episodes to use, per instruction, whole episodes drawn by the seed (App. E.1).
     A smaller share is part of a larger one, and all are validated on the same episodes."""
@@ -96,16 +96,23 @@ class OptimConfig:
     """AdamW and its learning-rate schedule."""
 
     learning_rate: float = 1e-4
+    """Highest learning rate of the schedule."""
     weight_decay: float = 0.01
     """Applied to matrices only, never to 1-D parameters."""
     betas: tuple[float, ...] = (0.9, 0.95)
+    """The two decay rates of AdamW's moving averages."""
     schedule: Literal["step", "cosine", "constant"] = "step"
     """step: × decay_factor every decay_steps (Table 8). cosine: to ``final_fraction`` at the end."""
     warmup_steps: int = 0
+    """Number of steps in which the learning rate rises linearly from 0."""
     decay_steps: int = 10_000
+    """For the step schedule, number of steps between two decays."""
     decay_factor: float = 0.5
+    """For the step schedule, factor of each decay."""
     final_fraction: float = 0.01
+    """For the cosine schedule, share of the learning rate that is left at the end."""
     gradient_clip: float = 1.0
+    """Largest norm of the gradient; longer gradients are scaled down to it."""
     ema_decay: float | None = None
     """Decay of the averaged weights that are validated and saved; None: no averaging."""
 
@@ -146,6 +153,7 @@ class TrainConfig:
     accumulation: int = 1
     """Forward and backward passes per optimizer step; more of them need less memory."""
     seed: int = 0
+    """Seed of every random choice: weights, split, order and augmentation of the samples."""
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -157,11 +165,15 @@ class TrainConfig:
     half_checkpoints: bool = False
     """Store policies as float16."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
-    """Where figures go besides metrics.jsonl; wandb must be installed for itself."""
+    """Where figures go besides metrics.jsonl; wandb has to be installed separately."""
     wandb_project: str = "lavla"
+    """Project on wandb that the figures go to."""
     log_every: int = 50
+    """Number of steps between two lines of the log."""
     validate_every: int = 1_000
+    """Number of steps between two validations."""
     save_every: int = 1_000
+    """Number of steps between two checkpoints that the run can be resumed from."""
     max_minutes: float | None = None
     """Stop, with everything saved, after this time; the schedule still assumes ``steps``."""
     resume: bool = True

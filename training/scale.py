@@ -43,12 +43,13 @@ class Workers:
     """Where tasks run."""
 
     jobs: int | None = None
-    """Tasks at a time; None: one per core, of this machine or of the cluster. 1 without Ray: in this process."""
+    """Number of processes. The default is one per core, of this machine or of the cluster. The output does not depend
+    on it."""
     ray: str | None = None
-    """Address of a Ray cluster (``host:6379``, or ``auto`` on one of its machines); None: processes on this machine.
-    Its machines need this package and the files under the same paths."""
+    """Address of a Ray cluster (HOST:6379, or "auto" on one of its machines) whose machines do the work, instead of
+    processes on this one; docs/scaling.md explains it."""
     gpus_per_task: float = 0.0
-    """GPUs that Ray sets aside for a task; 0.25 lets four tasks share one."""
+    """Number of GPUs that Ray reserves for each task; with 0.25, four tasks share one."""
     attempts: int = 3
     """How often a task is begun before the loss of its worker counts as its own fault."""
 

@@ -6,36 +6,18 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lavla_ros.config import ConfigError
-from lavla_ros.contract import ContractError, load_contract
+from lavla_ros.contract import load_contract
 from lavla_ros.policy.backbone import image_size_of, require_backbone
-from lavla_ros.policy.checkpoint import CheckpointError
-from lavla_ros.policy.images import ImageSizeError, require_sizes
-from lavla_ros.policy.normalization import StatsError
+from lavla_ros.policy.images import require_sizes
 from lavla_ros.policy.strategies import label_specs
 from training.command import run_command
 from training.config import TrainConfig
-from training.data import DataError, load_data, open_sources
-from training.dataset import DatasetError
-from training.frames import FrameError
+from training.data import load_data, open_sources
 from training.logs import require_trackers
-from training.loop import Trainer, TrainingError
-from training.machine import RoomError, flushed_denormals
+from training.loop import Trainer
+from training.machine import flushed_denormals
 from training.reporting import TerminalReporter
 
-USER_ERRORS = (
-    ConfigError,
-    ContractError,
-    DataError,
-    DatasetError,
-    FrameError,
-    ImageSizeError,
-    StatsError,
-    CheckpointError,
-    RoomError,
-    TrainingError,
-    OSError,
-)
 _SHOWN = ("loss", "mse", "validation_mse", "samples_per_s")
 
 
@@ -44,8 +26,8 @@ def train(config: TrainConfig) -> Path:
     """Load the data and train; returns the directory of the best policy.
 
     What can be known to fail is found out first, the cheap before the costly: trackers, contract, image sizes,
-    backbone, datasets, labels, room, then the frames are decoded. Raises one of ``USER_ERRORS`` for anything that the
-    caller can put right.
+    backbone, datasets, labels, room, then the frames are decoded. Raises a UserError for anything that the caller
+    can put right.
     """
     require_trackers(config)
     contract = load_contract(config.data.contract)
@@ -72,7 +54,7 @@ def train(config: TrainConfig) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Entry point; 0 on success, 1 with a message on standard error otherwise."""
-    return run_command(TrainConfig, train, prog="lavla train", description=__doc__, user_errors=USER_ERRORS, argv=argv)
+    return run_command(TrainConfig, train, prog="lavla train", description=__doc__, argv=argv)
 
 
 if __name__ == "__main__":

@@ -17,6 +17,7 @@ from benchmarks.safety import skips
 from benchmarks.safety.motion import LIMITS, after, largest
 from benchmarks.safety.rig import running
 from benchmarks.safety.scenarios import Scenario, scenarios
+from lavla_ros.config import ConfigError
 
 DETERMINISTIC = "skips"
 """Name of the part without processes, among the scenarios that may be asked for."""
@@ -33,7 +34,7 @@ def run(names: Sequence[str] = ()) -> dict[str, Any]:
         known = scenarios(Path(folder))
         for name in names:
             if name != DETERMINISTIC and not any(name in s.name for s in known):
-                raise ValueError(
+                raise ConfigError(
                     f"no scenario contains {name!r}; there are {[s.name for s in known] + [DETERMINISTIC]}"
                 )
         rows = [_run(s) for s in known if not names or any(name in s.name for name in names)]

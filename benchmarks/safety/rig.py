@@ -23,6 +23,7 @@ from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.servo_link import ServoLink
+from lavla_ros.errors import FailedError
 from lavla_ros.jaka.codec import encode
 from lavla_ros.jaka.driver import JakaDriverConfig
 from lavla_ros.resources import config_path
@@ -74,7 +75,7 @@ class Emulator:
         threading.Thread(target=self._listen, daemon=True).start()
         if not self._ready.wait(30.0):
             self._process.kill()
-            raise RuntimeError(f"the emulator did not start with {self._options}")
+            raise FailedError(f"the emulator did not start with {self._options}")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -167,7 +168,7 @@ class Rig:
     def pid(self) -> int:
         pid = self.link.pid
         if pid is None:
-            raise RuntimeError("the servo process is gone")
+            raise FailedError("the servo process is gone")
         return pid
 
     def mark(self) -> None:
@@ -215,7 +216,7 @@ class Rig:
         if not self.wait(
             lambda s: s.state is ExecutorState.TRACKING and s.command_velocity_rad_s[0] > share * top, 12.0
         ):
-            raise RuntimeError(f"the arm never moved at {top:.2f} rad/s; said: {self.said}")
+            raise FailedError(f"the arm never moved at {top:.2f} rad/s; said: {self.said}")
 
     def state(self) -> str:
         newest = self.link.snapshot()

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import shlex
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from lavla_ros.bringup.session import Session
@@ -10,15 +11,20 @@ from lavla_ros.bringup.stack import load_stack
 from lavla_ros.contract import load_contract
 
 
-def record_person(out: Path, instruction: str, arguments: Mapping[str, str], episodes: int = 0) -> None:
+def record_person(
+    out: Path, instruction: str, arguments: Mapping[str, str], episodes: int = 0, *, convert: Sequence[str]
+) -> None:
     """Until the person quits, or ``episodes`` have succeeded (0: any number).
+
+    ``convert``: command that converts a bag; each recorded episode is judged by it.
 
     Raises StackError, LaunchError or SessionError; recorded bags are kept below ``out``.
     """
     out.mkdir(parents=True, exist_ok=True)
     contract = load_contract(arguments["contract"])
     console = ["lavla_ros.nodes.record_console", "--instruction", instruction]
-    console += ["--instruction-topic", contract.wire(contract.instruction_topic), "--contract", arguments["contract"]]
+    console += ["--instruction-topic", contract.wire(contract.instruction_topic), "--convert"]
+    console += [shlex.join([*convert, "--contract", arguments["contract"]])]
     console += ["--episodes", str(episodes)]
     stack_arguments = {"bags": str(out), "instruction": instruction, **arguments}
     session = Session(

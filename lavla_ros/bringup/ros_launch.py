@@ -41,7 +41,7 @@ def launch_description(stack: str) -> LaunchDescription:
         # A checkout, and the packages of this interpreter's overlay, are found by the other one as well.
         path = os.pathsep.join([str(share_path()), *filter(None, [os.environ.get("PYTHONPATH")])])
         up = ExecuteProcess(
-            cmd=[stack_python(os.environ | {"PYTHONPATH": path}), "-m", "lavla_ros.cli", "up", stack, *given],
+            cmd=[stack_python(os.environ | {"PYTHONPATH": path}), "-m", "lavla_ros.bringup", stack, *given],
             name=stack,
             additional_env={"PYTHONPATH": path, **lifeline()},
             output="screen",

@@ -178,6 +178,17 @@ def stack_names() -> list[str]:
     return sorted(file.stem for file in config_path("stacks").glob("*.yaml"))
 
 
+def stack_arguments(texts: Sequence[str]) -> dict[str, str]:
+    """Arguments as they are typed, ``name:=value`` each. Raises StackError."""
+    values = {}
+    for text in texts:
+        name, separator, value = text.partition(":=")
+        if not separator or not name:
+            raise StackError(f"{text!r} is no stack argument; write name:=value (lavla up STACK --help lists them)")
+        values[name] = value
+    return values
+
+
 def read_arguments(name: str | Path) -> tuple[Argument, ...]:
     """The arguments that a stack takes. Raises StackError."""
     file, data = _read(name)

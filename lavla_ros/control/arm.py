@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.config import ConfigError
 from lavla_ros.errors import UserError
 
 FloatArray = NDArray[np.float64]
@@ -46,13 +47,13 @@ class JointLimits:
         for f in fields(self):
             values = getattr(self, f.name)
             if len(values) != len(self.lower_rad):
-                raise ValueError(f"{f.name}: {len(values)} values, but lower_rad has {len(self.lower_rad)} joints")
+                raise ConfigError(f"{f.name}: {len(values)} values, but lower_rad has {len(self.lower_rad)} joints")
             if not all(math.isfinite(v) for v in values):
-                raise ValueError(f"{f.name}: every value must be finite, got {values}")
+                raise ConfigError(f"{f.name}: every value must be finite, got {values}")
             if f.name not in ("lower_rad", "upper_rad") and not all(v > 0 for v in values):
-                raise ValueError(f"{f.name}: every value must be positive, got {values}")
+                raise ConfigError(f"{f.name}: every value must be positive, got {values}")
         if not all(lo < hi for lo, hi in zip(self.lower_rad, self.upper_rad, strict=True)):
-            raise ValueError(f"lower_rad {self.lower_rad} must lie below upper_rad {self.upper_rad}")
+            raise ConfigError(f"lower_rad {self.lower_rad} must lie below upper_rad {self.upper_rad}")
 
     def lower(self) -> FloatArray:
         """Lower position limits, (J,), rad: a fresh array."""
@@ -213,15 +214,15 @@ class Arm:
     def __post_init__(self) -> None:
         joints = len(self.joint_names)
         if not joints or len(set(self.joint_names)) != joints:
-            raise ValueError(f"joint_names of an arm is {self.joint_names}; expected one or more, each name once")
+            raise ConfigError(f"joint_names of an arm is {self.joint_names}; expected one or more, each name once")
         if len(self.limits.lower_rad) != joints:
-            raise ValueError(f"limits of an arm have {len(self.limits.lower_rad)} joints; joint_names has {joints}")
+            raise ConfigError(f"limits of an arm have {len(self.limits.lower_rad)} joints; joint_names has {joints}")
         if not 1_000_000 <= self.servo_period_ns <= 100_000_000:
-            raise ValueError(f"servo_period_ns of an arm is {self.servo_period_ns}; expected 1 ms to 100 ms")
+            raise ConfigError(f"servo_period_ns of an arm is {self.servo_period_ns}; expected 1 ms to 100 ms")
         if not is_dataclass(self.options):
-            raise ValueError(f"options of an arm is {self.options!r}; expected a dataclass")
+            raise ConfigError(f"options of an arm is {self.options!r}; expected a dataclass")
         if not self.start_rad:
             middle = tuple((a + b) / 2 for a, b in zip(self.limits.lower_rad, self.limits.upper_rad, strict=True))
             object.__setattr__(self, "start_rad", middle)
         if len(self.start_rad) != joints or not self.limits.contains(np.array(self.start_rad)):
-            raise ValueError(f"start_rad of an arm is {self.start_rad}; expected {joints} positions within its limits")
+            raise ConfigError(f"start_rad of an arm is {self.start_rad}; expected {joints} positions within its limits")

@@ -22,6 +22,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
+from lavla_ros.config import ConfigError
 from lavla_ros.jaka.codec import FrameReader, JakaProtocolError, encode, finite_numbers
 from lavla_ros.jaka.errors import JakaConnectionError, JakaError, JakaTimeoutError
 from lavla_ros.jaka.limits import JOINTS
@@ -69,7 +70,7 @@ class CommandConnection:
             ("post_timeout_s", post_timeout_s),
         ):
             if not (math.isfinite(value) and value > 0):
-                raise ValueError(f"{name} must be a positive time in seconds, got {value}")
+                raise ConfigError(f"{name} must be a positive time in seconds, got {value}")
         self.host, self.port = host, port
         self._connect_timeout_s = connect_timeout_s
         self._reply_timeout_s = reply_timeout_s

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from lavla_ros.config import check, check_settings, setting
+from lavla_ros.config import ConfigError, check, check_settings, setting
 from lavla_ros.control.arm import JointLimits
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
 from lavla_ros.jaka.limits import SERVO_MAX_SPEED_RAD_S
@@ -194,7 +194,7 @@ class JakaDriverConfig:
             return None
         fastest = max(limits.velocity_rad_s)
         if fastest > SERVO_MAX_SPEED_RAD_S:
-            raise ValueError(
+            raise ConfigError(
                 f"velocity limits must not exceed {SERVO_MAX_SPEED_RAD_S:.3f} rad/s, above which servo commands have "
                 f"no effect, got {fastest}"
             )

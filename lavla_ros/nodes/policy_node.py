@@ -20,18 +20,13 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
-from lavla_ros.contract import (
-    DEFAULT_CONTRACT,
-    ActionChunk,
-    Contract,
-    Observation,
-    load_contract,
-    require_same_contract,
-)
+from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract, require_same_contract
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
+from lavla_ros.errors import FailedError
 from lavla_ros.observation.pipeline import ObservationPipeline
 from lavla_ros.policy.inference import InferenceWorker
 from lavla_ros.policy.policy import Policy, load_policy
+from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
 from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
@@ -99,7 +94,7 @@ class PolicyNode(LavlaNode):
         self._warm_up(self._policy, contract)
         time.sleep(max(0.0, self._made_s + DISCOVERY_S - time.monotonic()))
         if rivals := self._find_rivals():
-            raise RuntimeError(
+            raise FailedError(
                 f"{', '.join(rivals)} publishes {self._chunk_topic} already, and the arm obeys one: end it first, or "
                 "use another namespace or ROS_DOMAIN_ID (a node that was killed is believed to be there for 20 s)"
             )

@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -26,7 +27,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros import topics
 from lavla_ros.bringup.environment import enter_ros
-from lavla_ros.contract import DEFAULT_CONTRACT
+from lavla_ros.errors import one_line_errors
 from lavla_ros.ros.client import ServiceError, call, own_arguments, spinning, watch_problems
 from lavla_ros.ros.messages import LATCHED_QOS
 
@@ -44,20 +45,23 @@ class RecordConsole(Node):  # type: ignore[misc]  # rclpy is untyped
         self,
         instruction: str,
         instruction_topic: str,
-        contract: str,
+        convert: Sequence[str],
         say: Say,
         *,
         episodes: int = 0,
         context: Context | None = None,
     ) -> None:
-        """``episodes``: how many successful ones are wanted; 0: until the person quits."""
+        """``convert``: command that converts a bag, without the bag.
+
+        ``episodes``: how many successful ones are wanted; 0: until the person quits.
+        """
         super().__init__("record_console", context=context)
         self._start, self._stop, self._discard, self._check = (
             self.create_client(Trigger, service)
             for service in (topics.EPISODE_START, topics.EPISODE_STOP, topics.EPISODE_DISCARD, topics.EPISODE_CHECK)
         )
         self._mark = self.create_client(SetBool, topics.EPISODE_MARK)
-        self._contract, self._say, self._wanted, self._succeeded = contract, say, episodes, 0
+        self._convert, self._say, self._wanted, self._succeeded = convert, say, episodes, 0
         self._judges: list[threading.Thread] = []
         self._begin_s: float | None = None
         """Of the episode that is being recorded."""
@@ -132,16 +136,15 @@ class RecordConsole(Node):  # type: ignore[misc]  # rclpy is untyped
 
     def _judge(self, bag: Path) -> None:
         """Say what ``lavla convert`` makes of the bag, while the person sets up the next one."""
-        judge = threading.Thread(target=lambda: self._say(judgement(bag, self._contract)), daemon=True)
+        judge = threading.Thread(target=lambda: self._say(judgement(bag, self._convert)), daemon=True)
         self._judges.append(judge)
         judge.start()
 
 
-def judgement(bag: Path, contract: str) -> str:
+def judgement(bag: Path, convert: Sequence[str]) -> str:
     """Convert the one bag for trial, at low priority: the arm may be moving."""
     with tempfile.TemporaryDirectory(prefix="lavla-judge-") as folder:
-        command = [sys.executable, "-m", "lavla_ros.cli", "convert", str(bag), "--out", f"{folder}/dataset"]
-        command += ["--contract", contract, "--jobs", "1", "--json"]
+        command = [*convert, str(bag), "--out", f"{folder}/dataset", "--jobs", "1", "--json"]
         # A session of its own: Ctrl-C is for the recording.
         with subprocess.Popen(
             command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, start_new_session=True, encoding="utf-8"
@@ -162,7 +165,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--instruction", default="", help="published for the episodes; empty: somebody else says it")
     parser.add_argument("--instruction-topic", default="instruction")
-    parser.add_argument("--contract", default=DEFAULT_CONTRACT, help="for the judgement of a recorded episode")
+    parser.add_argument("--convert", required=True, help="command that converts a bag, to judge a recorded episode")
     parser.add_argument("--episodes", type=int, default=0, help="end after so many successful ones; 0: at q")
     enter_ros()
     options = parser.parse_args(own_arguments(argv))
@@ -172,14 +175,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(text, flush=True)
 
     console = RecordConsole(
-        options.instruction, options.instruction_topic, options.contract, say, episodes=options.episodes
+        options.instruction, options.instruction_topic, shlex.split(options.convert), say, episodes=options.episodes
     )
     try:
-        with spinning(console):
+        with one_line_errors("record_console"), spinning(console):
             console.converse(sys.stdin)
-    except ServiceError as error:
-        print(f"record_console: {error}", file=sys.stderr, flush=True)
-        return 1
     except KeyboardInterrupt:
         return 130
     finally:

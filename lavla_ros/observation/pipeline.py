@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import NS_PER_S, CameraSpec, Contract, Observation
+from lavla_ros.errors import InputError
 from lavla_ros.observation.images import ImageError, check_image, decode_image, prepare_image
 
 CLOCK_JUMP_NS = 5 * NS_PER_S
@@ -120,7 +121,7 @@ class ObservationPipeline:
         topics = {spec.name: spec.observation_topic for spec in contract.cameras} | dict(camera_topics or {})
         unknown = sorted(set(topics) - set(contract.camera_names))
         if unknown:
-            raise ValueError(
+            raise InputError(
                 f"camera_topics names {unknown}; contract {contract.name!r} has {list(contract.camera_names)}"
             )
         self.counters: Counter[str] = Counter()
@@ -128,7 +129,7 @@ class ObservationPipeline:
         self._log_clock = frozenset(log_clock)
         self._camera_of_topic = {topic: contract.camera(name) for name, topic in topics.items()}
         if len(self._camera_of_topic) != len(topics):
-            raise ValueError(f"one topic serves two cameras: {topics}")
+            raise InputError(f"one topic serves two cameras: {topics}")
         self._reference = contract.alignment.reference
         self._others = tuple(name for name in contract.camera_names if name != self._reference)
         self._wait_ns = round(wait_s * NS_PER_S)
@@ -179,7 +180,7 @@ class ObservationPipeline:
         elif topic == self.contract.instruction_topic:
             self._add_instruction(str(msg.data), received_ns)
         else:
-            raise ValueError(
+            raise InputError(
                 f"topic {topic!r} is not one of the pipeline's: {list(self.topics)}; "
                 "name a camera's topic in camera_topics"
             )

@@ -19,15 +19,21 @@ class TinyConfig:
     stem_channels: tuple[int, ...] = (32, 64)
     """Channels of the stem's stages before the last one; the first reduces by 4, the others by 2."""
     vision_width: int = 128
+    """Hidden size of the vision encoder."""
     vision_depth: int = 1
+    """Number of layers of the vision encoder."""
     vision_heads: int = 4
+    """Number of attention heads of the vision encoder."""
     width: int = 128
     """Hidden size of the language model."""
     depth: int = 3
     """Decoder layers of the language model."""
     heads: int = 4
+    """Number of attention heads of the language model."""
     kv_heads: int = 2
+    """Number of heads for keys and values, shared by the attention heads of the language model."""
     intermediate: int = 256
+    """Hidden width of the language model's feed-forward layers."""
     vocab_size: int = 512
     """Size of the byte-level BPE vocabulary trained on the instructions, special tokens included."""
 
@@ -60,8 +66,11 @@ class LoraConfig:
     """Low-rank adapters on every linear layer of the backbone (paper, App. B.1)."""
 
     rank: int = 64
+    """Rank of the adapters."""
     alpha: int = 16
+    """Scale of the adapters: their output is multiplied by alpha / rank."""
     dropout: float = 0.0
+    """Probability that an input of an adapter is dropped."""
 
     def __post_init__(self) -> None:
         check(self.rank >= 1, "lora.rank", self.rank, "at least 1")
@@ -82,6 +91,7 @@ class BackboneConfig:
     """pretrained only; null: the backbone stays as it is."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Implementation of attention in transformers; flash_attention_2 needs its own package."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +101,9 @@ class HeadConfig:
     width: int | None = None
     """Width of the head; None: the backbone's."""
     heads: int = 8
+    """Number of attention heads."""
     ffn_ratio: float = 1.0
+    """Hidden width of the feed-forward layers, as a multiple of the head's width."""
     vision_gate: float = 0.0
     """Initial g of the gate tanh(g) on the attention to image states; 0 opens it during training."""
 
@@ -106,7 +118,9 @@ class StrategyConfig:
     """A supervision strategy by its registered name, with the options of that strategy."""
 
     name: str = "baseline"
+    """Name of the strategy."""
     options: Mapping[str, Scalar] = field(default_factory=dict)
+    """Options of the strategy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -9,8 +9,9 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract, Observation
-from lavla_ros.errors import UserError
+from lavla_ros.errors import FailedError, UserError
 from lavla_ros.policy.checkpoint import CheckpointError, LoadedCheckpoint, load_checkpoint
 from lavla_ros.policy.device import resolve_device
 from lavla_ros.policy.images import shrink
@@ -47,7 +48,7 @@ class VlaPolicy:
         """
         if threads is not None:
             if threads < 1:
-                raise ValueError(f"threads is {threads}; expected at least 1")
+                raise ConfigError(f"threads is {threads}; expected at least 1")
             torch.set_num_threads(threads)
         self.checkpoint = checkpoint
         self.device = resolve_device(device)
@@ -77,7 +78,7 @@ class VlaPolicy:
         coded = output.actions_BHA[0].float().cpu().numpy()
         actions = self.checkpoint.normalizer.decode_actions(coded, state)
         if not np.isfinite(actions).all():
-            raise RuntimeError(f"the policy in {self.checkpoint.path} produced actions that are not finite")
+            raise FailedError(f"the policy in {self.checkpoint.path} produced actions that are not finite")
         return ActionChunk(
             stamp_ns=observation.stamp_ns,
             dt_ns=contract.dt_ns,

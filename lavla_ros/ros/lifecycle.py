@@ -22,14 +22,15 @@ from typing import Any, ClassVar
 import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
+from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
 from rclpy.signals import SignalHandlerOptions
 
 from lavla_ros import topics
-from lavla_ros.bringup.domain import ROLES, Claim, DomainError, claim_role
+from lavla_ros.bringup.domain import ROLES, Claim, claim_role
 from lavla_ros.bringup.environment import enter_ros
-from lavla_ros.places import PlaceError
+from lavla_ros.errors import is_users
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.parameters import NodeParameters, declare, refuse_unknown
 
@@ -156,8 +157,7 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         try:
             hook()
         except Exception as error:  # noqa: BLE001
-            expected = isinstance(error, (ValueError, OSError, RuntimeError, LookupError))
-            if not expected:
+            if not is_users(error):
                 self.get_logger().error(traceback.format_exc())
             text = str(error) or type(error).__name__
             self.fault = self.fault or f"cannot {verb}: {text}"
@@ -226,7 +226,9 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
         return node.exit_status or 0
     except ExternalShutdownException:
         return 0
-    except (ValueError, DomainError, PlaceError) as error:
+    except Exception as error:
+        if not is_users(error) and not isinstance(error, NameValidationException):  # of a remapping
+            raise
         print(f"error: {error}", file=sys.stderr, flush=True)
         return 1
     finally:

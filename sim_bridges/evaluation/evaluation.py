@@ -2,21 +2,20 @@
 
 from __future__ import annotations
 
-import shlex
 import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager, nullcontext
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
+from lavla_ros.config import ConfigError
 from sim_bridges.episode import PolicyError
+from sim_bridges.evaluation.config import REPLAY, EvaluationConfig, kind_of
 from sim_bridges.evaluation.page import in_words
 from sim_bridges.evaluation.policies import (
-    REPLAY,
     Link,
-    kind_of,
     policy_config,
     policy_hash,
     recorded_scenes,
@@ -27,78 +26,9 @@ from sim_bridges.evaluation.results import EpisodeResult, Results, versions, wri
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
 from sim_bridges.evaluation.suites import choose_tasks, load_suite, make_plans, protocol_starts
 from sim_bridges.evaluation.workers import EvaluationError, Job, run_plans
-from sim_bridges.world import Evaluated, FindsEpisodes, Options, Plan, Start, Suite
+from sim_bridges.world import Evaluated, FindsEpisodes, Plan, Start, Suite
 
 OnEpisode = Callable[[EpisodeResult], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class EvaluationConfig:
-    """What to evaluate, completely: equal values give equal episodes."""
-
-    suite: str
-    """Name, or ``module:factory``."""
-    tasks: tuple[str, ...] = ()
-    """Names or numbers; none: the suite's default ones."""
-    policy: str = "bundled"
-    """A checkpoint directory, ``bundled``, ``expert``, ``replay:DATASET``, or ``remote`` (a policy node that runs)."""
-    through: Literal["process", "nodes"] = "process"
-    """Where a checkpoint runs: in the worker, or in a policy node behind ROS topics. The episodes are the same."""
-    episodes: int | None = None
-    """Per task; as for the next three, None is what the benchmark's protocol says."""
-    seed: int | None = None
-    max_steps: int | None = None
-    """Contract steps after which an episode has failed."""
-    replan_steps: int | None = None
-    """Contract steps executed from a chunk before the next inference."""
-    latency_steps: int = 0
-    """Contract steps that pass between an observation and its chunk arriving (0: inference is free)."""
-    device: str = "cpu"
-    """Where a checkpoint runs: cpu, cuda, …"""
-    options: Options = field(default_factory=dict)
-    """Of the suite."""
-    method: str = ""
-    """Row of the published tables; empty: as the checkpoint says."""
-    videos: int = 2
-    """So many successes and failures are shown in the report; 0: none."""
-    timeout_s: float = 120.0
-    """Longest that the policy may think, or the simulator step: then the episode is in error."""
-
-    def __post_init__(self) -> None:
-        for name, low, high in (
-            ("episodes", 1, 10_000),
-            ("seed", 0, 99_999),
-            ("max_steps", 1, 100_000),
-            ("replan_steps", 1, 256),
-            ("latency_steps", 0, 255),
-            ("videos", 0, 100),
-            ("timeout_s", 0.1, 3600.0),
-        ):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ValueError(f"evaluation: {name} is {value}; expected {low} to {high}")
-        if self.through == "nodes" and kind_of(self.policy) != "checkpoint":
-            raise ValueError(f"evaluation: only a checkpoint runs through nodes, not {self.policy!r}")
-
-    def command(self) -> str:
-        """The shell command that repeats this."""
-        words = ["lavla", "eval", self.suite]
-        if self.tasks:
-            words += ["--task", *self.tasks]
-        words += ["--policy", self.policy]
-        for name in ("episodes", "seed", "max_steps", "replan_steps"):
-            if (value := getattr(self, name)) is not None:
-                words += [f"--{name.replace('_', '-')}", str(value)]
-        if self.latency_steps:
-            words += ["--latency-steps", str(self.latency_steps)]
-        if self.through != "process":
-            words += ["--through", self.through]
-        if self.device != "cpu":
-            words += ["--device", self.device]
-        for name, value in self.options.items():
-            if value:
-                words += ["-o", f"{name}={value}"]
-        return shlex.join(words)
 
 
 def evaluate(
@@ -117,7 +47,7 @@ def evaluate(
     loading the policy raises.
     """
     if not 1 <= workers <= 64:
-        raise ValueError(f"workers is {workers}; expected 1 to 64")
+        raise ConfigError(f"workers is {workers}; expected 1 to 64")
     evaluation = _Evaluation(config, published)
     if on_start is not None:
         on_start(evaluation.count)
@@ -130,7 +60,7 @@ class _Evaluation:
 
     def __init__(self, config: EvaluationConfig, published: Published) -> None:
         if config.method and published.methods and config.method not in published.methods:
-            raise ValueError(f"evaluation: method is {config.method!r}; expected one of {sorted(published.methods)}")
+            raise ConfigError(f"evaluation: method is {config.method!r}; expected one of {sorted(published.methods)}")
         self.published = published
         self.kind = kind_of(config.policy)
         self.suite: Suite = load_suite(config.suite, config.options)
@@ -154,7 +84,7 @@ class _Evaluation:
         )
         contract = self.suite.contract
         if self.kind in ("checkpoint", "remote") and self.replan_steps + config.latency_steps > contract.chunk_size:
-            raise ValueError(
+            raise ConfigError(
                 f"replan_steps {self.replan_steps} + latency_steps {config.latency_steps} exceed the chunk size "
                 f"{contract.chunk_size}: the arm would run out of actions"
             )
@@ -247,7 +177,7 @@ class _Evaluation:
         if not isinstance(self.suite, FindsEpisodes):
             return None
         if self.suite.episodes_given and self.kind == "replay":
-            raise ValueError("a list of episodes is given, and replay: has those of its dataset; leave one of them out")
+            raise ConfigError("a list of episodes is given, and replay: has those of its dataset; leave one out")
         return self.suite if self.kind != "replay" and (self.kind != "expert" or self.suite.episodes_given) else None
 
     def _plans(self, folder: Path, workers: int) -> tuple[Plan, ...]:

@@ -10,17 +10,15 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_contract
 from lavla_ros.yaml_text import load_yaml
 from sim_bridges.episode import Actor, PolicyError
+from sim_bridges.evaluation.config import REPLAY, kind_of
 from sim_bridges.world import Plan, SuiteError
-
-Kind = Literal["checkpoint", "expert", "replay", "remote"]
-REPLAY = "replay:"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,15 +30,6 @@ class Link:
     timeout_s: float
     keep_fd: int | None = None
     """What a policy node inherits, so that the domain stays taken for as long as it lives."""
-
-
-def kind_of(policy: str) -> Kind:
-    """Raises PolicyError for an empty name."""
-    if not policy:
-        raise PolicyError("the policy is empty; give a checkpoint directory, bundled, expert, replay:DATASET or remote")
-    if policy in ("expert", "remote"):
-        return policy  # type: ignore[return-value]
-    return "replay" if policy.startswith(REPLAY) else "checkpoint"
 
 
 def make_commander(policy: str, contract: Contract, *, every: int, device: str, link: Link | None) -> Actor:

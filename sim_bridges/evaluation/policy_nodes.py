@@ -10,6 +10,7 @@ from typing import Any
 from lavla_ros.bringup.domain import free_domains
 from lavla_ros.bringup.launcher import Launcher
 from lavla_ros.bringup.stack import NODE_READY, Process, Stack
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract
 from lavla_ros.places import run_dir
 from lavla_ros.yaml_text import dump_yaml
@@ -29,7 +30,7 @@ def links_to_nodes(workers: int, timeout_s: float) -> Iterator[tuple[Link, ...]]
     Raises ValueError for too many workers, DomainError where there are not enough free domains.
     """
     if workers > MOST:
-        raise ValueError(f"workers is {workers}; at most {MOST} run with policy nodes")
+        raise ConfigError(f"workers is {workers}; at most {MOST} run with policy nodes")
     with free_domains(workers) as (domains, keep):
         yield tuple(Link(domain=d, timeout_s=timeout_s, keep_fd=k) for d, k in zip(domains, keep, strict=True))
 

@@ -9,7 +9,7 @@ from typing import cast
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
 from lavla_ros.resources import config_path
-from sim_bridges.evaluation.evaluation import EvaluationConfig
+from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate as evaluate_suite
 from sim_bridges.evaluation.policies import policy_hash
 from sim_bridges.evaluation.results import EpisodeResult, Results, same_episodes

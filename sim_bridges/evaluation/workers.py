@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any
 
 from lavla_ros.contract import Observation
-from lavla_ros.errors import UserError
+from lavla_ros.errors import UserError, is_users
 from sim_bridges.episode import Actor, ExpertActor
+from sim_bridges.evaluation.config import kind_of
 from sim_bridges.evaluation.episode import OnBusy, evaluate_episode, result_of
-from sim_bridges.evaluation.policies import Link, kind_of, make_commander
+from sim_bridges.evaluation.policies import Link, make_commander
 from sim_bridges.evaluation.results import EpisodeResult
 from sim_bridges.evaluation.suites import load_suite
 from sim_bridges.world import Environment, Options, Plan
@@ -315,6 +316,6 @@ class _Worker:
 
 def _explain(error: Exception) -> str:
     """The message of an error that is written for the user, the traceback of any other."""
-    if isinstance(error, (ValueError, RuntimeError, OSError)) and str(error):
+    if is_users(error) and str(error):
         return str(error)
     return "".join(traceback.format_exception(error))

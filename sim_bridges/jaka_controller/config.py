@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated, Literal
 
 from tyro.conf import Suppress
 
+from lavla_ros.config import ConfigError
 from lavla_ros.control.arm import JointLimits
+from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
 from lavla_ros.jaka.limits import MINICOBO_LIMITS
 
 COLLISION_FORCE_N = (math.inf, 25.0, 50.0, 75.0, 100.0, 125.0)
@@ -20,19 +22,19 @@ class ControllerConfig:
     """The defaults are a controller with the newest firmware in a quiet cell; every option is a less kind one."""
 
     without_commands: Literal["stop", "coast"] = "stop"
-    """In servo mode with no command left: stop dead at the last one, or go on at the last velocity."""
+    """What the arm does in servo mode if no command is left: stop dead at the last one, or go on at its velocity."""
     coast_s: float = 0.5
-    """coast: for so long, then the arm stops dead."""
+    """With coast, number of seconds until the arm stops dead."""
     clock_drift: float = 0.0
-    """By which fraction a cycle of the controller is longer than 8 ms; negative: shorter."""
+    """Fraction by which a cycle of the controller is longer than 8 ms; shorter if negative."""
     servo_depth: int = 100
     """Periods (8 ms) of servo motion that the queue holds."""
     overflow: Literal["refuse", "drop_newest", "drop_oldest"] = "refuse"
-    """A servo command that does not fit: answered with an error, acknowledged and lost, or the oldest is lost."""
+    """What happens to a servo command that does not fit: an error is answered, or it is lost, or the oldest is."""
     servo_lead_periods: int = 1
     """Periods between the first servo target and its execution."""
     outside_servo: Literal["refuse", "ignore"] = "refuse"
-    """Servo commands outside servo mode: answered with an error, or acknowledged without effect."""
+    """Whether servo commands outside servo mode are answered with an error, or acknowledged without effect."""
     modes_refuse: bool = True
     """Motion commands are refused in drag and in manual mode. False: they are carried out."""
     filter_acts: bool = True
@@ -40,7 +42,7 @@ class ControllerConfig:
     network_exception_acts: bool = True
     """set_network_exception_handle acts in servo mode. False: in planned motion only."""
     collision_sensitivity: int = 0
-    """As switched on, until set_clsn_sensitivity: 0 off, 1 = 25 N … 5 = 125 N."""
+    """Collision sensitivity before set_clsn_sensitivity is called: 0 is off, 1 is 25 N, 5 is 125 N."""
     power_loss_clears_outputs: bool = False
     """The tool outputs fall with the arm's power."""
     reports_safety: bool = True
@@ -60,7 +62,7 @@ class ControllerConfig:
 
     def __post_init__(self) -> None:
         if self.servo_depth < 1 or not 0 <= self.servo_lead_periods < self.servo_depth:
-            raise ValueError(
+            raise ConfigError(
                 f"servo_depth ({self.servo_depth}) must be 1 or more and servo_lead_periods "
                 f"({self.servo_lead_periods}) below it"
             )
@@ -74,11 +76,26 @@ class ControllerConfig:
         ):
             value = getattr(self, name)
             if not low <= value <= high:
-                raise ValueError(f"{name} must be {low} to {high}, got {value}")
+                raise ConfigError(f"{name} must be {low} to {high}, got {value}")
         for name, known in (
             ("without_commands", ("stop", "coast")),
             ("overflow", ("refuse", "drop_newest", "drop_oldest")),
             ("outside_servo", ("refuse", "ignore")),
         ):
             if getattr(self, name) not in known:
-                raise ValueError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+                raise ConfigError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EmulatorOptions:
+    """Where an emulator listens, and how its controller behaves."""
+
+    host: str = "127.0.0.1"
+    """Address to listen on."""
+    port: int = COMMAND_PORT
+    """Port for commands; 0 takes a free one."""
+    status_port: int = STATUS_PORT
+    """Port that pushes the status; 0 takes a free one."""
+    status_rate_hz: float = 125.0
+    """Rate of the status push. Controllers push at 10 to 125 Hz."""
+    controller: ControllerConfig = field(default_factory=ControllerConfig)

@@ -25,19 +25,20 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict
 from types import TracebackType
 from typing import Any, Self
 
 import tyro
 
+from lavla_ros.errors import FailedError
 from lavla_ros.jaka.codec import FrameReader, encode
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
 from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.limits import SERVO_PERIOD_S
 from lavla_ros.jaka.units import joints_to_deg, pose_to_wire
 from lavla_ros.lifeline import die_with_parent
-from sim_bridges.jaka_controller.config import ControllerConfig
+from sim_bridges.jaka_controller.config import ControllerConfig, EmulatorOptions
 from sim_bridges.jaka_controller.controller import EmulatedController, Snapshot
 from sim_bridges.jaka_controller.faults import Faults
 from sim_bridges.jaka_controller.plant import ArmPlant, ForceSensing, KinematicPlant
@@ -68,21 +69,6 @@ _MOTION_PAGE = 400
 _POLL_S = 0.02
 SIGINT_PATIENCE_S = 3.0
 """Ctrl-C goes to every process of a terminal: a client in servo mode gets this long to bring the arm to rest."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class EmulatorOptions:
-    """Where an emulator listens, and how its controller behaves."""
-
-    host: str = "127.0.0.1"
-    """Address to listen on; loopback unless you mean otherwise."""
-    port: int = COMMAND_PORT
-    """Command port; 0 takes a free one."""
-    status_port: int = STATUS_PORT
-    """Status push port; 0 takes a free one."""
-    status_rate_hz: float = 125.0
-    """Rate of the status push. Controllers push at 10 to 125 Hz."""
-    controller: ControllerConfig = field(default_factory=ControllerConfig)
 
 
 class ControllerEmulator:
@@ -308,7 +294,7 @@ def emulator_command(host: str, port: int, *, timeout_s: float = 2.0, **fields: 
                 raise ConnectionError(f"{host}:{port} did not answer an {CONTROL_COMMAND} command: is it an emulator?")
     reply = messages[0]
     if reply.get("errorCode") != "0":
-        raise RuntimeError(f"{host}:{port} refused an {CONTROL_COMMAND} command: {reply.get('errorMsg', reply)}")
+        raise FailedError(f"{host}:{port} refused an {CONTROL_COMMAND} command: {reply.get('errorMsg', reply)}")
     return reply
 
 

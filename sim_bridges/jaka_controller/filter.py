@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from ruckig import ControlInterface, InputParameter, OutputParameter, Ruckig, Synchronization
 
+from lavla_ros.config import ConfigError
 from lavla_ros.jaka.limits import JOINTS, SERVO_PERIOD_S
 
 FloatArray = NDArray[np.float64]
@@ -29,7 +30,7 @@ class FilterLimits:
     def __post_init__(self) -> None:
         for name in ("velocity_rad_s", "acceleration_rad_s2", "jerk_rad_s3"):
             if not 0.0 < getattr(self, name) < 1e6:
-                raise ValueError(f"the filter's {name} must be above 0, got {getattr(self, name)}")
+                raise ConfigError(f"the filter's {name} must be above 0, got {getattr(self, name)}")
 
 
 class NonlinearFilter:

@@ -9,6 +9,7 @@ from typing import Protocol, runtime_checkable
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lavla_ros.config import ConfigError
 from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.limits import JOINTS
 
@@ -58,7 +59,7 @@ class KinematicPlant:
         self._force_n = 0.0
         self._position_rad = np.array(position_rad, dtype=np.float64)
         if self._position_rad.shape != (JOINTS,) or not np.isfinite(self._position_rad).all():
-            raise ValueError(f"the arm starts at {JOINTS} finite joint positions (rad), got {position_rad!r}")
+            raise ConfigError(f"the arm starts at {JOINTS} finite joint positions (rad), got {position_rad!r}")
         self._target_rad = self._position_rad
         self._tool_outputs: dict[int, bool] = {}
         self.elapsed_s = 0.0

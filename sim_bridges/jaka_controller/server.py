@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
+from lavla_ros.config import ConfigError
 from lavla_ros.jaka.codec import MAX_MESSAGE_BYTES, FrameReader, JakaProtocolError, encode
 from sim_bridges.jaka_controller.faults import Faults
 from sim_bridges.jaka_controller.realtime import request_fifo
@@ -311,7 +312,7 @@ class StatusServer:
         rate_hz: float,
     ) -> None:
         if not 0.1 <= rate_hz <= 500.0:
-            raise ValueError(f"the status rate must lie in 0.1 to 500 Hz, got {rate_hz}")
+            raise ConfigError(f"the status rate must lie in 0.1 to 500 Hz, got {rate_hz}")
         self._listener = listener
         self._status = status
         self._faults = faults

@@ -18,7 +18,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lavla_ros.config import read_plain
+from lavla_ros.config import ConfigError, read_plain
 from lavla_ros.errors import UserError
 from lavla_ros.policy.config import StrategyConfig
 from lavla_ros.policy.strategies import STRATEGIES, BackboneShape, build_strategy, find_strategy
@@ -74,7 +74,7 @@ class StudyConfig:
             find_strategy(strategy)
         for key, low in (("steps", 1), ("episodes", 1), ("replan_steps", 1), ("live_episodes", 0), ("workers", 1)):
             if (value := getattr(self, key)) is not None and value < low:
-                raise ValueError(f"{key} is {value}; expected at least {low}")
+                raise ConfigError(f"{key} is {value}; expected at least {low}")
         suite = load_suite(self.suite, self.options)
         recipes = _recipes_of(suite, self)
         seed = suite.rules.seed if recipes.seed is None else recipes.seed

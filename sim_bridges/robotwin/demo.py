@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lavla_ros.bringup.launcher import LaunchError, up
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import load_contract
 from lavla_ros.recording import find_bags
 from sim_bridges.bag_video import write_bag_video
@@ -39,9 +40,9 @@ class BimanualDemoConfig:
         for task in self.tasks:
             require_task(source, task)
         if not 1 <= self.episodes <= 1000:
-            raise ValueError(f"episodes is {self.episodes}; expected 1 to 1000")
+            raise ConfigError(f"episodes is {self.episodes}; expected 1 to 1000")
         if self.seed < 0:
-            raise ValueError(f"seed is {self.seed}; expected an integer >= 0")
+            raise ConfigError(f"seed is {self.seed}; expected an integer >= 0")
 
 
 def run_bimanual_demo(config: BimanualDemoConfig, say: Callable[[str], None]) -> Results:

@@ -22,9 +22,10 @@ from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
-from lavla_ros.contract import DEFAULT_CONTRACT, load_contract
+from lavla_ros.contract import load_contract
 from lavla_ros.control.ring import Ring
 from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorReport
+from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import publishers_of
 from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns

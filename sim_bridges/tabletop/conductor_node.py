@@ -22,8 +22,8 @@ from std_srvs.srv import SetBool, Trigger
 from lavla_ros import topics
 from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorReport
-from lavla_ros.errors import UserError
-from lavla_ros.ros.client import ServiceError, call, own_arguments, spinning
+from lavla_ros.errors import UserError, one_line_errors
+from lavla_ros.ros.client import call, own_arguments, spinning
 from lavla_ros.ros.messages import LATCHED_INPUT_QOS
 
 
@@ -94,15 +94,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     rclpy.init(args=argv)
     conductor = Conductor()
     try:
-        with spinning(conductor):
+        with one_line_errors("conductor"), spinning(conductor):
             for index in range(options.episodes):
                 conductor.reset()
                 result = conductor.run_episode(options.timeout)
                 with options.progress.open("a", encoding="utf-8") as file:
                     file.write(json.dumps({"index": index, **result}) + "\n")
-    except (ConductorError, ServiceError) as error:
-        print(f"conductor: {error}", file=sys.stderr, flush=True)
-        return 1
     except KeyboardInterrupt:
         return 130
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk
 from lavla_ros.jaka.limits import JOINT_NAMES
 from sim_bridges.disturbance import BurstConfig, Bursts
@@ -27,7 +28,7 @@ class DisturbanceConfig(BurstConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.joint_std_rad) != len(JOINT_NAMES) or min(self.joint_std_rad) < 0:
-            raise ValueError(f"joint_std_rad is {self.joint_std_rad}; expected {len(JOINT_NAMES)} values >= 0")
+            raise ConfigError(f"joint_std_rad is {self.joint_std_rad}; expected {len(JOINT_NAMES)} values >= 0")
 
 
 class DisturbanceSource:

@@ -15,6 +15,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.jaka.limits import JOINT_NAMES
 from sim_bridges.tabletop.motion import Motion, Planner, within_reach
@@ -53,9 +54,9 @@ class ExpertConfig:
     def __post_init__(self) -> None:
         for key in ("speed_m_s", "lift_m_s", "turn_rad_s", "acceleration_m_s2", "jerk_m_s3"):
             if not 0 < getattr(self, key) < 100:
-                raise ValueError(f"{key} is {getattr(self, key)}; expected a positive limit")
+                raise ConfigError(f"{key} is {getattr(self, key)}; expected a positive limit")
         if self.lookahead_steps < 1:
-            raise ValueError(f"lookahead_steps is {self.lookahead_steps}; expected at least 1")
+            raise ConfigError(f"lookahead_steps is {self.lookahead_steps}; expected at least 1")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +90,7 @@ class ScriptedExpert:
         """Raises ValueError where the contract does not command the six joints and a gripper, absolutely."""
         names = contract.action.names
         if contract.action.mode != "absolute" or sorted(names) != sorted((*JOINT_NAMES, "gripper")):
-            raise ValueError(
+            raise ConfigError(
                 f"the tabletop's expert commands {[*JOINT_NAMES, 'gripper']} as absolute targets; "
                 f"contract {contract.name!r} has {list(names)}, {contract.action.mode}"
             )

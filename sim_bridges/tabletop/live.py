@@ -13,9 +13,7 @@ from typing import Literal
 
 import tyro
 
-from sim_bridges.jaka_controller.emulator import ControllerEmulator, EmulatorOptions, run_emulator
-from sim_bridges.tabletop.plant import SceneError, TabletopPlant, create_rings, decode_reset
-from sim_bridges.tabletop.sim import TabletopSim
+from sim_bridges.jaka_controller.config import EmulatorOptions
 
 _log = logging.getLogger("tabletop")
 
@@ -25,15 +23,15 @@ class LiveOptions:
     """What lies on the table, and the controller."""
 
     task: Literal["pick_place", "stack_bowls"] = "pick_place"
-    """Objects on the table."""
+    """The task whose objects lie on the table."""
     layout: Literal["id", "ood"] = "id"
-    """Where they may lie: as in the demonstrations, or elsewhere."""
+    """Whether objects are placed as in the demonstrations (id) or elsewhere (ood)."""
     seed: int = 0
-    """Their placement."""
+    """Seed of the placement of the objects."""
     state_file: Path | None = None
-    """Ring file through which a camera process sees the scene."""
+    """File that shows the state of the scene to a camera process."""
     feels_collisions: bool = False
-    """The controller feels what the arm runs into, and stops at the force of its collision sensitivity."""
+    """Whether the controller stops when the arm runs into something, at the force of its collision sensitivity."""
     emulator: EmulatorOptions = field(default_factory=EmulatorOptions)
 
 
@@ -41,6 +39,11 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m sim_bridge
     """Run until SIGINT or SIGTERM; the exit status: 1 where a port is in use or the physics failed."""
     description = "Run the JAKA controller emulator over the live tabletop, for any JAKA client."
     options = tyro.cli(LiveOptions, args=argv, prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,))
+    # Only now: the physics take a while to import, and help must not wait for it.
+    from sim_bridges.jaka_controller.emulator import ControllerEmulator, run_emulator
+    from sim_bridges.tabletop.plant import SceneError, TabletopPlant, create_rings, decode_reset
+    from sim_bridges.tabletop.sim import TabletopSim
+
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
     sim = TabletopSim(options.task, layout=options.layout)
     sim.reset(options.seed)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.control.arm import ArmState
 from lavla_ros.control.executor import ChunkExecutor, Command, SubmitResult
+from lavla_ros.errors import InputError
 from lavla_ros.jaka.limits import JOINT_NAMES
 from sim_bridges.tabletop.render import TabletopRenderer
 from sim_bridges.tabletop.sim import STEP_NS, TabletopSim
@@ -34,16 +35,16 @@ class LockstepSession:
         not the six joints and the gripper, or the executor has another tick or another order of the joints.
         """
         if contract.dt_ns % STEP_NS:
-            raise ValueError(
+            raise InputError(
                 f"contract {contract.name!r}: a step of {contract.dt_ns} ns is no multiple of {STEP_NS} ns"
             )
         if sorted(contract.state.names) != sorted((*JOINT_NAMES, "gripper")):
-            raise ValueError(
+            raise InputError(
                 f"contract {contract.name!r} wants the state {list(contract.state.names)}; "
                 f"the tabletop has {[*JOINT_NAMES, 'gripper']}"
             )
         if executor.config.tick_ns != TICK_NS or executor.config.joint_names != JOINT_NAMES:
-            raise ValueError(
+            raise InputError(
                 f"the executor ticks every {executor.config.tick_ns} ns and has the joints "
                 f"{executor.config.joint_names}; the tabletop needs {TICK_NS} ns and {JOINT_NAMES}"
             )

@@ -20,6 +20,7 @@ from pathlib import Path
 from lavla_ros.bringup.domain import free_domains
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.bringup.stack import Process
+from lavla_ros.config import ConfigError
 from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
 
@@ -48,9 +49,9 @@ class RecordConfig:
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or not 1 <= self.workers <= 16:
-            raise ValueError(f"episodes is {self.episodes}, workers {self.workers}; expected >= 1 and 1 to 16")
+            raise ConfigError(f"episodes is {self.episodes}, workers {self.workers}; expected >= 1 and 1 to 16")
         if self.seed < 0 or self.seed + self.episodes > RECORDING_SEED_LIMIT:
-            raise ValueError(
+            raise ConfigError(
                 f"seeds {self.seed} to {self.seed + self.episodes - 1} must lie in 0 to {RECORDING_SEED_LIMIT - 1}: "
                 "those from there on are kept for evaluation"
             )

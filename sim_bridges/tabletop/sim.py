@@ -13,6 +13,7 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lavla_ros.errors import InputError
 from lavla_ros.jaka.limits import JOINT_NAMES, SERVO_MAX_SPEED_RAD_S
 from sim_bridges.tabletop.robot import FINGER_TRAVEL_M
 from sim_bridges.tabletop.scene import TABLE_Z_M, TIMESTEP_S, build_spec
@@ -59,9 +60,9 @@ class TabletopSim:
 
     def __init__(self, task: TaskName = "pick_place", *, layout: LayoutName = "id") -> None:
         if task not in TASKS:
-            raise ValueError(f"unknown tabletop task {task!r}; known: {sorted(TASKS)}")
+            raise InputError(f"unknown tabletop task {task!r}; known: {sorted(TASKS)}")
         if layout not in _LAYOUT_CODES:
-            raise ValueError(f"unknown layout {layout!r}; known: {sorted(_LAYOUT_CODES)}")
+            raise InputError(f"unknown layout {layout!r}; known: {sorted(_LAYOUT_CODES)}")
         self.task = TASKS[task]
         self.layout: LayoutName = layout
         self.objects = self.task.objects(layout)
@@ -88,7 +89,7 @@ class TabletopSim:
     def reset(self, seed: int) -> None:
         """A fresh episode: layout and home pose are functions of (task, layout, seed) alone."""
         if seed < 0:
-            raise ValueError(f"the seed is {seed}; expected an integer >= 0")
+            raise InputError(f"the seed is {seed}; expected an integer >= 0")
         self.seed = seed
         rng = np.random.default_rng([seed, _TASK_CODES[self.task.name], _LAYOUT_CODES[self.layout]])
         mujoco.mj_resetData(self.model, self.data)
@@ -163,7 +164,7 @@ class TabletopSim:
         """
         q = np.asarray(q_rad, dtype=np.float64)
         if q.shape != (6,) or not np.isfinite(q).all() or not math.isfinite(gripper_open):
-            raise ValueError(f"targets must be six finite joints and a finite gripper, got {q_rad!r}, {gripper_open!r}")
+            raise InputError(f"targets must be six finite joints and a finite gripper, got {q_rad!r}, {gripper_open!r}")
         self._speed_before = np.array(self.data.ctrl[self._velocity_act])
         self._from = self._ramp_position()
         self._to = q.copy()
@@ -176,7 +177,7 @@ class TabletopSim:
         """Simulate ``duration_ns``. Raises ValueError unless it is a non-negative multiple of 4 ms."""
         steps, rest = divmod(duration_ns, STEP_NS)
         if rest or steps < 0:
-            raise ValueError(f"cannot advance by {duration_ns} ns: not a multiple of the {STEP_NS} ns time step")
+            raise InputError(f"cannot advance by {duration_ns} ns: not a multiple of the {STEP_NS} ns time step")
         self._run(steps)
 
     def _ramp_position(self) -> FloatArray:
@@ -293,9 +294,9 @@ class TabletopSim:
     def restore(self, state: FloatArray) -> None:
         """Continue from a snapshot of the same task and layout; ValueError names what differs."""
         if state.shape != (self.snapshot_size,):
-            raise ValueError(f"a snapshot of this scene has {self.snapshot_size} numbers, got shape {state.shape}")
+            raise InputError(f"a snapshot of this scene has {self.snapshot_size} numbers, got shape {state.shape}")
         if (state[0], state[1]) != (_TASK_CODES[self.task.name], _LAYOUT_CODES[self.layout]):
-            raise ValueError(f"the snapshot is of another scene than task {self.task.name!r}, layout {self.layout!r}")
+            raise InputError(f"the snapshot is of another scene than task {self.task.name!r}, layout {self.layout!r}")
         self.seed, self._steps, self._ramp_done, self._ramp_steps = (int(x) for x in state[2:6])
         self._gripper_open, self._picked, self._rest_count = bool(state[6]), bool(state[7]), int(state[8])
         self._from, self._to, self._speed_before = state[9:15].copy(), state[15:21].copy(), state[21:27].copy()

@@ -14,6 +14,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.config import ConfigError
+from lavla_ros.errors import FailedError
 from sim_bridges.tabletop.scene import FRUIT_BOWL, MANGO_HALF_AXES_M, STACK_BOWL, TABLE_Z_M
 
 TaskName = Literal["pick_place", "stack_bowls"]
@@ -39,7 +41,7 @@ class Region:
         for key in ("radius_m", "azimuth_rad", "yaw_rad"):
             low, high = getattr(self, key)
             if low > high:
-                raise ValueError(f"region: {key} is ({low}, {high}); expected low <= high")
+                raise ConfigError(f"region: {key} is ({low}, {high}); expected low <= high")
 
     def sample(self, rng: np.random.Generator) -> tuple[float, float, float]:
         """x (m), y (m), yaw (rad), uniform in radius, azimuth and yaw."""
@@ -73,7 +75,7 @@ class Task:
             gaps = np.linalg.norm(points[:, None] - points[None], axis=-1) + 10.0 * np.eye(len(points))
             if float(gaps.min()) >= self.clearance_m:
                 return poses
-        raise RuntimeError(f"task {self.name}, layout {layout}: no layout with {self.clearance_m} m between objects")
+        raise FailedError(f"task {self.name}, layout {layout}: no layout with {self.clearance_m} m between objects")
 
 
 _ANYWHERE = Region(radius_m=(0.22, 0.40), azimuth_rad=(-1.1, 1.1), yaw_rad=(-math.pi, math.pi))

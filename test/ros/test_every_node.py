@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import errno
 import importlib
 import inspect
 import pkgutil
@@ -17,6 +18,7 @@ from ros_harness import World, wait_until
 
 import lavla_ros.nodes
 import sim_bridges
+from lavla_ros.config import ConfigError
 from lavla_ros.ros.lifecycle import LavlaNode
 
 HOOKS = {"on_configure", "on_activate", "on_deactivate", "on_cleanup", "on_shutdown"}
@@ -94,4 +96,28 @@ def test_answers_lifecycle_and_parameter_services(world: World, cls: type[Any]) 
         assert set(answer(ListParameters, "list_parameters").result.names) >= {"autostart", "diagnostics_period_s"}
     finally:
         world.forget(node)
+        node.destroy_node()
+
+
+@pytest.mark.parametrize(
+    ("error", "traced"),
+    [
+        (ValueError("shapes (3,) and (4,) do not fit"), True),
+        (ConfigError("rate_hz is 0; expected more"), False),
+        (FileNotFoundError(errno.ENOENT, "No such file or directory", "runs/policy"), False),
+    ],
+)
+def test_only_a_fault_of_the_program_is_logged_with_its_traceback(
+    error: Exception, traced: bool, world: World, capfd: pytest.CaptureFixture[str]
+) -> None:
+    class Faulty(LavlaNode):
+        def setup(self) -> None:
+            raise error
+
+    node = Faulty("faulty", context=world.context)
+    try:
+        assert not node.bring_up()
+        assert node.fault == f"cannot configure: {error}"
+        assert ("Traceback" in capfd.readouterr().err) == traced
+    finally:
         node.destroy_node()

@@ -23,6 +23,9 @@ CONTRACT = load_contract("jaka_minicobo")
 TEXT = "Put the mango into the bowl, gently."
 
 
+CONVERT = (sys.executable, "-m", "lavla_ros.cli", "convert")
+
+
 def record(out: Path, *stack: str, **more: str) -> subprocess.Popen[str]:
     with socket.create_server(("127.0.0.1", 0)) as a, socket.create_server(("127.0.0.1", 0)) as b:
         ports = [f"port:={a.getsockname()[1]}", f"status_port:={b.getsockname()[1]}"]
@@ -97,7 +100,7 @@ def test_counts_what_succeeded_and_says_that_it_can_be_converted(world: World, t
     said: list[str] = []
     with running("lavla_ros.nodes.recorder_node", "recorder", tmp_path, root=str(tmp_path / "bags")):
         robot = Robot(world)
-        console = RecordConsole(TEXT, "/instruction", "jaka_minicobo", said.append, episodes=1, context=world.context)
+        console = RecordConsole(TEXT, "/instruction", CONVERT, said.append, episodes=1, context=world.context)
         world.spin(console)
 
         def keys() -> Iterator[str]:

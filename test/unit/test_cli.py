@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import re
+import subprocess
 import sys
+from itertools import pairwise
 
 import pytest
 
@@ -30,3 +33,66 @@ def test_a_terminal_of_few_letters_is_no_error(monkeypatch: pytest.MonkeyPatch) 
         cli.main(["eval", "--help"])
     assert ending.value.code == 0
     assert b"usage: lavla eval" in terminal.buffer.getvalue()  # type: ignore[attr-defined]
+
+
+def _run(*words: str, **options: object) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(words, text=True, capture_output=True, check=False, timeout=60, **options)  # type: ignore[call-overload, no-any-return]
+
+
+HEAVY = {"torch", "transformers", "rclpy", "mujoco", "cv2", "av", "pyarrow", "h5py", "scipy", "ray", "PIL"}
+"""Packages that take so long to import that no help may wait for them."""
+
+
+def test_help_waits_for_no_heavy_import() -> None:
+    program = """if True:
+        import contextlib, sys
+        from lavla_ros import cli
+        for name in sys.argv[1:]:
+            with contextlib.suppress(SystemExit):
+                cli.main([*name.split(), "--help"])
+            print(name, *{module.partition(".")[0] for module in sys.modules}, file=sys.stderr)
+    """
+    done = _run(sys.executable, "-c", program, "", "latent", *cli.COMMANDS)
+    assert done.returncode == 0, done.stderr
+    groups, commands = done.stderr.splitlines()[:2], done.stderr.splitlines()[2:]
+    assert len(commands) == len(cli.COMMANDS)
+    for line in groups:
+        assert not set(line.split()) & (HEAVY | {"tyro", "numpy", "yaml", "rich"})
+    for line in commands:
+        assert not set(line.split()) & HEAVY, line.split()[0]
+
+
+@pytest.mark.parametrize("name", [*(set(cli.COMMANDS) - {"latent train"}), "latent train action", "latent train image"])
+def test_every_option_of_every_command_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        cli.parse([*name.split(), "--help"])()
+    lines = [line.strip("│ ") for line in capsys.readouterr().out.splitlines()]
+    options = [(line, below) for line, below in pairwise(lines) if line.startswith("-")]
+    assert len(options) > 1 or name == "up"
+    for option, below in options:
+        explained = [*re.split(r"\s{2,}", option, maxsplit=1)[1:], below][0]
+        assert not explained.startswith(("(default", "(required", "(repeatable")), f"lavla {name}: {option}"
+
+
+def test_a_command_that_is_not_there_is_named(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["latent", "lable", "runs/dataset"])
+    assert ended.value.code == 2
+    assert "there is no command 'latent lable'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", ["--help", "up jaka_policy --help", "eval --help", "dataset check /nowhere"])
+def test_a_reader_that_leaves_is_no_error(command: str) -> None:
+    """As `lavla … | head` does, here before the first line."""
+    done = _run("bash", "-c", f"set -o pipefail; (sleep 0.3; {sys.executable} -m lavla_ros.cli {command} 2>&1) | true")
+    assert done.stderr == ""
+    assert done.returncode == 141
+
+
+def test_a_fault_of_the_program_keeps_its_traceback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fault(bag: object, out: object) -> None:
+        raise ValueError("shapes (3, 4) and (5, 6) not aligned")
+
+    monkeypatch.setattr("lavla_ros.recording.recover_bag", fault)
+    with pytest.raises(ValueError, match="not aligned"):
+        cli.main(["recover", "bag"])

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import Literal
 
 from lavla_ros.config import check
-from lavla_ros.contract import DEFAULT_CONTRACT
 from lavla_ros.policy.config import ActionCodingConfig
+from lavla_ros.resources import DEFAULT_CONTRACT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -18,19 +18,21 @@ class ActionLamConfig:
     chunk_size: int | None = None
     """The contract says H. A file that says it too, as checkpoints once did, must agree with the contract."""
     frequency_features: Literal["fft", "none"] = "fft"
-    """What is put beside the actions before the encoder."""
+    """Whether the encoder sees the spectrum of the chunk (fft) beside its actions."""
     width: int = 128
     """d: width of the encoder and of the codebook."""
     dilations: tuple[int, ...] = (1, 2, 4)
-    """One convolution over time (kernel size 3) each."""
+    """Dilations of the convolutions over time, which have kernel size 3."""
     layers: int = 2
     """Layers of the Transformer encoder."""
     heads: int = 4
+    """Number of attention heads of the Transformer encoder."""
     feedforward: int = 256
+    """Hidden width of the Transformer encoder's feed-forward layers."""
     decoder_width: int = 256
     """Hidden width of the per-timestep decoder."""
     codebook_size: int = 256
-    """K."""
+    """K: number of codes."""
     codebook_decay: float = 0.99
     """Decay of the codebook's moving averages, per batch."""
     restart_below: float = 0.5
@@ -64,7 +66,7 @@ class ActionDataConfig:
     datasets: tuple[Path, ...] = (Path("data/tabletop"),)
     """LeRobotDataset v3.0 directories of one robot, mixed (paper: one model per benchmark, all its tasks)."""
     contract: str = DEFAULT_CONTRACT
-    """Contract by name or path; it must be the datasets'."""
+    """Name of a contract in config/contracts, or a file; it must be that of the datasets."""
     validation_fraction: float = 0.05
     """Share of the episodes that is never trained on."""
 
@@ -86,13 +88,17 @@ class ActionLamTrainConfig:
     batch_size: int = 128
     """Chunks per step."""
     learning_rate: float = 1e-4
-    """Of Adam, constant."""
+    """Learning rate of Adam; it is constant."""
     seed: int = 0
+    """Seed of every random choice: weights, split, order and masks of the samples."""
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Device that the model is trained on; auto takes a GPU if there is one."""
     log_every: int = 100
+    """Number of steps between two lines of the log."""
     validate_every: int = 2_000
+    """Number of steps between two validations."""
     min_perplexity: float = 0.25
     """Share of the codebook below which its perplexity is called unhealthy."""
     model: ActionLamConfig = field(default_factory=ActionLamConfig)

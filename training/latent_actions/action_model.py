@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from lavla_ros.config import check
 from lavla_ros.contract import Contract
+from lavla_ros.errors import InputError
 from lavla_ros.policy.normalization import Normalizer
 from training.latent_actions.action_config import ActionLamConfig
 from training.latent_actions.checkpoint import LatentModel
@@ -104,7 +105,7 @@ class ActionLatentModel(LatentModel):
         """(B, H, m) normalised → c_act (B, H, d), before quantisation (Eq. 2). ValueError for another shape."""
         expected = (self.contract.chunk_size, self.contract.action_dim)
         if actions_BHA.ndim != 3 or tuple(actions_BHA.shape[1:]) != expected:
-            raise ValueError(
+            raise InputError(
                 f"action chunks have shape {tuple(actions_BHA.shape)}; expected (B, H, m) with (H, m) = {expected}"
             )
         latents_BHd: Tensor = self.encoder(actions_BHA)
@@ -132,14 +133,14 @@ class ActionLatentModel(LatentModel):
         """
         for what, values in (("actions", actions), ("state", state)):
             if not np.isfinite(values).all():
-                raise ValueError(f"the {what} to encode hold values that are not finite")
+                raise InputError(f"the {what} to encode hold values that are not finite")
         coded = self.normalise(actions, state)
         return self.tokenize(coded.reshape(-1, *coded.shape[-2:])).cpu().numpy().reshape(coded.shape[:-1])
 
     def decode_raw(self, codes: NDArray[np.integer[Any]], state: NDArray[np.floating[Any]]) -> NDArray[np.float64]:
         """(…, H) codes and (…, S) observed state → (…, H, m) actions in the contract's units and bounds."""
         if codes.shape[-1] != self.contract.chunk_size:
-            raise ValueError(f"codes have shape {codes.shape}; expected (…, H) with H = {self.contract.chunk_size}")
+            raise InputError(f"codes have shape {codes.shape}; expected (…, H) with H = {self.contract.chunk_size}")
         decoded = self.detokenize(torch.from_numpy(codes.astype(np.int64)).to(self.mask_d.device))
         return self.normalizer.decode_actions(decoded.float().cpu().numpy(), state)
 
@@ -147,7 +148,7 @@ class ActionLatentModel(LatentModel):
         """(…, H, m) and (…, S) in the contract's units → (…, H, m) in [-1, 1], on the model's device."""
         expected = (self.contract.chunk_size, self.contract.action_dim)
         if actions.shape[-2:] != expected or state.shape != (*actions.shape[:-2], self.contract.state_dim):
-            raise ValueError(
+            raise InputError(
                 f"actions {actions.shape} and state {state.shape} do not fit; expected (…, H, m) with (H, m) = "
                 f"{expected} and (…, {self.contract.state_dim})"
             )
@@ -209,5 +210,5 @@ def fit_window(actions_TA: NDArray[np.floating[Any]], chunk_size: int) -> NDArra
     Raises ValueError for a window without actions.
     """
     if actions_TA.ndim != 2 or len(actions_TA) == 0:
-        raise ValueError(f"a window of actions has shape {actions_TA.shape}; expected (T, m) with T of at least 1")
+        raise InputError(f"a window of actions has shape {actions_TA.shape}; expected (T, m) with T of at least 1")
     return actions_TA[np.minimum(np.arange(chunk_size), len(actions_TA) - 1)]

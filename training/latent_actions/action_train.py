@@ -16,15 +16,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.tensorboard import SummaryWriter
 
-from lavla_ros.config import ConfigError, to_plain
-from lavla_ros.contract import Contract, ContractError, load_contract
-from lavla_ros.policy.checkpoint import CheckpointError
-from lavla_ros.policy.device import DeviceError, resolve_device
-from lavla_ros.policy.normalization import StatsError
+from lavla_ros.config import to_plain
+from lavla_ros.contract import Contract, load_contract
+from lavla_ros.policy.device import resolve_device
 from lavla_ros.yaml_text import dump_yaml
 from training.command import run_command
-from training.data import DataError, SampleStream, split_by_episode
-from training.dataset import DatasetError
+from training.data import SampleStream, split_by_episode
 from training.latent_actions.action_config import ActionLamTrainConfig
 from training.latent_actions.action_data import (
     ActionChunks,
@@ -39,16 +36,6 @@ from training.loop import TrainingError
 from training.machine import flushed_denormals
 from training.reporting import Reporter, TerminalReporter
 
-USER_ERRORS = (
-    ConfigError,
-    ContractError,
-    DataError,
-    DatasetError,
-    DeviceError,
-    StatsError,
-    CheckpointError,
-    TrainingError,
-)
 _PROG = "lavla latent train"
 _SHOWN = ("loss", "reconstruction", "perplexity", "dead_codes")
 _EVALUATION_BATCH = 1024
@@ -236,7 +223,7 @@ def _rms(values: NDArray[np.float64]) -> float:
 
 @flushed_denormals()
 def train_action_lam(config: ActionLamTrainConfig) -> Path:
-    """Read the data and train; returns the model's directory. Raises one of ``USER_ERRORS``."""
+    """Read the data and train; returns the model's directory. Raises a UserError."""
     contract = load_contract(config.data.contract)
     with TerminalReporter(config.steps, _SHOWN) as reporter:
         chunks = load_chunks(config.data, contract)
@@ -251,7 +238,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         train_action_lam,
         prog="lavla latent train",
         description=__doc__,
-        user_errors=USER_ERRORS,
         argv=argv,
     )
 

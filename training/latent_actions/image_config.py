@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from lavla_ros.config import check
-from lavla_ros.contract import DEFAULT_CONTRACT, Contract
 from lavla_ros.policy.config import ActionCodingConfig
+from lavla_ros.resources import DEFAULT_CONTRACT
+
+if TYPE_CHECKING:  # numpy would come with it, and help waits for this module
+    from lavla_ros.contract import Contract
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -27,13 +30,13 @@ class FeatureConfig:
     patch_size: int = 14
     """Side of a patch, pixels."""
     width: int = 768
-    """F; a pretrained network must have it."""
+    """F: width of the features; a pretrained network must have it."""
     depth: int = 2
-    """random only: layers."""
+    """random only: number of layers."""
     heads: int = 2
-    """random only: attention heads."""
+    """random only: number of attention heads."""
     seed: int = 0
-    """random only: of the weights."""
+    """random only: seed of the weights."""
     fingerprint: str = ""
     """Hash of the network's weights, written by training: another network is refused. Empty: any."""
 
@@ -66,9 +69,9 @@ class TextConfig:
     revision: str = "main"
     """t5 only: revision on the hub."""
     width: int = 768
-    """E; a pretrained network must have it."""
+    """E: width of a token; a pretrained network must have it."""
     max_tokens: int = 128
-    """L; longer instructions are cut."""
+    """L: number of tokens of an instruction; longer ones are cut."""
 
     def __post_init__(self) -> None:
         check(self.width >= 1, "text.width", self.width, "at least 1")
@@ -89,9 +92,13 @@ class ImageLamConfig:
     width: int = 768
     """Width of encoder and decoder."""
     encoder_blocks: int = 12
+    """Number of blocks of the encoder."""
     decoder_blocks: int = 12
+    """Number of blocks of the decoder."""
     heads: int = 12
+    """Number of attention heads of encoder and decoder."""
     dropout: float = 0.0
+    """Probability that a hidden value is dropped while training."""
     tokens: int = 4
     """P: latent tokens of a transition, of each kind (controllable, uncontrollable)."""
     latent_width: int = 128
@@ -108,7 +115,7 @@ class ImageLamConfig:
     """Decay of that moving share, per batch; short runs need a shorter memory."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
     text: TextConfig = field(default_factory=TextConfig)
-    """Stage 1 only."""
+    """The text encoder, for stage 1 only."""
     actions: ActionCodingConfig = field(default_factory=ActionCodingConfig)
     """How a_t of Eq. 14 is normalised."""
 
@@ -139,7 +146,7 @@ class ImageDataConfig:
     datasets: tuple[Path, ...] = (Path("data/tabletop"),)
     """LeRobotDataset v3.0 directories of one robot, mixed."""
     contract: str = DEFAULT_CONTRACT
-    """Contract by name or path; it must be the datasets'."""
+    """Name of a contract in config/contracts, or a file; it must be that of the datasets."""
     validation_fraction: float = 0.05
     """Share of the episodes that is never trained on."""
     cache_dir: Path | None = None
@@ -180,9 +187,11 @@ class ImageLamTrainConfig:
     accumulation: int = 1
     """Forward and backward passes per optimizer step; more of them need less memory."""
     learning_rate: float = 1e-4
-    """Of AdamW, constant."""
+    """Learning rate of AdamW; it is constant."""
     weight_decay: float = 1e-2
+    """Weight decay of AdamW."""
     gradient_clip: float = 0.1
+    """Largest norm of the gradient; longer gradients are scaled down to it."""
     action_weight: float = 1.0
     """λ_act of Eq. 15; 0 leaves the action head out (Table 6)."""
     action_fraction: float = 0.05
@@ -190,13 +199,17 @@ class ImageLamTrainConfig:
     action_head_width: int = 256
     """Hidden width of the action head."""
     seed: int = 0
+    """Seed of every random choice: weights, split and order of the samples."""
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""
     precision: Literal["float32", "bfloat16"] = "float32"
     """bfloat16: autocast; weights, optimizer and codebooks stay float32."""
     log_every: int = 100
+    """Number of steps between two lines of the log."""
     validate_every: int = 1_000
+    """Number of steps between two validations."""
     save_every: int = 1_000
+    """Number of steps between two states that the run can be resumed from."""
     max_minutes: float | None = None
     """Stop, with the model saved, after this time (for each stage)."""
     resume: bool = True

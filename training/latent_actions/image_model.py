@@ -164,7 +164,7 @@ class ImageLatentModel(LatentModel):
     def _text(self, text: TextStates | None) -> TextStates | None:
         """The instructions at this model's width."""
         if (text is not None) != (self.text_in is not None):
-            raise ValueError(
+            raise ConfigError(
                 "stage 1 of the image model is conditioned on language: give the encoded instructions"
                 if text is None
                 else "stage 2 of the image model takes no language"
@@ -177,7 +177,7 @@ class ImageLatentModel(LatentModel):
         features, P = self.config.features, self.config.tokens
         for what, values in (("o_t", now_BNF), ("o_t+δ", future_BNF)):
             if values.ndim != 3 or tuple(values.shape) != (len(now_BNF), features.tokens, features.width):
-                raise ValueError(
+                raise ConfigError(
                     f"features of {what} have shape {tuple(values.shape)}; expected (B, N, F) = "
                     f"({len(now_BNF)}, {features.tokens}, {features.width})"
                 )

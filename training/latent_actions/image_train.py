@@ -25,14 +25,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.tensorboard import SummaryWriter
 
-from lavla_ros.config import ConfigError, to_plain
-from lavla_ros.contract import Contract, ContractError, load_contract
+from lavla_ros.config import to_plain
+from lavla_ros.contract import Contract, load_contract
 from lavla_ros.policy.checkpoint import CheckpointError, read_tensors, trained_parameters
-from lavla_ros.policy.normalization import StatsError
 from lavla_ros.yaml_text import dump_yaml
 from training.command import run_command
-from training.data import DataError, SampleStream, split_by_episode
-from training.dataset import DatasetError
+from training.data import SampleStream, split_by_episode
 from training.latent_actions.checkpoint import load_latent_model, save_latent_model
 from training.latent_actions.features import TextEncoder, TextStates, load_features
 from training.latent_actions.health import CodebookHealth, HealthTracker
@@ -52,20 +50,10 @@ from training.latent_actions.image_model import (
     ImageObjective,
 )
 from training.loop import TrainingError, build_accelerator, micro_batch
-from training.machine import RoomError, flushed_denormals
+from training.machine import flushed_denormals
 from training.reporting import Reporter, TerminalReporter
 from training.state import Progress, differences, gather_state, load_progress, load_state, recover, save_state
 
-USER_ERRORS = (
-    ConfigError,
-    ContractError,
-    DataError,
-    DatasetError,
-    StatsError,
-    CheckpointError,
-    RoomError,
-    TrainingError,
-)
 _PROG = "lavla latent train"
 _SHOWN = ("loss", "reconstruction", "action", "perplexity", "dead_codes")
 _EVALUATED = 4096
@@ -404,7 +392,7 @@ class ImageLamTrainer:
 def train_image_lam(config: ImageLamTrainConfig) -> Path:
     """Features, stage 1 where needed, then the configured stage; returns the model's directory.
 
-    Raises one of ``USER_ERRORS``, where it can before anything is computed.
+    Raises a UserError, if it can before anything is computed.
     """
     contract = load_contract(config.data.contract)
     config.model.cameras_of(contract)
@@ -453,7 +441,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         train_image_lam,
         prog="lavla latent train",
         description=__doc__,
-        user_errors=USER_ERRORS,
         argv=argv,
     )
 

@@ -33,9 +33,10 @@ import torch
 from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, T5Config, T5EncoderModel
 
-from lavla_ros.config import ConfigError
-from lavla_ros.contract import DEFAULT_CONTRACT, Contract, ContractError, load_contract
+from lavla_ros.contract import Contract, load_contract
+from lavla_ros.errors import one_line_errors
 from lavla_ros.policy.checkpoint import CheckpointError, read_tensors
+from lavla_ros.resources import DEFAULT_CONTRACT
 from training.latent_actions.checkpoint import save_latent_model
 from training.latent_actions.features import load_features
 from training.latent_actions.image_config import FeatureConfig, ImageLamConfig, TextConfig
@@ -314,17 +315,14 @@ def _require_equal_sets(found: Iterable[str], expected: Iterable[str], what: str
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 on success, 1 with a message on standard error otherwise."""
+    """Entry point; 0 on success. An error that the user can mend ends the process with a message and status 1."""
     parser = argparse.ArgumentParser(prog="univla", description="Import UniVLA's released latent action models.")
     parser.add_argument("checkpoint", type=Path, help="lam-stage-1 or lam-stage-2, .safetensors or .ckpt")
     parser.add_argument("output", type=Path, help="folder for model/ and dinov2/")
     parser.add_argument("--contract", default=DEFAULT_CONTRACT, help="contract of the robot, by name or path")
     arguments = parser.parse_args(argv)
-    try:
+    with one_line_errors("univla"):
         imported = import_univla(arguments.checkpoint, arguments.output, load_contract(arguments.contract))
-    except (CheckpointError, ConfigError, ContractError) as error:
-        print(f"univla: {error}", file=sys.stderr)
-        return 1
     stage, text = imported.model.config.stage, len(imported.text_tensors)
     taken = len(univla_names(imported.model))
     print(

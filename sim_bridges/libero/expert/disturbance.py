@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk
 from sim_bridges.disturbance import BurstConfig, Bursts
 
@@ -23,7 +24,7 @@ class DisturbanceConfig(BurstConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.action_std) != 6 or min(self.action_std) < 0:
-            raise ValueError(f"action_std is {self.action_std}; expected 6 values >= 0")
+            raise ConfigError(f"action_std is {self.action_std}; expected 6 values >= 0")
 
 
 class DisturbanceSource:
@@ -38,7 +39,7 @@ class DisturbanceSource:
         Raises ValueError for another shape.
         """
         if chunk.actions_HA.shape != (1, 7):
-            raise ValueError(f"the chunk has shape {chunk.actions_HA.shape}; the expert gives one action of 7 values")
+            raise ConfigError(f"the chunk has shape {chunk.actions_HA.shape}; the expert gives one action of 7 values")
         push = self._bursts.swell() * self._bursts.offset
         push[2] = abs(push[2])
         executed = chunk.actions_HA.copy()

@@ -17,6 +17,7 @@ from typing import Any
 import mujoco
 import numpy as np
 
+from lavla_ros.config import ConfigError
 from sim_bridges.libero.expert.boxes import FloatArray
 from sim_bridges.libero.expert.grasp import Grasp, GraspConfig, down, plan_grasps
 from sim_bridges.libero.expert.scene import Scene
@@ -78,13 +79,13 @@ class ExpertConfig:
         lengths = ("hover_m", "clearance_m", "way_m", "near_m", "reach_m", "slip_m", "moved_m")
         for key in (*lengths, "empty_gap_m", "open_gap_m"):
             if not 0 < getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; expected metres between 0 and 1")
+                raise ConfigError(f"{key} is {getattr(self, key)}; expected metres between 0 and 1")
         for key in ("grip_steps", "release_steps", "stall_steps", "patience_steps"):
             if getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; expected at least 1 step")
+                raise ConfigError(f"{key} is {getattr(self, key)}; expected at least 1 step")
         for key in ("turn_limit", "lower_limit"):
             if not 0 < getattr(self, key) <= 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; expected more than 0, at most 1")
+                raise ConfigError(f"{key} is {getattr(self, key)}; expected more than 0, at most 1")
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lavla_ros.config import ConfigError
 from sim_bridges.libero.expert.boxes import Boxes, FloatArray, footprint
 from sim_bridges.libero.expert.scene import Scene
 
@@ -57,13 +58,13 @@ class GraspConfig:
     def __post_init__(self) -> None:
         for key in ("tall_m", "below_top_m", "above_ground_m", "widest_m", "rim_radius_m", "clear_m", "stretch_m"):
             if not 0 < getattr(self, key) < 1:
-                raise ValueError(f"{key} is {getattr(self, key)}; expected metres between 0 and 1")
+                raise ConfigError(f"{key} is {getattr(self, key)}; expected metres between 0 and 1")
         if self.rim_points < 4 or not self.rim_depths_m:
-            raise ValueError(f"rim_points is {self.rim_points}, rim_depths_m {self.rim_depths_m}: nothing to choose")
+            raise ConfigError(f"rim_points is {self.rim_points}, rim_depths_m {self.rim_depths_m}: nothing to choose")
         if 0.0 not in self.side_shifts or max(abs(shift) for shift in self.side_shifts) >= 1:
-            raise ValueError(f"side_shifts is {self.side_shifts}; expected 0 among parts of a half length, below 1")
+            raise ConfigError(f"side_shifts is {self.side_shifts}; expected 0 among parts of a half length, below 1")
         if 0.0 not in self.side_turns_rad or max(abs(turn) for turn in self.side_turns_rad) > math.pi / 4:
-            raise ValueError(f"side_turns_rad is {self.side_turns_rad}; expected 0 among turns of at most π/4")
+            raise ConfigError(f"side_turns_rad is {self.side_turns_rad}; expected 0 among turns of at most π/4")
 
 
 @dataclass(frozen=True, slots=True)

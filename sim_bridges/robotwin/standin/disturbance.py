@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
+from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk
 from sim_bridges.disturbance import BurstConfig, Bursts
 from sim_bridges.robotwin.interface import ARM_JOINTS, COMMAND_SIZE
@@ -31,9 +32,9 @@ class DisturbanceConfig(BurstConfig):
     def __post_init__(self) -> None:
         super().__post_init__()
         if len(self.joint_std_rad) != ARM_JOINTS or min(self.joint_std_rad) < 0:
-            raise ValueError(f"joint_std_rad is {self.joint_std_rad}; expected {ARM_JOINTS} values >= 0")
+            raise ConfigError(f"joint_std_rad is {self.joint_std_rad}; expected {ARM_JOINTS} values >= 0")
         if not 0.0 <= self.holding <= 1.0:
-            raise ValueError(f"holding is {self.holding}; expected 0 to 1")
+            raise ConfigError(f"holding is {self.holding}; expected 0 to 1")
 
 
 class DisturbanceSource:
@@ -47,7 +48,7 @@ class DisturbanceSource:
         """What to execute instead of the expert's command (1, 14), within the joints' limits. Grippers are left alone;
         so is an arm that a push would bring too near to the table. Raises ValueError for another shape."""
         if chunk.actions_HA.shape != (1, COMMAND_SIZE):
-            raise ValueError(f"the chunk has shape {chunk.actions_HA.shape}; expected (1, {COMMAND_SIZE})")
+            raise ConfigError(f"the chunk has shape {chunk.actions_HA.shape}; expected (1, {COMMAND_SIZE})")
         command = chunk.actions_HA[0]
         executed = command.copy()
         low, high = np.array(LIMITS_RAD).T

@@ -17,6 +17,8 @@ import h5py
 import numpy as np
 import tyro
 
+from lavla_ros.config import ConfigError
+from lavla_ros.errors import FailedError
 from sim_bridges.robotwin.standin.instructions import all_instructions
 from sim_bridges.robotwin.standin.task import StandinTask
 from sim_bridges.robotwin.standin.tasks import TASK_TYPES, make_task
@@ -38,9 +40,9 @@ class CollectConfig:
 
     def __post_init__(self) -> None:
         if self.task not in TASK_TYPES:
-            raise ValueError(f"task is {self.task!r}; expected one of {', '.join(TASK_TYPES)}")
+            raise ConfigError(f"task is {self.task!r}; expected one of {', '.join(TASK_TYPES)}")
         if self.episodes < 1 or self.first_seed < 0:
-            raise ValueError(f"episodes is {self.episodes}, first_seed {self.first_seed}; nothing to collect")
+            raise ConfigError(f"episodes is {self.episodes}, first_seed {self.first_seed}; nothing to collect")
 
 
 def collect(config: CollectConfig) -> list[int]:
@@ -55,7 +57,7 @@ def collect(config: CollectConfig) -> list[int]:
             seeds.append(seed)
         seed, rejected = seed + 1, 0 if frames else rejected + 1
         if rejected >= MOST_REJECTED:
-            raise RuntimeError(f"the expert of {config.task} fails on all of the {MOST_REJECTED} seeds before {seed}")
+            raise FailedError(f"the expert of {config.task} fails on all of the {MOST_REJECTED} seeds before {seed}")
     return seeds
 
 

@@ -10,6 +10,8 @@ from collections.abc import Mapping
 
 import numpy as np
 
+from lavla_ros.errors import InputError
+
 TEMPLATES: dict[str, dict[str, tuple[str, ...]]] = {
     "stack_two_blocks": {
         "seen": (
@@ -70,7 +72,7 @@ def instruction_of(task: str, seed: int, words: Mapping[str, str], kind: str = "
 def all_instructions(task: str, words: Mapping[str, str], kind: str) -> list[str]:
     """Every template of the kind, filled in. Raises ValueError likewise."""
     if task not in TEMPLATES or kind not in TEMPLATES[task]:
-        raise ValueError(f"there are no {kind!r} instructions of {task!r}; tasks: {', '.join(TEMPLATES)}; seen, unseen")
+        raise InputError(f"there are no {kind!r} instructions of {task!r}; tasks: {', '.join(TEMPLATES)}; seen, unseen")
     return [_fill(template, words) for template in TEMPLATES[task][kind]]
 
 
@@ -79,5 +81,5 @@ def _fill(template: str, words: Mapping[str, str]) -> str:
     for placeholder, word in words.items():
         filled = filled.replace(placeholder, word)
     if "{" in filled:
-        raise ValueError(f"no word for a placeholder of {template!r}; there are {dict(words)}")
+        raise InputError(f"no word for a placeholder of {template!r}; there are {dict(words)}")
     return filled

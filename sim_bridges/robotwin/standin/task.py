@@ -27,6 +27,7 @@ from typing import Any, ClassVar
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lavla_ros.errors import InputError
 from sim_bridges.robotwin.interface import ARM_JOINTS, COMMAND_SIZE
 from sim_bridges.robotwin.standin import motion
 from sim_bridges.robotwin.standin.body import Body, Part, Vector
@@ -145,7 +146,7 @@ class StandinTask(ABC):
         """Build the scene of ``seed`` (an int >= 0, default 0). Raises UnStableError, SapienMissing, ValueError."""
         seed = kwargs.get("seed", 0)
         if not isinstance(seed, int | np.integer) or seed < 0:
-            raise ValueError(f"seed is {seed!r}; expected a whole number >= 0")
+            raise InputError(f"seed is {seed!r}; expected a whole number >= 0")
         data = kwargs.get("data_type") or {}
         self._observed = {key: bool(data.get(key, True)) for key in ("rgb", "endpose", "qpos")}
         self.seed, self.ep_num = int(seed), int(kwargs.get("now_ep_num", 0))
@@ -207,10 +208,10 @@ class StandinTask(ABC):
         if self.take_action_cnt == self.step_lim or self.eval_success:
             return
         if action_type != "qpos":
-            raise ValueError(f"action_type is {action_type!r}; the stand-in takes joint positions only ('qpos')")
+            raise InputError(f"action_type is {action_type!r}; the stand-in takes joint positions only ('qpos')")
         command = np.array(action, np.float64)
         if command.shape != (COMMAND_SIZE,) or not np.isfinite(command).all():
-            raise ValueError(f"the action is {command}, of shape {command.shape}; expected 14 finite numbers")
+            raise InputError(f"the action is {command}, of shape {command.shape}; expected 14 finite numbers")
         self.take_action_cnt += 1
         for _ in self._follow(*self._rest_to_rest(command)):
             if self.check_success():

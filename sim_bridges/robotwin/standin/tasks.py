@@ -9,6 +9,7 @@ from typing import ClassVar
 import numpy as np
 from numpy.typing import NDArray
 
+from lavla_ros.errors import InputError
 from sim_bridges.robotwin.standin.body import Vector
 from sim_bridges.robotwin.standin.expert import Expert, Lost, Reach, Stage
 from sim_bridges.robotwin.standin.moves import ABOVE_M, Grip, Place, home, lifted, pick, put_down, stage, yaw_of
@@ -198,5 +199,5 @@ TASK_TYPES: dict[str, type[StandinTask]] = {
 def make_task(name: str) -> StandinTask:
     """A task that is not set up yet. Raises ValueError for a name that is none of TASKS."""
     if name not in TASK_TYPES:
-        raise ValueError(f"the stand-in has no task {name!r}; it has {', '.join(TASK_TYPES)}")
+        raise InputError(f"the stand-in has no task {name!r}; it has {', '.join(TASK_TYPES)}")
     return TASK_TYPES[name]()

@@ -19,7 +19,8 @@ import slider_suite
 
 from lavla_ros import cli
 from sim_bridges.evaluation import results as results_module
-from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
+from sim_bridges.evaluation.config import EvaluationConfig
+from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import Results, same_episodes
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
 from sim_bridges.evaluation.workers import MOST_ERRORS_IN_A_ROW, EvaluationError

@@ -18,7 +18,8 @@ from lavla_ros.policy.config import BackboneConfig, PolicyConfig, TinyConfig
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.prompt import train_tokenizer
-from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
+from sim_bridges.evaluation.config import EvaluationConfig
+from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import same_episodes
 from sim_bridges.evaluation.workers import EvaluationError
 

@@ -16,7 +16,8 @@ import slider_suite
 
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.contract import ActionChunk
-from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
+from sim_bridges.evaluation.config import EvaluationConfig
+from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import same_episodes
 from sim_bridges.evaluation.workers import EvaluationError
 

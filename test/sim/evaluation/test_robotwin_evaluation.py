@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
+from sim_bridges.evaluation.config import EvaluationConfig
+from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.suites import load_suite
 from sim_bridges.robotwin.sources import open_source
 

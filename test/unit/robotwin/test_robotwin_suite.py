@@ -13,8 +13,9 @@ from swing_task import LIMIT, NAME, SwingOptions, SwingSource, SwingSuite
 
 from lavla_ros.contract import ActionChunk, Observation
 from sim_bridges.evaluation import robotwin
+from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.episode import evaluate_episode
-from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
+from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import same_episodes
 from sim_bridges.evaluation.robotwin import SEEDS_FILE, RobotwinTaskEnvironment
 from sim_bridges.evaluation.suites import choose_tasks, load_suite

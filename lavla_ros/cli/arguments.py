@@ -1,0 +1,92 @@
+"""Command lines from functions and from the rooms' own configuration, whose field docs are the help."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import textwrap
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+Json = Annotated[bool, tyro.conf.arg(name="json")]
+"""The option ``--json`` of a command's parameter ``as_json``."""
+SuiteOptions = Annotated[tuple[str, ...], tyro.conf.arg(aliases=["-o"]), tyro.conf.UseAppendAction]
+"""The option ``-o name=value`` of a simulator's suite."""
+_annotated: Any = Annotated  # for types that are known at run time only
+
+
+def fields_of(config_class: type, *, positional: Sequence[str] = (), without: Sequence[str] = (), **names: str) -> Any:
+    """Marks a parameter, ``Annotated[C, fields_of(C)]``: each field of C is an option, its docstring the help.
+
+    ``positional`` fields are given without a name, those in ``without`` cannot be given, ``names`` renames options.
+    """
+    hints, docs = get_type_hints(config_class, include_extras=True), field_docs(config_class)
+
+    def option(field: dataclasses.Field[Any]) -> tuple[str, Any, Any]:
+        markers: list[Any] = [tyro.conf.arg(name=names.get(field.name), help=docs.get(field.name))]
+        markers += [tyro.conf.Positional] if field.name in positional else []
+        markers += [tyro.conf.Suppress] if field.name in without else []
+        default = dataclasses.field(default=field.default, default_factory=field.default_factory, kw_only=True)
+        return field.name, _annotated[hints[field.name], *markers], default
+
+    options = dataclasses.make_dataclass(
+        config_class.__name__,
+        map(option, dataclasses.fields(config_class)),
+        bases=(config_class,),
+        namespace={"__post_init__": lambda self: None, "config_class": config_class},  # checked when the command runs
+        kw_only=True,
+        frozen=True,
+    )
+    return tyro.conf.arg(name="", constructor=options)
+
+
+def field_docs(config_class: type) -> dict[str, str]:
+    """The docstring under each field, as one paragraph without markup."""
+    definition = ast.parse(textwrap.dedent(inspect.getsource(config_class))).body[0]
+    assert isinstance(definition, ast.ClassDef)
+    return {
+        field.target.id: " ".join(doc.value.value.replace("``", "").split())
+        for field, doc in pairwise(definition.body)
+        if isinstance(field, ast.AnnAssign) and isinstance(field.target, ast.Name)
+        if isinstance(doc, ast.Expr) and isinstance(doc.value, ast.Constant) and isinstance(doc.value.value, str)
+    }
+
+
+def own_options(function: Callable[..., None]) -> dict[str, inspect.Parameter]:
+    """The parameters of a command, those of its configuration included that have a default."""
+    own = dict(inspect.signature(function).parameters)
+    for hint in get_type_hints(function).values():
+        if dataclasses.is_dataclass(hint):
+            parameters = inspect.signature(hint).parameters  # type: ignore[arg-type]
+            own |= {name: each for name, each in parameters.items() if each.default is not each.empty}
+    return own
+
+
+def parse_function(
+    function: Callable[..., None], arguments: Sequence[str], *, prog: str, summary: str
+) -> Callable[[], None]:
+    """The call of ``function`` that the arguments describe. Ends the process, with status 2, if they describe none."""
+
+    @functools.wraps(function)
+    def call_later(*values: Any, **options: Any) -> Callable[[], None]:
+        return lambda: function(*map(_built, values), **{name: _built(value) for name, value in options.items()})
+
+    return tyro.cli(
+        call_later,
+        prog=prog,
+        description=f"{summary}\n\n{(inspect.getdoc(function) or '').partition('Args:')[0]}".rstrip(),
+        args=arguments,
+        config=(tyro.conf.OmitArgPrefixes,),
+    )
+
+
+def _built(value: Any) -> Any:
+    """The room's own configuration, which checks itself, in place of the options read for it."""
+    if (config_class := getattr(value, "config_class", None)) is None:
+        return value
+    return config_class(**{field.name: getattr(value, field.name) for field in dataclasses.fields(config_class)})

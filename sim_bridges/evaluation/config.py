@@ -1,0 +1,94 @@
+"""What is evaluated. Imports little: the help of the command line waits for it."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lavla_ros.config import ConfigError
+
+Kind = Literal["checkpoint", "expert", "replay", "remote"]
+REPLAY = "replay:"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationConfig:
+    """What to evaluate, completely: equal values give equal episodes."""
+
+    suite: str
+    """Name of a suite (docs/evaluation.md lists them), or module:factory of yours."""
+    tasks: tuple[str, ...] = ()
+    """Tasks, by name or number, or a set of tasks that the suite names. The default is the suite's own choice."""
+    policy: str = "bundled"
+    """Checkpoint directory, "bundled", "expert" (scripted, with access to the simulator's state), "replay:DATASET"
+    (recorded actions), or "remote" (a policy node with use_sim_time that runs in this ROS domain)."""
+    through: Literal["process", "nodes"] = "process"
+    """Whether a checkpoint runs in the worker's process, or in a policy node behind ROS topics. The episodes are the
+    same."""
+    episodes: int | None = None
+    """Number of episodes per task."""
+    seed: int | None = None
+    """Seed of the evaluation; episode i of a seed always begins in the same state."""
+    max_steps: int | None = None
+    """Number of contract steps after which an episode has failed."""
+    replan_steps: int | None = None
+    """Number of contract steps executed from a chunk before the next inference."""
+    latency_steps: int = 0
+    """Number of contract steps between an observation and the arrival of its chunk; 0 means that inference is free."""
+    device: str = "cpu"
+    """Device that a checkpoint runs on: cpu, cuda, …"""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Options of the suite."""
+    method: str = ""
+    """Row of the published tables, if it is not the one that the checkpoint names."""
+    videos: int = 2
+    """Number of successful and of failed episodes shown as videos."""
+    timeout_s: float = 120.0
+    """Number of seconds without an answer of policy or simulator after which an episode is in error."""
+
+    def __post_init__(self) -> None:
+        for name, low, high in (
+            ("episodes", 1, 10_000),
+            ("seed", 0, 99_999),
+            ("max_steps", 1, 100_000),
+            ("replan_steps", 1, 256),
+            ("latency_steps", 0, 255),
+            ("videos", 0, 100),
+            ("timeout_s", 0.1, 3600.0),
+        ):
+            value = getattr(self, name)
+            if value is not None and not low <= value <= high:
+                raise ConfigError(f"evaluation: {name} is {value}; expected {low} to {high}")
+        if self.through == "nodes" and kind_of(self.policy) != "checkpoint":
+            raise ConfigError(f"evaluation: only a checkpoint runs through nodes, not {self.policy!r}")
+
+    def command(self) -> str:
+        """The shell command that repeats this."""
+        words = ["lavla", "eval", self.suite]
+        if self.tasks:
+            words += ["--task", *self.tasks]
+        words += ["--policy", self.policy]
+        for name in ("episodes", "seed", "max_steps", "replan_steps"):
+            if (value := getattr(self, name)) is not None:
+                words += [f"--{name.replace('_', '-')}", str(value)]
+        if self.latency_steps:
+            words += ["--latency-steps", str(self.latency_steps)]
+        if self.through != "process":
+            words += ["--through", self.through]
+        if self.device != "cpu":
+            words += ["--device", self.device]
+        for name, value in self.options.items():
+            if value:
+                words += ["-o", f"{name}={value}"]
+        return shlex.join(words)
+
+
+def kind_of(policy: str) -> Kind:
+    """Raises ConfigError for an empty name."""
+    if not policy:
+        raise ConfigError("the policy is empty; give a checkpoint directory, bundled, expert, replay:DATASET or remote")
+    if policy in ("expert", "remote"):
+        return policy  # type: ignore[return-value]
+    return "replay" if policy.startswith(REPLAY) else "checkpoint"
