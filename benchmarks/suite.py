@@ -32,8 +32,9 @@ from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.contract import ActionChunk, Observation
 from lavla_ros.errors import FailedError
 from sim_bridges.episode import Actor, ExpertActor, run_episode
-from sim_bridges.evaluation.evaluation import EvaluationConfig, evaluate
-from sim_bridges.evaluation.suites import choose_tasks, load_suite, make_plans, protocol_starts
+from sim_bridges.evaluation.config import EvaluationConfig
+from sim_bridges.evaluation.evaluation import evaluate
+from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
 from sim_bridges.world import Options, Plan, Suite
 
 TIMEOUT_S = 600.0

@@ -11,9 +11,11 @@ from typing import Any
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import load_contract
 from sim_bridges.bag_video import write_bag_video
+from sim_bridges.evaluation.policies import policy_hash
 from sim_bridges.evaluation.report import write_report
-from sim_bridges.evaluation.results import EpisodeResult, Results, write_json
-from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE, policy_hash
+from sim_bridges.evaluation.results import EpisodeResult, Results
+from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE
+from sim_bridges.files import write_json
 from sim_bridges.live_episodes import LiveEpisodes
 
 CONTRACT = "jaka_minicobo"

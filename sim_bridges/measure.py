@@ -17,7 +17,7 @@ from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract
 from lavla_ros.errors import one_line_errors
 from sim_bridges.episode import Episode, ExpertActor, PlayedExpert, run_episode
-from sim_bridges.evaluation.suites import choose_tasks, load_suite, make_plans, protocol_starts
+from sim_bridges.suites import choose_tasks, load_suite, make_plans, parse_options, protocol_starts
 from sim_bridges.world import Environment, HasDisturbance, Plan, PlaysByItself, SuiteError
 
 
@@ -37,6 +37,8 @@ class MeasureConfig:
     """An expert that can move the robot itself does so; this is how RoboTwin accepts a seed."""
     disturb: bool = False
     """Push the arm in random bursts, as recordings do."""
+    options: tuple[str, ...] = ()
+    """Options of the suite, each as name=value."""
     out: Path | None = None
     """JSON file for the episodes."""
 
@@ -67,7 +69,7 @@ def show(
 
 def measure(config: MeasureConfig) -> list[tuple[Plan, Episode]]:
     """All episodes, lines printed for each task. Raises SuiteError, and what making the simulator raises."""
-    suite = load_suite(config.suite)
+    suite = load_suite(config.suite, parse_options(config.options))
     seed = suite.rules.seed if config.seed is None else config.seed
     starts = protocol_starts(suite, choose_tasks(suite, config.tasks), episodes=config.episodes, seed=seed)
     measured: list[tuple[Plan, Episode]] = []

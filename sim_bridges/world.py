@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import NamedTuple, Protocol, runtime_checkable
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -184,6 +184,29 @@ class Recipes:
     """Whether ``lavla demo`` runs this suite's policies on a live stack."""
 
 
+@runtime_checkable
+class FindsScenes(Protocol):
+    """An environment in which the expert tries a scene first: only what it solves is an episode."""
+
+    def find(self, start: Start, *, number: int | None, demonstration: bool, on_try: Callable[[], None]) -> Start:
+        """The episode of this start, or, with a ``number``, the first one from there on that was not found yet.
+
+        ``number``: among episodes that follow one another. ``demonstration``: the expert will act in it. ``on_try`` is
+        called before every try, and ends the search by raising. Raises SuiteError where there is no such episode.
+        """
+        ...
+
+
+class ExtraTopics(Protocol):
+    """Publishers of what a suite has besides its contract's streams."""
+
+    def publish(self, environment: Any, stamp_ns: int, *, images: bool) -> None:
+        """Right after the observation of ``stamp_ns``, which had pictures or not."""
+        ...
+
+    def close(self) -> None: ...
+
+
 class Suite(Protocol):
     """See the module. Making one must be cheap: no simulator, no pictures.
 
@@ -236,6 +259,24 @@ class Suite(Protocol):
 
     def versions(self) -> tuple[str, ...]:
         """Distributions whose versions decide the bits of an episode."""
+        ...
+
+
+@runtime_checkable
+class HasScenes(Protocol):
+    """A suite that has its own words for a scene."""
+
+    def describe(self, plan: Plan) -> Mapping[str, Any]:
+        """What bags, /episode/state and progress files say of an episode's scene; JSON-ready."""
+        ...
+
+
+@runtime_checkable
+class HasExtraTopics(Protocol):
+    """A suite that publishes more than its contract's streams."""
+
+    def extra_topics(self, node: Any) -> ExtraTopics:
+        """``node``: of rclpy, which makes the publishers."""
         ...
 
 

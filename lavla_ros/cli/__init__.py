@@ -109,7 +109,7 @@ def parse(arguments: Sequence[str]) -> Callable[[], None]:
     from lavla_ros.cli.arguments import own_options, parse_function
 
     if "option" in (own := own_options(function)) and name != "import" and not {"-h", "--help"} & set(rest):
-        from sim_bridges.evaluation.suites import spell_options
+        from sim_bridges.suites import spell_options
 
         rest = spell_options(rest, own)
     return parse_function(function, rest, prog=f"lavla {name}", summary=command.summary)

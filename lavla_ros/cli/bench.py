@@ -46,7 +46,7 @@ def bench(
         size: For train, whether to measure the full-size model, which needs a GPU, or a small one that runs anywhere.
         batch_size: For train, number of samples per step.
     """
-    from sim_bridges.evaluation.results import write_json
+    from sim_bridges.files import write_json
 
     if name == "servo":
         from benchmarks import servo
@@ -66,7 +66,7 @@ def bench(
         figures = gpu_train.run(size=size, batch_size=batch_size, strategies=strategies)
     else:
         from benchmarks import suite
-        from sim_bridges.evaluation.suites import parse_options
+        from sim_bridges.suites import parse_options
 
         figures = suite.run(name, options=parse_options(option), task=task, policy=policy)
     if out is not None:

@@ -44,8 +44,8 @@ def evaluate(
     """
     from sim_bridges.evaluation.evaluation import evaluate as run
     from sim_bridges.evaluation.results import EpisodeResult
-    from sim_bridges.evaluation.suites import parse_options
     from sim_bridges.paper.tables import PAPER
+    from sim_bridges.suites import parse_options
 
     given = {name: value for name, value in parse_options(option).items() if value}
     config = replace(config, options=given)
@@ -156,8 +156,8 @@ def study(
         image_recipe: Configuration of the image latent action model. The default is the suite's.
         policy_recipe: Configuration of the policies. The default is the suite's.
     """
-    from sim_bridges.evaluation.suites import parse_options
     from sim_bridges.paper.study import StudyConfig, run_study
+    from sim_bridges.suites import parse_options
 
     config = StudyConfig(
         bags=bags,

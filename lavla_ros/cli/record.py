@@ -59,13 +59,12 @@ def record(
         arguments = {"task": task, "contract": contract, **stack_arguments(stack)}
         record_person(out, instruction, arguments, episodes or 0, convert=[*PROGRAM, "convert"])
         return
-    from sim_bridges.tabletop.record import RecordConfig, record_expert
+    from sim_bridges.lockstep.record import RecordConfig, record_expert
 
     config = RecordConfig(
         out=out,
         task=task,
-        layout=layout,
-        contract=contract,
+        options={"layout": layout, "contract": contract},
         episodes=400 if episodes is None else episodes,
         seed=seed,
         workers=workers,

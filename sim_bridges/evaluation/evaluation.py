@@ -22,10 +22,11 @@ from sim_bridges.evaluation.policies import (
 )
 from sim_bridges.evaluation.policy_nodes import Watch, links_to_nodes, policy_nodes
 from sim_bridges.evaluation.report import NOTHING_PUBLISHED, Published, write_report
-from sim_bridges.evaluation.results import EpisodeResult, Results, versions, write_json
+from sim_bridges.evaluation.results import EpisodeResult, Results, versions
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
-from sim_bridges.evaluation.suites import choose_tasks, load_suite, make_plans, protocol_starts
 from sim_bridges.evaluation.workers import EvaluationError, Job, run_plans
+from sim_bridges.files import write_json
+from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
 from sim_bridges.world import Evaluated, FindsEpisodes, Plan, Start, Suite
 
 OnEpisode = Callable[[EpisodeResult], None]

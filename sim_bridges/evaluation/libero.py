@@ -46,6 +46,10 @@ class LiberoOptions:
 
     assets: str = ""
     """Folder of LIBERO's scene files, if they are not found otherwise."""
+    contract: str = "libero"
+    """Contract: a shipped name or a YAML file."""
+    resolution: int = 256
+    """Edge of the simulator's pictures, pixels."""
 
 
 class LiberoSuite:
@@ -56,11 +60,11 @@ class LiberoSuite:
     def __init__(self, name: str, options: LiberoOptions = LiberoOptions()) -> None:  # frozen
         """Raises LiberoError where LIBERO is not installed."""
         self.name = name
-        self.contract: Contract = load_contract("libero")
+        self.contract: Contract = load_contract(options.contract)
         self.tasks = tuple(task.name for task in suite_tasks(name))
         self.default_tasks = self.tasks
         self.rules = Rules(episodes=PROTOCOL_TRIALS, seed=PROTOCOL_SEED, max_steps=STEP_LIMITS[name], replan_steps=8)
-        self._assets = options.assets
+        self._assets, self._resolution = options.assets, options.resolution
         self.recipes = Recipes(
             action=config_path("latent/action_libero_tiny.yaml"),
             image=config_path("latent/image_libero_tiny.yaml"),
@@ -77,12 +81,28 @@ class LiberoSuite:
             )
         return Start(seed, trial)
 
+    def describe(self, plan: Plan) -> dict[str, Any]:
+        assets = self.assets()
+        return {
+            "suite": self.name,
+            "task": self.tasks.index(plan.task),
+            "initial_state": plan.state_index,
+            "seed": plan.seed,
+            "assets": assets.hash,
+            "comparable": not assets.stand_ins,
+        }
+
     def environment(self, task: str, *, images: bool) -> LiberoTaskEnvironment:
         from sim_bridges.libero.environment import LiberoEnvironment
 
         cameras = None if images else ()
         environment = LiberoEnvironment(
-            self.name, task, assets=find_assets(self._assets), cameras=cameras, contract=self.contract
+            self.name,
+            task,
+            resolution=self._resolution,
+            assets=find_assets(self._assets),
+            cameras=cameras,
+            contract=self.contract,
         )
         return LiberoTaskEnvironment(environment, self.contract)
 

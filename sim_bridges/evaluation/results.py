@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import platform
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
@@ -255,17 +254,3 @@ def latency_summary(samples_ms: Iterable[float]) -> dict[str, float]:
         "max": max(values),
         "mean": sum(values) / len(values),
     }
-
-
-def write_json(path: Path, data: object) -> None:
-    """Write all of it or nothing, durably: a temporary file beside ``path``, synced, then an atomic rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(data, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)

@@ -12,7 +12,7 @@ import hashlib
 import multiprocessing
 import time
 from collections import deque
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
@@ -20,23 +20,26 @@ from dataclasses import dataclass
 from functools import partial
 from itertools import islice
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, cast
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
 from lavla_ros.resources import config_path
 from sim_bridges.episode import ChunksOfOne
-from sim_bridges.robotwin.environment import FloatArray, RobotwinEnvironment, RobotwinError
+from sim_bridges.robotwin.environment import FloatArray, RobotwinEnvironment, RobotwinError, View
 from sim_bridges.robotwin.seeds import MOST_REJECTED_IN_A_ROW, SeedFile, Tried, accepted, first_seed, try_seed
-from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source
+from sim_bridges.robotwin.sources import open_source
 from sim_bridges.robotwin.task_sets import PAPER_4, TASK_SETS
+from sim_bridges.robotwin.task_source import Instructions, TaskSource
 from sim_bridges.world import (
     Assets,
     Comparability,
     Disturbance,
     Evaluated,
     Expert,
+    ExtraTopics,
     OnFrame,
     Outcome,
     Plan,
@@ -60,10 +63,12 @@ CHUNK_STEPS = 25
 class StandinOptions:
     """What the stand-in may be told."""
 
-    instructions: Instructions = "unseen"
-    """Which instruction templates."""
+    instructions: Literal["", "seen", "unseen"] = ""
+    """Which instruction templates; default is unseen, for demonstrations over topics seen."""
     seeds: str = ""
     """The seeds.json of another evaluation, whose episodes are run."""
+    contract: str = "robotwin_aloha"
+    """Contract: a shipped name or a YAML file."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,12 +96,13 @@ class RobotwinSuite:
     ) -> None:
         """``most_rejected``: seeds in a row that the expert may fail on."""
         self.name = source.suite
-        self.contract: Contract = load_contract("robotwin_aloha")
+        self.contract: Contract = load_contract(options.contract)
         self.tasks = source.tasks
         self.task_sets = TASK_SETS
         self.default_tasks = default_tasks
         self.source = source
-        self.instructions = options.instructions
+        self.instructions: Instructions = options.instructions or "unseen"
+        self._said = options.instructions
         self._seeds = options.seeds
         self.recipes = Recipes(
             action=config_path("latent/action_robotwin_tiny.yaml"),
@@ -147,8 +153,28 @@ class RobotwinSuite:
                 found[task] = [Start(row.seed, None, row.instruction, limit) for row in islice(rows, episodes)]
         return found
 
+    def describe(self, plan: Plan) -> dict[str, Any]:
+        made = self.source.provenance()
+        scene = {"suite": self.name, "task": plan.task, "seed": plan.seed}
+        return {**scene, "assets": made.hash, "comparable": made.comparable}
+
+    def extra_topics(self, node: Any) -> ExtraTopics:
+        from sim_bridges.robotwin.extra_topics import RobotwinTopics
+
+        return RobotwinTopics(node, self.contract)
+
+    def listed(self, kind: Instructions) -> SeedFile | None:
+        """The list that was given, with its instructions. Raises SuiteError where it is none."""
+        if self._seeds and not Path(self._seeds).is_file():
+            raise SuiteError(f"--seeds {self._seeds} is not a file; give the seeds.json of an evaluation's folder")
+        return SeedFile(Path(self._seeds), self.source.provenance(), kind) if self._seeds else None
+
+    def instructions_of(self, *, demonstration: bool) -> Instructions:
+        """Those that were asked for; else what RoboTwin trains on for a demonstration, and evaluates on otherwise."""
+        return self._said or ("seen" if demonstration else "unseen")
+
     def environment(self, task: str, *, images: bool) -> RobotwinTaskEnvironment:
-        return RobotwinTaskEnvironment(self.source.environment(task, self.contract), self.source)
+        return RobotwinTaskEnvironment(self.source.environment(task, self.contract), self)
 
     def assets(self) -> Assets:
         made = self.source.provenance()
@@ -190,10 +216,8 @@ class RobotwinSuite:
 
     def _take_given(self, listed: SeedFile, tasks: Sequence[str], episodes: int) -> None:
         """Make the folder's list the one that was given."""
-        path = Path(self._seeds)
-        if not path.is_file():
-            raise SuiteError(f"--seeds {path} is not a file; give the seeds.json of an evaluation's folder")
-        given = SeedFile(path, self.source.provenance(), self.instructions)
+        path, given = Path(self._seeds), self.listed(self.instructions)
+        assert given is not None
         for task in tasks:
             if (count := len(given.accepted(task))) < episodes:
                 raise SuiteError(f"{path} has {count} episodes of {task}; {episodes} are to be run")
@@ -267,9 +291,13 @@ def _try(seed: int, kind: Instructions) -> Tried:
 class RobotwinTaskEnvironment:
     """One task as an environment of the harness: the commands of a chunk are executed one a step, each to its end."""
 
-    def __init__(self, environment: RobotwinEnvironment, source: TaskSource) -> None:
+    def __init__(self, environment: RobotwinEnvironment, suite: RobotwinSuite) -> None:
         self.environment = environment
-        self._source = source
+        self.seen: View | None = None
+        """All that was drawn for the newest observation of :meth:`sense`."""
+        self._suite = suite
+        self._found_seed = -1
+        """The last one that was found among episodes that follow one another."""
         self._observed: dict[int, int] = {}
         """Stamp of an observation → the step at which it was taken."""
         self._chunk: ActionChunk | None = None
@@ -285,6 +313,18 @@ class RobotwinTaskEnvironment:
     def observe(self, *, images: bool) -> Observation:
         self._observed[self.environment.time_ns] = self.environment.steps
         return self.environment.observe(images)
+
+    def sense(self, *, images: bool) -> Observation:
+        inner = self.environment
+        self._observed[inner.time_ns] = inner.steps
+        self.seen = inner.view() if images else None
+        state = inner.commanded() if self.seen is None else self.seen.state
+        return Observation(
+            stamp_ns=inner.time_ns,
+            images={} if self.seen is None else self.seen.images,
+            state=cast("NDArray[np.float32]", state),  # float64, as a driver sends it
+            instruction=inner.instruction,
+        )
 
     def step(self, chunk: ActionChunk | None) -> None:
         """Raises RobotwinError for a command that is refused."""
@@ -305,7 +345,39 @@ class RobotwinTaskEnvironment:
 
     def disturbance(self, plan: Plan) -> Disturbance:
         """Raises RobotwinError where the expert does not act through commands."""
-        return self._source.disturbance(plan.seed)
+        return self._suite.source.disturbance(plan.seed)
+
+    def find(self, start: Start, *, number: int | None, demonstration: bool, on_try: Callable[[], None]) -> Start:
+        """Raises RobotwinError where the expert solves no such seed, or the list has none."""
+        task, source = self.environment.name, self._suite.source
+        kind = self._suite.instructions_of(demonstration=demonstration)
+        check = partial(try_seed, self.environment, source, kind=kind)
+        listed = self._suite.listed(kind)
+        rows = listed.accepted(task) if listed is not None else []
+        if listed is not None and number is not None:
+            if number >= len(rows):
+                raise RobotwinError(f"{listed.path} has {len(rows)} episodes of {task}, and no number {number}")
+            found = rows[number]
+        elif number is None:
+            known = [row for row in rows if row.seed == start.seed]
+            on_try()
+            found = known[0] if known else check(start.seed)
+            if found.rejected:
+                raise RobotwinError(
+                    f"seed {start.seed} of {task} is no episode: the expert does not solve it ({found.rejected})"
+                )
+        else:
+
+            def tries(seed: int) -> Generator[Tried]:
+                while True:
+                    on_try()
+                    yield check(seed)
+                    seed += 1
+
+            # Earlier episodes had to skip seeds.
+            found = next(accepted(task, max(start.seed, self._found_seed + 1), (), tries))
+            self._found_seed = found.seed
+        return start._replace(seed=found.seed, instruction=found.instruction)
 
     def restart(self) -> None:
         """The episode anew, after the expert has shown it."""

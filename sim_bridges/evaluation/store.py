@@ -19,7 +19,8 @@ from types import TracebackType
 from typing import Any, Self, TextIO
 
 from lavla_ros.errors import UserError
-from sim_bridges.evaluation.results import EpisodeResult, read_episode, write_json
+from sim_bridges.evaluation.results import EpisodeResult, read_episode
+from sim_bridges.files import write_json
 
 
 class StoreError(UserError, RuntimeError):

@@ -3,16 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
-from dataclasses import dataclass, field
-from typing import cast
+from dataclasses import dataclass
+from typing import Any, cast
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
 from lavla_ros.resources import config_path
-from sim_bridges.evaluation.config import EvaluationConfig
-from sim_bridges.evaluation.evaluation import evaluate as evaluate_suite
-from sim_bridges.evaluation.policies import policy_hash
-from sim_bridges.evaluation.results import EpisodeResult, Results, same_episodes
 from sim_bridges.tabletop.tasks import LayoutName, TaskName
 from sim_bridges.world import (
     Assets,
@@ -28,16 +23,9 @@ from sim_bridges.world import (
     SuiteError,
 )
 
-__all__ = ["EVALUATION_SEED_BASE", "TabletopEvaluation", "TabletopSuite", "evaluate", "policy_hash", "same_episodes"]
-
 EVALUATION_SEED_BASE = 1_000_000
 """Evaluation episodes use seeds from here on, recordings stay below: a policy never meets its training layouts."""
 TASKS: tuple[TaskName, ...] = ("pick_place", "stack_bowls")
-
-
-def episode_seed(seed: int, trial: int) -> int:
-    """The simulator's seed of a trial of an evaluation."""
-    return EVALUATION_SEED_BASE + seed * 10_000 + trial
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +47,8 @@ class TabletopSuite:
     rules = Rules(episodes=50, seed=0, max_steps=200, replan_steps=10)  # 20 s, the paper's limit (Appendix F)
     task_in_process = False
     policy = "bundled"
+    first_evaluation_seed = EVALUATION_SEED_BASE
+    """Recordings use seeds below this."""
 
     def __init__(self, options: TabletopOptions = TabletopOptions()) -> None:  # frozen
         self.layout = options.layout
@@ -76,7 +66,10 @@ class TabletopSuite:
     def plan(self, task: str, trial: int, seed: int) -> Start:
         if not 0 <= trial < 10_000:
             raise SuiteError(f"episodes is {trial + 1}; a seed of the tabletop has 10000 layouts")
-        return Start(episode_seed(seed, trial))
+        return Start(EVALUATION_SEED_BASE + seed * 10_000 + trial)
+
+    def describe(self, plan: Plan) -> dict[str, Any]:
+        return {"task": plan.task, "layout": self.layout, "seed": plan.seed}
 
     def environment(self, task: str, *, images: bool) -> TabletopEnvironment:
         return TabletopEnvironment(cast(TaskName, task), self.layout, self.contract, images=images)
@@ -143,44 +136,3 @@ class TabletopEnvironment:
     def close(self) -> None:
         if self._renderer is not None:
             self._renderer.close()
-
-
-@dataclass(frozen=True, kw_only=True)
-class TabletopEvaluation:
-    """An evaluation on one task of the tabletop, in short; see :class:`EvaluationConfig` for the words."""
-
-    task: TaskName = "pick_place"
-    policy: str = "bundled"
-    contract: str = "jaka_minicobo"
-    layout: LayoutName = "id"
-    episodes: int = 50
-    seed: int = 0
-    max_steps: int = 200
-    replan_steps: int = 10
-    latency_steps: int = 0
-    config: EvaluationConfig = field(init=False)
-
-    def __post_init__(self) -> None:
-        config = EvaluationConfig(
-            suite="tabletop",
-            tasks=(self.task,),
-            policy=self.policy,
-            episodes=self.episodes,
-            seed=self.seed,
-            max_steps=self.max_steps,
-            replan_steps=self.replan_steps,
-            latency_steps=self.latency_steps,
-            options={"layout": self.layout, "contract": self.contract},
-            videos=0,
-        )
-        object.__setattr__(self, "config", config)
-
-    def episode_seed(self, index: int) -> int:
-        return episode_seed(self.seed, index)
-
-
-def evaluate(
-    evaluation: TabletopEvaluation, *, workers: int = 1, on_episode: Callable[[EpisodeResult], None] | None = None
-) -> Results:
-    """Run all episodes, keeping nothing on disk; the number of workers changes nothing but the wall time."""
-    return evaluate_suite(evaluation.config, workers=workers, on_episode=on_episode)

@@ -16,7 +16,7 @@ from rclpy.node import Node
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.episode import EpisodePhase
-from sim_bridges.lockstep_topics import BridgeError, LockstepTopics
+from sim_bridges.lockstep.topics import BridgeError, LockstepTopics
 from sim_bridges.world import Plan
 
 
@@ -52,14 +52,8 @@ class TopicCommander:
     def chunk(self, observation: Observation) -> ActionChunk:
         """Publish the observation and await its chunk. Raises BridgeError when none comes in time."""
         if (plan := self._plan) is not None:
-            self._topics.prepare(
-                observation.instruction,
-                first_ns=observation.stamp_ns,
-                task=plan.task,
-                seed=plan.seed,
-                initial_state=plan.state_index,
-                trial=plan.trial,
-            )
+            self._topics.describe(task=plan.task, seed=plan.seed, initial_state=plan.state_index, trial=plan.trial)
+            self._topics.prepare(observation.instruction, first_ns=observation.stamp_ns)
             self._topics.begin()
             self._plan = None
         self._topics.observe(observation.stamp_ns, observation.state, observation.images)

@@ -27,7 +27,7 @@ from sim_bridges.evaluation.config import kind_of
 from sim_bridges.evaluation.episode import OnBusy, evaluate_episode, result_of
 from sim_bridges.evaluation.policies import Link, make_commander
 from sim_bridges.evaluation.results import EpisodeResult
-from sim_bridges.evaluation.suites import load_suite
+from sim_bridges.suites import load_suite
 from sim_bridges.world import Environment, Options, Plan
 
 MOST_ERRORS_IN_A_ROW = 5

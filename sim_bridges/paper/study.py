@@ -23,9 +23,9 @@ from lavla_ros.errors import UserError
 from lavla_ros.policy.config import StrategyConfig
 from lavla_ros.policy.strategies import STRATEGIES, BackboneShape, build_strategy, find_strategy
 from lavla_ros.yaml_text import dump_yaml, load_yaml
-from sim_bridges.evaluation.results import write_json
 from sim_bridges.evaluation.statistics import wilson95
-from sim_bridges.evaluation.suites import load_suite
+from sim_bridges.files import write_json
+from sim_bridges.suites import load_suite
 from sim_bridges.world import Options, Recipes, Suite
 
 

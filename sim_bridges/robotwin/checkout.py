@@ -25,7 +25,7 @@ import yaml
 
 from lavla_ros.contract import Contract
 from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
-from sim_bridges.robotwin.sources import Instructions, Provenance, require_task
+from sim_bridges.robotwin.task_source import Instructions, Provenance, require_task
 from sim_bridges.robotwin.vulkan import SapienError, render_system
 from sim_bridges.world import Disturbance
 
@@ -89,7 +89,7 @@ def find_layout(root: Path) -> Layout:
 
 
 class Checkout:
-    """See :class:`sim_bridges.robotwin.sources.TaskSource`."""
+    """See :class:`sim_bridges.robotwin.task_source.TaskSource`."""
 
     suite = "robotwin"
     distributions = ("sapien", "mplib", "toppra", "nvidia-curobo", "numpy")

@@ -14,10 +14,12 @@ from lavla_ros.contract import load_contract
 from lavla_ros.recording import find_bags
 from sim_bridges.bag_video import write_bag_video
 from sim_bridges.evaluation.report import write_report
-from sim_bridges.evaluation.results import EpisodeResult, Results, write_json
+from sim_bridges.evaluation.results import EpisodeResult, Results
+from sim_bridges.files import write_json
 from sim_bridges.live_episodes import read_rows
 from sim_bridges.robotwin.seeds import first_seed
-from sim_bridges.robotwin.sources import open_source, require_task
+from sim_bridges.robotwin.sources import open_source
+from sim_bridges.robotwin.task_source import require_task
 
 _STACK = "robotwin_policy"
 

@@ -18,9 +18,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sim_bridges.evaluation.results import write_json
+from sim_bridges.files import write_json
 from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
-from sim_bridges.robotwin.sources import Instructions, Provenance, TaskSource
+from sim_bridges.robotwin.task_source import Instructions, Provenance, TaskSource
 
 SCHEMA = 1
 MOST_REJECTED_IN_A_ROW = 50

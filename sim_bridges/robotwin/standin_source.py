@@ -1,4 +1,4 @@
-"""The stand-in's tasks as a :class:`sim_bridges.robotwin.sources.TaskSource`."""
+"""The stand-in's tasks as a :class:`sim_bridges.robotwin.task_source.TaskSource`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from lavla_ros.contract import Contract
 from sim_bridges.robotwin import standin
 from sim_bridges.robotwin.environment import RobotwinEnvironment
-from sim_bridges.robotwin.sources import Instructions, Provenance, require_task
+from sim_bridges.robotwin.task_source import Instructions, Provenance, require_task
 
 
 class StandinSource:

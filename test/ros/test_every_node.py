@@ -45,7 +45,7 @@ LAVLA_NODES = [c for c in CLASSES if issubclass(c, LavlaNode) and c.__subclasses
 def test_the_nodes_are_found() -> None:
     names = {c.__name__ for c in CLASSES}
     assert {"CameraNode", "ExecutorNode", "PolicyNode", "RecorderNode", "TabletopCameraNode", "Conductor"} <= names
-    assert {"LiberoNode", "RobotwinNode", "RecordConsole", "LavlaNode"} <= names
+    assert {"LockstepNode", "RecordConsole", "LavlaNode"} <= names
 
 
 def assigned(cls: type[Any]) -> set[str]:

@@ -43,7 +43,7 @@ pytestmark = pytest.mark.timeout(600)
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "libero_assets"
 ASSETS = os.environ.get("LAVLA_LIBERO_ASSETS", "") or str(SHARED)
 needs_assets = pytest.mark.skipif(not Path(ASSETS).is_dir(), reason="no LIBERO assets on this machine")
-MODULE = "sim_bridges.libero.libero_node"
+MODULE = "sim_bridges.lockstep.node"
 STEPS, REPLAN, SEED = 20, 8, 7
 CONTRACT = load_contract("libero")
 

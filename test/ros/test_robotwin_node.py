@@ -22,12 +22,13 @@ from lavla_ros.recording import find_bags
 from lavla_ros.ros.lifecycle import stamp_to_ns
 from lavla_ros.ros.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 from sim_bridges.robotwin.environment import RobotwinEnvironment
-from sim_bridges.robotwin.sources import Instructions, TaskSource, open_source
+from sim_bridges.robotwin.sources import open_source
+from sim_bridges.robotwin.task_source import Instructions, TaskSource
 from training.dataset import EpisodeDataset
 from training.ingest.bag import convert
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("vulkan")]
-MODULE = "sim_bridges.robotwin.robotwin_node"
+MODULE = "sim_bridges.lockstep.node"
 CONTRACT = load_contract("robotwin_aloha")
 TASK, SEED = "stack_two_blocks", 100_000
 
@@ -44,7 +45,7 @@ def scene(source: TaskSource, task: str = TASK, instruction: str = "") -> Robotw
 
 
 def parameters(**more: Any) -> dict[str, Any]:
-    return {"task": TASK, "seed": SEED, "timeout_s": 60.0, **more}
+    return {"suite": "robotwin", "robotwin_root": "standin", "task": TASK, "seed": SEED, "timeout_s": 60.0, **more}
 
 
 class Listener:

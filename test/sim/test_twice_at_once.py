@@ -15,7 +15,8 @@ import pytest
 from safetensors.numpy import load_file
 
 from lavla_ros.recording import BagReader, find_bags
-from sim_bridges.evaluation.tabletop import TabletopEvaluation, evaluate
+from sim_bridges.evaluation.config import EvaluationConfig
+from sim_bridges.evaluation.evaluation import evaluate
 
 pytestmark = [pytest.mark.sim, pytest.mark.ros]
 
@@ -65,7 +66,9 @@ def test_two_of_each_from_recording_to_a_policy_do_not_mix(tmp_path: Path) -> No
     for process in started:
         _end(process)
     for seed in (0, 1):
-        alone = evaluate(TabletopEvaluation(policy="bundled", episodes=1, max_steps=STEPS, seed=seed))
+        alone = evaluate(
+            EvaluationConfig(suite="tabletop", policy="bundled", episodes=1, max_steps=STEPS, seed=seed, videos=0)
+        )
         results = json.loads((tmp_path / f"eval_{seed}" / "results.json").read_text(encoding="utf-8"))
         assert [e["trajectory"] for e in results["episodes"]] == [e.trajectory for e in alone.episodes]
     assert [_scenes(tmp_path / f"bags_{seed}") for seed in (0, 500)] == [[0], [500]]

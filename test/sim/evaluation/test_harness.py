@@ -18,7 +18,7 @@ import pytest
 import slider_suite
 
 from lavla_ros import cli
-from sim_bridges.evaluation import results as results_module
+from sim_bridges import files
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import Results, same_episodes
@@ -154,7 +154,7 @@ def test_a_full_disk_is_said_and_finished_episodes_are_kept(tmp_path: Path, monk
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         real(handle)
 
-    monkeypatch.setattr(results_module.os, "fsync", fsync)
+    monkeypatch.setattr(files.os, "fsync", fsync)
     with pytest.raises(StoreError, match="No space left on device; the 3 episodes that were finished are kept"):
         evaluate(CONFIG, out=tmp_path)
     monkeypatch.undo()

@@ -14,9 +14,9 @@ import yaml
 
 from lavla_ros.policy.checkpoint import load_checkpoint
 from lavla_ros.resources import config_path
+from sim_bridges.lockstep.record import RecordConfig, record_expert
 from sim_bridges.paper.methods import METHODS
 from sim_bridges.paper.study import StudyConfig, StudyError, run_study
-from sim_bridges.tabletop.record import RecordConfig, record_expert
 
 LAVLA = (sys.executable, "-m", "lavla_ros.cli")
 OUTSIDE, OUTSIDE_FOLDER = "outside_strategy:FIRST_TOKEN", str(Path(__file__).parents[2] / "unit")

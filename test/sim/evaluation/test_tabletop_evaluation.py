@@ -13,15 +13,11 @@ import pytest
 from lavla_ros import cli
 from lavla_ros.contract import Observation
 from sim_bridges.episode import ExpertActor, Observer, run_episode
-from sim_bridges.evaluation.evaluation import evaluate as evaluate_config
-from sim_bridges.evaluation.tabletop import (
-    EVALUATION_SEED_BASE,
-    TabletopEvaluation,
-    TabletopSuite,
-    evaluate,
-    same_episodes,
-)
-from sim_bridges.tabletop.record import RecordConfig
+from sim_bridges.evaluation.config import EvaluationConfig
+from sim_bridges.evaluation.evaluation import evaluate
+from sim_bridges.evaluation.results import same_episodes
+from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE, TabletopSuite
+from sim_bridges.lockstep.record import RecordConfig
 from sim_bridges.world import Plan
 from training.dataset import DatasetWriter, EpisodeArrays, layout, stats
 from training.dataset.video import VideoWriter
@@ -32,7 +28,7 @@ from random_policy import write_random_checkpoint
 
 pytestmark = pytest.mark.sim
 
-SHORT = TabletopEvaluation(policy="bundled", episodes=2, max_steps=20)
+SHORT = EvaluationConfig(suite="tabletop", policy="bundled", episodes=2, max_steps=20, videos=0)
 EXPERT = replace(SHORT, policy="expert")
 
 
@@ -70,14 +66,14 @@ def test_expert_solves_evaluation_layouts(task: str, tmp_path: Path, capsys: pyt
 
 def test_training_and_evaluation_seeds_do_not_meet(tmp_path: Path) -> None:
     last = RecordConfig(out=tmp_path, episodes=10, seed=EVALUATION_SEED_BASE - 10)
-    assert last.seed + last.episodes - 1 < TabletopEvaluation(seed=0).episode_seed(0)
+    assert last.seed + last.episodes - 1 < TabletopSuite().plan("pick_place", 0, 0).seed
     with pytest.raises(ValueError, match="evaluation"):
         RecordConfig(out=tmp_path, episodes=11, seed=EVALUATION_SEED_BASE - 10)
 
 
 def test_videos_of_what_the_policy_saw_are_in_the_report_and_change_nothing(tmp_path: Path) -> None:
-    config = replace(SHORT.config, videos=1)
-    results = evaluate_config(config, out=tmp_path, workers=2)
+    config = replace(SHORT, videos=1)
+    results = evaluate(config, out=tmp_path, workers=2)
     assert same_episodes(results, evaluate(SHORT))
     kept = sorted(int(file.stem) for file in (tmp_path / "clips").iterdir())
     first = {e.success: e.index for e in reversed(results.episodes)}
@@ -88,9 +84,9 @@ def test_videos_of_what_the_policy_saw_are_in_the_report_and_change_nothing(tmp_
 @pytest.mark.ros
 def test_through_nodes_the_episodes_are_those_of_one_process(tmp_path: Path) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint")
-    config = replace(SHORT.config, policy=str(checkpoint), max_steps=25)
-    in_process = evaluate_config(config)
-    through_nodes = evaluate_config(replace(config, through="nodes"), out=tmp_path / "out", workers=2)
+    config = replace(SHORT, policy=str(checkpoint), max_steps=25)
+    in_process = evaluate(config)
+    through_nodes = evaluate(replace(config, through="nodes"), out=tmp_path / "out", workers=2)
     assert [e.error for e in through_nodes.episodes] == [None, None]
     assert same_episodes(in_process, through_nodes)
     assert len({e.trajectory for e in in_process.episodes}) == 2
@@ -99,14 +95,14 @@ def test_through_nodes_the_episodes_are_those_of_one_process(tmp_path: Path) -> 
 def test_recorded_actions_repeat_the_recorded_episodes(tmp_path: Path) -> None:
     dataset, seeds = tmp_path / "dataset", [11, 12]
     record(dataset, seeds)
-    config = replace(SHORT.config, policy=f"replay:{dataset}", max_steps=200)
-    results = evaluate_config(config)
+    config = replace(SHORT, policy=f"replay:{dataset}", max_steps=200)
+    results = evaluate(config)
     assert [(e.seed, e.success) for e in results.episodes] == [(11, True), (12, True)]
     with pytest.raises(RuntimeError, match="has 2 recorded scenes of tabletop, pick_place"):
-        evaluate_config(replace(config, episodes=3))
+        evaluate(replace(config, episodes=3))
     (dataset / "meta" / "conversion.json").unlink()
     with pytest.raises(RuntimeError, match="does not say in which scenes"):
-        evaluate_config(config)
+        evaluate(config)
 
 
 class Steps(Observer):

@@ -8,7 +8,7 @@ import pytest
 
 from lavla_ros.contract import load_contract
 from lavla_ros.recording import BagReader, find_bags
-from sim_bridges.tabletop.record import RecordConfig, RecordError, record_expert
+from sim_bridges.lockstep.record import RecordConfig, RecordError, record_expert
 from training.dataset import EpisodeDataset
 from training.dataset.check import validate
 from training.ingest.bag import convert

@@ -10,7 +10,7 @@ import pytest
 
 from lavla_ros.contract import ActionChunk, load_contract
 from sim_bridges.evaluation.libero import LiberoSuite, RelativeActions
-from sim_bridges.evaluation.suites import choose_tasks, load_suite, make_plans, protocol_starts
+from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
 from sim_bridges.world import Assets, Evaluated, SuiteError
 
 CONTRACT = load_contract("libero")

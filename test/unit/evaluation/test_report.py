@@ -12,7 +12,8 @@ from made_results import episode, results
 
 from sim_bridges.evaluation.compare import compare
 from sim_bridges.evaluation.report import write_comparison, write_report
-from sim_bridges.evaluation.results import Results, write_json
+from sim_bridges.evaluation.results import Results
+from sim_bridges.files import write_json
 from sim_bridges.paper.methods import METHODS, method_of
 from sim_bridges.paper.tables import PAPER, TABLES, paper_tables
 

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from made_results import results
 
-from sim_bridges.evaluation.results import Results, ResultsError, same_episodes, write_json
+from sim_bridges.evaluation.results import Results, ResultsError, same_episodes
+from sim_bridges.files import write_json
 
 
 def test_an_episode_in_error_is_no_failure() -> None:

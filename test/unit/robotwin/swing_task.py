@@ -19,7 +19,7 @@ import numpy as np
 from lavla_ros.contract import Contract
 from sim_bridges.evaluation.robotwin import RobotwinSuite, StandinOptions
 from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
-from sim_bridges.robotwin.sources import Instructions, Provenance
+from sim_bridges.robotwin.task_source import Instructions, Provenance
 from sim_bridges.world import Disturbance
 
 NAME = "swing_task:SwingSuite"

@@ -17,10 +17,10 @@ from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.episode import evaluate_episode
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import same_episodes
-from sim_bridges.evaluation.robotwin import SEEDS_FILE, RobotwinTaskEnvironment
-from sim_bridges.evaluation.suites import choose_tasks, load_suite
+from sim_bridges.evaluation.robotwin import SEEDS_FILE
 from sim_bridges.robotwin.environment import RobotwinError
 from sim_bridges.robotwin.task_sets import PAPER_4, PAPER_10
+from sim_bridges.suites import choose_tasks, load_suite
 from sim_bridges.world import Evaluated, Plan, SuiteError
 
 ACCEPTED = [100_000, 100_001, 100_002, 100_004, 100_006, 100_008]  # 3: unstable, 5: stops short, 7: no plan
@@ -163,7 +163,7 @@ def test_the_expert_meets_the_episodes_of_a_given_list_and_a_replay_refuses_one(
 
 
 def test_a_chunk_is_counted_in_commands_not_in_time() -> None:
-    environment = RobotwinTaskEnvironment(SwingSource().environment("swing", SwingSuite().contract), SwingSource())
+    environment = SwingSuite().environment("swing", images=True)
     environment.reset(Plan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=9))
     inner = environment.environment
     actions = np.zeros((3, 14))
@@ -182,8 +182,7 @@ def test_a_chunk_is_counted_in_commands_not_in_time() -> None:
 
 @pytest.mark.parametrize(("fault", "words"), [("get_obs", "get_obs of swing failed after 0"), ("take_action", "TOPP")])
 def test_an_episode_in_which_robotwin_raises_is_in_error_and_the_next_one_is_not(fault: str, words: str) -> None:
-    source = SwingSource(fault)
-    environment = RobotwinTaskEnvironment(source.environment("swing", SwingSuite().contract), source)
+    environment = SwingSuite(SwingOptions(fault=fault)).environment("swing", images=True)
     plan = Plan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=2)
     contract = environment.environment.contract
 

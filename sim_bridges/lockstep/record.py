@@ -1,4 +1,4 @@
-"""Record scripted demonstrations over ROS: a recorder node and a lock-step bridge per worker.
+"""Record a suite's scripted demonstrations over ROS: a recorder node and a lock-step node per worker.
 
 Every worker has a ROS domain of its own, so workers do not hear one another. The episodes of a seed are the same
 whatever the number of workers.
@@ -10,11 +10,10 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from lavla_ros.bringup.domain import free_domains
@@ -23,9 +22,8 @@ from lavla_ros.bringup.stack import Process
 from lavla_ros.config import ConfigError
 from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
-
-RECORDING_SEED_LIMIT = 1_000_000
-"""Recordings use seeds below this; evaluation uses those from here on."""
+from sim_bridges.suites import choose_tasks, load_suite
+from sim_bridges.world import Options
 
 
 class RecordError(UserError, RuntimeError):
@@ -37,12 +35,16 @@ class RecordConfig:
     """A batch of scripted demonstrations."""
 
     out: Path
+    suite: str = "tabletop"
+    """Name, or ``module:factory``."""
     task: str = "pick_place"
-    layout: str = "id"
-    contract: str = "jaka_minicobo"
+    options: Options = field(default_factory=dict)
+    """Of the suite."""
     episodes: int = 400
     seed: int = 0
-    """Episode i uses seed ``seed + i``."""
+    """Episode i uses seed ``seed + i``, or, in a suite with recorded initial states, always this one."""
+    initial_state: int = 0
+    """Episode i begins in initial state ``initial_state + i``, in a suite that has them."""
     workers: int = 1
     disturb: bool = True
     max_steps: int = 150
@@ -50,9 +52,10 @@ class RecordConfig:
     def __post_init__(self) -> None:
         if self.episodes < 1 or not 1 <= self.workers <= 16:
             raise ConfigError(f"episodes is {self.episodes}, workers {self.workers}; expected >= 1 and 1 to 16")
-        if self.seed < 0 or self.seed + self.episodes > RECORDING_SEED_LIMIT:
+        limit = getattr(load_suite(self.suite, self.options), "first_evaluation_seed", None)
+        if self.seed < 0 or (limit is not None and self.seed + self.episodes > limit):
             raise ConfigError(
-                f"seeds {self.seed} to {self.seed + self.episodes - 1} must lie in 0 to {RECORDING_SEED_LIMIT - 1}: "
+                f"seeds {self.seed} to {self.seed + self.episodes - 1} must lie in 0 to {(limit or 2**32) - 1}: "
                 "those from there on are kept for evaluation"
             )
 
@@ -73,8 +76,7 @@ def record_expert(config: RecordConfig, on_episode: Callable[[dict[str, object]]
     config.out.mkdir(parents=True, exist_ok=True)
     if any(config.out.glob("*/episode_*")):
         raise RecordError(f"{config.out} holds recorded episodes already; give another --out")
-    seeds = [config.seed + i for i in range(config.episodes)]
-    count = min(config.workers, len(seeds))
+    count = min(config.workers, config.episodes)
     workers: list[_Worker] = []
     episodes: list[dict[str, object]] = []
     with ExitStack() as stack:
@@ -82,7 +84,7 @@ def record_expert(config: RecordConfig, on_episode: Callable[[dict[str, object]]
         for i in range(count):
             workers.append(worker := _Worker(config, i, domains[i], keep[i]))
             stack.callback(worker.stop)
-            worker.start(seeds[i :: config.workers])
+            worker.start()
         while True:
             for worker in workers:
                 for episode in worker.new_episodes():
@@ -105,7 +107,8 @@ class _Worker:
     """One recorder process and one bridge process in a domain of their own."""
 
     def __init__(self, config: RecordConfig, index: int, domain: int, keep_fd: int) -> None:
-        self._config, self._keep_fd = config, keep_fd
+        self._config, self._first, self._keep_fd = config, index, keep_fd
+        self._left = len(range(index, config.episodes, config.workers))
         self._root = config.out / f"worker_{index}"
         self._root.mkdir(parents=True, exist_ok=True)
         self._progress = self._root / "progress.jsonl"
@@ -113,20 +116,36 @@ class _Worker:
         self._environment = ros_environment() | {"ROS_DOMAIN_ID": str(domain)} | lifeline()
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
 
-    def start(self, seeds: list[int]) -> None:
+    def start(self) -> None:
         config = self._config
-        self._seeds_left = len(seeds)
-        parameters = {"root": str(self._root), "contract": config.contract, "images": "raw"}
-        recorder = Process(name="recorder", module="lavla_ros.nodes.recorder_node", is_node=True, parameters=parameters)
-        bridge = [sys.executable, "-m", "sim_bridges.tabletop.lockstep_node", "--record"]
-        bridge += ["--task", config.task, "--layout", config.layout, "--contract", config.contract]
-        bridge += ["--max-steps", str(config.max_steps), "--progress", str(self._progress)]
-        bridge += ["--disturb"] if config.disturb else []
-        bridge += ["--seeds", *map(str, seeds)]
-        for name, command in (("recorder", recorder.command(self._root)), ("bridge", bridge)):
+        suite = load_suite(config.suite, config.options)
+        (task,) = choose_tasks(suite, [config.task])
+        has_states = suite.plan(task, 0, config.seed).state_index is not None
+        contract = str(config.options.get("contract") or suite.contract.name)
+        recorder = {"root": str(self._root), "contract": contract, "images": "raw", "silent_after_s": 60.0}
+        bridge = {
+            **{name: value for name, value in config.options.items() if value},
+            "suite": config.suite,
+            "task": task,
+            "seed": config.seed + (0 if has_states else self._first),
+            "initial_state": config.initial_state + (self._first if has_states else 0),
+            "every": config.workers,
+            "episodes": self._left,
+            "max_steps": config.max_steps,
+            "commander": "expert",
+            "disturb": config.disturb,
+            "record": True,
+            "exit_when_done": True,
+            "progress": str(self._progress),
+        }
+        for name, module, parameters in (
+            ("recorder", "lavla_ros.nodes.recorder_node", recorder),
+            ("bridge", "sim_bridges.lockstep.node", bridge),
+        ):
+            process = Process(name=name, module=module, is_node=True, parameters=parameters)
             with (self._root / f"{name}.log").open("wb") as log:
                 self._processes[name] = subprocess.Popen(
-                    command,
+                    process.command(self._root),
                     env=self._environment,
                     stdout=log,
                     stderr=log,
@@ -136,7 +155,7 @@ class _Worker:
 
     @property
     def finished(self) -> bool:
-        return self._processes["bridge"].poll() == 0 and self._seeds_left == 0
+        return self._processes["bridge"].poll() == 0 and self._left == 0
 
     def new_episodes(self) -> list[dict[str, object]]:
         if not self._progress.exists():
@@ -146,8 +165,9 @@ class _Worker:
             data = file.read()
         complete = data[: data.rfind(b"\n") + 1]
         self._read_bytes += len(complete)
-        episodes = [json.loads(line) for line in complete.splitlines()]
-        self._seeds_left -= len(episodes)
+        rows = [json.loads(line) for line in complete.splitlines()]
+        episodes = [{**row, "success": row["state"] == "succeeded"} for row in rows]
+        self._left -= len(episodes)
         return episodes
 
     def check(self) -> None:

@@ -81,16 +81,20 @@ class LockstepTopics:
         """The stamp of a simulator's time in the present episode."""
         return time_ns + self._offset_ns
 
-    def prepare(self, instruction: str, *, first_ns: int = 0, **about: Any) -> None:
-        """Describe the next episode: the instruction, and ``resetting`` with what it is ``about`` (JSON-ready) on
-        /episode/state, for a recorder to begin its bag with. ``first_ns``: simulator's time of the first observation.
+    def describe(self, **about: Any) -> None:
+        """What the next episode is about (JSON-ready): a part of all that is said of it on /episode/state."""
+        self._about = about
+
+    def prepare(self, instruction: str, *, first_ns: int = 0) -> None:
+        """Publish the instruction, and ``resetting`` on /episode/state, for a recorder to begin its bag with.
+        ``first_ns``: simulator's time of the first observation.
 
         Raises BridgeError where a subscriber takes no message.
         """
         # Further apart than any replanning interval: a late picture of one episode must not silence the next.
         gap_ns = self._contract.chunk_size * self._contract.dt_ns if self._last_ns else 0
         self._offset_ns = self._last_ns + gap_ns + NS_PER_S - first_ns
-        self._about = {**about, "instruction": instruction}
+        self._about = {**self._about, "instruction": instruction}
         self._instruction.publish(String(data=instruction))
         self.announce(EpisodePhase.RESETTING)
         self._wait_until_taken()

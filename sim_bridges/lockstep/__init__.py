@@ -1,0 +1,1 @@
+"""Any suite as ROS topics in lock-step, and demonstrations recorded from one."""

@@ -1,0 +1,257 @@
+"""What the lock-step node's episodes are made of: the simulator, who acts in it, and who publishes what is seen."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from std_srvs.srv import SetBool, Trigger
+
+from lavla_ros import topics
+from lavla_ros.contract import ActionChunk, Observation
+from lavla_ros.episode import EpisodePhase
+from lavla_ros.ros.client import call
+from sim_bridges.episode import Actor, ExpertActor, Observer, PlayedExpert, run_episode
+from sim_bridges.lockstep.parameters import LockstepParameters
+from sim_bridges.lockstep.topics import BridgeError, LockstepTopics
+from sim_bridges.world import (
+    Disturbance,
+    Environment,
+    Expert,
+    ExtraTopics,
+    FindsScenes,
+    HasDisturbance,
+    HasDrivers,
+    HasScenes,
+    Plan,
+    PlaysByItself,
+    Start,
+    Suite,
+    SuiteError,
+)
+
+
+class Episodes:
+    """Runs episodes, one after another, in the thread that calls."""
+
+    def __init__(
+        self,
+        topics: LockstepTopics,
+        extra_topics: ExtraTopics | None,
+        recorder: Callable[[], Recorder | None],
+        ended: Callable[[], str],
+        settings: LockstepParameters,
+    ) -> None:
+        """``ended``: why nobody waits for the episode's end any longer, or empty."""
+        self._topics, self._extra_topics, self._recorder, self._ended = topics, extra_topics, recorder, ended
+        self._settings = settings
+        self._of = ("", "")
+        self._environment: Environment | None = None
+        self._expert: Expert | None = None
+
+    @property
+    def task(self) -> str:
+        """Of the present simulator."""
+        return self._of[1]
+
+    def prepare(self, name: str, suite: Suite, task: str, start: Start) -> None:
+        """Make what an episode needs. Raises what making it raises, SuiteError where there is no such expert."""
+        environment = self._load(name, suite, task)
+        if self._settings.disturb:
+            _disturbance(environment, self._plan(suite, task, start, None))
+
+    def run(
+        self, name: str, suite: Suite, task: str, start: Start, number: int | None
+    ) -> tuple[EpisodePhase, dict[str, Any]]:
+        """One episode to its end, whatever that is: how it ended, and JSON-ready the scene, ``state``, ``reason``,
+        ``score``, ``steps`` and ``trajectory``. ``number``: among episodes that follow one another."""
+        settings = self._settings
+        scene = scene_of(suite, self._plan(suite, task, start, number))
+        self._topics.describe(**scene)
+        publisher: Publisher | None = None
+        phase, reason, score = EpisodePhase.ERROR, "", 0.0
+        try:
+            self._topics.wait_for_listeners(recorded=settings.record)
+            environment = self._load(name, suite, task)
+            if isinstance(environment, FindsScenes):
+                shown = self._expert is not None
+                start = environment.find(start, number=number, demonstration=shown, on_try=self._require_wanted)
+            plan = self._plan(suite, task, start, number)
+            scene = scene_of(suite, plan)
+            self._topics.describe(**scene)
+            publisher = Publisher(environment, self._topics, self._extra_topics, self._recorder(), self._require_wanted)
+            episode = run_episode(
+                environment,
+                self._actor(suite),
+                plan,
+                contract=suite.contract,
+                observer=publisher,
+                disturbance=_disturbance(environment, plan) if settings.disturb else None,
+            )
+            phase = EpisodePhase.SUCCEEDED if episode.success else EpisodePhase.FAILED
+            reason, score = episode.reason, episode.score
+        except (RuntimeError, ValueError) as error:
+            reason = str(error) or type(error).__name__
+        steps, trajectory = (0, "") if publisher is None else (publisher.steps, publisher.trajectory)
+        self._topics.announce(phase, reason=reason, steps=steps)
+        over = {"state": phase, "reason": reason, "score": score, "steps": steps, "trajectory": trajectory}
+        return phase, {**scene, **over}
+
+    def close(self) -> None:
+        if self._environment is not None:
+            environment, self._environment, self._expert = self._environment, None, None
+            environment.close()
+
+    def _load(self, name: str, suite: Suite, task: str) -> Environment:
+        """That of the task: the present one, or a new one in its place."""
+        if self._environment is None or self._of != (name, task):
+            self.close()
+            settings = self._settings
+            shown = settings.commander == "expert"
+            self._environment = suite.environment(task, images=settings.record or not shown)
+            self._of = (name, task)
+            self._expert = self._environment.expert() if shown else None
+        return self._environment
+
+    def _actor(self, suite: Suite) -> Actor:
+        expert = self._expert
+        if expert is None:
+            return _TopicActor(self._topics, every=self._settings.replan_steps or suite.rules.replan_steps)
+        if isinstance(expert, PlaysByItself) and expert.only_plays:
+            return PlayedExpert(expert)
+        return ExpertActor(expert, gives_up=True)
+
+    def _plan(self, suite: Suite, task: str, start: Start, number: int | None) -> Plan:
+        """With the limit that was asked for, or the official one; a task's own limit is never exceeded."""
+        limit = self._settings.max_steps or suite.rules.max_steps
+        return Plan(
+            index=number or 0,
+            task=task,
+            trial=number or 0,
+            seed=start.seed,
+            state_index=start.state_index,
+            max_steps=min(limit, start.max_steps or limit),
+            instruction=start.instruction,
+        )
+
+    def _require_wanted(self) -> None:
+        if why := self._ended():
+            raise BridgeError(why)
+
+
+class Recorder:
+    """The recorder node's services."""
+
+    def __init__(self, node: Any, timeout_s: float) -> None:
+        self._node, self._timeout_s = node, timeout_s
+        self._recording = False
+        self._start, self._stop = (
+            node.create_client(Trigger, name) for name in (topics.EPISODE_START, topics.EPISODE_STOP)
+        )
+        self._mark = node.create_client(SetBool, topics.EPISODE_MARK)
+
+    def start(self) -> None:
+        call(self._start, Trigger.Request(), self._timeout_s)
+        self._recording = True
+
+    def finish(self, phase: EpisodePhase) -> None:
+        """Keep the bag, if there is one; one of an episode in error stays unmarked, and what it says on /episode/state
+        tells why. Raises ServiceError."""
+        if self._recording:
+            self._recording = False
+            if phase is not EpisodePhase.ERROR:
+                call(self._mark, SetBool.Request(data=phase is EpisodePhase.SUCCEEDED), self._timeout_s)
+            call(self._stop, Trigger.Request(), self._timeout_s)
+
+    def close(self) -> None:
+        for client in (self._start, self._stop, self._mark):
+            self._node.destroy_client(client)
+
+
+def _disturbance(environment: Environment, plan: Plan) -> Disturbance:
+    """Raises SuiteError where the suite has none."""
+    if not isinstance(environment, HasDisturbance):
+        raise SuiteError(f"the expert of {plan.task} cannot be disturbed: set disturb to false")
+    return environment.disturbance(plan)
+
+
+class _TopicActor:
+    """A node that answers on /action_chunk."""
+
+    needs_images = True
+    done = False
+
+    def __init__(self, topics: LockstepTopics, *, every: int) -> None:
+        self._topics, self.every = topics, every
+
+    def reset(self, plan: Plan) -> None:
+        pass
+
+    def chunk(self, observation: Observation) -> ActionChunk:
+        """Raises BridgeError where none comes in time."""
+        return self._topics.chunk(observation.stamp_ns, steps=self.every)
+
+    def finish(self, *, success: bool) -> None:
+        pass
+
+    def close(self) -> None:
+        pass
+
+
+class Publisher(Observer):
+    """Publishes what it sees. A recording shows every step; a policy looks at the ones that it plans from."""
+
+    every_step = end = True
+
+    def __init__(
+        self,
+        environment: Environment,
+        topics: LockstepTopics,
+        extra_topics: ExtraTopics | None,
+        recorder: Recorder | None,
+        require_wanted: Callable[[], None],
+    ) -> None:
+        """``recorder``: of an episode that is recorded. ``require_wanted`` raises where nobody waits for its end."""
+        self._environment, self._topics, self._extra_topics = environment, topics, extra_topics
+        self._recorder, self._require_wanted = recorder, require_wanted
+        self.images = recorder is not None
+        self.steps = 0
+        self._begun = False
+
+    @property
+    def trajectory(self) -> str:
+        return self._environment.trajectory if self._begun else ""
+
+    def look(self, environment: Environment, *, images: bool) -> Observation:
+        sense = environment.sense if isinstance(environment, HasDrivers) else environment.observe
+        return sense(images=images)
+
+    def begun(self, initial_state: str) -> None:
+        self._begun = True
+        first = self.look(self._environment, images=False)
+        self._topics.prepare(first.instruction, first_ns=first.stamp_ns)
+        if self._recorder is not None:
+            self._recorder.start()
+        self._topics.begin()
+
+    def observed(self, observation: Observation) -> None:
+        self._require_wanted()
+        self._topics.observe(observation.stamp_ns, observation.state, observation.images)
+        if self._extra_topics is not None:
+            stamp_ns = self._topics.stamp_ns(observation.stamp_ns)
+            self._extra_topics.publish(self._environment, stamp_ns, images=bool(observation.images))
+
+    def stepped(self, stamp_ns: int, action_A: NDArray[np.float64] | None) -> None:
+        self.steps += 1
+        if action_A is not None:
+            self._topics.command(stamp_ns, action_A)
+
+
+def scene_of(suite: Suite, plan: Plan) -> dict[str, Any]:
+    """What bags, /episode/state and progress files call the scene; JSON-ready."""
+    if isinstance(suite, HasScenes):
+        return dict(suite.describe(plan))
+    scene = {"suite": suite.name, "task": plan.task, "seed": plan.seed, **getattr(suite, "scene", {})}
+    return scene if plan.state_index is None else {**scene, "initial_state": plan.state_index}
