@@ -288,6 +288,8 @@ def _extended(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 def _arguments(data: Mapping[str, Any], where: str) -> tuple[Argument, ...]:
     found = []
     for name, spec in (data.get("arguments") or {}).items():
+        if name == NAMESPACE.name:
+            raise StackError(f"{where}: argument {name} is one that every stack has; leave it out")
         unknown = sorted(set(spec) - _ARGUMENT_KEYS)
         if unknown or "default" not in spec:
             raise StackError(

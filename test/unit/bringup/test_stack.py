@@ -1,0 +1,52 @@
+"""A stack in a namespace."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lavla_ros.bringup.domain import DomainError, claim_role
+from lavla_ros.bringup.stack import StackError, load_stack, stack_names
+
+
+@pytest.mark.parametrize("name", stack_names())
+def test_every_node_of_a_stack_goes_to_its_namespace_with_its_parameters_and_its_clock(
+    name: str, tmp_path: Path
+) -> None:
+    arguments = {"namespace": "arms/left/"} | ({"policy": "p"} if name in ("libero_policy", "robotwin_policy") else {})
+    stack = load_stack(name, arguments, run_dir=tmp_path)
+    assert stack.namespace == "/arms/left"
+    for process in (p for p in stack.processes if p.is_node):
+        command = process.command(tmp_path)
+        assert "__ns:=/arms/left" in command and "/clock:=/arms/left/clock" in command
+        if process.parameters:
+            values = yaml.safe_load((tmp_path / f"{process.name}.yaml").read_text(encoding="utf-8"))
+            assert list(values) == [f"/arms/left/{process.name}"]
+    root = load_stack(name, {**arguments, "namespace": ""}, run_dir=tmp_path)
+    assert not any("__ns" in word for p in root.processes for word in p.command(tmp_path))
+
+
+@pytest.mark.parametrize("namespace", ["left arm", "9", "a//-b"])
+def test_what_is_no_namespace_is_refused(namespace: str, tmp_path: Path) -> None:
+    with pytest.raises(StackError, match="namespace"):
+        load_stack("jaka_policy", {"namespace": namespace}, run_dir=tmp_path)
+
+
+def test_a_stack_file_does_not_declare_it(tmp_path: Path) -> None:
+    file = tmp_path / "own.yaml"
+    file.write_text("arguments: {namespace: {default: left}}\nprocesses: []\n", encoding="utf-8")
+    with pytest.raises(StackError, match=r"own\.yaml: argument namespace is one that every stack has"):
+        load_stack(file, {}, run_dir=tmp_path)
+
+
+def test_a_role_is_claimed_for_a_namespace() -> None:
+    left, right = claim_role("executor", 199, "/left"), claim_role("executor", 199, "/right")
+    try:
+        claim_role("executor", 199).close()
+        with pytest.raises(DomainError, match="namespace /left of ROS domain 199 has a executor"):
+            claim_role("executor", 199, "/left")
+    finally:
+        left.close()
+        right.close()
