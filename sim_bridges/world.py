@@ -211,9 +211,10 @@ class Suite(Protocol):
     """See the module. Making one must be cheap: no simulator, no pictures.
 
     A suite may say more, as attributes: ``task_sets`` (name → tasks), ``recipes`` (:class:`Recipes`, for studies),
-    ``scene`` (what the scenes of its recordings say beside task and seed, for replays), ``policy`` (the one that comes
-    with it, for benchmarks) and ``bench`` (what else a benchmark measures, from a task and the (steps, A) actions of
-    its expert).
+    ``demonstration_steps`` (contract steps after which a recorded demonstration has failed, in place of the official
+    limit), ``scene`` (what the scenes of its recordings say beside task and seed, for replays), ``policy`` (the one
+    that comes with it, for benchmarks) and ``bench`` (what else a benchmark measures, from a task and the (steps, A)
+    actions of its expert).
     """
 
     @property

@@ -47,6 +47,7 @@ class TabletopSuite:
     rules = Rules(episodes=50, seed=0, max_steps=200, replan_steps=10)  # 20 s, the paper's limit (Appendix F)
     task_in_process = False
     policy = "bundled"
+    demonstration_steps = 150
     first_evaluation_seed = EVALUATION_SEED_BASE
     """Recordings use seeds below this."""
 

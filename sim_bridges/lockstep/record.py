@@ -22,6 +22,7 @@ from lavla_ros.bringup.stack import Process
 from lavla_ros.config import ConfigError
 from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
+from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.suites import choose_tasks, load_suite
 from sim_bridges.world import Options
 
@@ -37,7 +38,8 @@ class RecordConfig:
     out: Path
     suite: str = "tabletop"
     """Name, or ``module:factory``."""
-    task: str = "pick_place"
+    task: str = ""
+    """Name or number; empty: the suite's first usual one."""
     options: Options = field(default_factory=dict)
     """Of the suite."""
     episodes: int = 400
@@ -47,7 +49,8 @@ class RecordConfig:
     """Episode i begins in initial state ``initial_state + i``, in a suite that has them."""
     workers: int = 1
     disturb: bool = True
-    max_steps: int = 150
+    max_steps: int | None = None
+    """Contract steps after which a demonstration has failed; None: what the suite says, else the official limit."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or not 1 <= self.workers <= 16:
@@ -119,10 +122,11 @@ class _Worker:
     def start(self) -> None:
         config = self._config
         suite = load_suite(config.suite, config.options)
-        (task,) = choose_tasks(suite, [config.task])
+        task = choose_tasks(suite, [config.task] if config.task else [])[0]
         has_states = suite.plan(task, 0, config.seed).state_index is not None
-        contract = str(config.options.get("contract") or suite.contract.name)
-        recorder = {"root": str(self._root), "contract": contract, "images": "raw", "silent_after_s": 60.0}
+        contract = self._root / "contract.yaml"
+        contract.write_text(dump_yaml(suite.contract.to_dict()), encoding="utf-8")
+        recorder = {"root": str(self._root), "contract": str(contract), "images": "raw", "silent_after_s": 60.0}
         bridge = {
             **{name: value for name, value in config.options.items() if value},
             "suite": config.suite,
@@ -131,7 +135,7 @@ class _Worker:
             "initial_state": config.initial_state + (self._first if has_states else 0),
             "every": config.workers,
             "episodes": self._left,
-            "max_steps": config.max_steps,
+            "max_steps": config.max_steps or getattr(suite, "demonstration_steps", 0),
             "commander": "expert",
             "disturb": config.disturb,
             "record": True,
