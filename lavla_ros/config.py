@@ -63,18 +63,19 @@ def check_settings(config: Any, prefix: str = "") -> None:
     ``prefix`` stands before the field's name in the message.
     """
     for item in fields(config):
-        value, meta = getattr(config, item.name), item.metadata
-        low, high, choices = meta.get("low"), meta.get("high"), meta.get("choices")
-        if value is None:
-            continue
-        if choices:
-            check(value in choices, prefix + item.name, value, f"one of {list(choices)}")
-        # Written so that NaN is refused.
-        inside = (low is None or value >= low) and (high is None or value <= high)
-        bounds = (
-            f"{low} to {high}" if None not in (low, high) else f"at least {low}" if high is None else f"up to {high}"
-        )
-        check(inside, prefix + item.name, value, f"{bounds} {meta.get('unit', '')}".rstrip())
+        check_setting(prefix + item.name, item.metadata, getattr(config, item.name))
+
+
+def check_setting(key: str, meta: Mapping[str, Any], value: Any) -> None:
+    """Raise ConfigError if ``value`` is beyond what ``meta``, a field's metadata, allows; None is not checked."""
+    low, high, choices = meta.get("low"), meta.get("high"), meta.get("choices")
+    if value is None:
+        return
+    if choices:
+        check(value in choices, key, value, f"one of {list(choices)}")
+    inside = (low is None or value >= low) and (high is None or value <= high)  # false for NaN
+    bounds = f"at least {low}" if high is None else f"at most {high}" if low is None else f"{low} to {high}"
+    check(inside, key, value, f"{bounds} {meta.get('unit', '')}".rstrip())
 
 
 def to_plain(config: Any) -> dict[str, Any]:

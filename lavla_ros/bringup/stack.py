@@ -7,6 +7,7 @@
     arguments:
       simulate: {default: true, description: Use the simulated arm.}
       robot_ip: {default: "", description: Address of the controller., required_unless: simulate}
+      speed_scale: {from: "lavla_ros.control.config:ExecutorOptions.speed_scale"}   # its default, help and choices
       arm_port: {default: 0, description: Port of the controller., zero_means: 10001, free_when: simulate}
     variables:                       # chosen by a condition, usable as ${arm_host}
       arm_host: {if: simulate, then: 127.0.0.1, else: "${robot_ip}"}
@@ -36,6 +37,7 @@ A stack that is another one with less in it says ``extends: NAME`` and
 
 from __future__ import annotations
 
+import importlib
 import re
 import socket
 import sys
@@ -54,7 +56,7 @@ from lavla_ros.resources import config_path
 NODE_READY = r"^lavla-ready "
 """What our nodes print when they are active."""
 _REFERENCE = re.compile(r"\$\{(\w+)\}")
-_ARGUMENT_KEYS = {"default", "description", "choices", "required_unless", "zero_means", "free_when"}
+_ARGUMENT_KEYS = {"default", "from", "description", "choices", "required_unless", "zero_means", "free_when"}
 _PROCESS_KEYS = {
     "name", "node", "module", "arguments", "parameters", "parameter_file", "when", "after", "ready", "stop_first",
     "finishes", "optional", "environment",
@@ -287,9 +289,10 @@ def _extended(data: Mapping[str, Any], where: str) -> dict[str, Any]:
 
 def _arguments(data: Mapping[str, Any], where: str) -> tuple[Argument, ...]:
     found = []
-    for name, spec in (data.get("arguments") or {}).items():
+    for name, own in (data.get("arguments") or {}).items():
         if name == NAMESPACE.name:
             raise StackError(f"{where}: argument {name} is one that every stack has; leave it out")
+        spec = {**_inherited(own["from"], f"{where}: argument {name}"), **own} if "from" in own else own
         unknown = sorted(set(spec) - _ARGUMENT_KEYS)
         if unknown or "default" not in spec:
             raise StackError(
@@ -307,6 +310,17 @@ def _arguments(data: Mapping[str, Any], where: str) -> tuple[Argument, ...]:
             )
         )
     return (*found, NAMESPACE)
+
+
+def _inherited(path: str, where: str) -> dict[str, Any]:
+    """What an argument takes over from a dataclass field that :func:`lavla_ros.config.setting` describes."""
+    module, _, name = path.partition(":")
+    owner, _, key = name.partition(".")
+    try:
+        item = getattr(importlib.import_module(module), owner).__dataclass_fields__[key]
+        return {"default": item.default, "description": item.metadata["help"], "choices": item.metadata["choices"]}
+    except (ImportError, ValueError, TypeError, AttributeError, KeyError):
+        raise StackError(f"{where}: from is {path!r}; expected module:Class.field of a described setting") from None
 
 
 def _process(entry: Mapping[str, Any], values: Mapping[str, Any], where: str) -> Process | None:

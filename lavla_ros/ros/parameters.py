@@ -22,8 +22,7 @@ from rclpy.exceptions import ParameterException
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 
-from lavla_ros.config import setting
-from lavla_ros.errors import UserError
+from lavla_ros.config import ConfigError, check_setting, setting
 
 _TYPES: dict[Any, int] = {
     bool: ParameterType.PARAMETER_BOOL,
@@ -36,7 +35,7 @@ _TYPES: dict[Any, int] = {
 _LARGEST = {int: 2**31 - 1, float: 1.0e12}
 
 
-class ParameterError(UserError, ValueError):
+class ParameterError(ConfigError):
     """A parameter has the wrong type or a value outside its range."""
 
 
@@ -69,7 +68,7 @@ class NodeParameters:
 
     def __post_init__(self) -> None:
         for name, _, meta in describe(type(self)):
-            _check(name, meta, getattr(self, name))
+            check_setting("parameter " + name, meta, getattr(self, name))
 
     @classmethod
     def default(cls, name: str, declared: Mapping[str, Any]) -> Any:
@@ -131,11 +130,11 @@ def declare(node: Node, cls: type[P]) -> P:
         for name, hint, meta in describe(section.kind):
             default = section.defaults.get(name, section.kind.__dataclass_fields__[name].default)
             value = _declare(node, section.prefix + name, hint, meta, default)
-            _check(section.prefix + name, meta, value)
+            check_setting("parameter " + section.prefix + name, meta, value)
             values[section.into][name] = value
     try:
         return cls(**values)
-    except ParameterError as error:
+    except ConfigError as error:
         raise ParameterError(f"{where}: {error}") from None
 
 
@@ -176,13 +175,3 @@ def refuse_unknown(node: Node) -> None:
             close = difflib.get_close_matches(name, known, 1)
             meant = f"did you mean {close[0]}?" if close else f"it has {known}"
             raise ParameterError(f"{node.get_fully_qualified_name()} has no parameter {name}; {meant}")
-
-
-def _check(name: str, meta: Mapping[str, Any], value: Any) -> None:
-    low, high, choices = meta["low"], meta["high"], meta["choices"]
-    if value is None:
-        return
-    if (low is not None and not value >= low) or (high is not None and not value <= high):
-        raise ParameterError(f"parameter {name} is {value!r}; expected {low} to {high} {meta['unit']}".rstrip())
-    if choices and value not in choices:
-        raise ParameterError(f"parameter {name} is {value!r}; expected one of {list(choices)}")

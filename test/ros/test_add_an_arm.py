@@ -88,7 +88,7 @@ def test_an_arm_from_outside_is_driven(folder: Path) -> None:
 
 
 def test_its_driver_its_options_and_its_missing_kinematics_are_its_own(folder: Path) -> None:
-    with pytest.raises(ParameterError, match=r"arm\.gain is 7\.0.*0\.1 to 1\.0|arm\.gain"):
+    with pytest.raises(ConfigError, match=r"arm\.gain is 7\.0.*0\.1 to 1\.0|arm\.gain"):
         executor_parameters(folder, gain="7.0")
     servo = folder / "crane_servo.yaml"
     text = servo.read_text()

