@@ -16,7 +16,7 @@ class ActionLamConfig:
     """The model and its objective (paper, App. A.2); the defaults are the paper's."""
 
     chunk_size: int | None = None
-    """The contract says H. A file that says it too, as checkpoints once did, must agree with the contract."""
+    """The contract says H. A file that says it too, as a checkpoint does, must agree with the contract."""
     frequency_features: Literal["fft", "none"] = "fft"
     """Whether the encoder sees the spectrum of the chunk (fft) beside its actions."""
     width: int = 128

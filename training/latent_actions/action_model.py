@@ -9,7 +9,7 @@ Usable alone as an action tokenizer: ``encode_raw`` and ``decode_raw`` speak phy
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -85,6 +85,7 @@ class ActionLatentModel(LatentModel):
             config.chunk_size,
             f"the chunk_size of contract {contract.name!r}, {contract.chunk_size}",
         )
+        config = replace(config, chunk_size=contract.chunk_size)  # a checkpoint says it in full
         super().__init__(config, contract, stats)
         self.normalizer = Normalizer(contract, config.actions, stats)
         self.encoder = ActionEncoder(config, contract)

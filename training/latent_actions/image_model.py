@@ -13,7 +13,7 @@ that of stage 1 and stays as it is. What policies learn from, c_img and z_img, a
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -68,8 +68,9 @@ class ImageLatentModel(LatentModel):
 
         Raises ConfigError for a camera that the contract lacks.
         """
+        config = replace(config, cameras=config.cameras_of(contract))  # a checkpoint says it in full
         super().__init__(config, contract, stats)
-        self.cameras = config.cameras_of(contract)
+        self.cameras = config.cameras
         if config.stage == 2:
             sizes = {CONTROLLABLE: config.codebook_size, ENVIRONMENT: config.environment_codebook_size}
         else:

@@ -87,8 +87,8 @@ def says_chunk_size(saved, chunk_size):
     (saved / "config.yaml").write_text(yaml.safe_dump(document))
 
 
-def test_a_checkpoint_that_says_its_chunk_size_agrees_with_its_contract(saved):
-    """Checkpoints once did; the contract beside them is what counts."""
+def test_the_chunk_size_of_a_checkpoint_agrees_with_its_contract(saved):
+    """The contract beside it is what counts."""
     says_chunk_size(saved, 6)
     assert load_latent_model(saved, ActionLatentModel).contract.chunk_size == 6
     says_chunk_size(saved, 9)
@@ -102,7 +102,7 @@ def test_contract_with_other_chunks_is_refused(saved):
     document = yaml.safe_load((saved / "contract.yaml").read_text())
     document["chunk_size"] = 9
     (saved / "contract.yaml").write_text(yaml.safe_dump(document))
-    with pytest.raises(CheckpointError, match="expected 1 or 9 finite numbers, found 6"):
+    with pytest.raises(CheckpointError, match="chunk_size is 6; expected"):
         load_latent_model(saved, ActionLatentModel)
 
 
