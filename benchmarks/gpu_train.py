@@ -32,6 +32,7 @@ from lavla_ros.resources import config_path
 from training.config import DataConfig, TrainConfig
 from training.data import Source, load_data
 from training.loop import Trainer
+from training.policy_task import PolicyTask
 
 INSTRUCTION = "put the mango into the bowl"
 TEXT = {
@@ -123,9 +124,9 @@ def _measure(config: TrainConfig, contract: Contract, warmup: int) -> dict[str, 
         cache_dir=config.output,
     )
     clock = _Clock()
-    trainer = Trainer(config, contract, data, clock)
-    counts = [p.numel() for p in trainer.model.parameters() if p.requires_grad]
-    head = sum(p.numel() for p in trainer.model.head.parameters())
+    trainer = Trainer(PolicyTask(config, contract, data), clock)
+    counts = [p.numel() for p in trainer.module.parameters() if p.requires_grad]
+    head = sum(p.numel() for p in trainer.module.head.parameters())
     trainer.run()
     losses = trainer.losses
     seconds = np.diff(clock.times)[warmup - 1 :]

@@ -141,11 +141,11 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TrainConfig:
-    """One training run."""
+class RunConfig:
+    """What every training run has; each objective adds its own and may set other defaults."""
 
     output: Path = Path("runs/train")
-    """Folder of the run: best/, last/, resume/, metrics.jsonl, tensorboard/."""
+    """Folder of the run."""
     steps: int = 30_000
     """Optimizer steps."""
     batch_size: int = 128
@@ -156,14 +156,10 @@ class TrainConfig:
     """Seed of every random choice: weights, split, order and augmentation of the samples."""
     threads: int | None = None
     """CPU threads of torch; None leaves torch's choice."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """auto: a GPU if there is one. With several processes each has one of its own."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast; weights and optimizer stay float32."""
-    gradient_checkpointing: bool = False
-    """Recompute the backbone's activations in the backward pass: a third more time, far less memory."""
-    loss_on_padding: bool = False
-    """Count the repeated last action beyond an episode's end as a target (hold still)."""
-    half_checkpoints: bool = False
-    """Store policies as float16."""
+    """bfloat16: autocast; weights, optimizer and codebooks stay float32."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
     """Where figures go besides metrics.jsonl; wandb has to be installed separately."""
     wandb_project: str = "lavla"
@@ -175,13 +171,9 @@ class TrainConfig:
     save_every: int = 1_000
     """Number of steps between two checkpoints that the run can be resumed from."""
     max_minutes: float | None = None
-    """Stop, with everything saved, after this time; the schedule still assumes ``steps``."""
+    """Stop this long after the start (or the resume), with everything saved; schedules still assume ``steps``."""
     resume: bool = True
-    """Continue from ``output/resume`` where it exists; false refuses to overwrite it."""
-    policy: PolicyConfig = field(default_factory=PolicyConfig)
-    data: DataConfig = field(default_factory=DataConfig)
-    augment: AugmentConfig = field(default_factory=AugmentConfig)
-    optim: OptimConfig = field(default_factory=OptimConfig)
+    """Continue from ``output/resume`` if it exists; false refuses to overwrite it."""
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "accumulation", "log_every", "validate_every", "save_every"):
@@ -195,3 +187,23 @@ class TrainConfig:
         check(self.seed >= 0, "seed", self.seed, "at least 0")
         if self.threads is not None:
             check(self.threads >= 1, "threads", self.threads, "at least 1")
+        if self.max_minutes is not None:
+            check(self.max_minutes >= 0, "max_minutes", self.max_minutes, "at least 0")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrainConfig(RunConfig):
+    """One training run of a policy."""
+
+    output: Path = Path("runs/train")
+    """Folder of the run: best/, last/, resume/, metrics.jsonl, tensorboard/."""
+    gradient_checkpointing: bool = False
+    """Recompute the backbone's activations in the backward pass: a third more time, far less memory."""
+    loss_on_padding: bool = False
+    """Count the repeated last action beyond an episode's end as a target (hold still)."""
+    half_checkpoints: bool = False
+    """Store policies as float16."""
+    policy: PolicyConfig = field(default_factory=PolicyConfig)
+    data: DataConfig = field(default_factory=DataConfig)
+    augment: AugmentConfig = field(default_factory=AugmentConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Protocol
+from typing import Generic, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,6 +31,7 @@ from training.config import DataConfig
 from training.dataset import EpisodeDataset
 from training.machine import free_disk, processes_here, require_disk, require_memory
 
+T = TypeVar("T")
 OnFrame = Callable[[int, int], None]
 """Called with (frames done, frames in all) while videos are decoded."""
 
@@ -164,24 +165,24 @@ class JoinedFrames:
         return whole
 
 
-class Prefetcher:
-    """Reads the frames of the next batch while the present one is computed on: two batches in memory, no more."""
+class Prefetcher(Generic[T]):
+    """Reads what the next batch needs while the present one is computed on: two batches in memory, no more."""
 
-    def __init__(self, frames: Frames) -> None:
-        self._frames = frames
+    def __init__(self, read: Callable[[NDArray[np.int64]], T]) -> None:
+        self._read = read
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        self._next: tuple[bytes, Future[NDArray[np.uint8]]] | None = None
+        self._next: tuple[bytes, Future[T]] | None = None
 
     def request(self, indices: NDArray[np.int64]) -> None:
-        """Begin to read these."""
-        self._next = (indices.tobytes(), self._pool.submit(self._frames.take, indices))
+        """Begin to read for these samples."""
+        self._next = (indices.tobytes(), self._pool.submit(self._read, indices))
 
-    def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """These frames: at once if they were requested, else read now."""
+    def take(self, indices: NDArray[np.int64]) -> T:
+        """What was read for these samples: at once if they were requested, else read now."""
         requested, self._next = self._next, None
         if requested is not None and requested[0] == indices.tobytes():
             return requested[1].result()
-        return self._frames.take(indices)
+        return self._read(indices)
 
 
 def open_frames(

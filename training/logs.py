@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lavla_ros.config import ConfigError, to_plain
-from training.config import TrainConfig
+from training.config import RunConfig
 
 
 class Tracker(Protocol):
@@ -24,7 +24,7 @@ class Tracker(Protocol):
 class RunLog:
     """Hands figures to every tracker of the run; on all processes but the main one to none."""
 
-    def __init__(self, config: TrainConfig, *, step: int, enabled: bool) -> None:
+    def __init__(self, config: RunConfig, *, step: int, enabled: bool) -> None:
         """``step``: where the run goes on; what an interrupted part of it logged beyond is dropped."""
         self._trackers: list[Tracker] = []
         if not enabled:
@@ -46,7 +46,7 @@ class RunLog:
             tracker.close()
 
 
-def require_trackers(config: TrainConfig) -> None:
+def require_trackers(config: RunConfig) -> None:
     """Raise ConfigError for a tracker that is not installed, before anything is read or trained."""
     packages = {"tensorboard": "tensorboard", "wandb": "wandb"}
     missing = [name for name in config.trackers if find_spec(packages[name]) is None]
@@ -93,7 +93,7 @@ class _TensorBoard:
 
 
 class _Wandb:
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: RunConfig) -> None:
         wandb: Any = importlib.import_module("wandb")
         # the run's folder names the run, so that a resumed one goes on in the same place
         name = hashlib.sha256(str(config.output.resolve()).encode()).hexdigest()[:12]

@@ -1,4 +1,4 @@
-"""The trainer, read from top to bottom: prepare, loop, validate, save.
+"""The training loop, read from top to bottom: prepare, steps, validation, saving, resume. What is learned is a Task.
 
 Everything random in step k is a function of (seed, k): the samples, their augmentation and the
 network's own draws. So there is no sampler state to save, and a run that was killed and resumed has
@@ -15,12 +15,12 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator, Mapping
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, ClassVar
 
 import numpy as np
 import torch
@@ -28,42 +28,26 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from numpy.typing import NDArray
 from torch import Tensor, nn
-from transformers import PreTrainedTokenizerBase
 
 from lavla_ros.config import to_plain
 from lavla_ros.contract import Contract
 from lavla_ros.errors import UserError
-from lavla_ros.policy.backbone import build_backbone, load_pretrained_tokenizer
-from lavla_ros.policy.checkpoint import CheckpointError, prompt_builder, save_checkpoint, trained_parameters
-from lavla_ros.policy.model import LatentActionVLA, VlaBatch, VlaLoss
-from lavla_ros.policy.normalization import Normalizer, compute_stats
-from lavla_ros.policy.prompt import train_tokenizer
+from lavla_ros.policy.device import resolve_device
+from lavla_ros.policy.folder import CheckpointError, trained_parameters
 from lavla_ros.yaml_text import dump_yaml
-from training.augment import augment_images, draw_numbers
-from training.config import TrainConfig
-from training.data import BatchMaker, LoadedData, SampleStream, split_episodes, to_device
+from training.config import RunConfig
+from training.data import SampleStream
 from training.frames import Prefetcher
 from training.logs import RunLog
 from training.machine import require_disk, require_memory
 from training.reporting import Reporter
-from training.state import (
-    Ema,
-    Progress,
-    differences,
-    forget_whole_parameters,
-    gather,
-    gather_state,
-    load_progress,
-    load_state,
-    recover,
-    save_state,
-)
+from training.state import Ema, Progress, differences, gather_state, load_progress, load_state, recover, save_state
 
-STATS_VALUES = 25_000_000
-"""Numbers (samples × H × A) that normalisation statistics are computed of; of more data, as many evenly spread."""
-_MAY_DIFFER = (
-    "output", "accumulation", "log_every", "validate_every", "save_every", "max_minutes", "resume", "threads",
-    "trackers", "wandb_project", "gradient_checkpointing", "half_checkpoints", "data",
+_MAY_DIFFER = frozenset(
+    {
+        "output", "log_every", "validate_every", "save_every", "max_minutes", "resume", "threads", "device",
+        "trackers", "wandb_project", "data",
+    }
 )  # fmt: skip
 """Settings that change no loss but by rounding: a run may be resumed with other ones."""
 
@@ -72,110 +56,183 @@ class TrainingError(UserError, RuntimeError):
     """Training cannot start or go on; the message says why and what to do."""
 
 
+class Task(ABC):
+    """One objective: what is learned, from which samples. Everything else about a run is the loop's."""
+
+    results: ClassVar[tuple[str, ...]]
+    """Folders of the run's output that hold what was learned."""
+    learning_rate_key: ClassVar[str] = "learning_rate"
+    """The setting to lower when a loss is not finite."""
+    may_differ: ClassVar[frozenset[str]] = frozenset()
+    """Settings of this task's own that a run may be resumed with other values of."""
+    gradient_clip: float = math.inf
+    """Largest norm of the gradients of a step."""
+    ema_decay: float | None = None
+    """Decay of the averaged weights that are validated and saved; None: no averaging."""
+    evaluated_on: str = "validation"
+    """What :meth:`evaluate` looks at, for the log."""
+
+    config: RunConfig
+    contract: Contract
+    train_rows: NDArray[np.int64]
+    validation_rows: NDArray[np.int64]
+    weights: NDArray[np.float32] | None = None
+    """How often each of ``train_rows`` is drawn, relative to the others; None: all alike."""
+
+    @abstractmethod
+    def build(self, run: Trainer) -> nn.Module:
+        """The network, on the CPU; its ``loss(batch)`` gives a tuple with ``total`` and, for the log, ``parts``."""
+
+    @abstractmethod
+    def optimizer(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer: ...
+
+    @abstractmethod
+    def start_step(self, step: int) -> float:
+        """Called before each optimizer step; returns its learning rate."""
+
+    def read(self, rows: NDArray[np.int64]) -> Any:
+        """What a batch needs from a disk; the loop calls it one batch ahead, in a thread of its own."""
+        del rows
+
+    @abstractmethod
+    def batch(self, rows: NDArray[np.int64], read: Any, device: torch.device) -> Any:
+        """These samples on ``device``, as they are evaluated."""
+
+    def augment(self, batch: Any, positions: range) -> Any:
+        """The same as they are trained on; ``positions``: theirs in the stream of samples."""
+        del positions
+        return batch
+
+    def draws(self, step: int, part: int) -> tuple[int, ...]:
+        """What the network's own draws in a forward pass depend on, besides the seed and the process."""
+        return step, part
+
+    def note(self, loss: Any) -> None:
+        """Called with what ``loss(batch)`` gave in each forward pass of training."""
+        del loss
+
+    def window(self, run: Trainer) -> Mapping[str, Mapping[str, float]]:
+        """Figures since the last entry of the log, by section."""
+        del run
+        return {}
+
+    @abstractmethod
+    def evaluate(self, run: Trainer) -> Mapping[str, float]:
+        """Figures of the averaged weights, in evaluation mode; empty if there is nothing to evaluate on."""
+
+    def save(self, run: Trainer) -> None:
+        """Called whenever the run's state is about to be saved."""
+        del run
+
+    def rest(self) -> Mapping[str, Tensor]:
+        """What steps change besides parameters, moments and averages; a resume writes into these tensors."""
+        return {}
+
+    @abstractmethod
+    def finish(self, run: Trainer, *, interrupted: bool) -> Path:
+        """Write what the run was for; returns its folder. ``interrupted``: by a SIGTERM, so the run is to go on."""
+
+    @abstractmethod
+    def arrays(self) -> Iterable[NDArray[Any]]:
+        """The data: a run is not resumed with other ones."""
+
+    @abstractmethod
+    def describe(self, row: int) -> str:
+        """Where a sample comes from, for people."""
+
+
 class _Objective(nn.Module):
     """The loss as a module's forward pass, so that accelerate can wrap it for several processes."""
 
-    def __init__(self, model: LatentActionVLA) -> None:
+    def __init__(self, module: nn.Module) -> None:
         super().__init__()
-        self.model = model
+        self.module: Any = module
 
-    def forward(self, batch: VlaBatch) -> tuple[Tensor, Mapping[str, Tensor]]:
-        loss: VlaLoss = self.model.loss(batch)
-        return loss.total, loss.parts
+    def forward(self, batch: Any) -> Any:
+        return self.module.loss(batch)
 
 
 class Trainer:
-    """One run of one configuration on loaded data; in every process of a launch, one each."""
+    """One run of one task; in every process of a launch, one each."""
 
-    def __init__(self, config: TrainConfig, contract: Contract, data: LoadedData, reporter: Reporter) -> None:
+    def __init__(self, task: Task, reporter: Reporter) -> None:
+        """Raises TrainingError, RoomError or what the task raises before anything is written."""
+        config = task.config
         if config.threads is not None:
             torch.set_num_threads(config.threads)
-        self.config, self.contract, self.data, self.reporter = config, contract, data, reporter
+        self.task, self.config, self.reporter = task, config, reporter
         self.accelerator = build_accelerator(config)
         self.micro_batch = micro_batch(self.accelerator, config)
+        self.stream = SampleStream(task.train_rows, config.seed, task.weights)
+        self.prefetcher = Prefetcher(task.read)
 
-        # the data: who is trained on, in which order, and on which scale
-        self.train_indices, self.validation_indices = split_episodes(
-            data, validation=config.data.validation_fraction, fraction=config.data.fraction, seed=config.seed
-        )
-        self.stream = SampleStream(self.train_indices, config.seed, data.weight_N[self.train_indices])
-        self.prefetcher = Prefetcher(data.frames)
-        self.stats = training_stats(config, contract, data, self.train_indices)
-
-        # the network; the same in all processes
-        set_seed(config.seed)
-        self.tokenizer = _tokenizer(config, contract, data)
-        self.model = LatentActionVLA(config.policy, contract, build_backbone(config.policy.backbone, self.tokenizer))
-        if config.gradient_checkpointing:
-            self.model.backbone.vlm.activation_checkpointing_enable()
-        self.batches = BatchMaker(
-            data,
-            Normalizer(contract, config.policy.actions, self.stats),
-            prompt_builder(self.model, contract, self.tokenizer),
-            required_labels=self.model.strategy.required_labels,
-            loss_on_padding=config.loss_on_padding,
-        )
+        set_seed(config.seed)  # the network is the same in all processes
+        self.module = task.build(self)
         self._require_room()
-        optimizer = build_optimizer(trained_parameters(self.model), config)
-        self.objective, self.optimizer = self.accelerator.prepare(_Objective(self.model), optimizer)
-        self.parameters = trained_parameters(self.model)  # after prepare: FSDP puts others in their place
-        self.ema = Ema(self.parameters, config.optim.ema_decay) if config.optim.ema_decay is not None else None
+        optimizer = task.optimizer(trained_parameters(self.module))
+        self.objective, self.optimizer = self.accelerator.prepare(_Objective(self.module), optimizer)
+        self.parameters = trained_parameters(self.module)  # after prepare: FSDP puts others in their place
+        self.ema = Ema(self.parameters, task.ema_decay) if task.ema_decay is not None else None
 
         self.step = 0
         self.best: float | None = None
         self.seconds = 0.0
         self.losses: list[float] = []
         """Training loss of every step since the start or the resume."""
-        self._stop = False
+        self._terminated = False
 
     def run(self) -> Path:
-        """Train to the end, to ``max_minutes`` or to a SIGTERM; returns the best policy's directory."""
-        config, output = self.config, self.config.output
+        """Train to the end, to ``max_minutes`` or to a SIGTERM; returns the folder of what was learned."""
+        config, output, task = self.config, self.config.output, self.task
         with self._alone_in_output(), self._stop_on_sigterm():
             self._resume()
-            log = RunLog(config, step=self.step, enabled=self._is_main)
-            if self._is_main:
+            self.log = RunLog(config, step=self.step, enabled=self.is_main)
+            if self.is_main:
                 (output / "config.yaml").write_text(dump_yaml(to_plain(config)), encoding="utf-8")
             deadline = math.inf if config.max_minutes is None else time.monotonic() + 60 * config.max_minutes
             started, before = time.monotonic(), self.seconds
             stopped = self.step >= config.steps
             while not stopped:
-                figures = self._train_step(stop=self._stop or time.monotonic() > deadline)
+                figures = self._train_step(stop=self._terminated or time.monotonic() > deadline)
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
                 # any process may ask to stop; all do after the same step
                 stopped = figures.pop("stop") > 0 or self.step == config.steps
                 if stopped or self.step % config.log_every == 0:
                     figures["samples_per_s"] = self.step * config.batch_size / max(self.seconds, 1e-9)
-                    self._report(log, "train", figures)
+                    self._report({"train": figures, **task.window(self)})
                 if stopped or self.step % config.validate_every == 0:
-                    self._validate(log)
+                    self._validate()
                 if stopped or self.step % config.save_every == 0:
                     self._save()
-            log.close()
-        return output / "best"
+            interrupted = self.step < config.steps and any(gather_object([self._terminated]))
+            result = task.finish(self, interrupted=interrupted)
+            self.log.close()
+        return result
 
     def _train_step(self, *, stop: bool) -> dict[str, float]:
         """One optimizer step over the whole (global, accumulated) batch; figures are means over it."""
-        config, accelerator = self.config, self.accelerator
-        rate = config.optim.learning_rate_at(self.step, config.steps)
+        config, accelerator, task = self.config, self.accelerator, self.task
+        rate = task.start_step(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.objective.train()
+        rest = {name: tensor.clone() for name, tensor in task.rest().items()}
         figures: dict[str, float] = {}
         sums: dict[str, Tensor] = {"stop": torch.tensor(float(stop), device=accelerator.device)}
         for part in range(config.accumulation):
             with accelerator.accumulate(self.objective):
-                total, parts = self.objective(self._batch(part))
-                accelerator.backward(total)
-                for name, value in {"loss": total.detach(), **parts}.items():
+                loss = self.objective(self._batch(part))
+                accelerator.backward(loss.total)
+                task.note(loss)
+                for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulation
                 if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(self.objective.parameters(), config.optim.gradient_clip)
+                    norm = accelerator.clip_grad_norm_(self.objective.parameters(), task.gradient_clip)
                     means = accelerator.reduce(torch.stack([v.float() for v in sums.values()]), reduction="mean")
                     figures = dict(zip(sums, means.tolist(), strict=True))
                     figures["gradient_norm"] = float(norm)
-                    self._require_finite(figures)  # before anything is changed by it
+                    self._require_finite(figures, rest)  # before anything is changed by it
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
@@ -183,130 +240,79 @@ class Trainer:
         self.losses.append(figures["loss"])
         return {**figures, "learning_rate": rate}
 
-    def _indices(self, step: int, part: int) -> tuple[int, NDArray[np.int64]]:
-        """Position in the stream and sample indices of this process's micro-batch."""
+    def _rows(self, step: int, part: int) -> tuple[int, NDArray[np.int64]]:
+        """Position in the stream and samples of this process's micro-batch."""
         slot = part * self.accelerator.num_processes + self.accelerator.process_index
         first = step * self.config.batch_size + slot * self.micro_batch
         return first, self.stream(first, self.micro_batch)
 
-    def _batch(self, part: int) -> VlaBatch:
+    def _batch(self, part: int) -> Any:
         """This process's micro-batch ``part`` of the present step; the one after it is read meanwhile."""
-        config, accelerator = self.config, self.accelerator
-        first, indices = self._indices(self.step, part)
-        frames = self.prefetcher.take(indices)
-        last = part == config.accumulation - 1
-        self.prefetcher.request(self._indices(self.step + last, 0 if last else part + 1)[1])
-        batch = to_device(self.batches(indices, frames), accelerator.device)
-        positions = range(first, first + len(indices))
-        draws = draw_numbers(config.seed, positions, len(self.contract.cameras))
-        rng = np.random.default_rng((config.seed, 13, self.step, part, accelerator.process_index))
-        torch.manual_seed(int(rng.integers(2**62)))  # the network's own draws
-        return replace(batch, images=augment_images(batch.images, config.augment, draws))
+        first, rows = self._rows(self.step, part)
+        read = self.prefetcher.take(rows)
+        last = part == self.config.accumulation - 1
+        self.prefetcher.request(self._rows(self.step + last, 0 if last else part + 1)[1])
+        batch = self.task.batch(rows, read, self.accelerator.device)
+        words = (self.config.seed, 13, *self.task.draws(self.step, part), self.accelerator.process_index)
+        torch.manual_seed(int(np.random.default_rng(words).integers(2**62)))
+        return self.task.augment(batch, range(first, first + len(rows)))
 
     @torch.no_grad()
-    def _require_finite(self, figures: Mapping[str, float]) -> None:
+    def _require_finite(self, figures: Mapping[str, float], rest: Mapping[str, Tensor]) -> None:
         """Raise TrainingError, in all processes alike, unless loss and gradients of this step are finite.
 
-        The weights are as they were after the last step, and so is what is saved.
+        The weights are as they were after the last step, and so is what is saved; ``rest``: the task's as it was then.
         """
         if math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"]):
             return
         culprits: list[int] = []
         count = 0
         for part in range(self.config.accumulation):
-            for index in self._indices(self.step, part)[1]:
-                one = np.array([index])
-                batch = to_device(self.batches(one, self.data.frames.take(one)), self.accelerator.device)
+            for row in self._rows(self.step, part)[1]:
+                one = np.array([row])
+                batch = self.task.batch(one, self.task.read(one), self.accelerator.device)
                 count += 1
-                if not math.isfinite(float(self.objective(batch)[0])):
-                    culprits.append(int(index))
+                for name, tensor in self.task.rest().items():
+                    tensor.copy_(rest[name])  # a codebook has met all samples of the batch, and each spoils it for all
+                if not math.isfinite(float(self.objective(batch).total)):
+                    culprits.append(int(row))
         culprits = sorted(set(gather_object(culprits)))
+        advice = f"lower {self.task.learning_rate_key}"
+        advice += "" if self.config.precision == "float32" else ", or use precision: float32"
         if len(culprits) == count * self.accelerator.num_processes:
-            cause = "It is so for every sample of the batch: the weights diverged; lower optim.learning_rate"
+            cause = f"It is so for every sample of the batch: the weights diverged; {advice}"
         elif culprits:
-            shown = "; ".join(self.data.describe(i) for i in culprits[:8])
+            shown = "; ".join(self.task.describe(i) for i in culprits[:8])
             cause = f"It is so for samples {culprits[:8]}: {shown}. Look at these data"
         else:
-            shown = ", ".join(str(i) for i in sorted(self._indices(self.step, 0)[1].tolist())[:8])
-            cause = f"Each sample's own loss is finite (samples {shown}, …): lower optim.learning_rate"
+            shown = ", ".join(str(i) for i in sorted(self._rows(self.step, 0)[1].tolist())[:8])
+            cause = f"Each sample's own loss is finite (samples {shown}, …): {advice}"
         raise TrainingError(
             f"step {self.step}: the loss is {figures['loss']}, the gradient norm {figures['gradient_norm']}. {cause}. "
-            f"The last good state is in {self.config.output / 'resume'}, the last good policy in "
-            f"{self.config.output / 'last'}"
+            f"What was saved in {self.config.output} before this step is good"
         )
 
     @torch.no_grad()
-    def _validate(self, log: RunLog) -> None:
-        """Mean losses over the held-out episodes, with the averaged weights; the processes share the work."""
-        held_out = self.validation_indices
-        if len(held_out) == 0:
-            return
-        processes, rank = self.accelerator.num_processes, self.accelerator.process_index
-        sums: dict[str, Tensor] = {}
-        shares: dict[str, float] = {}
+    def _validate(self) -> None:
         self.objective.eval()
         with self.ema.applied() if self.ema is not None else nullcontext():
-            for first in range(0, len(held_out), self.micro_batch * processes):
-                indices = held_out[first + rank * self.micro_batch :][: self.micro_batch]
-                counted = len(indices)
-                indices = indices if counted else held_out[:1]  # every process takes part in every pass
-                batch = to_device(self.batches(indices, self.data.frames.take(indices)), self.accelerator.device)
-                total, parts = self.objective(batch)
-                for name, value in {"loss": total, **parts}.items():
-                    # all are means over samples, but for this one over steps
-                    share = float(batch.weight_BH.sum()) if name == "mse" and counted else counted
-                    sums[name] = sums.get(name, torch.zeros_like(value)) + value * share
-                    shares[name] = shares.get(name, 0.0) + share
-            forget_whole_parameters(self.objective)
-        stacked = torch.stack([torch.stack([sums[name].float(), sums[name].new_tensor(shares[name])]) for name in sums])
-        whole = self.accelerator.reduce(stacked, reduction="sum")
-        figures = dict(zip(sums, (whole[:, 0] / whole[:, 1]).tolist(), strict=True))
-        self._report(log, "validation", figures)
-        if self.best is None or figures["mse"] < self.best:
-            self.best = figures["mse"]
-            self._save_policy("best", figures)
+            figures = self.task.evaluate(self)
+        if figures:
+            self._report({self.task.evaluated_on: figures}, prefix=f"{self.task.evaluated_on}_")
 
     def _save(self) -> None:
-        self._save_policy("last", {})
-        if len(self.validation_indices) == 0:
-            self._save_policy("best", {})
-        tensors = gather_state(self.parameters, self.optimizer, self.ema, keep=self._is_main)
-        if self._is_main:
+        self.task.save(self)
+        tensors = gather_state(self.parameters, self.optimizer, self.ema, self.task.rest(), keep=self.is_main)
+        if self.is_main:
             progress = Progress(step=self.step, best=self.best, identity=self.identity, seconds=self.seconds)
             save_state(self.config.output / "resume", progress, tensors)
         self.accelerator.wait_for_everyone()
 
-    def _save_policy(self, name: str, figures: Mapping[str, float]) -> None:
-        weights: Mapping[str, Tensor] = self.parameters if self.ema is None else self.ema.tensors
-        tensors = gather(weights, keep=self._is_main)
-        if self._is_main:
-            save_checkpoint(
-                self.config.output / name,
-                config=self.config.policy,
-                contract=self.contract,
-                stats=self.stats,
-                tokenizer=self.tokenizer,
-                tensors=tensors,
-                training=self._provenance(figures),
-                half=self.config.half_checkpoints,
-            )
-
-    def _provenance(self, figures: Mapping[str, float]) -> dict[str, Any]:
-        return {
-            "step": self.step,
-            "samples": self.step * self.config.batch_size,
-            "seed": self.config.seed,
-            "datasets": [name for name, _ in self.data.sources],
-            "episodes": len(np.unique(self.data.episode_N[self.train_indices])),
-            "minutes": round(self.seconds / 60, 1),
-            "validation": dict(figures),
-        }
-
     def _resume(self) -> None:
         """Go on where the last save was, or begin. All processes read the same files."""
         output = self.config.output
-        if self._is_main:
-            for name in ("resume", "last", "best"):
+        if self.is_main:
+            for name in ("resume", *self.task.results):
                 recover(output, name)
         self.accelerator.wait_for_everyone()
         saved = output / "resume"
@@ -320,7 +326,7 @@ class Trainer:
                     f"{saved} belongs to another configuration or other data ({found}); choose another output, or "
                     "delete it"
                 )
-            load_state(saved, self.parameters, self.optimizer, self.ema)
+            load_state(saved, self.parameters, self.optimizer, self.ema, self.task.rest())
             self.step, self.best, self.seconds = progress.step, progress.best, progress.seconds
             self.reporter.message(f"resumed at step {self.step} of {self.config.steps}")
         steps = gather_object([self.step])
@@ -331,39 +337,40 @@ class Trainer:
     def identity(self) -> dict[str, Any]:
         """Changes with anything that would change the losses to come."""
         data = hashlib.sha256()
-        arrays = (self.data.states_NS, self.data.actions_NA, self.train_indices, self.data.weight_N)
-        for array in (*arrays, *(self.data.labels[key] for key in sorted(self.data.labels))):
+        for array in self.task.arrays():
             data.update(np.ascontiguousarray(array).data)
-        settings = {key: value for key, value in to_plain(self.config).items() if key not in _MAY_DIFFER}
-        return {"settings": settings, "contract": self.contract.full_hash, "data": data.hexdigest()[:16]}
+        may_differ = _MAY_DIFFER | self.task.may_differ
+        settings = {key: value for key, value in to_plain(self.config).items() if key not in may_differ}
+        return {"settings": settings, "contract": self.task.contract.full_hash, "data": data.hexdigest()[:16]}
 
     @property
-    def _is_main(self) -> bool:
+    def is_main(self) -> bool:
+        """True in the one process that writes."""
         return bool(self.accelerator.is_main_process)
 
-    def _report(self, log: RunLog, section: str, figures: Mapping[str, float]) -> None:
-        log.add(self.step, section, figures)
-        prefix = "" if section == "train" else f"{section}_"
-        if self._is_main:
-            self.reporter.step(self.step, {f"{prefix}{name}": value for name, value in figures.items()})
+    def _report(self, sections: Mapping[str, Mapping[str, float]], prefix: str = "") -> None:
+        """Log the present step's figures; of figures with the same name, people see that of the first section."""
+        shown: dict[str, float] = {}
+        for section, figures in sections.items():
+            self.log.add(self.step, section, figures)
+            shown = {prefix + name: value for name, value in figures.items()} | shown
+        self.reporter.step(self.step, shown)
 
     def _require_room(self) -> None:
-        """Raise RoomError where optimizer states or checkpoints are sure not to fit."""
-        trained = sum(4 * p.numel() for p in trained_parameters(self.model).values())
-        averages = self.config.optim.ema_decay is not None
+        """Raise RoomError if optimizer states or checkpoints are sure not to fit."""
+        trained = sum(4 * p.numel() for p in trained_parameters(self.module).values())
+        state = (3 + (self.task.ema_decay is not None)) * trained
         if self.accelerator.device.type == "cpu":
-            advice = "Train a smaller backbone, or fewer parameters"
-            require_memory((3 + averages) * trained, "gradients and optimizer states", advice)
+            require_memory(state, "gradients and optimizer states", "Train a smaller network, or fewer parameters")
         if not (self.config.output / "resume").exists():
-            # best, last and resume; and while one is replaced, its successor
-            state = (3 + averages) * trained
-            advice = "Free some, or set output to a larger disk"
-            require_disk(2 * trained + 2 * state, self.config.output, "saving policies and the resume state", advice)
+            # the results, and the state twice: while it is replaced, its successor is there too
+            needed, what = len(self.task.results) * trained + 2 * state, ", ".join((*self.task.results, "resume"))
+            require_disk(needed, self.config.output, f"saving {what}", "Free some, or set output to a larger disk")
 
     @contextmanager
     def _alone_in_output(self) -> Iterator[None]:
-        """Raise TrainingError where another run, or what is left of a killed one, still writes into ``output``."""
-        if not self._is_main:
+        """Raise TrainingError if another run, or what is left of a killed one, still writes into ``output``."""
+        if not self.is_main:
             yield
             return
         self.config.output.mkdir(parents=True, exist_ok=True)
@@ -384,7 +391,7 @@ class Trainer:
             return
 
         def ask(*_: object) -> None:
-            self._stop = True
+            self._terminated = True
 
         before = signal.signal(signal.SIGTERM, ask)
         try:
@@ -393,24 +400,15 @@ class Trainer:
             signal.signal(signal.SIGTERM, before)
 
 
-class Shared(Protocol):
-    """What a configuration says about sharing the work of an optimizer step."""
+def build_accelerator(config: RunConfig) -> Accelerator:
+    """On the GPUs if there are any, else on the CPU; also with several processes (gloo).
 
-    @property
-    def batch_size(self) -> int: ...
-    @property
-    def accumulation(self) -> int: ...
-    @property
-    def precision(self) -> str: ...
-
-
-def build_accelerator(config: Shared) -> Accelerator:
-    """On GPUs where there are any, else on the CPU; also with several processes (gloo).
-
-    Raises TrainingError when a launcher started several processes that accelerate does not join.
+    Raises DeviceError for a GPU that is not there, TrainingError when a launcher started several processes that
+    accelerate does not join.
     """
+    none = torch.accelerator.current_accelerator() is None
     accelerator = Accelerator(
-        cpu=torch.accelerator.current_accelerator() is None,
+        cpu=none if config.device == "auto" else resolve_device(config.device).type == "cpu",
         gradient_accumulation_steps=config.accumulation,
         mixed_precision="bf16" if config.precision == "bfloat16" else "no",
     )
@@ -423,51 +421,11 @@ def build_accelerator(config: Shared) -> Accelerator:
     return accelerator
 
 
-def micro_batch(accelerator: Accelerator, config: Shared) -> int:
-    """Samples of a process in one forward pass. Raises TrainingError where the batch cannot be shared evenly."""
+def micro_batch(accelerator: Accelerator, config: RunConfig) -> int:
+    """Samples of a process in one forward pass. Raises TrainingError if the batch cannot be shared evenly."""
     share = accelerator.num_processes * config.accumulation
     if config.batch_size % share:
         raise TrainingError(
             f"batch_size is {config.batch_size}; expected a multiple of processes × accumulation = {share}"
         )
     return int(config.batch_size // share)
-
-
-def training_stats(
-    config: TrainConfig, contract: Contract, data: LoadedData, indices: NDArray[np.int64]
-) -> dict[str, Any]:
-    """Normalisation statistics of the training samples of all datasets together.
-
-    One set of them for the whole mixture, each sample counted once, whatever its weight: datasets that share a
-    contract share a scale.
-    """
-    limit = max(10_000, STATS_VALUES // (contract.chunk_size * contract.action_dim))
-    if len(indices) > limit:
-        indices = indices[np.linspace(0, len(indices) - 1, limit).round().astype(np.int64)]
-    actions_NHA, mask_NH = data.chunks(indices, contract.chunk_size)
-    return compute_stats(
-        contract, config.policy.actions, states_NS=data.states_NS[indices], actions_NHA=actions_NHA, mask_NH=mask_NH
-    )
-
-
-def build_optimizer(parameters: Mapping[str, nn.Parameter], config: TrainConfig) -> torch.optim.AdamW:
-    """AdamW; weight decay on matrices only."""
-    matrices = [p for p in parameters.values() if p.ndim > 1]
-    others = [p for p in parameters.values() if p.ndim <= 1]
-    beta1, beta2 = config.optim.betas
-    return torch.optim.AdamW(
-        [
-            {"params": matrices, "weight_decay": config.optim.weight_decay},
-            {"params": others, "weight_decay": 0.0},
-        ],
-        lr=config.optim.learning_rate,
-        betas=(beta1, beta2),
-        fused=True,
-    )
-
-
-def _tokenizer(config: TrainConfig, contract: Contract, data: LoadedData) -> PreTrainedTokenizerBase:
-    backbone = config.policy.backbone
-    if backbone.kind == "tiny":
-        return train_tokenizer(data.instructions, backbone.tiny.vocab_size, contract.chunk_size)
-    return load_pretrained_tokenizer(backbone.path, backbone.revision)

@@ -7,7 +7,6 @@ run can go on with another number of processes. What gathers must be called by a
 from __future__ import annotations
 
 import json
-import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -20,7 +19,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
-from lavla_ros.policy.checkpoint import CheckpointError, read_tensors, replace_directory
+from lavla_ros.policy.folder import CheckpointError, read_tensors, staged
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,16 +68,24 @@ class Ema:
 
 
 def gather_state(
-    parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema | None, *, keep: bool
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    rest: Mapping[str, Tensor],
+    *,
+    keep: bool,
 ) -> dict[str, Tensor]:
-    """Parameters, moments and averages on the CPU, whole. All processes call it; those without ``keep`` get nothing."""
+    """Parameters, moments, averages and the ``rest`` on the CPU, whole.
+
+    All processes call it; those without ``keep`` get nothing.
+    """
     tensors = gather(parameters, "parameter/", keep=keep)
     for key in ("exp_avg", "exp_avg_sq", "step"):
         moments = {name: optimizer.state[parameter][key] for name, parameter in parameters.items()}
         tensors |= gather(moments, f"optimizer/{key}/", keep=keep)
     if ema is not None:
         tensors |= gather(ema.tensors, "ema/", keep=keep)
-    return tensors
+    return tensors | gather(rest, "rest/", keep=keep)
 
 
 def gather(tensors: Mapping[str, Tensor], prefix: str = "", *, keep: bool) -> dict[str, Tensor]:
@@ -102,12 +109,9 @@ def forget_whole_parameters(module: nn.Module) -> None:
 
 def save_state(path: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
     """Write the resume directory, replacing the last one whole. One process calls it."""
-    staging = path.with_name(path.name + ".partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    save_file(dict(tensors), str(staging / "state.safetensors"))
-    (staging / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
-    replace_directory(staging, path)
+    with staged(path) as folder:
+        save_file(dict(tensors), str(folder / "state.safetensors"))
+        (folder / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
 
 
 def recover(folder: Path, name: str) -> Path | None:
@@ -141,7 +145,11 @@ def load_progress(path: Path) -> Progress:
 
 
 def load_state(
-    path: Path, parameters: Mapping[str, nn.Parameter], optimizer: torch.optim.Optimizer, ema: Ema | None
+    path: Path,
+    parameters: Mapping[str, nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    ema: Ema | None,
+    rest: Mapping[str, Tensor],
 ) -> None:
     """Put the saved tensors back, bit for bit. Raises CheckpointError when one is missing or misshapen."""
     tensors = read_tensors(path / "state.safetensors")
@@ -159,8 +167,11 @@ def load_state(
             for key in ("exp_avg", "exp_avg_sq"):
                 # zeros_like keeps the parameter's memory layout, which the fused optimizer relies on
                 state[key] = torch.zeros_like(parameter).copy_(take(f"optimizer/{key}/{name}", parameter))
-            # the fused optimizer wants its step counter where the parameter is
-            state["step"] = take(f"optimizer/step/{name}", torch.zeros((), device=parameter.device)).clone()
+            # a fused optimizer wants its step counter where the parameter is, another one on the CPU
+            counter = torch.zeros((), device=parameter.device if optimizer.defaults["fused"] else "cpu")
+            state["step"] = take(f"optimizer/step/{name}", counter).clone()
         if ema is not None:
             for name, value in ema.tensors.items():
                 value.copy_(take(f"ema/{name}", value))
+        for name, value in rest.items():
+            value.copy_(take(f"rest/{name}", value))

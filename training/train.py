@@ -16,6 +16,7 @@ from training.data import load_data, open_sources
 from training.logs import require_trackers
 from training.loop import Trainer
 from training.machine import flushed_denormals
+from training.policy_task import PolicyTask
 from training.reporting import TerminalReporter
 
 _SHOWN = ("loss", "mse", "validation_mse", "samples_per_s")
@@ -46,7 +47,7 @@ def train(config: TrainConfig) -> Path:
             cache_dir=config.data.cache_dir or config.output / "cache",
             on_frame=reporter.read,
         )
-        trainer = Trainer(config, contract, data, reporter)
+        trainer = Trainer(PolicyTask(config, contract, data), reporter)
         best = trainer.run()
         trainer.accelerator.end_training()
         return best

@@ -6,20 +6,13 @@ lavla up jaka_policy policy:=MERGED                                       # neit
 
 from __future__ import annotations
 
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
 from peft import PeftModel
 
-from lavla_ros.policy.checkpoint import (
-    CheckpointError,
-    LoadedCheckpoint,
-    load_checkpoint,
-    replace_directory,
-    save_checkpoint,
-    trained_parameters,
-)
+from lavla_ros.policy.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
+from lavla_ros.policy.folder import CheckpointError, staged, trained_parameters
 from lavla_ros.policy.normalization import load_stats
 
 BACKBONE = "backbone"
@@ -33,10 +26,9 @@ def export_adapters(checkpoint: Path, out: Path) -> None:
     CheckpointError for a policy without adapters and for an ``out`` that exists.
     """
     _, adapted = _load(checkpoint, out)
-    staging = _staging(out)
-    # the adapters leave the embeddings alone, so peft need not ask the hub for the base model's vocabulary
-    adapted.save_pretrained(str(staging), save_embedding_layers=False)
-    replace_directory(staging, out)
+    with staged(out) as folder:
+        # the adapters leave the embeddings alone, so peft need not ask the hub for the base model's vocabulary
+        adapted.save_pretrained(str(folder), save_embedding_layers=False)
 
 
 def export_merged(checkpoint: Path, out: Path) -> None:
@@ -46,24 +38,23 @@ def export_merged(checkpoint: Path, out: Path) -> None:
     CheckpointError as :func:`export_adapters` does.
     """
     loaded, adapted = _load(checkpoint, out)
-    staging = _staging(out)
-    adapted.merge_and_unload().save_pretrained(str(staging / BACKBONE))
     backbone = replace(loaded.config.backbone, path=f"./{BACKBONE}", lora=None)
     kept = {n: p for n, p in trained_parameters(loaded.model).items() if not n.startswith("backbone.vlm.")}
-    checkpoint_only = staging / "checkpoint"
-    save_checkpoint(
-        checkpoint_only,
-        config=replace(loaded.config, backbone=backbone),
-        contract=loaded.contract,
-        stats=load_stats(checkpoint / "stats.json"),
-        tokenizer=loaded.tokenizer,
-        tensors=kept,
-        training=loaded.training,
-    )
-    for item in checkpoint_only.iterdir():
-        item.rename(staging / item.name)
-    checkpoint_only.rmdir()
-    replace_directory(staging, out)
+    with staged(out) as folder:
+        adapted.merge_and_unload().save_pretrained(str(folder / BACKBONE))
+        checkpoint_only = folder / "checkpoint"
+        save_checkpoint(
+            checkpoint_only,
+            config=replace(loaded.config, backbone=backbone),
+            contract=loaded.contract,
+            stats=load_stats(checkpoint / "stats.json"),
+            tokenizer=loaded.tokenizer,
+            tensors=kept,
+            training=loaded.training,
+        )
+        for item in checkpoint_only.iterdir():
+            item.rename(folder / item.name)
+        checkpoint_only.rmdir()
 
 
 def _load(checkpoint: Path, out: Path) -> tuple[LoadedCheckpoint, PeftModel]:
@@ -78,10 +69,3 @@ def _load(checkpoint: Path, out: Path) -> tuple[LoadedCheckpoint, PeftModel]:
 def _describe(loaded: LoadedCheckpoint) -> str:
     backbone = loaded.config.backbone
     return "tiny, trained whole" if backbone.kind == "tiny" else f"{backbone.path!r} without LoRA"
-
-
-def _staging(out: Path) -> Path:
-    staging = out.with_name(out.name + ".partial")
-    shutil.rmtree(staging, ignore_errors=True)
-    staging.mkdir(parents=True)
-    return staging

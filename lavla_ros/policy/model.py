@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,9 +40,11 @@ class VlaOutput:
     states: PlaceholderStates
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class VlaLoss:
-    """The objective of Eq. 4, averaged over the batch, and its parts for the log (detached)."""
+class VlaLoss(NamedTuple):
+    """The objective of Eq. 4, averaged over the batch, and its parts for the log (detached).
+
+    A tuple, because what wraps a network for several processes looks for tensors in these.
+    """
 
     total: Tensor
     parts: Mapping[str, Tensor]

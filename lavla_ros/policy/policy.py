@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.errors import FailedError, UserError
-from lavla_ros.policy.checkpoint import CheckpointError, LoadedCheckpoint, load_checkpoint
+from lavla_ros.policy.checkpoint import LoadedCheckpoint, load_checkpoint
 from lavla_ros.policy.device import resolve_device
+from lavla_ros.policy.folder import CheckpointError
 from lavla_ros.policy.images import shrink
 
 BUNDLED = Path(__file__).resolve().parent / "bundled"

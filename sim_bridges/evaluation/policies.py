@@ -161,7 +161,7 @@ def policy_hash(policy: str) -> str | None:
         root = Path(policy.removeprefix(REPLAY))
         files = [*(root / "data").rglob("*.parquet"), root / "meta" / "info.json", root / "meta" / "conversion.json"]
     else:
-        from lavla_ros.policy.checkpoint import CheckpointError
+        from lavla_ros.policy.folder import CheckpointError
         from lavla_ros.policy.policy import checkpoint_path
 
         root = checkpoint_path(policy)

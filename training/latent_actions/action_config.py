@@ -9,6 +9,7 @@ from typing import Literal
 from lavla_ros.config import check
 from lavla_ros.policy.config import ActionCodingConfig
 from lavla_ros.resources import DEFAULT_CONTRACT
+from training.config import RunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,25 +77,17 @@ class ActionDataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActionLamTrainConfig:
+class ActionLamTrainConfig(RunConfig):
     """One training run of the action model."""
 
     kind: Literal["action"] = "action"
     """Tells `lavla latent train` which of the two models a file is about."""
     output: Path = Path("runs/latent_action")
-    """Folder of the run: model/, tensorboard/, codebook_usage.png."""
+    """Folder of the run: model/, resume/, metrics.jsonl, tensorboard/, codebook_usage.png."""
     steps: int = 50_000
     """Optimizer steps."""
-    batch_size: int = 128
-    """Chunks per step."""
     learning_rate: float = 1e-4
     """Learning rate of Adam; it is constant."""
-    seed: int = 0
-    """Seed of every random choice: weights, split, order and masks of the samples."""
-    threads: int | None = None
-    """CPU threads of torch; None leaves torch's choice."""
-    device: Literal["auto", "cpu", "cuda"] = "auto"
-    """Device that the model is trained on; auto takes a GPU if there is one."""
     log_every: int = 100
     """Number of steps between two lines of the log."""
     validate_every: int = 2_000
@@ -105,10 +98,6 @@ class ActionLamTrainConfig:
     data: ActionDataConfig = field(default_factory=ActionDataConfig)
 
     def __post_init__(self) -> None:
-        for key in ("steps", "batch_size", "log_every", "validate_every"):
-            check(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
+        RunConfig.__post_init__(self)
         check(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "in (0, 1)")
-        check(self.seed >= 0, "seed", self.seed, "at least 0")
         check(0 <= self.min_perplexity <= 1, "min_perplexity", self.min_perplexity, "in [0, 1]")
-        if self.threads is not None:
-            check(self.threads >= 1, "threads", self.threads, "at least 1")

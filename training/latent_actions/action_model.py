@@ -9,8 +9,8 @@ Usable alone as an action tokenizer: ``encode_raw`` and ``decode_raw`` speak phy
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -27,8 +27,7 @@ from training.latent_actions.checkpoint import LatentModel
 from training.latent_actions.quantize import EmaQuantizer
 
 
-@dataclass(frozen=True, slots=True)
-class ActionLamLoss:
+class ActionLamLoss(NamedTuple):
     """The objective of Eq. 16 on one batch."""
 
     total: Tensor

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from lavla_ros.config import check
 from lavla_ros.policy.config import ActionCodingConfig
 from lavla_ros.resources import DEFAULT_CONTRACT
+from training.config import RunConfig
 
 if TYPE_CHECKING:  # numpy would come with it, and help waits for this module
     from lavla_ros.contract import Contract
@@ -164,13 +165,14 @@ class ImageDataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageLamTrainConfig:
+class ImageLamTrainConfig(RunConfig):
     """One training run of the image model."""
 
     kind: Literal["image"] = "image"
     """Tells `lavla latent train` which of the two models a file is about."""
     output: Path = Path("runs/latent_image")
-    """Folder of the run: model/, resume/, tensorboard/, codebook_usage.png; stage1/ when it trains that too."""
+    """Folder of the run: model/, resume/, metrics.jsonl, tensorboard/, codebook_usage.png; stage1/ when it trains that
+    too."""
     initial: Path | None = None
     """Model to begin from. One of the same stage gives all weights (the paper fine-tunes UniVLA's stage 2 so); for
     stage 2 one of stage 1 gives its latent tokens and its codebook, as in UniVLA."""
@@ -184,8 +186,6 @@ class ImageLamTrainConfig:
     short run ends with one code per token. 0 where ``initial`` gives a trained codebook."""
     batch_size: int = 64
     """Transitions per optimizer step, over all processes and accumulation steps."""
-    accumulation: int = 1
-    """Forward and backward passes per optimizer step; more of them need less memory."""
     learning_rate: float = 1e-4
     """Learning rate of AdamW; it is constant."""
     weight_decay: float = 1e-2
@@ -198,54 +198,21 @@ class ImageLamTrainConfig:
     """Share of the training transitions whose action is known to the action head: a fixed draw by ``seed``."""
     action_head_width: int = 256
     """Hidden width of the action head."""
-    seed: int = 0
-    """Seed of every random choice: weights, split and order of the samples."""
-    threads: int | None = None
-    """CPU threads of torch; None leaves torch's choice."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast; weights, optimizer and codebooks stay float32."""
     log_every: int = 100
     """Number of steps between two lines of the log."""
-    validate_every: int = 1_000
-    """Number of steps between two validations."""
-    save_every: int = 1_000
-    """Number of steps between two states that the run can be resumed from."""
-    max_minutes: float | None = None
-    """Stop, with the model saved, after this time (for each stage)."""
-    resume: bool = True
-    """Continue from ``output/resume`` where it exists; false refuses to overwrite it."""
     min_perplexity: float = 0.25
     """Share of the codebook below which its perplexity is called unhealthy."""
     model: ImageLamConfig = field(default_factory=ImageLamConfig)
     data: ImageDataConfig = field(default_factory=ImageDataConfig)
 
     def __post_init__(self) -> None:
-        for key in (
-            "steps",
-            "batch_size",
-            "accumulation",
-            "action_head_width",
-            "stage_one_steps",
-            "log_every",
-            "validate_every",
-            "save_every",
-        ):
+        RunConfig.__post_init__(self)
+        for key in ("action_head_width", "stage_one_steps"):
             check(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
-        check(
-            self.batch_size % self.accumulation == 0,
-            "batch_size",
-            self.batch_size,
-            f"a multiple of accumulation={self.accumulation}",
-        )
         check(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "in (0, 1)")
         check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         check(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "above 0")
         check(self.action_weight >= 0, "action_weight", self.action_weight, "at least 0")
         check(0 < self.action_fraction <= 1, "action_fraction", self.action_fraction, "in (0, 1]")
-        check(self.seed >= 0, "seed", self.seed, "at least 0")
         check(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
         check(0 <= self.min_perplexity <= 1, "min_perplexity", self.min_perplexity, "in [0, 1]")
-        if self.threads is not None:
-            check(self.threads >= 1, "threads", self.threads, "at least 1")
-        if self.max_minutes is not None:
-            check(self.max_minutes > 0, "max_minutes", self.max_minutes, "above 0")

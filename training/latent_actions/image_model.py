@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -218,8 +218,7 @@ class ImageBatch:
     """True for the samples whose action is known to the action head."""
 
 
-@dataclass(frozen=True, slots=True)
-class ImageLamLoss:
+class ImageLamLoss(NamedTuple):
     """The objective of Eq. 15 on one batch."""
 
     total: Tensor
@@ -242,7 +241,7 @@ class ActionHead(nn.Sequential):
 
 
 class ImageObjective(nn.Module):
-    """Eq. 15 as a module, so that accelerate can wrap model and action head together."""
+    """Eq. 15, of model and action head together."""
 
     def __init__(self, model: ImageLatentModel, head: ActionHead | None, action_weight: float) -> None:
         """``head`` None: without action supervision (Table 6)."""
@@ -253,7 +252,7 @@ class ImageObjective(nn.Module):
         self.bypass = False
         """Train encoder and decoder without this stage's codebook, whose losses then count nothing."""
 
-    def forward(self, batch: ImageBatch) -> ImageLamLoss:
+    def loss(self, batch: ImageBatch) -> ImageLamLoss:
         """Reconstruction + codebook + β · commitment (Eq. 11) + λ_act · action (Eq. 14, 15).
 
         Squared norms are means over elements, as in UniVLA. Eq. 12 is written with observations o_t+δ; what is

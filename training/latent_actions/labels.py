@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError, from_plain, to_plain
 from lavla_ros.errors import UserError
-from lavla_ros.policy.checkpoint import CheckpointError
+from lavla_ros.policy.folder import CheckpointError
 from training.dataset import layout
 from training.latent_actions.checkpoint import content_hash
 from training.machine import require_memory

@@ -35,7 +35,7 @@ from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, T5
 
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.errors import one_line_errors
-from lavla_ros.policy.checkpoint import CheckpointError, read_tensors
+from lavla_ros.policy.folder import CheckpointError, read_tensors
 from lavla_ros.resources import DEFAULT_CONTRACT
 from training.latent_actions.checkpoint import save_latent_model
 from training.latent_actions.features import load_features

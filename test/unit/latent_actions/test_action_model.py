@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -25,10 +28,10 @@ from training.latent_actions.action_model import (
     frequency_features,
     masked_distance,
 )
-from training.latent_actions.action_train import ActionLamTrainer
+from training.latent_actions.action_train import ActionTask
 from training.latent_actions.checkpoint import load_latent_model, load_training_record
 from training.latent_actions.quantize import QuantizeError
-from training.loop import TrainingError
+from training.loop import Trainer, TrainingError
 
 
 class Log:
@@ -276,7 +279,7 @@ def finished(tmp_path_factory, small, contract, chunks):
     config = run_config(tmp_path_factory.mktemp("lam") / "run", small)
     log = Log()
     torch.set_num_threads(1)
-    return config, log, ActionLamTrainer(config, contract, chunks, log).run()
+    return config, log, Trainer(ActionTask(config, contract, chunks), log).run()
 
 
 def test_training_learns_and_the_codebook_lives(finished, chunks):
@@ -286,7 +289,8 @@ def test_training_learns_and_the_codebook_lives(finished, chunks):
     assert record["codebook"]["perplexity_share"] >= 0.25
     assert record["codebook"]["dead_codes"] == 0
     assert record["warnings"] == []
-    assert log.figures[-1]["reconstruction"] < 0.6 * log.figures[0]["reconstruction"]
+    reconstruction = [figures["reconstruction"] for figures in log.figures if "reconstruction" in figures]
+    assert reconstruction[-1] < 0.6 * reconstruction[0]
     model = load_latent_model(path, ActionLatentModel)
     decoded = model.decode_raw(model.encode_raw(chunks.actions_NHA, chunks.states_NS), chunks.states_NS)
     error = (decoded - chunks.actions_NHA)[..., :6]
@@ -307,14 +311,17 @@ def test_run_leaves_logs_and_a_picture(finished):
     tags = set(events.Tags()["scalars"])
     assert {"codebook/perplexity", "codebook/dead_codes", "train/reconstruction", "validation/rmse_joint_1_rad"} <= tags
     assert len(events.Scalars("codebook/perplexity")) == 6  # every log interval
-    assert len(log.figures) == 6
+    assert sum("loss" in figures for figures in log.figures) == 6
+    lines = [json.loads(line) for line in (config.output / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines if "train/loss" in line] == [25, 50, 75, 100, 125, 150]
+    assert [line["step"] for line in lines if "validation/mse" in line] == [100, 150]
 
 
 def test_same_seed_same_model_bit_for_bit(tmp_path, small, contract, chunks):
     weights = []
     for name, seed in (("a", 3), ("b", 3), ("c", 4)):
         config = run_config(tmp_path / name, small, steps=12, seed=seed)
-        path = ActionLamTrainer(config, contract, chunks, Log()).run()
+        path = Trainer(ActionTask(config, contract, chunks), Log()).run()
         weights.append((path / "model.safetensors").read_bytes())
     assert weights[0] == weights[1]
     assert weights[0] != weights[2]
@@ -324,9 +331,9 @@ def test_collapse_is_warned_about(tmp_path, small, contract, chunks):
     """Restart off and codes out of reach: the run must say that its codebook is not healthy."""
     config = run_config(tmp_path / "run", replace(small, restart_below=0.0), steps=60)
     log = Log()
-    trainer = ActionLamTrainer(config, contract, chunks, log)
-    trainer._train_step(0)
-    codebook = trainer.model.quantizer.vq._codebook
+    trainer = Trainer(ActionTask(config, contract, chunks), log)
+    trainer._train_step(stop=False)
+    codebook = trainer.module.quantizer.vq._codebook
     codebook.embed[0, 1:], codebook.embed_avg[0, 1:] = 1e4, 1e4 * codebook.cluster_size[0, 1:, None]
     path = trainer.run()
     assert any("perplexity is 1.0 of 32" in text for text in log.messages)
@@ -337,37 +344,78 @@ def test_collapse_is_warned_about(tmp_path, small, contract, chunks):
 @pytest.mark.parametrize("part", ["decoder.0.weight", "encoder.project.weight"])
 def test_not_a_number_stops_the_run_and_saves_nothing(tmp_path, small, contract, chunks, part):
     config = run_config(tmp_path / "run", small, steps=20)
-    trainer = ActionLamTrainer(config, contract, chunks, Log())
+    trainer = Trainer(ActionTask(config, contract, chunks), Log())
     with torch.no_grad():
-        trainer.model.get_parameter(part)[0, 0] = torch.nan
-    with pytest.raises(TrainingError, match="loss of step 0 is nan"):
+        trainer.module.get_parameter(part)[0, 0] = torch.nan
+    with pytest.raises(TrainingError, match=r"step 0: the loss is nan.*every sample of the batch.*lower learning_rate"):
         trainer.run()
     assert not (tmp_path / "run" / "model").exists()
 
 
 def test_an_interrupted_run_leaves_no_model(tmp_path, small, contract, chunks, monkeypatch):
     config = run_config(tmp_path / "run", small, steps=20)
-    trainer = ActionLamTrainer(config, contract, chunks, Log())
+    trainer = Trainer(ActionTask(config, contract, chunks), Log())
     original = trainer._train_step
 
-    def dying(step):
-        if step == 10:
+    def dying(*, stop):
+        if trainer.step == 10:
             raise KeyboardInterrupt
-        return original(step)
+        return original(stop=stop)
 
     monkeypatch.setattr(trainer, "_train_step", dying)
     with pytest.raises(KeyboardInterrupt):
         trainer.run()
     assert [p.name for p in (tmp_path / "run").iterdir() if "model" in p.name] == []
     monkeypatch.undo()
-    assert ActionLamTrainer(config, contract, chunks, Log()).run().is_dir()  # and the same command works again
+    assert Trainer(ActionTask(config, contract, chunks), Log()).run().is_dir()  # and the same command works again
+
+
+def test_a_chunk_with_a_loss_that_is_not_finite_is_named(tmp_path, small, contract, chunks):
+    trainer = Trainer(ActionTask(run_config(tmp_path / "run", small, batch_size=200), contract, chunks), Log())
+    bad = int(trainer.stream(0, 200)[17])
+    trainer.task.actions_NHA[bad, 0, 0] = torch.inf
+    named = rf"samples \[{bad}\]: step {bad % 20} of episode {bad // 20} of .*tabletop\. Look at these"
+    with pytest.raises(TrainingError, match=named):
+        trainer.run()
+
+
+def test_sigterm_ends_the_run_saved_and_without_a_model(tmp_path, small, contract, chunks):
+    class Preempted(Trainer):
+        def _train_step(self, *, stop):
+            if self.step == 3:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return super()._train_step(stop=stop)
+
+    config, log = run_config(tmp_path / "run", small, steps=12), Log()
+    with pytest.raises(TrainingError, match=r"stopped at step 5 of 12.*the same command goes on"):
+        Preempted(ActionTask(config, contract, chunks), Log()).run()
+    assert not (config.output / "model").exists()
+    with (config.output / "lock").open() as held:
+        fcntl.flock(held, fcntl.LOCK_EX)
+        with pytest.raises(TrainingError, match="another process is training into"):
+            Trainer(ActionTask(config, contract, chunks), Log()).run()
+    resumed = Trainer(ActionTask(config, contract, chunks), log)
+    assert resumed.run() == config.output / "model"
+    assert log.messages[0] == "resumed at step 5 of 12"
+    whole = Trainer(ActionTask(replace(config, output=tmp_path / "whole"), contract, chunks), Log())
+    whole.run()
+    assert resumed.losses == whole.losses[5:]
+
+
+def test_accumulation_needs_less_memory_for_the_same_chunks(tmp_path, small, contract, chunks):
+    whole, halves = (
+        Trainer(ActionTask(run_config(tmp_path / str(n), small, accumulation=n, steps=2), contract, chunks), Log())
+        for n in (1, 2)
+    )
+    assert torch.equal(torch.cat([halves._batch(0), halves._batch(1)]), whole._batch(0))
+    assert load_training_record(halves.run())["steps"] == 2
 
 
 def test_a_finished_run_is_not_overwritten(finished, contract, chunks):
     config, _, path = finished
     before = (path / "model.safetensors").read_bytes()
     with pytest.raises(TrainingError, match="exists already"):
-        ActionLamTrainer(config, contract, chunks, Log()).run()
+        Trainer(ActionTask(config, contract, chunks), Log()).run()
     assert (path / "model.safetensors").read_bytes() == before
 
 
@@ -393,7 +441,7 @@ def test_a_constant_dimension_is_kept_exactly(tmp_path, small, contract, chunks)
     actions[..., 3] = states[:, 3] = 0.25
     log = Log()
     config = run_config(tmp_path / "run", small, steps=5)
-    path = ActionLamTrainer(config, contract, ActionChunks(states, actions, chunks.episode_N), log).run()
+    path = Trainer(ActionTask(config, contract, ActionChunks(states, actions, chunks.episode_N)), log).run()
     assert any("'joint_4' has one value" in text for text in log.messages)
     assert load_training_record(path)["evaluation"]["rmse_joint_4_rad"] < 1e-6
 
@@ -411,7 +459,7 @@ def test_episodes_of_one_step_train(tmp_path, small, contract, chunks):
     actions = np.repeat(chunks.actions_NHA[rows, :1], contract.chunk_size, axis=1)
     single = ActionChunks(chunks.states_NS[rows], actions, np.arange(len(rows)))
     config = run_config(tmp_path / "run", small, steps=5)
-    model = load_latent_model(ActionLamTrainer(config, contract, single, Log()).run(), ActionLatentModel)
+    model = load_latent_model(Trainer(ActionTask(config, contract, single), Log()).run(), ActionLatentModel)
     coded = model.normalise(actions, chunks.states_NS[rows])
     torch.testing.assert_close(coded, coded[:, :1].expand_as(coded))
 

@@ -220,7 +220,7 @@ def test_the_second_image_reaches_the_prediction_only_through_the_codes():
 def test_gradient_reaches_everything_but_the_kept_codebook():
     model = build(SMALL)
     whole = objective(model.train(), 1.0)
-    whole(batch()).total.backward()
+    whole.loss(batch()).total.backward()
     without = {name for name, p in whole.named_parameters() if p.grad is None or not p.grad.abs().sum() > 0}
     assert without == {f"model.latents.{ENVIRONMENT}.quantizer.codebook_Kd"}
     assert not model.latents[ENVIRONMENT].quantizer.codebook_Kd.requires_grad
@@ -237,7 +237,7 @@ def test_the_kept_codebook_does_not_change_in_training():
     queries = model.latents[ENVIRONMENT].queries_PF.detach().clone()
     for _ in range(5):
         optimizer.zero_grad()
-        whole(batch()).total.backward()
+        whole.loss(batch()).total.backward()
         optimizer.step()
     for name, value in kept.items():
         assert torch.equal(model.latents[ENVIRONMENT].quantizer.state_dict()[name], value), name
@@ -247,7 +247,7 @@ def test_the_kept_codebook_does_not_change_in_training():
 def test_gradient_does_not_reach_the_features():
     """They come without a graph; the reconstruction's target must be that, and the model must not add one."""
     item = batch()
-    objective(build(SMALL).train(), 1.0)(item).total.backward()
+    objective(build(SMALL).train(), 1.0).loss(item).total.backward()
     assert item.now_BNF.grad is None and item.future_BNF.grad is None
     assert not item.future_BNF.requires_grad
 
@@ -259,7 +259,7 @@ def test_objective_is_the_sum_of_its_equations():
     """Eq. 11-15, computed by hand from the model's parts."""
     model = build(SMALL)
     whole, item = objective(model, 0.7), batch(known=3)
-    loss, made = whole(item), model(item.now_BNF, item.future_BNF)
+    loss, made = whole.loss(item), model(item.now_BNF, item.future_BNF)
     expected = (made.predicted_BNF - item.future_BNF).square().mean()
     for kind in (CONTROLLABLE, ENVIRONMENT):
         code = model.latents[kind].quantizer.codebook_Kd[made.quantized[kind].codes_BT]
@@ -273,7 +273,7 @@ def test_objective_is_the_sum_of_its_equations():
 def test_action_head_changes_the_loss_and_nothing_else():
     """On and off (Table 6): same codes, same prediction, same other terms."""
     model = build(SMALL)
-    on, off = objective(model, 1.0)(batch()), objective(model, 0.0)(batch())
+    on, off = objective(model, 1.0).loss(batch()), objective(model, 0.0).loss(batch())
     assert set(on.parts) - set(off.parts) == {"action"}
     for name, value in off.parts.items():
         assert torch.equal(on.parts[name], value), name
@@ -287,10 +287,10 @@ def test_only_known_actions_count():
     item = batch(known=3)
     unknown = replace(item, actions_BA=item.actions_BA.clone())
     unknown.actions_BA[3:] = float("nan")
-    whole(unknown).total.backward()
+    whole.loss(unknown).total.backward()
     gradients = {n: p.grad.clone() for n, p in whole.named_parameters() if p.grad is not None}
     assert all(bool(torch.isfinite(g).all()) for g in gradients.values())
-    none = whole(replace(item, supervised_B=torch.zeros(BATCH, dtype=torch.bool)))
+    none = whole.loss(replace(item, supervised_B=torch.zeros(BATCH, dtype=torch.bool)))
     assert float(none.parts["action"]) == 0
     whole.zero_grad()
     none.total.backward()

@@ -29,8 +29,8 @@ from training.latent_actions.image_data import (
     supervised_rows,
 )
 from training.latent_actions.image_model import ImageLatentModel
-from training.latent_actions.image_train import ImageLamTrainer, main, train_image_lam
-from training.loop import TrainingError
+from training.latent_actions.image_train import ImageTask, main, train_image_lam
+from training.loop import Trainer, TrainingError
 
 LENGTHS = (14, 1, 12, 9, 13, 11, 12, 14, 2, 12, 13, 12)
 CONFIGS = Path(__file__).parents[3] / "config/latent"
@@ -80,9 +80,9 @@ def settings(output: Path, **changes) -> ImageLamTrainConfig:
     return replace(base, **changes)
 
 
-def trainer(output: Path, transitions: Transitions, *, stage: int = 1, **changes) -> ImageLamTrainer:
+def trainer(output: Path, transitions: Transitions, *, stage: int = 1, **changes) -> Trainer:
     model = replace(SMALL, stage=stage)
-    return ImageLamTrainer(settings(output, model=model, **changes), square_contract(), transitions, Silent())
+    return Trainer(ImageTask(settings(output, model=model, **changes), square_contract(), transitions), Silent())
 
 
 # ------------------------------------------------------------------ transitions
@@ -164,18 +164,19 @@ def test_it_learns_and_its_codes_tell_the_action(transitions, tmp_path):
         validate_every=1000,
         save_every=1000,
     )
-    before, _ = run.evaluate(run.held_out)
+    task = run.task
+    before, _ = task.measure(task.held_out)
     target = run.run()
-    after, healths = run.evaluate(run.held_out)
-    trained, _ = run.evaluate(run.train_rows)
+    after, healths = task.measure(task.held_out)
+    trained, _ = task.measure(task.train_rows)
     assert after["reconstruction"] < 0.5 * before["reconstruction"]
     assert trained["reconstruction"] < 0.7 * trained["unchanged"]
     assert after["action"] < 0.75 * before["action"]
     assert healths["environment"].perplexity > 2
     record = load_training_record(target)
-    assert record["supervised"] == round(0.5 * len(run.train_rows)) and record["steps"] == 150
+    assert record["supervised"] == round(0.5 * len(task.train_rows)) and record["steps"] == 150
     assert record["codebooks"]["environment"]["perplexity"] > 2
-    assert sum(record["codebooks"]["environment"]["counts"]) == 4 * len(run.train_rows)
+    assert sum(record["codebooks"]["environment"]["counts"]) == 4 * len(task.train_rows)
     assert (tmp_path / "codebook_usage.png").stat().st_size > 1000
     assert set(run.reporter.figures) == {50, 100, 150}
     assert {"loss", "reconstruction", "action", "perplexity", "dead_codes"} <= set(run.reporter.figures[50])
@@ -184,7 +185,7 @@ def test_it_learns_and_its_codes_tell_the_action(transitions, tmp_path):
 def test_without_action_supervision_no_action_is_looked_at(transitions, tmp_path):
     broken = replace(transitions, actions_MA=np.full_like(transitions.actions_MA, np.nan))
     run = trainer(tmp_path, broken, action_weight=0.0, steps=2)
-    assert run.bare.head is None and not run.supervised_M.any()
+    assert run.module.head is None and not run.task.supervised_M.any()
     record = load_training_record(run.run())
     assert "action" not in record["evaluation"] and record["supervised"] == 0
 
@@ -230,8 +231,8 @@ def test_collapsed_codebook_is_warned_of(transitions, tmp_path):
 def test_loss_that_is_not_finite_stops_the_run(transitions, tmp_path):
     run = trainer(tmp_path, transitions)
     with torch.no_grad():
-        run.model.features_out.bias[0] = float("inf")
-    with pytest.raises(TrainingError, match=r"step 0: the loss is inf.*Lower learning_rate"):
+        run.task.model.features_out.bias[0] = float("inf")
+    with pytest.raises(TrainingError, match=r"step 0: the loss is inf.*every sample of the batch.*lower learning_rate"):
         run.run()
     assert not (tmp_path / "model").exists()
 

@@ -11,8 +11,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from lavla_ros.policy.checkpoint import CheckpointError
-from training.latent_actions import checkpoint
+from lavla_ros.policy import folder
+from lavla_ros.policy.folder import CheckpointError
 from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import (
     LatentModel,
@@ -163,7 +163,7 @@ def test_an_interrupted_save_leaves_the_old_model_whole(model, saved, monkeypatc
     def dies(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save_file", dies)
+    monkeypatch.setattr(folder, "save_file", dies)
     with pytest.raises(KeyboardInterrupt):
         save_latent_model(saved, model, {})
     assert content_hash(saved) == before
@@ -172,7 +172,7 @@ def test_an_interrupted_save_leaves_the_old_model_whole(model, saved, monkeypatc
 
 
 def test_interrupted_first_save_leaves_nothing(model, tmp_path, monkeypatch):
-    monkeypatch.setattr(checkpoint, "save_file", lambda *a, **k: 1 / 0)
+    monkeypatch.setattr(folder, "save_file", lambda *a, **k: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         save_latent_model(tmp_path / "m", model, {})
     assert list(tmp_path.iterdir()) == []

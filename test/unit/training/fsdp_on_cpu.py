@@ -31,6 +31,7 @@ from torch.distributed.tensor import DTensor
 
 from training import loop
 from training.config import TrainConfig
+from training.policy_task import PolicyTask
 
 
 class Speaking:
@@ -52,11 +53,11 @@ def main() -> None:
     loop.build_accelerator = pretended_accelerator
     config, contract, data = qwen_run(Path(sys.argv[1]), "divided")
     config = replace(config, accumulation=2, gradient_checkpointing=True)
-    first = loop.Trainer(replace(config, max_minutes=0.0), contract, data, Speaking())
+    first = loop.Trainer(PolicyTask(replace(config, max_minutes=0.0), contract, data), Speaking())
     assert isinstance(first.objective, FSDPModule)
     assert all(isinstance(p, DTensor) for p in first.objective.parameters())
     first.run()  # one step, saved
-    loop.Trainer(config, contract, data, Speaking()).run()
+    loop.Trainer(PolicyTask(config, contract, data), Speaking()).run()
     torch.distributed.destroy_process_group()
 
 

@@ -177,7 +177,7 @@ def test_frames_are_the_same_wherever_they_are_kept(contract, on_disk, tmp_path)
     assert expected.shape == (5, 2, 16, 16, 3)
     assert np.array_equal(file.take(rows), expected) and np.array_equal(video.take(rows), expected)
     assert abs(int(expected[0, 0].max()) - 255) < 12
-    prefetcher = Prefetcher(file)
+    prefetcher = Prefetcher(file.take)
     prefetcher.request(rows)
     assert np.array_equal(prefetcher.take(rows), expected)
     prefetcher.request(rows[:2])

@@ -23,6 +23,7 @@ from lavla_ros.policy.checkpoint import load_checkpoint
 from lavla_ros.resources import config_path
 from training.config import DataConfig, TrainConfig
 from training.loop import Trainer, TrainingError, build_accelerator
+from training.policy_task import PolicyTask
 from training.train import train
 
 ROOT = Path(__file__).parents[3]
@@ -175,7 +176,7 @@ def test_fsdp_divides_the_model_and_computes_what_one_process_does(tmp_path):
     """Two processes that hold half of each parameter: frozen weights, LoRA and head; accumulation, checkpointing,
     validation on averaged weights, and a resume between. Saved is the same as without, whole."""
     config, contract, data = qwen_run(tmp_path, "alone")
-    Trainer(config, contract, data, Quiet()).run()
+    Trainer(PolicyTask(config, contract, data), Quiet()).run()
     command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node=2", "--master_port=29641"]
     command += [str(Path(__file__).parent / "fsdp_on_cpu.py"), str(tmp_path)]
     done = subprocess.run(command, env=ENVIRONMENT, capture_output=True, text=True, timeout=200, check=False)

@@ -20,6 +20,7 @@ from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint, save_c
 from lavla_ros.policy.export import export_adapters, export_merged
 from lavla_ros.policy.policy import BUNDLED, VlaPolicy
 from training.loop import Trainer
+from training.policy_task import PolicyTask
 
 
 class Quiet:
@@ -32,19 +33,19 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A policy after three steps, its adapters then made large enough to matter."""
     folder = tmp_path_factory.mktemp("export")
     config, contract, data = qwen_run(folder, "run")
-    trainer = Trainer(config, contract, data, Quiet())
+    trainer = Trainer(PolicyTask(config, contract, data), Quiet())
     trainer.run()
     with torch.no_grad():
-        for name, parameter in trainer.model.named_parameters():
+        for name, parameter in trainer.module.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.3)
     save_checkpoint(
         folder / "policy",
         config=config.policy,
         contract=contract,
-        stats=trainer.stats,
-        tokenizer=trainer.tokenizer,
-        tensors=trained_parameters(trainer.model),
+        stats=trainer.task.stats,
+        tokenizer=trainer.task.tokenizer,
+        tensors=trained_parameters(trainer.module),
         training={"step": 3},
     )
     return folder

@@ -44,13 +44,21 @@ from training import machine
 from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, TrainConfig
 from training.data import DataError, LoadedData, load_data
 from training.dataset import EpisodeDataset, layout
-from training.latent_actions.action_config import ActionLamConfig
+from training.latent_actions.action_config import ActionDataConfig, ActionLamConfig, ActionLamTrainConfig
 from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import save_latent_model
+from training.latent_actions.image_config import (
+    FeatureConfig,
+    ImageDataConfig,
+    ImageLamConfig,
+    ImageLamTrainConfig,
+    TextConfig,
+)
 from training.latent_actions.labelling import label
 from training.logs import require_trackers
-from training.loop import Trainer, TrainingError, build_optimizer, training_stats
+from training.loop import Trainer, TrainingError
 from training.machine import RoomError
+from training.policy_task import PolicyTask, training_stats
 from training.scale import Workers
 from training.train import main, train
 
@@ -105,7 +113,7 @@ def test_learns_and_the_policy_reproduces_a_demonstration(contract, tmp_path):
         optim=OptimConfig(learning_rate=5e-3, schedule="cosine", warmup_steps=10, ema_decay=0.9),
     )
     log = Log()
-    best = Trainer(config, contract, data, log).run()
+    best = Trainer(PolicyTask(config, contract, data), log).run()
     mse = [f["validation_mse"] for _, f in log.figures if "validation_mse" in f]
     assert mse[-1] < 0.15 * mse[0]
     run = {p.name for p in (tmp_path / "run").iterdir()}
@@ -131,42 +139,86 @@ def lines(run: Path) -> list[dict[str, float]]:
     return [{key: value for key, value in line.items() if "samples_per_s" not in key} for line in found]
 
 
-def test_a_run_killed_before_any_step_and_within_saving_has_the_losses_of_one_that_was_not(tmp_path):
-    """SIGKILL to a real process before every one of 12 steps, and before each rename that saving consists of."""
-    World(tmp_path / "data").write(world_contract())
-    files = {}
-    for name in ("whole", "killed"):
-        config = small_config(
-            tmp_path / name,
-            save_every=4,
-            validate_every=3,
-            data=DataConfig(
-                dataset=tmp_path / "data", contract=str(write_contract(tmp_path)), validation_fraction=0.1,
-                cache_dir=tmp_path / "cache", frames="file",
+def run_configs(kind: str, folder: Path) -> dict[str, TrainConfig | ActionLamTrainConfig | ImageLamTrainConfig]:
+    """Two runs of the same training on a dataset on disk."""
+    contract, dataset = str(write_contract(folder)), World(folder / "data").write(world_contract())
+    if kind == "policy":
+        data = DataConfig(
+            dataset=dataset, contract=contract, validation_fraction=0.1, cache_dir=folder / "cache", frames="file"
+        )
+        base = small_config(folder, save_every=4, validate_every=3, data=data)
+    else:
+        common = {"batch_size": 8, "threads": 1, "trackers": (), "log_every": 1, "save_every": 2, "validate_every": 3}
+        features = FeatureConfig(kind="random", image_size=SIZE, patch_size=8, width=16, depth=1, heads=2)
+        base = {
+            "action": ActionLamTrainConfig(
+                **common,
+                steps=6,
+                learning_rate=1e-2,
+                model=ActionLamConfig(
+                    chunk_size=HORIZON, width=16, heads=2, feedforward=16, decoder_width=16, codebook_size=8
+                ),
+                data=ActionDataConfig(datasets=(dataset,), contract=contract, validation_fraction=0.2),
             ),
-        )  # fmt: skip
-        files[name] = tmp_path / f"{name}.yaml"
-        files[name].write_text(yaml.safe_dump(to_plain(config)))
-    deaths = [f"step:{step}" for step in range(4)] + ["rename:1", "rename:2", "rename:3"]
-    deaths += [f"step:{step}" for step in range(4, 8)] + [f"rename:{n}" for n in (1, 2, 4, 6)]
-    deaths += [f"step:{step}" for step in range(8, 12)] + ["end"]
-    for name, points in (("whole", ["end"]), ("killed", deaths)):
-        command = [sys.executable, str(HERE / "dying_runs.py"), str(files[name]), *points]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[2])}
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
-        assert done.returncode == 0, done.stdout + done.stderr
-    assert len([line for line in lines(tmp_path / "whole") if "train/loss" in line]) == 12
-    assert lines(tmp_path / "killed") == lines(tmp_path / "whole")
-    whole, killed = (load_file(tmp_path / name / "resume/state.safetensors") for name in ("whole", "killed"))
-    assert whole.keys() == killed.keys()
-    assert all(torch.equal(whole[key], killed[key]) for key in whole)
-    for name in ("best", "last"):
-        one, two = (load_checkpoint(tmp_path / run / name).model.state_dict() for run in ("whole", "killed"))
-        assert all(torch.equal(one[key], two[key]) for key in one)
+            "image": ImageLamTrainConfig(
+                **common,
+                steps=4,
+                stage_one_steps=3,
+                warmup_steps=1,
+                learning_rate=1e-2,
+                model=ImageLamConfig(
+                    delta=2, width=16, encoder_blocks=1, decoder_blocks=1, heads=2, dropout=0.1, latent_width=8,
+                    features=features, text=TextConfig(kind="hashed", width=12),
+                ),
+                data=ImageDataConfig(datasets=(dataset,), contract=contract, validation_fraction=0.2),
+            ),
+        }[kind]  # fmt: skip
+    return {name: replace(base, output=folder / name) for name in ("whole", "killed")}
+
+
+DEATHS = {
+    "policy": "step:0-3 rename:1-3 step:4-7 rename:1 rename:2 rename:4 rename:6 step:8-11",
+    "action": "step:0-1 rename:1 step:2-4 rename:1-2 step:5 rename:3",
+    "image": "stage1:0-2 rename:2-3 killed:0-2 rename:1-2 killed:3 rename:3",
+}
+
+
+def points(deaths: str) -> list[str]:
+    """``step:0-2 rename:1`` → step:0, step:1, step:2, rename:1."""
+    found = []
+    for word in deaths.split():
+        what, _, numbers = word.partition(":")
+        first, _, last = numbers.partition("-")
+        found += [f"{what}:{n}" for n in range(int(first), int(last or first) + 1)]
+    return found
+
+
+@pytest.mark.parametrize(("kind", "runs"), [("policy", {"": 12}), ("action", {"": 6}), ("image", {"": 4, "stage1": 3})])
+def test_a_run_killed_before_any_step_and_within_saving_has_the_losses_of_one_that_was_not(tmp_path, kind, runs):
+    """SIGKILL to a real process before every step, and before the renames that saving consists of."""
+    files = []
+    for name, config in run_configs(kind, tmp_path).items():
+        files.append(tmp_path / f"{name}.yaml")
+        files[-1].write_text(yaml.safe_dump(to_plain(config)))
+    command = [sys.executable, str(HERE / "dying_runs.py"), kind, *map(str, files), *points(DEATHS[kind]), "end"]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(HERE.parents[2])}
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=240, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    for run, steps in runs.items():
+        whole, killed = (tmp_path / name / run for name in ("whole", "killed"))
+        assert len([line for line in lines(whole) if "train/loss" in line]) == steps
+        assert lines(killed) == lines(whole)
+        saved = sorted(str(file.relative_to(whole)) for file in whole.rglob("*.safetensors"))
+        assert saved == sorted(str(file.relative_to(killed)) for file in killed.rglob("*.safetensors"))
+        assert "resume/state.safetensors" in saved and len(saved) >= 2
+        for file in saved:
+            one, two = load_file(whole / file), load_file(killed / file)
+            assert one.keys() == two.keys()
+            assert all(torch.equal(one[key], two[key]) for key in one), file
 
 
 def test_resuming_continues_where_the_last_save_was(contract, data, tmp_path):
-    whole = Trainer(small_config(tmp_path / "whole"), contract, data, Log())
+    whole = Trainer(PolicyTask(small_config(tmp_path / "whole"), contract, data), Log())
     whole.run()
 
     class Killed(Exception):
@@ -179,10 +231,10 @@ def test_resuming_continues_where_the_last_save_was(contract, data, tmp_path):
             return super()._train_step(stop=stop)
 
     with pytest.raises(Killed):
-        Dying(small_config(tmp_path / "killed"), contract, data, Log()).run()
+        Dying(PolicyTask(small_config(tmp_path / "killed"), contract, data), Log()).run()
     log = Log()
     # what changes no loss may be changed in between
-    resumed = Trainer(small_config(tmp_path / "killed", save_every=3, log_every=2), contract, data, log)
+    resumed = Trainer(PolicyTask(small_config(tmp_path / "killed", save_every=3, log_every=2), contract, data), log)
     resumed.run()
     assert log.messages == ["resumed at step 5 of 12"]
     assert resumed.losses == whole.losses[5:]
@@ -195,20 +247,20 @@ def test_resuming_continues_where_the_last_save_was(contract, data, tmp_path):
 
 def test_resume_refuses_another_configuration_and_names_it(contract, data, tmp_path):
     config = small_config(tmp_path / "run", steps=2, save_every=1)
-    Trainer(config, contract, data, Log()).run()
+    Trainer(PolicyTask(config, contract, data), Log()).run()
     with pytest.raises(CheckpointError, match=r"settings\.seed: 0 → 1"):
-        Trainer(replace(config, seed=1), contract, data, Log()).run()
+        Trainer(PolicyTask(replace(config, seed=1), contract, data), Log()).run()
     other = replace(config.policy, actions=ActionCodingConfig(relative_actions=False))
     with pytest.raises(CheckpointError, match=r"policy\.actions\.relative_actions: True → False"):
-        Trainer(replace(config, policy=other), contract, data, Log()).run()
+        Trainer(PolicyTask(replace(config, policy=other), contract, data), Log()).run()
     changed = replace(data, states_NS=data.states_NS + 1)
     with pytest.raises(CheckpointError, match=r"other data \(data: "):
-        Trainer(config, contract, changed, Log()).run()
+        Trainer(PolicyTask(config, contract, changed), Log()).run()
     with pytest.raises(TrainingError, match="holds a run already"):
-        Trainer(replace(config, resume=False), contract, data, Log()).run()
+        Trainer(PolicyTask(replace(config, resume=False), contract, data), Log()).run()
     (tmp_path / "run" / "resume" / "state.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match="safetensors"):
-        Trainer(config, contract, data, Log()).run()
+        Trainer(PolicyTask(config, contract, data), Log()).run()
 
 
 def test_sigterm_ends_the_run_after_the_step_with_everything_saved(contract, data, tmp_path):
@@ -219,19 +271,19 @@ def test_sigterm_ends_the_run_after_the_step_with_everything_saved(contract, dat
             return super()._train_step(stop=stop)
 
     before = signal.getsignal(signal.SIGTERM)
-    Preempted(small_config(tmp_path / "run"), contract, data, Log()).run()
+    Preempted(PolicyTask(small_config(tmp_path / "run"), contract, data), Log()).run()
     assert signal.getsignal(signal.SIGTERM) is before
     log = Log()
-    resumed = Trainer(small_config(tmp_path / "run"), contract, data, log)
+    resumed = Trainer(PolicyTask(small_config(tmp_path / "run"), contract, data), log)
     resumed.run()
     assert log.messages == ["resumed at step 5 of 12"]
-    whole = Trainer(small_config(tmp_path / "whole"), contract, data, Log())
+    whole = Trainer(PolicyTask(small_config(tmp_path / "whole"), contract, data), Log())
     whole.run()
     assert resumed.losses == whole.losses[5:]
 
 
 def test_max_minutes_stops_early_and_saves(contract, data, tmp_path):
-    Trainer(small_config(tmp_path / "run", max_minutes=0.0), contract, data, Log()).run()
+    Trainer(PolicyTask(small_config(tmp_path / "run", max_minutes=0.0), contract, data), Log()).run()
     assert load_checkpoint(tmp_path / "run" / "best").training["step"] == 1
 
 
@@ -240,19 +292,21 @@ def test_max_minutes_stops_early_and_saves(contract, data, tmp_path):
 
 def test_accumulation_changes_nothing_but_memory(contract, data, tmp_path):
     plain = small_config(tmp_path / "a", steps=3)  # with augmentation: what happens to a sample stays the same
-    once = Trainer(plain, contract, data, Log())
+    once = Trainer(PolicyTask(plain, contract, data), Log())
     once.run()
-    parts = Trainer(replace(plain, output=tmp_path / "b", accumulation=4), contract, data, Log())
+    parts = Trainer(PolicyTask(replace(plain, output=tmp_path / "b", accumulation=4), contract, data), Log())
     parts.run()
     np.testing.assert_allclose(once.losses, parts.losses, rtol=1e-5)
 
 
 def test_gradient_checkpointing_changes_nothing_but_memory(contract, data, tmp_path):
     plain = small_config(tmp_path / "a", steps=3)
-    kept = Trainer(plain, contract, data, Log())
+    kept = Trainer(PolicyTask(plain, contract, data), Log())
     kept.run()
-    recomputed = Trainer(replace(plain, output=tmp_path / "b", gradient_checkpointing=True), contract, data, Log())
-    assert recomputed.model.backbone.vlm.language_model.gradient_checkpointing
+    recomputed = Trainer(
+        PolicyTask(replace(plain, output=tmp_path / "b", gradient_checkpointing=True), contract, data), Log()
+    )
+    assert recomputed.module.backbone.vlm.language_model.gradient_checkpointing
     recomputed.run()
     assert recomputed.losses == kept.losses
     for name, parameter in kept.parameters.items():
@@ -260,10 +314,10 @@ def test_gradient_checkpointing_changes_nothing_but_memory(contract, data, tmp_p
 
 
 def test_bfloat16_trains_with_float32_weights(contract, data, tmp_path):
-    trainer = Trainer(small_config(tmp_path / "half", precision="bfloat16", steps=3), contract, data, Log())
+    trainer = Trainer(PolicyTask(small_config(tmp_path / "half", precision="bfloat16", steps=3), contract, data), Log())
     trainer.run()
     AcceleratorState._reset_state(reset_partial_state=True)
-    exact = Trainer(small_config(tmp_path / "full", steps=3), contract, data, Log())
+    exact = Trainer(PolicyTask(small_config(tmp_path / "full", steps=3), contract, data), Log())
     exact.run()
     assert all(p.dtype == torch.float32 for p in trainer.parameters.values())
     np.testing.assert_allclose(trainer.losses, exact.losses, rtol=0.05)
@@ -272,8 +326,8 @@ def test_bfloat16_trains_with_float32_weights(contract, data, tmp_path):
 
 def test_weight_decay_spares_vectors(contract, data, tmp_path):
     config = small_config(tmp_path / "run")
-    trainer = Trainer(config, contract, data, Log())
-    matrices, vectors = build_optimizer(trainer.parameters, config).param_groups
+    trainer = Trainer(PolicyTask(config, contract, data), Log())
+    matrices, vectors = trainer.task.optimizer(trainer.parameters).param_groups
     assert matrices["weight_decay"] == 0.01
     assert vectors["weight_decay"] == 0.0
     assert all(p.ndim > 1 for p in matrices["params"])
@@ -287,21 +341,21 @@ def test_diverged_weights_stop_the_run_and_keep_what_was_saved(contract, data, t
         def _train_step(self, *, stop):
             if self.step == 3:
                 with torch.no_grad():
-                    self.model.head.queries[0, 0] = float("nan")
+                    self.module.head.queries[0, 0] = float("nan")
             return super()._train_step(stop=stop)
 
     with pytest.raises(TrainingError, match=r"step 3: the loss is nan.*every sample of the batch.*learning_rate"):
-        Diverging(config, contract, data, Log()).run()
+        Diverging(PolicyTask(config, contract, data), Log()).run()
     assert load_checkpoint(tmp_path / "run" / "last").training["step"] == 2
     log = Log()
-    Trainer(config, contract, data, log).run()  # the state is good: the run goes on from it
+    Trainer(PolicyTask(config, contract, data), log).run()  # the state is good: the run goes on from it
     assert log.messages == ["resumed at step 2 of 6"]
 
 
 def test_a_sample_with_a_loss_that_is_not_finite_is_named(contract, data, tmp_path):
-    trainer = Trainer(small_config(tmp_path / "run", batch_size=80, accumulation=2), contract, data, Log())
-    bad = int(trainer.train_indices[13])
-    trainer.data.actions_NA[bad, 0], kept = np.nan, trainer.data.actions_NA[bad, 0]
+    trainer = Trainer(PolicyTask(small_config(tmp_path / "run", batch_size=80, accumulation=2), contract, data), Log())
+    bad = int(trainer.task.train_rows[13])
+    trainer.task.data.actions_NA[bad, 0], kept = np.nan, trainer.task.data.actions_NA[bad, 0]
     try:
         # chunks of this and the steps before it, down to the episode's first, have the value
         first = bad - min(HORIZON - 1, bad % 10)
@@ -310,12 +364,12 @@ def test_a_sample_with_a_loss_that_is_not_finite_is_named(contract, data, tmp_pa
             trainer.run()
         assert f"step {first % 10} of its episode" in str(error.value)
     finally:
-        trainer.data.actions_NA[bad, 0] = kept
+        trainer.task.data.actions_NA[bad, 0] = kept
 
 
 def test_gradients_that_are_not_finite_stop_the_run_before_they_are_applied(contract, data, tmp_path):
-    trainer = Trainer(small_config(tmp_path / "run"), contract, data, Log())
-    trainer.model.head.queries.register_hook(lambda gradient: gradient * float("inf"))
+    trainer = Trainer(PolicyTask(small_config(tmp_path / "run"), contract, data), Log())
+    trainer.module.head.queries.register_hook(lambda gradient: gradient * float("inf"))
     before = {name: p.detach().clone() for name, p in trainer.parameters.items()}
     with pytest.raises(TrainingError, match="Each sample's own loss is finite"):
         trainer.run()
@@ -325,10 +379,10 @@ def test_gradients_that_are_not_finite_stop_the_run_before_they_are_applied(cont
 def test_a_pretrained_backbone_trains_its_adapters_with_and_without_checkpointing(tmp_path):
     """LoRA and the head learn, the backbone's own weights stay; checkpointing recomputes, and changes nothing."""
     config, large, data = qwen_run(tmp_path, "kept")
-    kept = Trainer(config, large, data, Log())
-    before = {name: p.detach().clone() for name, p in kept.model.named_parameters()}
+    kept = Trainer(PolicyTask(config, large, data), Log())
+    before = {name: p.detach().clone() for name, p in kept.module.named_parameters()}
     kept.run()
-    changed = {name for name, p in kept.model.named_parameters() if not torch.equal(p, before[name])}
+    changed = {name for name, p in kept.module.named_parameters() if not torch.equal(p, before[name])}
     assert any("lora_B" in name and "visual" in name for name in changed)
     assert any("lora_B" in name and "language_model" in name for name in changed)
     assert any(name.startswith("head.") for name in changed)
@@ -336,7 +390,7 @@ def test_a_pretrained_backbone_trains_its_adapters_with_and_without_checkpointin
     assert own and not own & changed
     assert set(load_file(tmp_path / "kept/last/model.safetensors")) == set(before) - own
     recomputed = Trainer(
-        replace(config, output=tmp_path / "recomputed", gradient_checkpointing=True), large, data, Log()
+        PolicyTask(replace(config, output=tmp_path / "recomputed", gradient_checkpointing=True), large, data), Log()
     )
     recomputed.run()
     np.testing.assert_allclose(recomputed.losses, kept.losses, rtol=1e-6)
@@ -377,14 +431,14 @@ def test_every_strategy_trains_on_its_labels(contract, tmp_path, name, options):
     config = small_config(tmp_path / "run", steps=2)
     config = replace(config, policy=replace(config.policy, strategy=StrategyConfig(name=name, options=options)))
     log = Log()
-    Trainer(config, contract, data, log).run()
+    Trainer(PolicyTask(config, contract, data), log).run()
     figures = log.figures[0][1]
     assert np.isfinite(figures["latent"]) and figures["loss"] != figures["action"]
     assert load_checkpoint(tmp_path / "run/best").config.strategy.name == name
     # other labels are other data
     changed = {key: np.roll(value, 1, axis=0) for key, value in labels.items()}
     with pytest.raises(CheckpointError, match="other data"):
-        Trainer(config, contract, replace(data, labels=changed), Log()).run()
+        Trainer(PolicyTask(config, contract, replace(data, labels=changed)), Log()).run()
 
 
 def test_labels_beside_the_dataset_are_trained_on_and_refused_when_stale_or_partial(tmp_path):
@@ -496,13 +550,13 @@ def test_a_dataset_of_another_contract_is_refused_by_name(tmp_path):
 def test_too_little_memory_or_disk_is_found_before_training(contract, data, tmp_path, monkeypatch):
     monkeypatch.setattr(machine, "available_memory", lambda: 1000)
     with pytest.raises(RoomError, match=r"gradients and optimizer states needs .* 0\.0 GiB are free"):
-        Trainer(small_config(tmp_path / "run"), contract, data, Log())
+        Trainer(PolicyTask(small_config(tmp_path / "run"), contract, data), Log())
     with pytest.raises(RoomError, match="80 samples' frames"):
         load_world(contract, tmp_path, frames="memory")
     monkeypatch.undo()
     monkeypatch.setattr(machine, "free_disk", lambda folder: 1000)
-    with pytest.raises(RoomError, match=r"saving policies .* in .*run"):
-        Trainer(small_config(tmp_path / "run"), contract, data, Log())
+    with pytest.raises(RoomError, match=r"saving best, last, resume needs .* in .*run"):
+        Trainer(PolicyTask(small_config(tmp_path / "run"), contract, data), Log())
 
 
 def test_available_memory_is_the_least_of_machine_and_container(tmp_path, monkeypatch):
@@ -543,11 +597,11 @@ def test_wandb_gets_the_figures_and_the_run_goes_on_under_its_name(contract, dat
 
     monkeypatch.setitem(sys.modules, "wandb", Wandb)
     config = small_config(tmp_path / "run", steps=2, trackers=("wandb",))
-    Trainer(config, contract, data, Log()).run()
+    Trainer(PolicyTask(config, contract, data), Log()).run()
     assert calls[0]["resume"] == "allow" and calls[0]["config"]["steps"] == 2
     assert [step for step, _ in calls[1:-1]] == [1, 2, 2] and calls[-1] == "finished"
     assert "train/loss" in calls[1][1] and "validation/mse" in calls[3][1]
-    Trainer(config, contract, data, Log()).run()
+    Trainer(PolicyTask(config, contract, data), Log()).run()
     assert calls[-2]["id"] == calls[0]["id"]
 
 

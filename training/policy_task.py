@@ -1,0 +1,183 @@
+"""What a policy learns: the objective of Eq. 4 on the samples of its datasets, with any supervision strategy."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from transformers import PreTrainedTokenizerBase
+
+from lavla_ros.contract import Contract
+from lavla_ros.policy.backbone import build_backbone, load_pretrained_tokenizer
+from lavla_ros.policy.checkpoint import prompt_builder, save_checkpoint
+from lavla_ros.policy.model import LatentActionVLA, VlaBatch, VlaLoss
+from lavla_ros.policy.normalization import Normalizer, compute_stats
+from lavla_ros.policy.prompt import train_tokenizer
+from training.augment import augment_images, draw_numbers
+from training.config import TrainConfig
+from training.data import BatchMaker, LoadedData, split_episodes, to_device
+from training.loop import Task, Trainer
+from training.state import forget_whole_parameters, gather
+
+STATS_VALUES = 25_000_000
+"""Numbers (samples × H × A) that normalisation statistics are computed of; of more data, as many evenly spread."""
+
+
+class PolicyTask(Task):
+    """A policy on loaded data; ``best`` has the lowest validation error, ``last`` is the newest."""
+
+    results = ("best", "last")
+    learning_rate_key = "optim.learning_rate"
+    may_differ = frozenset({"accumulation", "gradient_checkpointing", "half_checkpoints"})
+    config: TrainConfig
+
+    def __init__(self, config: TrainConfig, contract: Contract, data: LoadedData) -> None:
+        self.config, self.contract, self.data = config, contract, data
+        self.gradient_clip, self.ema_decay = config.optim.gradient_clip, config.optim.ema_decay
+        self.train_rows, self.validation_rows = split_episodes(
+            data, validation=config.data.validation_fraction, fraction=config.data.fraction, seed=config.seed
+        )
+        self.weights = data.weight_N[self.train_rows]
+        self.stats = training_stats(config, contract, data, self.train_rows)
+
+    def build(self, run: Trainer) -> nn.Module:
+        del run
+        config, contract, data = self.config, self.contract, self.data
+        self.tokenizer = _tokenizer(config, contract, data)
+        self.model = LatentActionVLA(config.policy, contract, build_backbone(config.policy.backbone, self.tokenizer))
+        if config.gradient_checkpointing:
+            self.model.backbone.vlm.activation_checkpointing_enable()
+        self.batches = BatchMaker(
+            data,
+            Normalizer(contract, config.policy.actions, self.stats),
+            prompt_builder(self.model, contract, self.tokenizer),
+            required_labels=self.model.strategy.required_labels,
+            loss_on_padding=config.loss_on_padding,
+        )
+        return self.model
+
+    def optimizer(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
+        """AdamW; weight decay on matrices only."""
+        optim = self.config.optim
+        matrices = [p for p in parameters.values() if p.ndim > 1]
+        others = [p for p in parameters.values() if p.ndim <= 1]
+        beta1, beta2 = optim.betas
+        return torch.optim.AdamW(
+            [{"params": matrices, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=optim.learning_rate,
+            betas=(beta1, beta2),
+            fused=True,
+        )
+
+    def start_step(self, step: int) -> float:
+        return self.config.optim.learning_rate_at(step, self.config.steps)
+
+    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        return self.data.frames.take(rows)
+
+    def batch(self, rows: NDArray[np.int64], read: NDArray[np.uint8], device: torch.device) -> VlaBatch:
+        return to_device(self.batches(rows, read), device)
+
+    def augment(self, batch: VlaBatch, positions: range) -> VlaBatch:
+        draws = draw_numbers(self.config.seed, positions, len(self.contract.cameras))
+        return replace(batch, images=augment_images(batch.images, self.config.augment, draws))
+
+    def evaluate(self, run: Trainer) -> Mapping[str, float]:
+        """Mean losses over the held-out episodes, which the processes share; the best policy so far is saved."""
+        held_out = self.validation_rows
+        if len(held_out) == 0:
+            return {}
+        processes, rank = run.accelerator.num_processes, run.accelerator.process_index
+        sums: dict[str, Tensor] = {}
+        shares: dict[str, float] = {}
+        for first in range(0, len(held_out), run.micro_batch * processes):
+            rows = held_out[first + rank * run.micro_batch :][: run.micro_batch]
+            counted = len(rows)
+            rows = rows if counted else held_out[:1]  # every process takes part in every pass
+            batch = self.batch(rows, self.read(rows), run.accelerator.device)
+            loss: VlaLoss = run.objective(batch)
+            for name, value in {"loss": loss.total, **loss.parts}.items():
+                # all are means over samples, but for this one over steps
+                share = float(batch.weight_BH.sum()) if name == "mse" and counted else counted
+                sums[name] = sums.get(name, torch.zeros_like(value)) + value * share
+                shares[name] = shares.get(name, 0.0) + share
+        forget_whole_parameters(run.objective)
+        stacked = torch.stack([torch.stack([sums[name].float(), sums[name].new_tensor(shares[name])]) for name in sums])
+        whole = run.accelerator.reduce(stacked, reduction="sum")
+        figures = dict(zip(sums, (whole[:, 0] / whole[:, 1]).tolist(), strict=True))
+        if run.best is None or figures["mse"] < run.best:
+            run.best = figures["mse"]
+            self._save_policy(run, "best", figures)
+        return figures
+
+    def save(self, run: Trainer) -> None:
+        self._save_policy(run, "last", {})
+        if len(self.validation_rows) == 0:
+            self._save_policy(run, "best", {})
+
+    def finish(self, run: Trainer, *, interrupted: bool) -> Path:
+        del interrupted  # the policy is whole after every step
+        return run.config.output / "best"
+
+    def arrays(self) -> Iterator[NDArray[Any]]:
+        data = self.data
+        yield from (data.states_NS, data.actions_NA, self.train_rows, data.weight_N)
+        yield from (data.labels[key] for key in sorted(data.labels))
+
+    def describe(self, row: int) -> str:
+        return self.data.describe(row)
+
+    def _save_policy(self, run: Trainer, name: str, figures: Mapping[str, float]) -> None:
+        weights: Mapping[str, Tensor] = run.parameters if run.ema is None else run.ema.tensors
+        tensors = gather(weights, keep=run.is_main)
+        if not run.is_main:
+            return
+        config = self.config
+        save_checkpoint(
+            config.output / name,
+            config=config.policy,
+            contract=self.contract,
+            stats=self.stats,
+            tokenizer=self.tokenizer,
+            tensors=tensors,
+            training={
+                "step": run.step,
+                "samples": run.step * config.batch_size,
+                "seed": config.seed,
+                "datasets": [source for source, _ in self.data.sources],
+                "episodes": len(np.unique(self.data.episode_N[self.train_rows])),
+                "minutes": round(run.seconds / 60, 1),
+                "validation": dict(figures),
+            },
+            half=config.half_checkpoints,
+        )
+
+
+def training_stats(
+    config: TrainConfig, contract: Contract, data: LoadedData, indices: NDArray[np.int64]
+) -> dict[str, Any]:
+    """Normalisation statistics of the training samples of all datasets together.
+
+    One set of them for the whole mixture, each sample counted once, whatever its weight: datasets that share a
+    contract share a scale.
+    """
+    limit = max(10_000, STATS_VALUES // (contract.chunk_size * contract.action_dim))
+    if len(indices) > limit:
+        indices = indices[np.linspace(0, len(indices) - 1, limit).round().astype(np.int64)]
+    actions_NHA, mask_NH = data.chunks(indices, contract.chunk_size)
+    return compute_stats(
+        contract, config.policy.actions, states_NS=data.states_NS[indices], actions_NHA=actions_NHA, mask_NH=mask_NH
+    )
+
+
+def _tokenizer(config: TrainConfig, contract: Contract, data: LoadedData) -> PreTrainedTokenizerBase:
+    backbone = config.policy.backbone
+    if backbone.kind == "tiny":
+        return train_tokenizer(data.instructions, backbone.tiny.vocab_size, contract.chunk_size)
+    return load_pretrained_tokenizer(backbone.path, backbone.revision)
