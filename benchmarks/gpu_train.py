@@ -125,8 +125,8 @@ def _measure(config: TrainConfig, contract: Contract, warmup: int) -> dict[str, 
     )
     clock = _Clock()
     trainer = Trainer(PolicyTask(config, contract, data), clock)
-    counts = [p.numel() for p in trainer.module.parameters() if p.requires_grad]
-    head = sum(p.numel() for p in trainer.module.head.parameters())
+    counts = {name: p.numel() for name, p in trainer.module.named_parameters() if p.requires_grad}
+    head = sum(count for name, count in counts.items() if name.startswith("head."))
     trainer.run()
     losses = trainer.losses
     seconds = np.diff(clock.times)[warmup - 1 :]
@@ -135,7 +135,7 @@ def _measure(config: TrainConfig, contract: Contract, warmup: int) -> dict[str, 
         "step_s_slowest": float(seconds.max()),
         "samples_per_s": float(config.batch_size / np.median(seconds)),
         "peak_gpu_bytes": torch.cuda.max_memory_allocated() if cuda else None,
-        "trained_parameters": sum(counts),
+        "trained_parameters": sum(counts.values()),
         "head_parameters": head,
         "losses": [losses[0], losses[-1]],
     }

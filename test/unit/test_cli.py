@@ -62,7 +62,9 @@ def test_help_waits_for_no_heavy_import() -> None:
         assert not set(line.split()) & HEAVY, line.split()[0]
 
 
-@pytest.mark.parametrize("name", [*sorted(set(cli.COMMANDS) - {"latent train"}), "latent train action", "latent train image"])
+@pytest.mark.parametrize(
+    "name", [*sorted(set(cli.COMMANDS) - {"latent train"}), "latent train action", "latent train image"]
+)
 def test_every_option_of_every_command_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         cli.parse([*name.split(), "--help"])()

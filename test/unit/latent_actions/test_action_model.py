@@ -508,7 +508,8 @@ def test_command_trains_from_a_configuration_file(tmp_path, contract, chunks, mo
 def test_command_names_what_is_wrong(tmp_path, text, message, capsys):
     config = tmp_path / "run.yaml"
     config.write_text(text)
-    assert action_train.main(["--config", str(config), "--output", str(tmp_path / "out")]) == 1
+    with pytest.raises(SystemExit, match=r"^1$"):
+        action_train.main(["--config", str(config), "--output", str(tmp_path / "out")])
     import re
 
     assert re.search(message, capsys.readouterr().err)

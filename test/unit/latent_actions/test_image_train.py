@@ -288,7 +288,8 @@ def test_command_trains_both_stages_and_can_fine_tune_the_result(config, tmp_pat
 
 def test_command_says_what_is_wrong(config, tmp_path, capsys):
     def error(changed: ImageLamTrainConfig, *options: str) -> str:
-        assert main(["--config", str(write_config(tmp_path / "c.yaml", changed)), *options]) == 1
+        with pytest.raises(SystemExit, match=r"^1$"):
+            main(["--config", str(write_config(tmp_path / "c.yaml", changed)), *options])
         return capsys.readouterr().err
 
     assert "nowhere does not exist; make it with `lavla convert`" in error(

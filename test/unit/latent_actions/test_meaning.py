@@ -6,6 +6,7 @@ import json
 import re
 import shutil
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -191,24 +192,24 @@ def test_by_command(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[st
 
 
 def test_training_goes_to_the_model_that_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    called: list[tuple[str, list[str]]] = []
+    called: list[tuple[str, int]] = []
     for name, module in (("action", action_train), ("image", image_train)):
 
-        def record(arguments: list[str], name: str = name) -> int:
-            called.append((name, arguments))
-            return 0
+        def record(config: Any, name: str = name) -> Path:
+            called.append((name, config.steps))
+            return tmp_path
 
-        monkeypatch.setattr(module, "main", record)
+        monkeypatch.setattr(module, f"train_{name}_lam", record)
     for kind in ("action", "image"):
         (tmp_path / f"{kind}.yaml").write_text(f"kind: {kind}\n")
     (tmp_path / "child.yaml").write_text("extends: latent/image_tiny\n")
     (tmp_path / "neither.yaml").write_text("kind: words\n")
     image, child, neither = (str(tmp_path / f"{name}.yaml") for name in ("image", "child", "neither"))
     for arguments, wanted in (
-        (["action", "--steps", "3"], ("action", ["--steps", "3"])),
-        (["image", "--config", image], ("image", ["--config", image])),
-        (["--steps", "3", "--config", image], ("image", ["--steps", "3", "--config", image])),
-        (["--config", child], ("image", ["--config", child])),
+        (["action", "--steps", "3"], ("action", 3)),
+        (["image", "--config", image, "--steps", "4"], ("image", 4)),
+        (["--steps", "3", "--config", image], ("image", 3)),
+        (["--config", child, "--steps", "5"], ("image", 5)),
     ):
         with pytest.raises(SystemExit) as stopped:
             cli.main(["latent", "train", *arguments])

@@ -309,5 +309,6 @@ def test_command_reports_what_it_took_and_never_overwrites(tmp_path, capsys, mon
     dino, text = (len([n for n in layout(1) if n.startswith(part)]) for part in ("dino_encoder.", "text_encoder."))
     out = capsys.readouterr().out
     assert f"stage 1, {len(layout(1)) - dino - text} tensors of the model" in out and f"{text} of the T5" in out
-    assert main([str(file), str(tmp_path / "out")]) == 1
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main([str(file), str(tmp_path / "out")])
     assert "exists already" in capsys.readouterr().err

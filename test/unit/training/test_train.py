@@ -677,11 +677,14 @@ def test_the_papers_recipes_are_those_of_table_8(name, steps, chunk, normalizati
 
 
 def test_command_line_reports_errors_and_fails(tmp_path, capsys):
-    assert main(["--config", str(tmp_path / "none.yaml")]) == 1
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["--config", str(tmp_path / "none.yaml")])
     assert "cannot read" in capsys.readouterr().err
-    assert main(["--data.dataset", str(tmp_path / "none")]) == 1
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["--data.dataset", str(tmp_path / "none")])
     assert "does not exist" in capsys.readouterr().err
     mixture = tmp_path / "mixture.yaml"
     mixture.write_text(f"data: {{mixture: [{{path: {tmp_path}/a}}, {{path: {tmp_path}/b, weight: 2}}]}}")
-    assert main(["--config", str(mixture), "--steps", "5"]) == 1
+    with pytest.raises(SystemExit, match=r"^1$"):
+        main(["--config", str(mixture), "--steps", "5"])
     assert f"dataset {tmp_path}/a does not exist" in capsys.readouterr().err
