@@ -278,7 +278,8 @@ def _row(strategy: str, output: Path, train_s: float, *, live: bool) -> dict[str
         shown = json.loads(results_live.read_text(encoding="utf-8"))["episodes"]
         row["live"] = f"{sum(bool(e['success']) for e in shown)}/{len(shown)}"
     elif live:
-        row["live"] = f"stopped: logs/live_{strategy}.log"  # such as by a fault of the executor, which latches
+        # Such as by a fault of the executor, which latches.
+        row["live"] = f"stopped: logs/live_{_file_name(strategy)}.log"
     return row
 
 

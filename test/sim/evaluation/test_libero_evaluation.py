@@ -22,6 +22,7 @@ from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import same_episodes
 from sim_bridges.evaluation.workers import EvaluationError
+from sim_bridges.paper.tables import PAPER
 
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(900)]
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "libero_assets"
@@ -39,7 +40,7 @@ def config() -> EvaluationConfig:
 
 def test_the_expert_on_one_worker_and_on_two(config: EvaluationConfig, tmp_path: Path) -> None:
     expert = replace(config, policy="expert")
-    once = evaluate(expert, out=tmp_path)
+    once = evaluate(expert, out=tmp_path, published=PAPER)
     assert [(e.state_index, e.seed, e.success, e.error) for e in once.episodes] == [
         (0, 7, True, None),
         (1, 7, True, None),
