@@ -11,7 +11,9 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import hypothesis
 import hypothesis.strategies as st
@@ -63,8 +65,26 @@ processes:
 """
 
 
+def _hear_signals() -> None:
+    """What runs the tests may ignore some, as nohup and jobs in the background do; a child would too."""
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        signal.signal(number, signal.SIG_DFL)
+
+
+@pytest.fixture(autouse=True)
+def _nothing_left() -> Iterator[None]:
+    """A stack that a failed test leaves behind would take its processor from the tests that follow."""
+    yield
+    for popen in Up.started:
+        popen.kill()
+        popen.wait(10.0)
+    Up.started.clear()
+
+
 class Up:
     """``lavla up`` on the arm stack, in a process of its own."""
+
+    started: ClassVar[list[subprocess.Popen[bytes]]] = []
 
     def __init__(self, tmp_path: Path, *, log: int | None = None, **arguments: object) -> None:
         stack = tmp_path / "arm.yaml"
@@ -80,7 +100,9 @@ class Up:
                 stdout=file if log is None else log,
                 stderr=subprocess.STDOUT,
                 start_new_session=True,
+                preexec_fn=_hear_signals,
             )
+        self.started.append(self.popen)
 
     @property
     def output(self) -> str:
