@@ -53,7 +53,7 @@ def demo(
         episodes: Number of episodes.
         seed: Seed of the first episode's layout; each episode uses the next seed.
     """
-    from sim_bridges.demo import DemoConfig, run_demo
+    from sim_bridges.demos.tabletop import DemoConfig, run_demo
 
     config = DemoConfig(out=out or _new_folder("demo"), policy=policy, task=task, episodes=episodes, seed=seed)
     _demonstrate(run_demo, config)
@@ -72,7 +72,7 @@ def demo_bimanual(
         seed: Seed of the evaluation whose first scenes are shown.
         disturb: Push the arms now and then, to show how the expert recovers.
     """
-    from sim_bridges.robotwin.demo import BimanualDemoConfig, run_bimanual_demo
+    from sim_bridges.demos.bimanual import BimanualDemoConfig, run_bimanual_demo
 
     folder = out or _new_folder("demo-bimanual")
     config = BimanualDemoConfig(out=folder, tasks=tasks, episodes=episodes, seed=seed, disturb=disturb)

@@ -10,8 +10,8 @@ import pytest
 
 from lavla_ros.bringup.launcher import LaunchError
 from lavla_ros.recording import BagReader, find_bags
+from sim_bridges.demos.bimanual import BimanualDemoConfig, run_bimanual_demo
 from sim_bridges.evaluation.results import Results
-from sim_bridges.robotwin.demo import BimanualDemoConfig, run_bimanual_demo
 from sim_bridges.robotwin.environment import RobotwinError
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("vulkan")]

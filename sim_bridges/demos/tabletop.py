@@ -10,7 +10,7 @@ from typing import Any
 
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import load_contract
-from sim_bridges.bag_video import write_bag_video
+from sim_bridges.demos.bag_video import write_bag_video
 from sim_bridges.evaluation.policies import policy_hash
 from sim_bridges.evaluation.report import write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results

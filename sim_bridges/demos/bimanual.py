@@ -12,7 +12,7 @@ from lavla_ros.bringup.launcher import LaunchError, up
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import load_contract
 from lavla_ros.recording import find_bags
-from sim_bridges.bag_video import write_bag_video
+from sim_bridges.demos.bag_video import write_bag_video
 from sim_bridges.evaluation.report import write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results
 from sim_bridges.files import write_json

@@ -1,0 +1,1 @@
+"""Demonstrations for people: a live stack, its bags, videos of them and a report."""
