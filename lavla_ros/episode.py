@@ -131,3 +131,12 @@ def json_object(text: str) -> dict[str, Any]:
     except json.JSONDecodeError:
         return {}
     return value if isinstance(value, dict) else {}
+
+
+def recorded_outcome(mark: bool | None, simulated: EpisodeState | None) -> EpisodePhase:
+    """How a recorded episode ended. A person's ``mark`` (True: success) counts before the word of a simulator."""
+    if mark is not None:
+        return EpisodePhase.SUCCEEDED if mark else EpisodePhase.FAILED
+    if simulated is not None and simulated.phase in (EpisodePhase.SUCCEEDED, EpisodePhase.FAILED):
+        return simulated.phase
+    return EpisodePhase.UNMARKED

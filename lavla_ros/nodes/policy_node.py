@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-import numpy as np
 from rclpy.clock import Clock
 from rclpy.clock_type import ClockType
 from sensor_msgs.msg import Image, JointState
@@ -24,7 +23,7 @@ from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
 from lavla_ros.errors import FailedError
 from lavla_ros.observation.pipeline import ObservationPipeline
-from lavla_ros.policy.inference import InferenceWorker
+from lavla_ros.policy.inference import InferenceWorker, warm_up
 from lavla_ros.policy.policy import Policy, load_policy
 from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.diagnostics import Rate, Report, Window
@@ -34,8 +33,8 @@ from lavla_ros.ros.messages import CHUNK_QOS, IMAGE_QOS, STATE_QOS, chunk_to_tra
 from lavla_ros.ros.parameters import NodeParameters, parameter
 from lavla_ros.ros.starvation import Starvation
 
-DISCOVERY_S = 1.0
-"""By then nodes of the same computer have found one another."""
+DISCOVERY_S = 2.0
+"""By then nodes of the same computer have found one another, also on a busy one. Large policies load for longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -91,7 +90,7 @@ class PolicyNode(LavlaNode):
             theirs_from=f"policy {self.parameters.policy}",
         )
         self._contract = contract
-        self._warm_up(self._policy, contract)
+        warm_up(self._policy, contract)
         time.sleep(max(0.0, self._made_s + DISCOVERY_S - time.monotonic()))
         if rivals := self._find_rivals():
             raise FailedError(
@@ -220,13 +219,6 @@ class PolicyNode(LavlaNode):
 
     def _on_failure(self, error: BaseException) -> None:
         self.fail(f"inference failed: {type(error).__name__}: {error}")
-
-    def _warm_up(self, policy: Policy, contract: Contract) -> None:
-        """One inference on a grey picture: the first is slow, and a broken checkpoint shows now."""
-        images = {spec.name: np.full((spec.height, spec.width, 3), 128, np.uint8) for spec in contract.cameras}
-        state = np.zeros(contract.state_dim, np.float32)
-        policy.predict(Observation(stamp_ns=0, images=images, state=state, instruction="warm up"))
-        policy.reset()
 
     def diagnose(self, report: Report) -> None:
         report.value("policy", self.parameters.policy)

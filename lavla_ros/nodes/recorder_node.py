@@ -21,7 +21,7 @@ from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros import topics
 from lavla_ros.contract import load_contract
-from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
+from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState, recorded_outcome
 from lavla_ros.recording.stream_stats import StreamStats
 from lavla_ros.recording.types import EPISODE_TOPIC
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
@@ -170,16 +170,10 @@ class RecorderNode(LavlaNode):
         return str(path)
 
     def _finish(self, recorder: EpisodeRecorder) -> str:
-        outcome = EpisodePhase.UNMARKED
-        if self._mark is not None:
-            outcome = EpisodePhase.SUCCEEDED if self._mark else EpisodePhase.FAILED
-        elif self._simulated is not None and self._simulated.phase in (EpisodePhase.SUCCEEDED, EpisodePhase.FAILED):
-            outcome = self._simulated.phase
+        outcome = recorded_outcome(self._mark, self._simulated)
         summary = recorder.stop(outcome, stamp_ns=wall_ns())
         self._announce(outcome, summary.path.name)
-        total, size_mb = sum(summary.messages.values()), summary.size_bytes * 1e-6
-        text = f"{summary.path}: {outcome}, {summary.duration_s:.1f} s, {total} messages, {size_mb:.1f} MB"
-        text = "\n  ".join([text, *(f"{topic}: {stats}" for topic, stats in self._stats.items())])
+        text = "\n  ".join([str(summary), *(f"{topic}: {stats}" for topic, stats in self._stats.items())])
         self.get_logger().info(f"recorded {text}")
         return text
 

@@ -7,7 +7,9 @@ import time
 from collections import Counter
 from collections.abc import Callable
 
-from lavla_ros.contract import ActionChunk, Observation
+import numpy as np
+
+from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.policy.policy import Policy
 
 OnChunk = Callable[[ActionChunk, Observation, float], None]
@@ -110,3 +112,11 @@ class InferenceWorker:
             except Exception as error:  # noqa: BLE001
                 self._on_failure(error)
                 return
+
+
+def warm_up(policy: Policy, contract: Contract) -> None:
+    """One inference on a grey picture: the first is slow, and a broken checkpoint shows now."""
+    images = {spec.name: np.full((spec.height, spec.width, 3), 128, np.uint8) for spec in contract.cameras}
+    state = np.zeros(contract.state_dim, np.float32)
+    policy.predict(Observation(stamp_ns=0, images=images, state=state, instruction="warm up"))
+    policy.reset()

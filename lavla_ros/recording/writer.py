@@ -48,6 +48,10 @@ class EpisodeSummary:
     """Between the first and the last stamp."""
     size_bytes: int
 
+    def __str__(self) -> str:
+        total, size_mb = sum(self.messages.values()), self.size_bytes * 1e-6
+        return f"{self.path}: {self.outcome}, {self.duration_s:.1f} s, {total} messages, {size_mb:.1f} MB"
+
 
 class EpisodeRecorder:
     """Write episodes below ``root``, numbered without reuse; thread-safe.

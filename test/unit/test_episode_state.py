@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from lavla_ros.episode import EpisodeError, EpisodePhase, EpisodeState, ExecutorReport
+from lavla_ros.episode import EpisodeError, EpisodePhase, EpisodeState, ExecutorReport, recorded_outcome
 
 
 def test_a_state_survives_its_json() -> None:
@@ -28,3 +28,11 @@ def test_another_systems_word_is_not_an_outcome() -> None:
     assert EpisodeState.from_json('{"state": "running"}', source="").source == ""
     with pytest.raises(EpisodeError, match="executor"):
         ExecutorReport.from_json('{"fault": "x"}')
+
+
+def test_a_persons_mark_counts_before_the_simulators_word() -> None:
+    won, running = (EpisodeState("tabletop", phase) for phase in (EpisodePhase.SUCCEEDED, EpisodePhase.RUNNING))
+    assert recorded_outcome(False, won) is EpisodePhase.FAILED
+    assert recorded_outcome(True, None) is EpisodePhase.SUCCEEDED
+    assert recorded_outcome(None, won) is EpisodePhase.SUCCEEDED
+    assert recorded_outcome(None, running) is recorded_outcome(None, None) is EpisodePhase.UNMARKED
