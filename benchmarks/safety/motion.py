@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.jaka.limits import MINICOBO_LIMITS, SERVO_PERIOD_S
+from lavla_ros.typing import FloatArray
 
-FloatArray = NDArray[np.float64]
 LIMITS = {
     "velocity_rad_s": MINICOBO_LIMITS.velocity_rad_s[0],
     "acceleration_rad_s2": MINICOBO_LIMITS.acceleration_rad_s2[0],

@@ -18,7 +18,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from benchmarks.safety.motion import FloatArray
 from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.servo_config import ServoConfig
@@ -27,6 +26,7 @@ from lavla_ros.errors import FailedError
 from lavla_ros.jaka.codec import encode
 from lavla_ros.jaka.driver import JakaDriverConfig
 from lavla_ros.resources import config_path
+from lavla_ros.typing import FloatArray
 from sim_bridges.jaka_controller.emulator import emulator_command
 
 HOST = "127.0.0.1"

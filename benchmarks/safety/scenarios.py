@@ -14,11 +14,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.safety.motion import FloatArray
 from benchmarks.safety.rig import Policy, Rig, driver_options, free_end_effector, sway
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
+from lavla_ros.typing import FloatArray
 
 COAST = ("--without-commands", "coast", "--coast-s", "0.5")
 LONG_TEXT = "碰撞检测触发保护性停止，" * 17

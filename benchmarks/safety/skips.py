@@ -6,12 +6,13 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.safety.motion import FloatArray, largest
+from benchmarks.safety.motion import largest
 from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.control.arm import ArmState
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
 from lavla_ros.jaka.driver_config import JakaDriverConfig
 from lavla_ros.jaka.limits import MINICOBO_LIMITS
+from lavla_ros.typing import FloatArray
 from sim_bridges.jaka_controller.filter import FilterLimits, NonlinearFilter
 
 TICK_NS = 8_000_000

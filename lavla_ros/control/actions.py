@@ -19,10 +19,11 @@ import numpy as np
 
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract
-from lavla_ros.control.arm import FloatArray, Kinematics, KinematicsError
+from lavla_ros.control.arm import Kinematics, KinematicsError
 from lavla_ros.control.config import ExecutorConfig
 from lavla_ros.control.rotations import orthonormal, rotation_from_rpy, rotation_from_vector
 from lavla_ros.errors import UserError
+from lavla_ros.typing import FloatArray
 
 FARTHEST_M, LARGEST_TURN_RAD = 10.0, 13.0
 """End-effector values beyond these are no pose of an arm, whatever range the contract gives (13 rad: two turns)."""

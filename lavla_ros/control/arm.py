@@ -12,12 +12,10 @@ from dataclasses import dataclass, fields, is_dataclass
 from typing import Any, Protocol
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError
 from lavla_ros.errors import UserError
-
-FloatArray = NDArray[np.float64]
+from lavla_ros.typing import FloatArray
 
 
 class DriverError(UserError, RuntimeError):

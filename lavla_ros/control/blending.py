@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.control.arm import FloatArray
+from lavla_ros.typing import FloatArray
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -16,7 +16,8 @@ from functools import lru_cache
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.control.arm import FloatArray, JointLimits
+from lavla_ros.control.arm import JointLimits
+from lavla_ros.typing import FloatArray
 
 State = tuple[list[float], list[float], list[float]]
 """Position (rad), velocity (rad/s), acceleration (rad/s²), one value per joint each."""

@@ -32,7 +32,7 @@ import numpy as np
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.control.actions import ActionDecoder, ChunkRejected, PreparedChunk, first_step
-from lavla_ros.control.arm import ArmState, FloatArray
+from lavla_ros.control.arm import ArmState
 from lavla_ros.control.blending import Prediction, soft_mask, temporal_ensemble
 from lavla_ros.control.config import ExecutorConfig
 from lavla_ros.control.curve import Curve, LimitArrays, build_curve
@@ -41,6 +41,7 @@ from lavla_ros.control.limiter import Limiter
 from lavla_ros.control.plan import History, Plan
 from lavla_ros.control.types import Command, ExecutorState, SubmitResult
 from lavla_ros.errors import UserError
+from lavla_ros.typing import FloatArray
 
 __all__ = [
     "ChunkExecutor",

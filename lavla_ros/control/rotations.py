@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from lavla_ros.control.arm import FloatArray
+from lavla_ros.typing import FloatArray
 
 
 def rotation_from_rpy(roll_rad: float, pitch_rad: float, yaw_rad: float) -> FloatArray:

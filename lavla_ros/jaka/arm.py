@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from lavla_ros.control.arm import Arm, FloatArray, JointLimits
+from lavla_ros.control.arm import Arm, JointLimits
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver, leave_servo_mode
 from lavla_ros.jaka.kinematics import forward, inverse
 from lavla_ros.jaka.limits import JOINT_NAMES, MINICOBO_LIMITS, SERVO_PERIOD_S
+from lavla_ros.typing import FloatArray
 
 
 class _Kinematics:

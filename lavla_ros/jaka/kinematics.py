@@ -11,13 +11,13 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lavla_ros.control.arm import JointLimits, KinematicsError
 from lavla_ros.control.rotations import rotation_from_rpy
 from lavla_ros.jaka.limits import JOINTS, MINICOBO_LIMITS
+from lavla_ros.typing import FloatArray
 
-FloatArray = NDArray[np.float64]
 HALF_PI = math.pi / 2
 
 

@@ -17,6 +17,7 @@ from lavla_ros.jaka.codec import FrameReader, JakaProtocolError, finite_numbers
 from lavla_ros.jaka.errors import JakaConnectionError, JakaTimeoutError
 from lavla_ros.jaka.limits import JOINTS
 from lavla_ros.jaka.units import joints_to_rad
+from lavla_ros.typing import NS_PER_S
 
 _log = logging.getLogger(__name__)
 _READ_BYTES = 65536
@@ -271,7 +272,7 @@ class StatusStream:
     def _read(self, connection: socket.socket) -> None:
         connection.settimeout(0.5)
         reader = FrameReader()
-        budget, budget_until_ns = MAX_BYTES_PER_S, time.monotonic_ns() + 1_000_000_000
+        budget, budget_until_ns = MAX_BYTES_PER_S, time.monotonic_ns() + NS_PER_S
         while not self._stopping.is_set():
             try:
                 data = connection.recv(_READ_BYTES)
@@ -281,7 +282,7 @@ class StatusStream:
             if not data:
                 raise JakaConnectionError("the controller closed the status connection")
             if monotonic_ns > budget_until_ns:
-                budget, budget_until_ns = MAX_BYTES_PER_S, monotonic_ns + 1_000_000_000
+                budget, budget_until_ns = MAX_BYTES_PER_S, monotonic_ns + NS_PER_S
             budget -= len(data)
             if budget < 0:
                 raise JakaProtocolError(

@@ -10,7 +10,8 @@ from statistics import median
 import numpy as np
 from numpy.typing import NDArray
 
-NS_PER_S = 1_000_000_000
+from lavla_ros.typing import NS_PER_S
+
 AHEAD_S = 0.1
 """Frames cannot come before they were taken; clocks that are set by the network agree this well."""
 

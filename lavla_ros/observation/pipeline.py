@@ -19,9 +19,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import NS_PER_S, CameraSpec, Contract, Observation
+from lavla_ros.contract import CameraSpec, Contract, Observation
 from lavla_ros.errors import InputError
 from lavla_ros.observation.images import ImageError, check_image, decode_image, prepare_image
+from lavla_ros.typing import NS_PER_S
 
 CLOCK_JUMP_NS = 5 * NS_PER_S
 """A stream that steps back by more than this has a new clock: everything buffered is void."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import struct
 
+from lavla_ros.typing import NS_PER_S
+
 
 class StreamStats:
     """Count, rate and largest gap. For messages that begin with a std_msgs/Header."""
@@ -16,7 +18,7 @@ class StreamStats:
     def add(self, raw: bytes) -> None:
         """One message in CDR: four bytes that say its byte order, then the header's stamp."""
         seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
-        stamp_ns = seconds * 1_000_000_000 + nanoseconds
+        stamp_ns = seconds * NS_PER_S + nanoseconds
         if self.count:
             self.largest_gap_s = max(self.largest_gap_s, (stamp_ns - self._last_ns) * 1e-9)
         else:

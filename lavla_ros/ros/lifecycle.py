@@ -33,6 +33,7 @@ from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.errors import is_users
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.parameters import NodeParameters, declare, refuse_unknown
+from lavla_ros.typing import NS_PER_S
 
 READY = "lavla-ready"
 """First word of the line that tells a launcher that the node is active."""
@@ -243,12 +244,12 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
 
 def stamp_to_ns(stamp: Any) -> int:
     """builtin_interfaces/Time or Duration → nanoseconds."""
-    return int(stamp.sec) * 1_000_000_000 + int(stamp.nanosec)
+    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
 
 
 def set_stamp(stamp: Any, value_ns: int) -> None:
     """Nanoseconds → builtin_interfaces/Time or Duration, in place."""
-    stamp.sec, stamp.nanosec = divmod(int(value_ns), 1_000_000_000)
+    stamp.sec, stamp.nanosec = divmod(int(value_ns), NS_PER_S)
 
 
 def wall_ns() -> int:

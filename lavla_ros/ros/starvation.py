@@ -6,12 +6,13 @@ from collections import Counter, deque
 from statistics import median
 from typing import Any
 
-from lavla_ros.contract import NS_PER_S, Contract
+from lavla_ros.contract import Contract
 from lavla_ros.observation.camera_health import clock_problem
 from lavla_ros.observation.pipeline import ObservationPipeline
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.inputs import Inputs
 from lavla_ros.ros.lifecycle import stamp_to_ns, wall_ns
+from lavla_ros.typing import NS_PER_S
 
 CLOCK_TOLERANCE_S = 1.0
 """Stamps that are older than this on arrival, or further from another stream's, are of another clock."""

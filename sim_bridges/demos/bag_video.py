@@ -7,8 +7,9 @@ from typing import Any
 
 import numpy as np
 
-from lavla_ros.contract import NS_PER_S, Contract
+from lavla_ros.contract import Contract
 from lavla_ros.recording import BagError, BagReader
+from lavla_ros.typing import NS_PER_S
 from sim_bridges.evaluation.video import write_episode_video
 
 

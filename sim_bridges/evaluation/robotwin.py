@@ -27,8 +27,9 @@ from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
 from lavla_ros.resources import config_path
+from lavla_ros.typing import FloatArray
 from sim_bridges.episode import ChunksOfOne
-from sim_bridges.robotwin.environment import FloatArray, RobotwinEnvironment, RobotwinError, View
+from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError, View
 from sim_bridges.robotwin.seeds import MOST_REJECTED_IN_A_ROW, SeedFile, Tried, accepted, first_seed, try_seed
 from sim_bridges.robotwin.sources import open_source
 from sim_bridges.robotwin.task_sets import PAPER_4, TASK_SETS

@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lavla_ros.control.arm import JointLimits
 from lavla_ros.jaka.kinematics import MINICOBO_DH, IKError, forward, inverse
@@ -29,6 +28,7 @@ from lavla_ros.jaka.units import (
     pose_to_wire,
     rad_to_deg,
 )
+from lavla_ros.typing import FloatArray
 from sim_bridges.jaka_controller.config import COLLISION_FORCE_N, ControllerConfig
 from sim_bridges.jaka_controller.faults import Faults
 from sim_bridges.jaka_controller.filter import FilterLimits, NonlinearFilter
@@ -36,7 +36,6 @@ from sim_bridges.jaka_controller.planner import MotionError, MotionPlayer, plan_
 from sim_bridges.jaka_controller.plant import ArmPlant, ForceSensing
 from sim_bridges.jaka_controller.servo import MotionLog, Push, ServoLog, ServoQueue
 
-FloatArray = NDArray[np.float64]
 Message = dict[str, Any]
 CABINET_OUTPUTS = 8
 TOOL_OUTPUTS = 2

@@ -8,13 +8,12 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from ruckig import ControlInterface, InputParameter, OutputParameter, Ruckig, Synchronization
 
 from lavla_ros.config import ConfigError
 from lavla_ros.jaka.limits import JOINTS, SERVO_PERIOD_S
+from lavla_ros.typing import FloatArray
 
-FloatArray = NDArray[np.float64]
 _MARGIN = 1e-9
 _AT_REST = 1e-9
 

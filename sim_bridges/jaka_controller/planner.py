@@ -6,13 +6,12 @@ import math
 from collections import deque
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lavla_ros.control.arm import JointLimits
 from lavla_ros.jaka.kinematics import IKError, forward, inverse, rotation_vector
 from lavla_ros.jaka.limits import SERVO_MAX_SPEED_RAD_S, SERVO_PERIOD_S
+from lavla_ros.typing import FloatArray
 
-FloatArray = NDArray[np.float64]
 LONGEST_MOTION_S = 600.0
 _STOP_CYCLES = 12
 """Cycles in which stop_program brings a path to rest: 96 ms."""

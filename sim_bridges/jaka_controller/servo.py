@@ -11,8 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.jaka.limits import SERVO_MAX_SPEED_RAD_S, SERVO_PERIOD_S
+from lavla_ros.typing import FloatArray
 
-FloatArray = NDArray[np.float64]
 Overflow = Literal["refuse", "drop_newest", "drop_oldest"]
 _Item = TypeVar("_Item")
 

@@ -21,11 +21,12 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
-from lavla_ros.contract import NS_PER_S, ActionChunk, Contract
+from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState
 from lavla_ros.errors import UserError
 from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
 from lavla_ros.ros.messages import LATCHED_QOS, ImageBuffer, joint_state, single_point, trajectory_to_chunk
+from lavla_ros.typing import NS_PER_S
 
 DEPTH = 200
 """Lock-step loses nothing: a slow subscriber may fall this many messages behind."""

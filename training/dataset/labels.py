@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import NS_PER_S, Contract
+from lavla_ros.contract import Contract
 from lavla_ros.observation import stamp_ns
+from lavla_ros.typing import NS_PER_S
 
 _RANGE_SLACK = 1e-6
 

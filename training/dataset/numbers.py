@@ -10,7 +10,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import NS_PER_S, Contract, Dimension
+from lavla_ros.contract import Contract, Dimension
+from lavla_ros.typing import NS_PER_S
 from training.dataset.findings import Findings
 from training.dataset.layout import stream_names
 

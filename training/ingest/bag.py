@@ -14,9 +14,10 @@ from typing import Any, ClassVar
 
 import numpy as np
 
-from lavla_ros.contract import NS_PER_S, Contract, ContractError, Observation, recording_differences, shipped_contract
+from lavla_ros.contract import Contract, ContractError, Observation, recording_differences, shipped_contract
 from lavla_ros.observation import ObservationPipeline, camera_topic_choices, stamp_ns
 from lavla_ros.recording import BagError, BagReader, EpisodeInfo, find_bags
+from lavla_ros.typing import NS_PER_S
 from training.dataset import layout
 from training.dataset.labels import LabelTrack
 from training.ingest.build import (

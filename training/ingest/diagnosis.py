@@ -7,8 +7,9 @@ from statistics import median
 
 import numpy as np
 
-from lavla_ros.contract import NS_PER_S, Contract
+from lavla_ros.contract import Contract
 from lavla_ros.observation import ObservationPipeline
+from lavla_ros.typing import NS_PER_S
 from training.dataset.labels import LabelTrack
 from training.ingest.build import Kind, Rejection
 

@@ -11,9 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from synthetic_messages import image, joints, small_contract, text
 
-from lavla_ros.contract import NS_PER_S, Observation
+from lavla_ros.contract import Observation
 from lavla_ros.observation import ObservationPipeline
 from lavla_ros.observation.pipeline import Thinner
+from lavla_ros.typing import NS_PER_S
 
 MS = 1_000_000
 T0 = 1_700_000_000 * NS_PER_S
