@@ -1,4 +1,4 @@
-"""From datasets of episodes to normalised batches, in an order that depends on (seed, position) alone.
+"""From datasets of episodes to normalised batches.
 
 Several datasets are one after the other: sample i is step i of their concatenation. Numbers and labels are in memory
 (per sample 4 · (S + A) bytes, 24 of indices, and its labels' own), chunks are cut and coded when a batch is made, and
@@ -19,7 +19,6 @@ from torch import Tensor
 
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract
-from lavla_ros.errors import UserError
 from lavla_ros.policy.model import VlaBatch
 from lavla_ros.policy.normalization import Normalizer
 from lavla_ros.policy.prompt import PromptBuilder
@@ -27,11 +26,9 @@ from lavla_ros.policy.strategies import LabelSpec, check_labels
 from training.config import DataConfig, MixturePart
 from training.dataset import EpisodeDataset
 from training.frames import Frames, JoinedFrames, MemoryFrames, OnFrame, open_frames
+from training.latent_actions.labels import LabelError, dataset_hash, read_labels
 from training.machine import GIB
-
-
-class DataError(UserError, ValueError):
-    """The training data cannot be used; names the sample and the cause."""
+from training.samples import DataError
 
 
 class DatasetLike(Protocol):
@@ -148,8 +145,6 @@ def open_sources(config: DataConfig, contract: Contract, specs: Mapping[str, Lab
 def _read_labels(
     part: MixturePart, dataset: EpisodeDataset, specs: Mapping[str, LabelSpec]
 ) -> Mapping[str, NDArray[Any]]:
-    from training.latent_actions.labels import LabelError, dataset_hash, read_labels
-
     try:
         labels = read_labels(part.path, tuple(specs), dataset_hash(dataset))
         check_labels(specs, labels, steps=len(dataset))
@@ -217,88 +212,6 @@ def load_data(
         labels={key: np.concatenate([s.labels[key] for s in sources]) for key in sources[0].labels},
         sources=tuple((s.name, count) for s, count in zip(sources, counts, strict=True)),
     )
-
-
-def split_by_episode(
-    episode_N: NDArray[np.int64], fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Row numbers for training and validation; an episode is wholly in one of them.
-
-    Raises DataError when validation is asked for and there is only one episode.
-    """
-    episodes = np.unique(episode_N)
-    if fraction > 0 and len(episodes) < 2:
-        raise DataError(
-            "the data hold a single episode, so none can be held out; add episodes or set data.validation_fraction: 0"
-        )
-    count = max(round(fraction * len(episodes)), 1) if fraction > 0 else 0
-    held_out = np.random.default_rng((seed, 7)).permutation(episodes)[:count]
-    is_validation = np.isin(episode_N, held_out)
-    return np.flatnonzero(~is_validation), np.flatnonzero(is_validation)
-
-
-def split_episodes(
-    data: LoadedData, *, validation: float, fraction: float, seed: int
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Sample indices for training and validation; an episode is wholly in one of them, or unused.
-
-    ``fraction`` of the episodes that are left for training is used, of every instruction (at least one episode). A
-    smaller fraction is part of a larger one.
-    """
-    episodes, starts = np.unique(data.episode_N, return_index=True)
-    order = np.random.default_rng((seed, 7)).permutation(len(episodes))
-    held_out = min(round(validation * len(episodes)), len(episodes) - 1)
-    if validation > 0 and len(episodes) > 1:
-        held_out = max(held_out, 1)
-    training = order[held_out:]
-    tasks = data.instruction_N[starts[training]]
-    used = [training[tasks == task] for task in np.unique(tasks)]
-    used = [of_task[: max(1, round(fraction * len(of_task)))] for of_task in used]
-    in_training = np.isin(data.episode_N, episodes[np.concatenate(used)])
-    in_validation = np.isin(data.episode_N, episodes[order[:held_out]])
-    return np.flatnonzero(in_training), np.flatnonzero(in_validation)
-
-
-class SampleStream:
-    """An endless sequence of sample indices, one fresh permutation per epoch, with nothing to save.
-
-    Position p is a function of the seed and p alone, so a resumed run sees exactly what the
-    uninterrupted one would have seen. With several processes each takes its share of every batch.
-    In an epoch a sample of weight 2.3 occurs twice, and a third time by a chance of 0.3.
-    """
-
-    def __init__(self, indices: NDArray[np.int64], seed: int, weights: NDArray[np.float32] | None = None) -> None:
-        if len(indices) == 0:
-            raise DataError("no samples are left for training; lower data.validation_fraction or add episodes")
-        self._seed = seed
-        weights = np.ones(len(indices), np.float32) if weights is None else weights
-        self._always = np.repeat(indices, np.floor(weights).astype(np.int64))
-        self._sometimes = []
-        """(samples of one weight, how many of them occur once more in an epoch)"""
-        for weight in np.unique(weights):
-            group = indices[weights == weight]
-            extra = round(float(weight % 1) * len(group))
-            if extra:
-                self._sometimes.append((group, extra))
-        self.epoch_length = len(self._always) + sum(extra for _, extra in self._sometimes)
-        if self.epoch_length == 0:
-            raise DataError("the weights of data.mixture leave no sample in an epoch; raise them")
-        self._epoch = -1
-        self._order = indices
-
-    def __call__(self, start: int, count: int) -> NDArray[np.int64]:
-        """Sample indices at positions ``start … start + count - 1``."""
-        parts = []
-        while count > 0:
-            epoch, offset = divmod(start, self.epoch_length)
-            if epoch != self._epoch:
-                rng = np.random.default_rng((self._seed, 11, epoch))
-                chosen = [rng.choice(group, extra, replace=False) for group, extra in self._sometimes]
-                self._epoch, self._order = epoch, rng.permutation(np.concatenate([self._always, *chosen]))
-            part = self._order[offset : offset + count]
-            parts.append(part)
-            start, count = start + len(part), count - len(part)
-        return np.concatenate(parts)
 
 
 class BatchMaker:

@@ -36,11 +36,11 @@ from lavla_ros.policy.device import resolve_device
 from lavla_ros.policy.folder import CheckpointError, trained_parameters
 from lavla_ros.yaml_text import dump_yaml
 from training.config import RunConfig
-from training.data import SampleStream
 from training.frames import Prefetcher
 from training.logs import RunLog
 from training.machine import require_disk, require_memory
 from training.reporting import Reporter
+from training.samples import SampleStream
 from training.state import Ema, Progress, differences, gather_state, load_progress, load_state, recover, save_state
 
 _MAY_DIFFER = frozenset(

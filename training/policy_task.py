@@ -21,8 +21,9 @@ from lavla_ros.policy.normalization import Normalizer, compute_stats
 from lavla_ros.policy.prompt import train_tokenizer
 from training.augment import augment_images, draw_numbers
 from training.config import TrainConfig
-from training.data import BatchMaker, LoadedData, split_episodes, to_device
+from training.data import BatchMaker, LoadedData, to_device
 from training.loop import Task, Trainer
+from training.samples import split_episodes
 from training.state import forget_whole_parameters, gather
 
 STATS_VALUES = 25_000_000
@@ -41,7 +42,11 @@ class PolicyTask(Task):
         self.config, self.contract, self.data = config, contract, data
         self.gradient_clip, self.ema_decay = config.optim.gradient_clip, config.optim.ema_decay
         self.train_rows, self.validation_rows = split_episodes(
-            data, validation=config.data.validation_fraction, fraction=config.data.fraction, seed=config.seed
+            data.episode_N,
+            validation=config.data.validation_fraction,
+            seed=config.seed,
+            fraction=config.data.fraction,
+            task_N=data.instruction_N,
         )
         self.weights = data.weight_N[self.train_rows]
         self.stats = training_stats(config, contract, data, self.train_rows)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from lavla_ros.contract import Contract
 from lavla_ros.policy.config import ActionCodingConfig
 from lavla_ros.policy.normalization import compute_stats
-from training.data import DataError
 from training.dataset import EpisodeDataset
 from training.latent_actions.action_config import ActionDataConfig
+from training.samples import DataError
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,12 +13,12 @@ from torch import Tensor
 
 from lavla_ros.contract import Contract
 from lavla_ros.policy.folder import trained_parameters
-from training.data import split_by_episode
 from training.latent_actions.action_config import ActionLamTrainConfig
 from training.latent_actions.checkpoint import LatentModel, save_latent_model
 from training.latent_actions.health import CodebookHealth, HealthTracker
 from training.latent_actions.image_config import ImageLamTrainConfig
 from training.loop import Task, Trainer, TrainingError
+from training.samples import DataError, split_episodes
 
 
 class CodebookTask(Task):
@@ -36,9 +36,14 @@ class CodebookTask(Task):
     ) -> None:
         """Raises DataError if there are too few episodes to hold any out."""
         self.config, self.contract, self.episode_N = config, contract, episode_N
-        self.train_rows, self.validation_rows = split_by_episode(
-            episode_N, config.data.validation_fraction, config.seed
+        self.train_rows, self.validation_rows = split_episodes(
+            episode_N, validation=config.data.validation_fraction, seed=config.seed
         )
+        if config.data.validation_fraction > 0 and not len(self.validation_rows):
+            raise DataError(
+                "the data hold a single episode, so none can be held out; add episodes or set "
+                "data.validation_fraction: 0"
+            )
         self.evaluated_on = "validation" if len(self.validation_rows) else "training"
         self.trackers: dict[str, HealthTracker] = {}
         self._figures: Mapping[str, float] | None = None

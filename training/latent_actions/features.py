@@ -31,10 +31,10 @@ from transformers import (
 )
 
 from lavla_ros.config import ConfigError, check
-from training.data import DataError
 from training.dataset import EpisodeDataset
 from training.latent_actions.image_config import FeatureConfig, TextConfig
 from training.machine import require_disk
+from training.samples import DataError
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -14,10 +14,10 @@ from torch import Tensor
 from lavla_ros.contract import Contract
 from lavla_ros.policy.config import ActionCodingConfig
 from lavla_ros.policy.normalization import Normalizer, compute_stats
-from training.data import DataError
 from training.dataset import EpisodeDataset
 from training.latent_actions.features import FeatureExtractor, cached_features
 from training.latent_actions.image_config import ImageDataConfig, ImageLamConfig
+from training.samples import DataError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -14,7 +14,6 @@ import torch
 
 from lavla_ros.config import ConfigError, read_config
 from lavla_ros.contract import load_contract
-from training.data import DataError, split_by_episode
 from training.latent_actions import action_train
 from training.latent_actions.action_config import (
     ActionDataConfig,
@@ -32,6 +31,7 @@ from training.latent_actions.action_train import ActionTask
 from training.latent_actions.checkpoint import load_latent_model, load_training_record
 from training.latent_actions.quantize import QuantizeError
 from training.loop import Trainer, TrainingError
+from training.samples import DataError, split_episodes
 
 
 class Log:
@@ -423,17 +423,18 @@ def test_a_finished_run_is_not_overwritten(finished, contract, chunks):
 
 
 def test_validation_holds_whole_episodes_out(chunks):
-    train, validation = split_by_episode(chunks.episode_N, 0.1, seed=0)
+    train, validation = split_episodes(chunks.episode_N, validation=0.1, seed=0)
     assert len(validation) == 4 * 20
     assert not set(chunks.episode_N[train]) & set(chunks.episode_N[validation])
     assert len(train) + len(validation) == len(chunks)
 
 
-def test_single_episode_needs_validation_off(chunks):
-    one = chunks.take(np.arange(20))
+def test_single_episode_needs_validation_off(tmp_path, small, contract, chunks):
+    one, config = chunks.take(np.arange(20)), run_config(tmp_path, small)
     with pytest.raises(DataError, match="single episode"):
-        split_by_episode(one.episode_N, 0.1, seed=0)
-    assert len(split_by_episode(one.episode_N, 0.0, seed=0)[1]) == 0
+        ActionTask(config, contract, one)
+    task = ActionTask(replace(config, data=replace(config.data, validation_fraction=0.0)), contract, one)
+    assert len(task.train_rows) == 20 and len(task.validation_rows) == 0
 
 
 def test_a_constant_dimension_is_kept_exactly(tmp_path, small, contract, chunks):

@@ -15,7 +15,6 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import Dinov2Config, Dinov2Model, PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from lavla_ros.config import ConfigError
-from training.data import DataError
 from training.dataset import EpisodeDataset
 from training.latent_actions.features import (
     IMAGENET_MEAN,
@@ -26,6 +25,7 @@ from training.latent_actions.features import (
     load_features,
 )
 from training.latent_actions.image_config import TextConfig
+from training.samples import DataError
 
 LENGTHS = (6, 1, 9)
 

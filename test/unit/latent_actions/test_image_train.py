@@ -16,7 +16,6 @@ from moving_square import FEATURES, SMALL, square_contract, write_squares
 
 from lavla_ros.config import ConfigError, read_config, to_plain
 from lavla_ros.policy.checkpoint import CheckpointError
-from training.data import DataError, split_by_episode
 from training.dataset import EpisodeDataset
 from training.latent_actions.checkpoint import load_latent_model, load_training_record
 from training.latent_actions.features import load_features
@@ -31,6 +30,7 @@ from training.latent_actions.image_data import (
 from training.latent_actions.image_model import ImageLatentModel
 from training.latent_actions.image_train import ImageTask, main, train_image_lam
 from training.loop import Trainer, TrainingError
+from training.samples import DataError, split_episodes
 
 LENGTHS = (14, 1, 12, 9, 13, 11, 12, 14, 2, 12, 13, 12)
 CONFIGS = Path(__file__).parents[3] / "config/latent"
@@ -122,7 +122,7 @@ def test_datasets_and_cameras_are_joined(data, tmp_path, transitions):
     mixed = np.array([0, front[0], len(joined) - 1])  # rows of several files at once
     for i, row in enumerate(mixed):
         torch.testing.assert_close(joined.pairs(mixed)[0][i], joined.pairs(np.array([row]))[0][0])
-    train, held_out = split_by_episode(joined.episode_M, 0.3, seed=0)
+    train, held_out = split_episodes(joined.episode_M, validation=0.3, seed=0)
     assert not set(joined.episode_M[train]) & set(joined.episode_M[held_out])
     assert len(np.unique(joined.episode_M)) == len(LENGTHS) + 2
 

@@ -17,11 +17,12 @@ from lavla_ros.policy.strategies import LabelSpec
 from training import frames as frames_module
 from training.augment import augment_images, draw_numbers
 from training.config import AugmentConfig, DataConfig, MixturePart
-from training.data import DataError, LoadedData, SampleStream, load_data, open_sources, split_episodes
+from training.data import LoadedData, load_data, open_sources
 from training.dataset import EpisodeDataset
 from training.dataset.video import VideoReader
 from training.frames import FileFrames, FrameError, MemoryFrames, Prefetcher, VideoFrames, open_frames
 from training.machine import RoomError
+from training.samples import DataError, SampleStream, split_episodes
 
 
 @pytest.fixture(scope="module")
@@ -130,23 +131,21 @@ def test_weights_say_how_often_a_sample_is_drawn():
 
 
 def test_split_keeps_episodes_whole(data):
-    train, validation = split_episodes(data, validation=0.25, fraction=1.0, seed=0)
+    train, validation = split_episodes(data.episode_N, validation=0.25, seed=0)
     assert len(train) + len(validation) == len(data)
     assert not set(data.episode_N[train]) & set(data.episode_N[validation])
     assert len(set(data.episode_N[validation])) == 2
-    one = replace(data, episode_N=np.zeros(len(data), np.int64))
-    train, validation = split_episodes(one, validation=0.25, fraction=1.0, seed=0)
+    train, validation = split_episodes(np.zeros(len(data), np.int64), validation=0.25, seed=0)
     assert len(train) == len(data) and len(validation) == 0  # a single episode is trained on
 
 
 def test_a_fraction_takes_whole_episodes_of_every_instruction_and_nests(contract, tmp_path):
     data = load_world(contract, tmp_path, World(tmp_path / "w", episodes=40))
     tasks = np.where(data.episode_N < 30, 0, 1)  # 30 episodes of one instruction, 10 of another
-    data = replace(data, instruction_N=tasks, instructions=("a", "b"))
-    whole, validation = split_episodes(data, validation=0.1, fraction=1.0, seed=1)
+    whole, validation = split_episodes(data.episode_N, validation=0.1, seed=1, task_N=tasks)
     chosen = {}
     for fraction in (0.5, 0.33, 0.01):
-        train, same = split_episodes(data, validation=0.1, fraction=fraction, seed=1)
+        train, same = split_episodes(data.episode_N, validation=0.1, seed=1, fraction=fraction, task_N=tasks)
         assert np.array_equal(same, validation)
         chosen[fraction] = set(data.episode_N[train])
         assert len(train) == 10 * len(chosen[fraction])

@@ -42,7 +42,7 @@ from lavla_ros.policy.strategies import STRATEGIES, label_specs
 from lavla_ros.resources import config_path
 from training import machine
 from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, TrainConfig
-from training.data import DataError, LoadedData, load_data
+from training.data import LoadedData, load_data
 from training.dataset import EpisodeDataset, layout
 from training.latent_actions.action_config import ActionDataConfig, ActionLamConfig, ActionLamTrainConfig
 from training.latent_actions.action_model import ActionLatentModel
@@ -59,6 +59,7 @@ from training.logs import require_trackers
 from training.loop import Trainer, TrainingError
 from training.machine import RoomError
 from training.policy_task import PolicyTask, training_stats
+from training.samples import DataError
 from training.scale import Workers
 from training.train import main, train
 
