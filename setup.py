@@ -78,11 +78,11 @@ setup(
     package_data={
         "lavla_ros": ["py.typed"],
         "lavla_ros.policy": ["bundled/*", "bundled/*/*"],
-        "sim_bridges.tabletop": ["*.xml", "assets/*"],
+        "sim_bridges.worlds.tabletop": ["*.xml", "assets/*"],
         "sim_bridges.evaluation": ["*.html"],
-        "sim_bridges.libero": ["asset_files.txt"],
-        "sim_bridges.robotwin.standin": ["shaders/*"],
-        "sim_bridges.robotwin.deploy_policy": ["*.yml"],
+        "sim_bridges.worlds.libero": ["asset_files.txt"],
+        "sim_bridges.worlds.robotwin.standin": ["shaders/*"],
+        "sim_bridges.worlds.robotwin.deploy_policy": ["*.yml"],
     },
     data_files=[
         ("share/ament_index/resource_index/packages", [f"resource/{PACKAGE}"]),

@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from lavla_ros.errors import FailedError
-from sim_bridges.live_episodes import LiveEpisodes, read_rows
+from sim_bridges.worlds.tabletop.live_episodes import LiveEpisodes, read_rows
 
 PROBES = {
     "policy": "benchmarks.probes.policy",

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from benchmarks.stalls import StallDetector
 from lavla_ros.errors import FailedError
 from sim_bridges.jaka_controller.emulator import emulator_command
-from sim_bridges.live_episodes import HOST, LiveEpisodes
+from sim_bridges.worlds.tabletop.live_episodes import HOST, LiveEpisodes
 
 PROBES = {"emulator": "benchmarks.probes.emulator"}
 PERIOD_NS = 8_000_000

@@ -20,14 +20,14 @@ from lavla_ros.yaml_text import load_yaml
 from sim_bridges.world import Options, Plan, Start, Suite, SuiteError
 
 SUITES = {
-    "tabletop": "sim_bridges.evaluation.tabletop:TabletopSuite",
-    "libero_spatial": "sim_bridges.evaluation.libero:libero_spatial",
-    "libero_object": "sim_bridges.evaluation.libero:libero_object",
-    "libero_goal": "sim_bridges.evaluation.libero:libero_goal",
-    "libero_10": "sim_bridges.evaluation.libero:libero_10",
-    "libero_90": "sim_bridges.evaluation.libero:libero_90",
-    "robotwin": "sim_bridges.evaluation.robotwin:robotwin",
-    "robotwin_standin": "sim_bridges.evaluation.robotwin:robotwin_standin",
+    "tabletop": "sim_bridges.worlds.tabletop.suite:TabletopSuite",
+    "libero_spatial": "sim_bridges.worlds.libero.suite:libero_spatial",
+    "libero_object": "sim_bridges.worlds.libero.suite:libero_object",
+    "libero_goal": "sim_bridges.worlds.libero.suite:libero_goal",
+    "libero_10": "sim_bridges.worlds.libero.suite:libero_10",
+    "libero_90": "sim_bridges.worlds.libero.suite:libero_90",
+    "robotwin": "sim_bridges.worlds.robotwin.suite:robotwin",
+    "robotwin_standin": "sim_bridges.worlds.robotwin.suite:robotwin_standin",
 }
 """Name → factory of the suites that come with the package."""
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim_bridges.robotwin.vulkan import SapienError, render_system
+from sim_bridges.worlds.robotwin.vulkan import SapienError, render_system
 
 
 @pytest.fixture(scope="session")

@@ -4,12 +4,12 @@
 set -eu
 python=$1
 
-if "$python" -m sim_bridges.robotwin.vulkan 2>/dev/null; then
+if "$python" -m sim_bridges.worlds.robotwin.vulkan 2>/dev/null; then
     exit 0
 fi
 give_up() {
     echo "RoboTwin's stand-in will not draw pictures: $*" >&2
-    "$python" -m sim_bridges.robotwin.vulkan >&2 || true
+    "$python" -m sim_bridges.worlds.robotwin.vulkan >&2 || true
     exit 1
 }
 command -v apt-get >/dev/null 2>&1 || give_up "no Vulkan driver, and this is not a Debian-like system."
@@ -33,4 +33,4 @@ echo "Installing a Vulkan driver: mesa-vulkan-drivers$from libvulkan1"
 $sudo apt-get update -qq || give_up "apt-get update failed."
 DEBIAN_FRONTEND=noninteractive $sudo apt-get install -qq -y --no-install-recommends "mesa-vulkan-drivers$from" libvulkan1 \
     >/dev/null || give_up "apt-get could not install one."
-"$python" -m sim_bridges.robotwin.vulkan || give_up "the driver that was installed is too old."
+"$python" -m sim_bridges.worlds.robotwin.vulkan || give_up "the driver that was installed is too old."

@@ -8,7 +8,7 @@ from typing import Any
 
 from benchmarks.pipeline import ProbeFile
 from lavla_ros.ros.lifecycle import run_node, stamp_to_ns
-from sim_bridges.tabletop.camera_node import TabletopCameraNode
+from sim_bridges.worlds.tabletop.camera_node import TabletopCameraNode
 
 
 class ProbedCameraNode(TabletopCameraNode):

@@ -9,7 +9,7 @@ import os
 import sys
 from contextlib import suppress
 
-from sim_bridges.tabletop.live import main
+from sim_bridges.worlds.tabletop.live import main
 
 if __name__ == "__main__":
     with suppress(PermissionError):

@@ -81,7 +81,7 @@ def demo_bimanual(
 
 def emulator(arguments: Sequence[str]) -> Callable[[], None]:
     """The call that the arguments of ``lavla emulator`` describe."""
-    from sim_bridges.tabletop.live import main
+    from sim_bridges.worlds.tabletop.live import main
 
     return lambda: sys.exit(main(arguments, prog="lavla emulator"))
 

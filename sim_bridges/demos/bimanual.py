@@ -16,10 +16,10 @@ from sim_bridges.demos.bag_video import write_bag_video
 from sim_bridges.evaluation.report import write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results
 from sim_bridges.files import write_json
-from sim_bridges.live_episodes import read_rows
-from sim_bridges.robotwin.seeds import first_seed
-from sim_bridges.robotwin.sources import open_source
-from sim_bridges.robotwin.task_source import require_task
+from sim_bridges.worlds.robotwin.seeds import first_seed
+from sim_bridges.worlds.robotwin.sources import open_source
+from sim_bridges.worlds.robotwin.task_source import require_task
+from sim_bridges.worlds.tabletop.live_episodes import read_rows
 
 _STACK = "robotwin_policy"
 

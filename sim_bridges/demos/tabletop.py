@@ -14,9 +14,9 @@ from sim_bridges.demos.bag_video import write_bag_video
 from sim_bridges.evaluation.policies import policy_hash
 from sim_bridges.evaluation.report import write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results
-from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE
 from sim_bridges.files import write_json
-from sim_bridges.live_episodes import LiveEpisodes
+from sim_bridges.worlds.tabletop.live_episodes import LiveEpisodes
+from sim_bridges.worlds.tabletop.suite import EVALUATION_SEED_BASE
 
 CONTRACT = "jaka_minicobo"
 EPISODE_S = 30.0

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from lavla_ros.recording import BagReader, find_bags
-from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE
+from sim_bridges.worlds.tabletop.suite import EVALUATION_SEED_BASE
 
 
 def test_two_demos_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -33,8 +33,8 @@ from lavla_ros.ros.lifecycle import stamp_to_ns
 from lavla_ros.ros.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
-from sim_bridges.libero.environment import LiberoEnvironment
-from sim_bridges.libero.tasks import find_task
+from sim_bridges.worlds.libero.environment import LiberoEnvironment
+from sim_bridges.worlds.libero.tasks import find_task
 from training.dataset import EpisodeDataset
 from training.ingest.bag import convert
 

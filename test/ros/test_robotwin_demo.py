@@ -12,7 +12,7 @@ from lavla_ros.bringup.launcher import LaunchError
 from lavla_ros.recording import BagReader, find_bags
 from sim_bridges.demos.bimanual import BimanualDemoConfig, run_bimanual_demo
 from sim_bridges.evaluation.results import Results
-from sim_bridges.robotwin.environment import RobotwinError
+from sim_bridges.worlds.robotwin.environment import RobotwinError
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("vulkan")]
 TASK = "move_blocks_to_pads"

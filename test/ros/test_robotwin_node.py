@@ -21,9 +21,9 @@ from lavla_ros.policy.policy import load_policy
 from lavla_ros.recording import find_bags
 from lavla_ros.ros.lifecycle import stamp_to_ns
 from lavla_ros.ros.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
-from sim_bridges.robotwin.environment import RobotwinEnvironment
-from sim_bridges.robotwin.sources import open_source
-from sim_bridges.robotwin.task_source import Instructions, TaskSource
+from sim_bridges.worlds.robotwin.environment import RobotwinEnvironment
+from sim_bridges.worlds.robotwin.sources import open_source
+from sim_bridges.worlds.robotwin.task_source import Instructions, TaskSource
 from training.dataset import EpisodeDataset
 from training.ingest.bag import convert
 

@@ -22,14 +22,14 @@ from std_msgs.msg import String
 from lavla_ros.ros.lifecycle import stamp_to_ns
 from lavla_ros.ros.messages import IMAGE_QOS, LATCHED_INPUT_QOS, STATE_QOS
 
-CAMERA, EXECUTOR = "sim_bridges.tabletop.camera_node", "lavla_ros.nodes.executor_node"
+CAMERA, EXECUTOR = "sim_bridges.worlds.tabletop.camera_node", "lavla_ros.nodes.executor_node"
 
 
 @pytest.fixture
 def live(tmp_path: Path) -> Iterator[dict[str, Any]]:
     """The emulator over the tabletop: its ports and state file."""
     log, state_file = tmp_path / "live.log", tmp_path / "state"
-    command = [sys.executable, "-m", "sim_bridges.tabletop.live", "--port", "0", "--status-port", "0"]
+    command = [sys.executable, "-m", "sim_bridges.worlds.tabletop.live", "--port", "0", "--status-port", "0"]
     with log.open("wb") as file:
         process = subprocess.Popen(
             [*command, "--seed", "3", "--state-file", str(state_file)],

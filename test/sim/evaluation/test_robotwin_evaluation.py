@@ -8,8 +8,8 @@ import pytest
 
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
-from sim_bridges.robotwin.sources import open_source
 from sim_bridges.suites import load_suite
+from sim_bridges.worlds.robotwin.sources import open_source
 
 pytest.importorskip("sapien", reason="SAPIEN is not installed")
 pytestmark = [pytest.mark.sim, pytest.mark.timeout(600)]

@@ -16,9 +16,9 @@ from sim_bridges.episode import ExpertActor, Observer, run_episode
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import same_episodes
-from sim_bridges.evaluation.tabletop import EVALUATION_SEED_BASE, TabletopSuite
 from sim_bridges.lockstep.record import RecordConfig
 from sim_bridges.world import Plan
+from sim_bridges.worlds.tabletop.suite import EVALUATION_SEED_BASE, TabletopSuite
 from training.dataset import DatasetWriter, EpisodeArrays, layout, stats
 from training.dataset.video import VideoWriter
 

@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 from lavla_ros.contract import Contract, load_contract
-from sim_bridges.libero.environment import WAIT_ACTION, LiberoEnvironment
-from sim_bridges.libero.exactness import Case, Trace, bridged, differences, direct, in_own_process
-from sim_bridges.libero.tasks import LiberoError
+from sim_bridges.worlds.libero.environment import WAIT_ACTION, LiberoEnvironment
+from sim_bridges.worlds.libero.exactness import Case, Trace, bridged, differences, direct, in_own_process
+from sim_bridges.worlds.libero.tasks import LiberoError
 
 pytestmark = pytest.mark.sim
 pytest.importorskip("libero", reason="LIBERO is not installed")

@@ -14,10 +14,11 @@ import pytest
 
 from lavla_ros.contract import ActionChunk, load_contract
 from sim_bridges.episode import Episode
-from sim_bridges.evaluation.libero import LiberoTaskEnvironment
-from sim_bridges.libero.assets import LiberoAssets, find_assets
-from sim_bridges.libero.environment import LiberoEnvironment
-from sim_bridges.libero.expert import (
+from sim_bridges.measure import show
+from sim_bridges.world import Plan
+from sim_bridges.worlds.libero.assets import LiberoAssets, find_assets
+from sim_bridges.worlds.libero.environment import LiberoEnvironment
+from sim_bridges.worlds.libero.expert import (
     DisturbanceConfig,
     DisturbanceSource,
     ExpertConfig,
@@ -26,12 +27,11 @@ from sim_bridges.libero.expert import (
     NoExpertError,
     require_expert,
 )
-from sim_bridges.libero.expert.boxes import bodies_below, collision_boxes, footprint, sample_points
-from sim_bridges.libero.expert.grasp import down, nearest_half_turn
-from sim_bridges.libero.expert.scene import parse_goal
-from sim_bridges.libero.tasks import LiberoError
-from sim_bridges.measure import show
-from sim_bridges.world import Plan
+from sim_bridges.worlds.libero.expert.boxes import bodies_below, collision_boxes, footprint, sample_points
+from sim_bridges.worlds.libero.expert.grasp import down, nearest_half_turn
+from sim_bridges.worlds.libero.expert.scene import parse_goal
+from sim_bridges.worlds.libero.suite import LiberoTaskEnvironment
+from sim_bridges.worlds.libero.tasks import LiberoError
 
 BOXES = """
 <mujoco><worldbody>

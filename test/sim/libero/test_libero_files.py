@@ -13,11 +13,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sim_bridges.libero import tasks
-from sim_bridges.libero.assets import VARIABLE, find_assets
-from sim_bridges.libero.initial_states import read_initial_states
-from sim_bridges.libero.package import import_libero
-from sim_bridges.libero.tasks import STEP_LIMITS, SUITES, LiberoError, find_task, suite_tasks
+from sim_bridges.worlds.libero import tasks
+from sim_bridges.worlds.libero.assets import VARIABLE, find_assets
+from sim_bridges.worlds.libero.initial_states import read_initial_states
+from sim_bridges.worlds.libero.package import import_libero
+from sim_bridges.worlds.libero.tasks import STEP_LIMITS, SUITES, LiberoError, find_task, suite_tasks
 
 libero = pytest.importorskip("libero", reason="LIBERO is not installed")
 
@@ -170,8 +170,8 @@ def test_without_the_package_the_error_says_how_to_install_it(monkeypatch: pytes
 
 def load(folder: Path, assets: str, **environment: str) -> subprocess.CompletedProcess[str]:
     code = (
-        "import sys; from pathlib import Path; from sim_bridges.libero.package import import_libero\n"
-        "from sim_bridges.libero.tasks import LiberoError\n"
+        "import sys; from pathlib import Path; from sim_bridges.worlds.libero.package import import_libero\n"
+        "from sim_bridges.worlds.libero.tasks import LiberoError\n"
         "try: import_libero(Path(sys.argv[1]))\n"
         "except LiberoError as error: sys.exit(f'refused: {error}')\n"
         "import libero.libero; print(libero.libero.get_assets_path())"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sim_bridges.robotwin.vulkan import SapienMissing, import_sapien
+from sim_bridges.worlds.robotwin.vulkan import SapienMissing, import_sapien
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,11 +7,11 @@ import pytest
 
 from lavla_ros.contract import load_contract
 from sim_bridges.episode import ExpertActor, run_episode
-from sim_bridges.evaluation.robotwin import RobotwinTaskEnvironment, robotwin_standin
 from sim_bridges.measure import MeasureConfig, main, measure, show
-from sim_bridges.robotwin.standin import TASKS, DisturbanceConfig, DisturbanceSource, make_task
-from sim_bridges.robotwin.standin.expert import MAX_COMMANDS, Expert, Reach, Stage
 from sim_bridges.world import Plan, SuiteError
+from sim_bridges.worlds.robotwin.standin import TASKS, DisturbanceConfig, DisturbanceSource, make_task
+from sim_bridges.worlds.robotwin.standin.expert import MAX_COMMANDS, Expert, Reach, Stage
+from sim_bridges.worlds.robotwin.suite import RobotwinTaskEnvironment, robotwin_standin
 
 pytestmark = pytest.mark.sim
 CONTRACT = load_contract("robotwin_aloha")

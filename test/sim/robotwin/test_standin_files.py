@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from lavla_ros.contract import load_contract
-from sim_bridges.robotwin.standin import TASKS, make_task
-from sim_bridges.robotwin.standin.hdf5_episodes import CollectConfig, collect, demonstrate
+from sim_bridges.worlds.robotwin.standin import TASKS, make_task
+from sim_bridges.worlds.robotwin.standin.hdf5_episodes import CollectConfig, collect, demonstrate
 from training.data import EpisodeDataset
 from training.ingest import ingest
 from training.scale import Workers
@@ -52,7 +52,7 @@ def test_episodes_become_a_dataset(tmp_path: Path) -> None:
 
 
 def test_an_expert_that_always_fails_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("sim_bridges.robotwin.standin.hdf5_episodes.demonstrate", lambda task, seed: [])
+    monkeypatch.setattr("sim_bridges.worlds.robotwin.standin.hdf5_episodes.demonstrate", lambda task, seed: [])
     with pytest.raises(RuntimeError, match="fails on all of the 20 seeds before 20"):
         collect(CollectConfig(task=TASKS[0], out=tmp_path, episodes=1))
     assert not list(tmp_path.iterdir())

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 
 from lavla_ros.contract import ActionChunk, load_contract
-from sim_bridges.robotwin.standin.disturbance import DisturbanceConfig, DisturbanceSource
-from sim_bridges.robotwin.standin.kinematics import LIMITS_RAD, OutOfReach, forward, hand_down, inverse
-from sim_bridges.robotwin.standin.motion import physics_steps, rest_to_rest
-from sim_bridges.robotwin.standin.robot import BASES_M
+from sim_bridges.worlds.robotwin.standin.disturbance import DisturbanceConfig, DisturbanceSource
+from sim_bridges.worlds.robotwin.standin.kinematics import LIMITS_RAD, OutOfReach, forward, hand_down, inverse
+from sim_bridges.worlds.robotwin.standin.motion import physics_steps, rest_to_rest
+from sim_bridges.worlds.robotwin.standin.robot import BASES_M
 
 
 def test_inverse_undoes_forward_everywhere_that_it_answers() -> None:

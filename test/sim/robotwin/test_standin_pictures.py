@@ -10,8 +10,8 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sim_bridges.robotwin.standin import TASKS, StandinTask, make_task
-from sim_bridges.robotwin.standin.task import TABLE_TOP_M
+from sim_bridges.worlds.robotwin.standin import TASKS, StandinTask, make_task
+from sim_bridges.worlds.robotwin.standin.task import TABLE_TOP_M
 
 pytestmark = [pytest.mark.sim, pytest.mark.usefixtures("vulkan")]
 
@@ -120,8 +120,8 @@ def test_equal_episodes_give_equal_pictures_and_drawing_changes_no_physics() -> 
 
 def test_without_a_driver_physics_works_and_a_picture_says_what_to_install() -> None:
     code = (
-        "from sim_bridges.robotwin.standin import make_task\n"
-        "from sim_bridges.robotwin.vulkan import NoVulkanError\n"
+        "from sim_bridges.worlds.robotwin.standin import make_task\n"
+        "from sim_bridges.worlds.robotwin.vulkan import NoVulkanError\n"
         "task = make_task('move_blocks_to_pads'); task.setup_demo(seed=0)\n"
         "task.play_once(); assert task.check_success()\n"
         "try:\n    task.get_obs()\nexcept NoVulkanError as error:\n    print(error)\n"

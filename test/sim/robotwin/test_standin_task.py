@@ -11,10 +11,10 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 
-from sim_bridges.robotwin.interface import Task
-from sim_bridges.robotwin.standin import STEP_LIMITS, TASKS, StandinTask, instruction_of, make_task
-from sim_bridges.robotwin.standin.task import TABLE_TOP_M
-from sim_bridges.robotwin.standin.tasks import HandoverBlock, MoveBlocksToPads, StackTwoBlocks
+from sim_bridges.worlds.robotwin.interface import Task
+from sim_bridges.worlds.robotwin.standin import STEP_LIMITS, TASKS, StandinTask, instruction_of, make_task
+from sim_bridges.worlds.robotwin.standin.task import TABLE_TOP_M
+from sim_bridges.worlds.robotwin.standin.tasks import HandoverBlock, MoveBlocksToPads, StackTwoBlocks
 
 pytestmark = pytest.mark.sim
 

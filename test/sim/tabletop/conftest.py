@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from lavla_ros.contract import Contract, load_contract
-from sim_bridges.evaluation.tabletop import TabletopEnvironment, TabletopSuite
-from sim_bridges.tabletop.sim import TabletopSim
+from sim_bridges.worlds.tabletop.sim import TabletopSim
+from sim_bridges.worlds.tabletop.suite import TabletopEnvironment, TabletopSuite
 
 
 @pytest.fixture(scope="session")

@@ -9,13 +9,13 @@ import pytest
 
 from lavla_ros.contract import Contract, Observation
 from sim_bridges.episode import ExpertActor, Observer, run_episode
-from sim_bridges.evaluation.tabletop import TabletopEnvironment
 from sim_bridges.measure import show
 from sim_bridges.suites import load_suite
-from sim_bridges.tabletop.disturbance import DisturbanceConfig, DisturbanceSource
-from sim_bridges.tabletop.expert import ExpertConfig, ScriptedExpert
-from sim_bridges.tabletop.sim import TabletopSim
 from sim_bridges.world import Plan
+from sim_bridges.worlds.tabletop.disturbance import DisturbanceConfig, DisturbanceSource
+from sim_bridges.worlds.tabletop.expert import ExpertConfig, ScriptedExpert
+from sim_bridges.worlds.tabletop.sim import TabletopSim
+from sim_bridges.worlds.tabletop.suite import TabletopEnvironment
 
 pytestmark = pytest.mark.sim
 

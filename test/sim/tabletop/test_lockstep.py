@@ -9,10 +9,10 @@ import pytest
 
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig, ExecutorState
-from sim_bridges.evaluation.tabletop import TabletopSuite
-from sim_bridges.tabletop.disturbance import DisturbanceConfig, DisturbanceSource
-from sim_bridges.tabletop.lockstep import LockstepSession
-from sim_bridges.tabletop.sim import TabletopSim
+from sim_bridges.worlds.tabletop.disturbance import DisturbanceConfig, DisturbanceSource
+from sim_bridges.worlds.tabletop.lockstep import LockstepSession
+from sim_bridges.worlds.tabletop.sim import TabletopSim
+from sim_bridges.worlds.tabletop.suite import TabletopSuite
 
 pytestmark = pytest.mark.sim
 

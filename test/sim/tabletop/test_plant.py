@@ -9,10 +9,10 @@ from lavla_ros.jaka.units import joints_to_deg
 from sim_bridges.jaka_controller.config import ControllerConfig
 from sim_bridges.jaka_controller.controller import EmulatedController
 from sim_bridges.jaka_controller.faults import Faults
-from sim_bridges.tabletop.plant import TabletopPlant
-from sim_bridges.tabletop.scene import TABLE_Z_M
-from sim_bridges.tabletop.sim import HOME_GRASP_M, TabletopSim
-from sim_bridges.tabletop.tool import tool_down_joints
+from sim_bridges.worlds.tabletop.plant import TabletopPlant
+from sim_bridges.worlds.tabletop.scene import TABLE_Z_M
+from sim_bridges.worlds.tabletop.sim import HOME_GRASP_M, TabletopSim
+from sim_bridges.worlds.tabletop.tool import tool_down_joints
 
 pytestmark = pytest.mark.sim
 

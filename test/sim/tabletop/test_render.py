@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from sim_bridges.gl import choose_gl_backend
-from sim_bridges.tabletop.render import TabletopRenderer, render_all
-from sim_bridges.tabletop.sim import TabletopSim
+from sim_bridges.worlds.tabletop.render import TabletopRenderer, render_all
+from sim_bridges.worlds.tabletop.sim import TabletopSim
 
 pytestmark = pytest.mark.sim
 ROOT = Path(__file__).resolve().parents[3]
@@ -70,8 +70,8 @@ def test_another_process_renders_the_same_from_a_snapshot(
     np.save(tmp_path / "state.npy", sim.snapshot())
     code = (
         "import sys, numpy as np\n"
-        "from sim_bridges.tabletop.sim import TabletopSim\n"
-        "from sim_bridges.tabletop.render import TabletopRenderer\n"
+        "from sim_bridges.worlds.tabletop.sim import TabletopSim\n"
+        "from sim_bridges.worlds.tabletop.render import TabletopRenderer\n"
         "sim = TabletopSim('pick_place'); sim.restore(np.load(sys.argv[1]))\n"
         "np.save(sys.argv[2], TabletopRenderer(sim, 224).render('wrist'))\n"
     )
@@ -90,8 +90,8 @@ def test_another_process_renders_the_same_from_a_snapshot(
 
 def test_without_opengl_the_error_names_the_packages() -> None:
     code = (
-        "from sim_bridges.tabletop.sim import TabletopSim\n"
-        "from sim_bridges.tabletop.render import NoGLError, TabletopRenderer\n"
+        "from sim_bridges.worlds.tabletop.sim import TabletopSim\n"
+        "from sim_bridges.worlds.tabletop.render import NoGLError, TabletopRenderer\n"
         "sim = TabletopSim('pick_place'); sim.advance(8_000_000)\n"
         "try:\n    TabletopRenderer(sim, 64)\nexcept NoGLError as error:\n    print(error)\n"
     )

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from lavla_ros.jaka.kinematics import forward
-from sim_bridges.tabletop.sim import TabletopSim
-from sim_bridges.tabletop.tool import tool_down_joints, tool_of, upright_tool_of
+from sim_bridges.worlds.tabletop.sim import TabletopSim
+from sim_bridges.worlds.tabletop.tool import tool_down_joints, tool_of, upright_tool_of
 
 pytestmark = pytest.mark.sim
 TICK_NS = 8_000_000

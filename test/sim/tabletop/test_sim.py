@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sim_bridges.tabletop.sim import TabletopSim
-from sim_bridges.tabletop.tasks import TASKS
-from sim_bridges.tabletop.tool import tool_down_joints
+from sim_bridges.worlds.tabletop.sim import TabletopSim
+from sim_bridges.worlds.tabletop.tasks import TASKS
+from sim_bridges.worlds.tabletop.tool import tool_down_joints
 
 pytestmark = pytest.mark.sim
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from sim_bridges.tabletop.scene import STACK_BOWL, TABLE_Z_M, BowlShape
-from sim_bridges.tabletop.sim import TabletopSim
-from sim_bridges.tabletop.tasks import Region, nesting_score
+from sim_bridges.worlds.tabletop.scene import STACK_BOWL, TABLE_Z_M, BowlShape
+from sim_bridges.worlds.tabletop.sim import TabletopSim
+from sim_bridges.worlds.tabletop.tasks import Region, nesting_score
 
 pytestmark = pytest.mark.sim
 

@@ -16,7 +16,7 @@ from lavla_ros.bringup.interpreter import InterpreterError, stack_python
 from lavla_ros.bringup.output import Output
 from lavla_ros.places import PlaceError, run_dir, writable_places
 from sim_bridges.gl import choose_gl_backend
-from sim_bridges.libero.package import without_log_file
+from sim_bridges.worlds.libero.package import without_log_file
 
 HOME = {"HOME": str(Path.home())}
 _NAME = "{http://www.eprosima.com/XMLSchemas/fastRTPS_Profiles}"

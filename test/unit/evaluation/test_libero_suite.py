@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from lavla_ros.contract import ActionChunk, load_contract
-from sim_bridges.evaluation.libero import LiberoSuite, RelativeActions
 from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
 from sim_bridges.world import Assets, Evaluated, SuiteError
+from sim_bridges.worlds.libero.suite import LiberoSuite, RelativeActions
 
 CONTRACT = load_contract("libero")
 DT = CONTRACT.dt_ns

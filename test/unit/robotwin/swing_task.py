@@ -17,10 +17,10 @@ from typing import Any
 import numpy as np
 
 from lavla_ros.contract import Contract
-from sim_bridges.evaluation.robotwin import RobotwinSuite, StandinOptions
-from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
-from sim_bridges.robotwin.task_source import Instructions, Provenance
 from sim_bridges.world import Disturbance
+from sim_bridges.worlds.robotwin.environment import RobotwinEnvironment, RobotwinError
+from sim_bridges.worlds.robotwin.suite import RobotwinSuite, StandinOptions
+from sim_bridges.worlds.robotwin.task_source import Instructions, Provenance
 
 NAME = "swing_task:SwingSuite"
 SPEED = 0.002

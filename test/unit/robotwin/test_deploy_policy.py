@@ -14,8 +14,8 @@ from robotwin_checkpoint import write_checkpoint
 from swing_task import LIMIT, SwingTask
 
 from lavla_ros.policy.policy import load_policy
-from sim_bridges.robotwin import deploy_policy
-from sim_bridges.robotwin.environment import RobotwinEnvironment, RobotwinError
+from sim_bridges.worlds.robotwin import deploy_policy
+from sim_bridges.worlds.robotwin.environment import RobotwinEnvironment, RobotwinError
 
 FOLDER = Path(deploy_policy.__file__).parent
 

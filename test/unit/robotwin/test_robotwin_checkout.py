@@ -15,11 +15,11 @@ import pytest
 import yaml
 
 from lavla_ros.contract import load_contract
-from sim_bridges.robotwin import checkout
-from sim_bridges.robotwin.checkout import Checkout, find_layout, find_root
-from sim_bridges.robotwin.environment import RobotwinError
-from sim_bridges.robotwin.seeds import try_seed
 from sim_bridges.suites import load_suite
+from sim_bridges.worlds.robotwin import checkout
+from sim_bridges.worlds.robotwin.checkout import Checkout, find_layout, find_root
+from sim_bridges.worlds.robotwin.environment import RobotwinError
+from sim_bridges.worlds.robotwin.seeds import try_seed
 
 CONTRACT = load_contract("robotwin_aloha")
 CONFIG = {

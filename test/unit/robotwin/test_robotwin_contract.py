@@ -14,7 +14,7 @@ from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
 from lavla_ros.observation.pipeline import Thinner
 from lavla_ros.policy.inference import InferenceWorker
 from lavla_ros.resources import config_path
-from sim_bridges.robotwin.task_sets import PAPER_4, PAPER_10
+from sim_bridges.worlds.robotwin.task_sets import PAPER_4, PAPER_10
 from training.config import TrainConfig
 
 MS = 1_000_000

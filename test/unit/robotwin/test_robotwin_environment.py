@@ -7,8 +7,8 @@ import pytest
 from swing_task import LIMIT, SwingTask, goal_of
 
 from lavla_ros.contract import Contract, load_contract
-from sim_bridges.robotwin.environment import JOINTS, RobotwinEnvironment, RobotwinError
-from sim_bridges.robotwin.interface import Task
+from sim_bridges.worlds.robotwin.environment import JOINTS, RobotwinEnvironment, RobotwinError
+from sim_bridges.worlds.robotwin.interface import Task
 
 CONTRACT = load_contract("robotwin_aloha")
 SEED = 100_001

@@ -12,16 +12,16 @@ from robotwin_checkpoint import write_checkpoint
 from swing_task import LIMIT, NAME, SwingOptions, SwingSource, SwingSuite
 
 from lavla_ros.contract import ActionChunk, Observation
-from sim_bridges.evaluation import robotwin
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.episode import evaluate_episode
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import same_episodes
-from sim_bridges.evaluation.robotwin import SEEDS_FILE
-from sim_bridges.robotwin.environment import RobotwinError
-from sim_bridges.robotwin.task_sets import PAPER_4, PAPER_10
 from sim_bridges.suites import choose_tasks, load_suite
 from sim_bridges.world import Evaluated, Plan, SuiteError
+from sim_bridges.worlds.robotwin import suite as robotwin
+from sim_bridges.worlds.robotwin.environment import RobotwinError
+from sim_bridges.worlds.robotwin.suite import SEEDS_FILE
+from sim_bridges.worlds.robotwin.task_sets import PAPER_4, PAPER_10
 
 ACCEPTED = [100_000, 100_001, 100_002, 100_004, 100_006, 100_008]  # 3: unstable, 5: stops short, 7: no plan
 EVALUATION = EvaluationConfig(suite=NAME, episodes=3, max_steps=4, replan_steps=2, videos=0)

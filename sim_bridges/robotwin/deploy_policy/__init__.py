@@ -1,5 +1,0 @@
-"""A folder for RoboTwin's ``policy/``: its own scripts evaluate our checkpoints through it (docs/robotwin.md)."""
-
-from sim_bridges.robotwin.deploy_policy.deploy_policy import encode_obs, eval, get_model, reset_model
-
-__all__ = ["encode_obs", "eval", "get_model", "reset_model"]

@@ -1,0 +1,254 @@
+"""LIBERO's suites: the standard protocol, on the package's own environment.
+
+Steps, waiting steps, initial states and the seed are those of OpenVLA-OFT's ``run_libero_eval.py`` and openpi's
+``examples/libero/main.py``; a new inference every 8 steps is OpenVLA-OFT's and the paper's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING, Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
+from lavla_ros.resources import config_path
+from sim_bridges.episode import ChunksOfOne
+from sim_bridges.world import (
+    Assets,
+    Comparability,
+    Disturbance,
+    Evaluated,
+    Expert,
+    Outcome,
+    Plan,
+    Recipes,
+    Rules,
+    Start,
+    SuiteError,
+)
+from sim_bridges.worlds.libero.assets import find_assets
+from sim_bridges.worlds.libero.tasks import PROTOCOL_SEED, PROTOCOL_TRIALS, STEP_LIMITS, suite_tasks
+
+if TYPE_CHECKING:
+    from sim_bridges.worlds.libero.environment import LiberoEnvironment
+
+NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
+"""The protocol's waiting action: no motion, gripper open."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LiberoOptions:
+    """What a suite of LIBERO may be told."""
+
+    assets: str = ""
+    """Folder of LIBERO's scene files, if they are not found otherwise."""
+    contract: str = "libero"
+    """Contract: a shipped name or a YAML file."""
+    resolution: int = 256
+    """Edge of the simulator's pictures, pixels."""
+
+
+class LiberoSuite:
+    """See :class:`sim_bridges.world.Suite`."""
+
+    task_in_process = False
+
+    def __init__(self, name: str, options: LiberoOptions = LiberoOptions()) -> None:  # frozen
+        """Raises LiberoError where LIBERO is not installed."""
+        self.name = name
+        self.contract: Contract = load_contract(options.contract)
+        self.tasks = tuple(task.name for task in suite_tasks(name))
+        self.default_tasks = self.tasks
+        self.rules = Rules(episodes=PROTOCOL_TRIALS, seed=PROTOCOL_SEED, max_steps=STEP_LIMITS[name], replan_steps=8)
+        self._assets, self._resolution = options.assets, options.resolution
+        self.recipes = Recipes(
+            action=config_path("latent/action_libero_tiny.yaml"),
+            image=config_path("latent/image_libero_tiny.yaml"),
+            policy=config_path("training/libero_tiny.yaml"),
+            episodes=20,
+        )
+
+    def plan(self, task: str, trial: int, seed: int) -> Start:
+        """The seed is the simulator's for every trial; what differs is the initial state."""
+        if not 0 <= trial < PROTOCOL_TRIALS:
+            raise SuiteError(
+                f"initial state {trial} of {self.name} is out of range: a task has {PROTOCOL_TRIALS}, 0 to "
+                f"{PROTOCOL_TRIALS - 1}, so --episodes is {PROTOCOL_TRIALS} at most"
+            )
+        return Start(seed, trial)
+
+    def describe(self, plan: Plan) -> dict[str, Any]:
+        assets = self.assets()
+        return {
+            "suite": self.name,
+            "task": self.tasks.index(plan.task),
+            "initial_state": plan.state_index,
+            "seed": plan.seed,
+            "assets": assets.hash,
+            "comparable": not assets.stand_ins,
+        }
+
+    def environment(self, task: str, *, images: bool) -> LiberoTaskEnvironment:
+        from sim_bridges.worlds.libero.environment import LiberoEnvironment
+
+        cameras = None if images else ()
+        environment = LiberoEnvironment(
+            self.name,
+            task,
+            resolution=self._resolution,
+            assets=find_assets(self._assets),
+            cameras=cameras,
+            contract=self.contract,
+        )
+        return LiberoTaskEnvironment(environment, self.contract)
+
+    def assets(self) -> Assets:
+        found = find_assets(self._assets).provenance
+        return Assets(
+            source=f"{found.folder} ({found.found_by})",
+            hash=found.hash,
+            stand_ins=len(found.stand_ins) + len(found.altered),
+            statement=found.statement,
+        )
+
+    def comparability(self, evaluated: Evaluated) -> Comparability:
+        reasons = self._departures(evaluated)
+        if not reasons:
+            words = f"Comparable with published LIBERO numbers: the standard protocol. {self.assets().statement}"
+        else:
+            words = f"Not comparable with published LIBERO numbers: {'; '.join(reasons)}."
+        if evaluated.backbone == "tiny":
+            words += " The policy has the package's tiny backbone, trained from scratch, not the paper's Qwen3-VL."
+        return Comparability(comparable=not reasons, statement=words)
+
+    def _departures(self, evaluated: Evaluated) -> list[str]:
+        """What differs from the standard protocol."""
+        rules, assets = self.rules, self.assets()
+        reasons = []
+        if assets.stand_ins:
+            reasons.append(f"{assets.stand_ins} of the scenes' files are not LIBERO's own but stand-ins")
+        if evaluated.policy == "expert" or evaluated.policy.startswith("replay:"):
+            reasons.append("what acted is no policy: it looks at no image")
+        if evaluated.tasks != self.tasks:
+            reasons.append(f"{len(evaluated.tasks)} of the suite's {len(self.tasks)} tasks")
+        for word, ours, theirs in (
+            ("episodes a task", evaluated.episodes, rules.episodes),
+            ("steps at most", evaluated.max_steps, rules.max_steps),
+            ("as the seed", evaluated.seed, rules.seed),
+            ("steps between inferences", evaluated.replan_steps, rules.replan_steps),
+        ):
+            if ours != theirs:
+                reasons.append(f"{ours} {word} in place of {theirs}")
+        if evaluated.latency_steps:
+            reasons.append(f"every chunk arrived {evaluated.latency_steps} steps late")
+        return reasons
+
+    def bench(self, task: str, actions_NA: NDArray[np.float64]) -> dict[str, Any]:
+        """LIBERO's own environment, drawn on every step, with the same actions."""
+        from sim_bridges.worlds.libero.speed import Episode, compare_speed
+
+        return compare_speed(
+            Episode(
+                suite=self.name, task=task, assets=self._assets, actions_NA=actions_NA, every=self.rules.replan_steps
+            )
+        )
+
+    def versions(self) -> tuple[str, ...]:
+        return ("hf-libero", "robosuite", "bddl", "mujoco")
+
+
+libero_spatial = partial(LiberoSuite, "libero_spatial")
+libero_object = partial(LiberoSuite, "libero_object")
+libero_goal = partial(LiberoSuite, "libero_goal")
+libero_10 = partial(LiberoSuite, "libero_10")
+libero_90 = partial(LiberoSuite, "libero_90")
+
+
+class LiberoTaskEnvironment:
+    """One task as an environment of the harness: chunks of relative actions are executed action by action."""
+
+    def __init__(self, environment: LiberoEnvironment, contract: Contract) -> None:
+        self._environment = environment
+        self._contract = contract
+        self._actions = RelativeActions(contract)
+
+    def reset(self, plan: Plan) -> str:
+        assert plan.state_index is not None
+        self._environment.reset(plan.state_index, plan.seed)
+        self._actions = RelativeActions(self._contract)
+        return hashlib.sha256(self._environment.states().tobytes()).hexdigest()[:16]
+
+    def observe(self, *, images: bool) -> Observation:
+        return self._environment.observe(images)
+
+    def sense(self, *, images: bool) -> Observation:
+        environment = self._environment
+        return Observation(
+            stamp_ns=environment.time_ns,
+            images=environment.raw_images() if images else {},
+            state=cast("NDArray[np.float32]", environment.state()),  # float64, as a driver sends it
+            instruction=environment.instruction,
+        )
+
+    def step(self, chunk: ActionChunk | None) -> None:
+        """Raises LiberoError for an action beyond the contract's limits."""
+        self._environment.step(self._actions.due(chunk, self._environment.time_ns))
+
+    def outcome(self) -> Outcome:
+        success = self._environment.outcome.success
+        return Outcome(success=success, score=float(success))
+
+    @property
+    def trajectory(self) -> str:
+        return self._environment.trajectory
+
+    def expert(self) -> Expert:
+        from sim_bridges.worlds.libero.expert import LiberoExpert, require_expert
+
+        require_expert(self._environment.task.suite)
+        expert = LiberoExpert(self._environment)
+
+        def begin() -> LiberoExpert:
+            expert.reset()
+            return expert
+
+        return ChunksOfOne(begin, self._environment)
+
+    def disturbance(self, plan: Plan) -> Disturbance:
+        from sim_bridges.worlds.libero.expert import DisturbanceConfig, DisturbanceSource
+
+        assert plan.state_index is not None
+        return DisturbanceSource(DisturbanceConfig(), plan.seed + plan.state_index)
+
+    def close(self) -> None:
+        self._environment.close()
+
+
+class RelativeActions:
+    """Which action of the newest chunk is due: they are executed one a step, never interpolated or blended.
+
+    A chunk that arrives late begins with the action that is due now. Without one that reaches this far, the arm does
+    not move, and the gripper does what it did last.
+    """
+
+    def __init__(self, contract: Contract) -> None:
+        self._dt_ns = contract.dt_ns
+        self._chunk: ActionChunk | None = None
+        self._gripper = float(NO_MOTION[-1])
+
+    def due(self, chunk: ActionChunk | None, time_ns: int) -> NDArray[np.float64]:
+        """(A,) for the step that begins at ``time_ns``; ``chunk`` if a new one has arrived."""
+        if chunk is not None:
+            self._chunk = chunk
+        number = 0 if self._chunk is None else round((time_ns - self._chunk.stamp_ns) / self._dt_ns)
+        if self._chunk is None or number >= self._chunk.horizon:
+            still = NO_MOTION.copy()
+            still[-1] = self._gripper
+            return still
+        action: NDArray[np.float64] = self._chunk.actions_HA[number]
+        self._gripper = float(action[-1])
+        return action

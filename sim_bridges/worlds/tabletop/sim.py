@@ -1,0 +1,304 @@
+"""The tabletop's physics: a small, deterministic wrapper around MuJoCo.
+
+Time is simulated and counted in integer nanoseconds from 0 at :meth:`TabletopSim.reset`. Targets act as on
+the real controller: a target set now is reached at the end of its 8 ms servo period, along a straight ramp.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import mujoco
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from lavla_ros.errors import InputError
+from lavla_ros.jaka.limits import JOINT_NAMES, SERVO_MAX_SPEED_RAD_S
+from sim_bridges.worlds.tabletop.robot import FINGER_TRAVEL_M
+from sim_bridges.worlds.tabletop.scene import TABLE_Z_M, TIMESTEP_S, build_spec
+from sim_bridges.worlds.tabletop.tasks import (
+    PICKED_HEIGHT_M,
+    REST_SPEED_M_S,
+    REST_TIME_S,
+    REST_TURN_RAD_S,
+    START_HEIGHT_M,
+    TASKS,
+    LayoutName,
+    Outcome,
+    TaskName,
+    inside_fruit_bowl,
+    nesting_score,
+    table_pose,
+)
+from sim_bridges.worlds.tabletop.tool import tool_down_joints
+
+FloatArray = NDArray[np.float64]
+STEP_NS = 4_000_000
+SERVO_STEPS = 2
+JUDGE_EVERY_STEPS = 5
+"""The progress of the task is looked at on a fixed 20 ms grid, however ``advance`` is called."""
+_REST_JUDGEMENTS = round(REST_TIME_S / (JUDGE_EVERY_STEPS * TIMESTEP_S))
+_SETTLE_STEPS = 75
+
+_FINGER_STEP_M = 0.15 * TIMESTEP_S
+"""The fingers open or close in about 0.27 s."""
+_SQUEEZE_M = -0.010
+"""The closed command lies beyond contact, so that the fingers press; the actuator limits the force."""
+
+HOME_GRASP_M = (-0.29, -0.01, TABLE_Z_M + 0.17)
+"""The grasp point at home, tool straight down."""
+HOME_SPREAD_M = 0.02
+
+_LAYOUT_CODES: dict[str, int] = {"id": 0, "ood": 1}
+_TASK_CODES: dict[str, int] = {"pick_place": 0, "stack_bowls": 1}
+_EXTRA = 28  # numbers of our own in a snapshot, before MuJoCo's
+
+
+class TabletopSim:
+    """One task on the table. Not thread-safe; one instance per process or lock around it."""
+
+    def __init__(self, task: TaskName = "pick_place", *, layout: LayoutName = "id") -> None:
+        if task not in TASKS:
+            raise InputError(f"unknown tabletop task {task!r}; known: {sorted(TASKS)}")
+        if layout not in _LAYOUT_CODES:
+            raise InputError(f"unknown layout {layout!r}; known: {sorted(_LAYOUT_CODES)}")
+        self.task = TASKS[task]
+        self.layout: LayoutName = layout
+        self.objects = self.task.objects(layout)
+        self.model: Any = build_spec(self.objects).compile()
+        self.data: Any = mujoco.MjData(self.model)
+        model = self.model
+        self._q = np.array([model.joint(n).qposadr[0] for n in JOINT_NAMES])
+        self._v = np.array([model.joint(n).dofadr[0] for n in JOINT_NAMES])
+        self._position_act = np.array([model.actuator(f"{n}_position").id for n in JOINT_NAMES])
+        self._velocity_act = np.array([model.actuator(f"{n}_velocity").id for n in JOINT_NAMES])
+        self._fingers = np.array([model.joint(f"finger_{s}").qposadr[0] for s in ("left", "right")])
+        self._finger_dofs = np.array([model.joint(f"finger_{s}").dofadr[0] for s in ("left", "right")])
+        self._finger_act = np.array([model.actuator(f"finger_{s}_position").id for s in ("left", "right")])
+        self._pads = [model.geom(f"pad_{s}").id for s in ("left", "right")]
+        self._grasp = model.site("grasp").id
+        self._body_of = {name: model.body(name).id for name in self.objects}
+        self._free_q = {name: int(model.joint(name).qposadr[0]) for name in self.objects}
+        self._free_v = {name: int(model.joint(name).dofadr[0]) for name in self.objects}
+        self._state_kind = mujoco.mjtState.mjSTATE_INTEGRATION
+        self._state_size = mujoco.mj_stateSize(model, self._state_kind)
+        self.seed = 0
+        self.reset(0)
+
+    def reset(self, seed: int) -> None:
+        """A fresh episode: layout and home pose are functions of (task, layout, seed) alone."""
+        if seed < 0:
+            raise InputError(f"the seed is {seed}; expected an integer >= 0")
+        self.seed = seed
+        rng = np.random.default_rng([seed, _TASK_CODES[self.task.name], _LAYOUT_CODES[self.layout]])
+        mujoco.mj_resetData(self.model, self.data)
+        for name, (x, y, yaw) in self.task.sample(self.layout, rng).items():
+            start = self._free_q[name]
+            self.data.qpos[start : start + 7] = table_pose(name, x, y, yaw)
+        grasp = np.array(HOME_GRASP_M) + rng.uniform(-HOME_SPREAD_M, HOME_SPREAD_M, size=3)
+        home = tool_down_joints(grasp, 0.0)
+        self.data.qpos[self._q] = home
+        self.data.qpos[self._fingers] = FINGER_TRAVEL_M
+        self.data.ctrl[self._finger_act] = FINGER_TRAVEL_M
+        self._from, self._to = home.copy(), home.copy()
+        self._ramp_done, self._ramp_steps, self._speed_before = 0, 0, np.zeros(6)
+        self._gripper_open = True
+        self._steps, self._picked, self._rest_count = 0, False, 0
+        self._run(_SETTLE_STEPS)
+        self._steps, self._picked, self._rest_count = 0, False, 0
+        self.data.time = 0.0
+
+    @property
+    def instruction(self) -> str:
+        return self.task.instruction
+
+    @property
+    def time_ns(self) -> int:
+        """Simulated time since the reset."""
+        return self._steps * STEP_NS
+
+    @property
+    def joint_position_rad(self) -> FloatArray:
+        """(6,) measured joint positions, a copy."""
+        return np.array(self.data.qpos[self._q])
+
+    @property
+    def joint_velocity_rad_s(self) -> FloatArray:
+        """(6,) measured joint velocities, a copy."""
+        return np.array(self.data.qvel[self._v])
+
+    @property
+    def joint_target_rad(self) -> FloatArray:
+        """(6,) the target set last, a copy."""
+        return self._to.copy()
+
+    @property
+    def setpoint(self) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Where the servo's target is on its ramp now: position (6,) rad, velocity rad/s, acceleration rad/s²."""
+        speed = self.data.ctrl[self._velocity_act]
+        return self._ramp_position(), np.array(speed), (speed - self._speed_before) / (SERVO_STEPS * TIMESTEP_S)
+
+    @property
+    def gripper_opening(self) -> float:
+        """Measured: 1 fully open, 0 closed."""
+        qpos = self.data.qpos
+        travel = 0.5 * float(qpos[self._fingers[0]] + qpos[self._fingers[1]])
+        return min(1.0, max(0.0, travel / FINGER_TRAVEL_M))
+
+    @property
+    def gripper_steady(self) -> bool:
+        """The fingers have stopped moving."""
+        return float(np.abs(self.data.qvel[self._finger_dofs]).max()) < 0.008
+
+    @property
+    def gripper_target_open(self) -> bool:
+        """What the tool output says: a digital gripper knows no position in between."""
+        return self._gripper_open
+
+    def set_targets(self, q_rad: ArrayLike, gripper_open: float) -> None:
+        """Joint targets (6,) for the end of the next servo period (8 ms); the gripper opens from 0.5 on.
+
+        A target further away than the joints' top speed allows is approached at that speed.
+        Raises ValueError for anything but six finite numbers and a finite gripper command.
+        """
+        q = np.asarray(q_rad, dtype=np.float64)
+        if q.shape != (6,) or not np.isfinite(q).all() or not math.isfinite(gripper_open):
+            raise InputError(f"targets must be six finite joints and a finite gripper, got {q_rad!r}, {gripper_open!r}")
+        self._speed_before = np.array(self.data.ctrl[self._velocity_act])
+        self._from = self._ramp_position()
+        self._to = q.copy()
+        furthest = float(np.abs(self._to - self._from).max())
+        self._ramp_steps = max(SERVO_STEPS, math.ceil(furthest / (SERVO_MAX_SPEED_RAD_S * TIMESTEP_S)))
+        self._ramp_done = 0
+        self._gripper_open = gripper_open >= 0.5
+
+    def advance(self, duration_ns: int) -> None:
+        """Simulate ``duration_ns``. Raises ValueError unless it is a non-negative multiple of 4 ms."""
+        steps, rest = divmod(duration_ns, STEP_NS)
+        if rest or steps < 0:
+            raise InputError(f"cannot advance by {duration_ns} ns: not a multiple of the {STEP_NS} ns time step")
+        self._run(steps)
+
+    def _ramp_position(self) -> FloatArray:
+        if self._ramp_done >= self._ramp_steps:
+            return self._to.copy()
+        return np.asarray(self._from + (self._to - self._from) * (self._ramp_done / self._ramp_steps))
+
+    def _run(self, steps: int) -> None:
+        data, ctrl = self.data, self.data.ctrl
+        finger_goal = FINGER_TRAVEL_M if self._gripper_open else _SQUEEZE_M
+        for _ in range(steps):
+            if self._ramp_done < self._ramp_steps:
+                self._ramp_done += 1
+                ctrl[self._position_act] = self._ramp_position()
+                ctrl[self._velocity_act] = (self._to - self._from) / (self._ramp_steps * TIMESTEP_S)
+            else:
+                ctrl[self._position_act] = self._to
+                ctrl[self._velocity_act] = 0.0
+            finger = ctrl[self._finger_act[0]]
+            ctrl[self._finger_act] = finger + min(_FINGER_STEP_M, max(-_FINGER_STEP_M, finger_goal - finger))
+            mujoco.mj_step(self.model, data)
+            self._steps += 1
+            if self._steps % JUDGE_EVERY_STEPS == 0:
+                self._judge()
+        # A step leaves poses and contacts as they were before it: bring them up to date for whoever looks now.
+        mujoco.mj_fwdPosition(self.model, data)
+
+    def _judge(self) -> None:
+        """Latch the pick and count how long the moved object has been at rest on its own."""
+        moved = self.task.moved
+        lifted = float(self.data.xpos[self._body_of[moved]][2]) - TABLE_Z_M - START_HEIGHT_M[moved] > PICKED_HEIGHT_M
+        if lifted and not self._picked:
+            self._picked = self.held(moved)
+        start = self._free_v[moved]
+        twist = self.data.qvel[start : start + 6]
+        slow = float(np.linalg.norm(twist[:3])) < REST_SPEED_M_S and float(np.linalg.norm(twist[3:])) < REST_TURN_RAD_S
+        self._rest_count = self._rest_count + 1 if slow and not self.touched(moved) else 0
+
+    def object_pose(self, name: str) -> FloatArray:
+        """(4, 4) pose of an object in the base frame. Raises KeyError naming the objects there are."""
+        if name not in self._body_of:
+            raise KeyError(f"no object {name!r} in this scene; it has {list(self.objects)}")
+        body = self._body_of[name]
+        pose = np.eye(4)
+        pose[:3, :3] = self.data.xmat[body].reshape(3, 3)
+        pose[:3, 3] = self.data.xpos[body]
+        return pose
+
+    def held(self, name: str) -> bool:
+        """Whether both finger pads touch the object."""
+        body = self._body_of[name]
+        return all(self._touching(pad, body) for pad in self._pads)
+
+    def touched(self, name: str) -> bool:
+        """Whether a finger pad touches the object."""
+        body = self._body_of[name]
+        return any(self._touching(pad, body) for pad in self._pads)
+
+    def external_force_n(self) -> float:
+        """What presses against the arm, N: the force at the grasp point that explains the torques of its joints.
+
+        As a controller estimates it, from the joints alone: what two fingers do to the thing between them is not felt.
+        """
+        jacobian = np.zeros((6, self.model.nv))
+        mujoco.mj_jacSite(self.model, self.data, jacobian[:3], jacobian[3:], self._grasp)
+        torque = self.data.qfrc_constraint[self._v]
+        # In a singular posture a torque may be explained by a huge force: tiny ones of it are not.
+        wrench = np.linalg.lstsq(jacobian[:, self._v].T, torque, rcond=0.03)[0]
+        return float(np.linalg.norm(wrench[:3]))
+
+    def _touching(self, geom: int, body: int) -> bool:
+        pairs = self.data.contact.geom
+        if len(pairs) == 0:
+            return False
+        bodies = self.model.geom_bodyid[pairs]
+        one_way = (pairs[:, 0] == geom) & (bodies[:, 1] == body)
+        other_way = (pairs[:, 1] == geom) & (bodies[:, 0] == body)
+        return bool(np.any(one_way | other_way))
+
+    def outcome(self) -> Outcome:
+        """The state of the task by the rubric of the paper's Appendix F.2."""
+        moved, target = self.object_pose(self.task.moved), self.object_pose(self.task.target)
+        released = not self.touched(self.task.moved)
+        at_rest = self._rest_count >= _REST_JUDGEMENTS
+        if self.task.name == "pick_place":
+            upright = float(target[2, 2]) > 0.9
+            placed = released and at_rest and upright and inside_fruit_bowl(target, moved[:3, 3])
+            score = 0.5 * self._picked + 0.5 * placed
+            success = self._picked and placed
+        else:
+            score = nesting_score(moved, target) if released and at_rest else 0.0
+            placed = score > 0.0
+            success = score >= 0.8
+        return Outcome(
+            success=success, score=score, picked=self._picked, placed=placed, released=released, at_rest=at_rest
+        )
+
+    def snapshot(self) -> FloatArray:
+        """Everything that the future and the pictures depend on, flat; :meth:`restore` continues bit for bit."""
+        own = np.zeros(_EXTRA)
+        own[0], own[1] = _TASK_CODES[self.task.name], _LAYOUT_CODES[self.layout]
+        own[2], own[3], own[4], own[5] = self.seed, self._steps, self._ramp_done, self._ramp_steps
+        own[6], own[7], own[8] = self._gripper_open, self._picked, self._rest_count
+        own[9:15], own[15:21], own[21:27] = self._from, self._to, self._speed_before
+        physics = np.zeros(self._state_size)
+        mujoco.mj_getState(self.model, self.data, physics, self._state_kind)
+        return np.concatenate([own, physics])
+
+    @property
+    def snapshot_size(self) -> int:
+        """Numbers in a snapshot of this scene."""
+        return _EXTRA + int(self._state_size)
+
+    def restore(self, state: FloatArray) -> None:
+        """Continue from a snapshot of the same task and layout; ValueError names what differs."""
+        if state.shape != (self.snapshot_size,):
+            raise InputError(f"a snapshot of this scene has {self.snapshot_size} numbers, got shape {state.shape}")
+        if (state[0], state[1]) != (_TASK_CODES[self.task.name], _LAYOUT_CODES[self.layout]):
+            raise InputError(f"the snapshot is of another scene than task {self.task.name!r}, layout {self.layout!r}")
+        self.seed, self._steps, self._ramp_done, self._ramp_steps = (int(x) for x in state[2:6])
+        self._gripper_open, self._picked, self._rest_count = bool(state[6]), bool(state[7]), int(state[8])
+        self._from, self._to, self._speed_before = state[9:15].copy(), state[15:21].copy(), state[21:27].copy()
+        mujoco.mj_setState(self.model, self.data, state[_EXTRA:], self._state_kind)
+        mujoco.mj_fwdPosition(self.model, self.data)
