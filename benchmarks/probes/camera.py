@@ -7,7 +7,8 @@ import time
 from typing import Any
 
 from benchmarks.pipeline import ProbeFile
-from lavla_ros.ros.lifecycle import run_node, stamp_to_ns
+from lavla_ros.ros.lifecycle import stamp_to_ns
+from lavla_ros.ros.process import run_node
 from sim_bridges.worlds.tabletop.camera_node import TabletopCameraNode
 
 

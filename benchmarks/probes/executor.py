@@ -8,7 +8,7 @@ from typing import Any
 from benchmarks.pipeline import ProbeFile
 from lavla_ros.control.wire import ServoSnapshot
 from lavla_ros.nodes.executor_node import ExecutorNode
-from lavla_ros.ros.lifecycle import run_node
+from lavla_ros.ros.process import run_node
 
 
 class ProbedExecutorNode(ExecutorNode):

@@ -11,7 +11,7 @@ from std_msgs.msg import String
 from benchmarks.pipeline import ProbeFile
 from lavla_ros.contract import ActionChunk, Observation
 from lavla_ros.nodes.policy_node import PolicyNode
-from lavla_ros.ros.lifecycle import run_node
+from lavla_ros.ros.process import run_node
 
 
 class ProbedPolicyNode(PolicyNode):

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -25,9 +26,10 @@ from lavla_ros.observation.images import ImageError, decode_image, prepare_image
 from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import Input, Inputs
-from lavla_ros.ros.lifecycle import LavlaNode, run_node, stamp_to_ns, wall_ns
+from lavla_ros.ros.lifecycle import LavlaNode, stamp_to_ns, wall_ns
 from lavla_ros.ros.messages import IMAGE_QOS, ImageBuffer
 from lavla_ros.ros.parameters import NodeParameters, ParameterError, parameter
+from lavla_ros.ros.process import run_node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,8 +98,6 @@ class CameraNode(LavlaNode):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("camera", **options)
-        self._cameras: dict[str, _Camera] = {}
-        self._inputs: Inputs | None = None
 
     def setup(self) -> None:
         self._contract = contract = load_contract(self.parameters.contract)
@@ -108,17 +108,19 @@ class CameraNode(LavlaNode):
                 f"sources names the cameras {unknown}; contract {contract.name} has {contract.camera_names}"
             )
         simulated_time = bool(self.get_parameter("use_sim_time").value)
+        self._cameras: dict[str, _Camera] = {}
         for spec in contract.cameras:
             camera = self._cameras[spec.name] = _Camera(spec, self.parameters, simulated_time=simulated_time)
-            camera.publisher = self.create_publisher(Image, contract.wire(spec.observation_topic), IMAGE_QOS)
+            camera.publisher = self.configured.publisher(Image, contract.wire(spec.observation_topic), IMAGE_QOS)
             if spec.name in sources:
-                camera.raw_publisher = self.create_publisher(Image, contract.wire(spec.topic), IMAGE_QOS)
+                camera.raw_publisher = self.configured.publisher(Image, contract.wire(spec.topic), IMAGE_QOS)
                 on_frame = partial(self._on_frame, camera)
                 camera.capture = Capture(sources[spec.name], on_frame, loop=self.parameters.loop)
+                self.configured.callback(camera.capture.stop)
 
     def start(self) -> None:
         compressed = self.parameters.transport == "compressed"
-        self._inputs = Inputs(self)
+        self._inputs = self.activated.enter_context(closing(Inputs(self)))
         for camera in self._cameras.values():
             camera.health.begin(wall_ns())
             if camera.capture is not None:
@@ -127,20 +129,6 @@ class CameraNode(LavlaNode):
             topic = self._contract.wire(camera.spec.topic) + ("/compressed" if compressed else "")
             kind = CompressedImage if compressed else Image
             camera.input = self._inputs.add(kind, topic, partial(self._on_message, camera), depth=IMAGE_QOS.depth)
-
-    def stop(self) -> None:
-        if self._inputs is not None:
-            self._inputs.close()
-            self._inputs = None
-
-    def teardown(self) -> None:
-        for camera in self._cameras.values():
-            if camera.capture is not None:
-                camera.capture.stop()
-            for publisher in (camera.publisher, camera.raw_publisher):
-                if publisher is not None:
-                    self.destroy_publisher(publisher)
-        self._cameras = {}
 
     def _on_message(self, camera: _Camera, message: Any) -> None:
         received_ns, stamp_ns = wall_ns(), stamp_to_ns(message.header.stamp)
@@ -173,7 +161,7 @@ class CameraNode(LavlaNode):
 
     def diagnose(self, report: Report) -> None:
         now_ns = wall_ns()
-        if self._inputs is not None:
+        if self.active:
             self._inputs.report(report)
         for name, camera in self._cameras.items():
             report.value(f"{name}.rate_hz", camera.rate.take_hz(now_ns))

@@ -28,8 +28,9 @@ from lavla_ros.episode import ExecutorReport
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
 from lavla_ros.ros.arbitration import ChunkGate, other_nodes
 from lavla_ros.ros.diagnostics import Report
-from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
+from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
 from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_QOS, STATE_QOS, MessageError
+from lavla_ros.ros.process import run_node
 from lavla_ros.ros.tick_messages import Statistics, TickMessages, announcement, describe
 
 HEARTBEAT_S = 0.05
@@ -53,7 +54,8 @@ class ExecutorNode(LavlaNode):
         self._announced = ExecutorReport()
         self._announcing = threading.Lock()
         self._statistics = Statistics()
-        self._entities: list[Any] = []
+        self._forwarding = threading.Event()
+        """Set while ticks are published."""
         self._gate: ChunkGate | None = None
         self.add_on_set_parameters_callback(self._on_parameters)
 
@@ -69,22 +71,24 @@ class ExecutorNode(LavlaNode):
                 f"{' and '.join(others)} commands the arm of this ROS domain already; stop it first, or use another "
                 "ROS_DOMAIN_ID (a node that was killed stays in the graph for up to 20 s)"
             )
-        self._states = self.create_publisher(JointState, contract.wire(contract.state.topic), STATE_QOS)
-        self._commands = self.create_publisher(JointTrajectory, contract.wire(contract.action.topic), STATE_QOS)
-        self._announcements = self.create_publisher(String, topics.EXECUTOR_STATE, LATCHED_QOS)
-        self._gate = ChunkGate(self, contract, self.parameters.command_source)
+        made = self.configured
+        self._states = made.publisher(JointState, contract.wire(contract.state.topic), STATE_QOS)
+        self._commands = made.publisher(JointTrajectory, contract.wire(contract.action.topic), STATE_QOS)
+        self._announcements = made.publisher(String, topics.EXECUTOR_STATE, LATCHED_QOS)
         self._acknowledge = self.resolve_service_name(topics.executor_service("acknowledge"))
-        self._link = ServoLink(config)
-        self._link.start()
-        self._forwarding = threading.Event()
+        self._gate = ChunkGate(self, contract, self.parameters.command_source)
+        self._link = link = ServoLink(config)
+        made.callback(self._end_link)
+        link.start()
         self._forwarding.set()
-        self._thread = threading.Thread(target=self._forward, name="servo ticks", daemon=True)
-        self._thread.start()
-        self._entities = [
-            self.create_timer(HEARTBEAT_S, self._beat),
-            self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, CHUNK_QOS, raw=True),
-            *(self.create_service(Trigger, topics.executor_service(name), self._serve(name)) for name in SERVICES),
-        ]
+        thread = threading.Thread(target=self._forward, args=(link,), name="servo ticks", daemon=True)
+        thread.start()
+        made.callback(thread.join, 2.0)
+        made.callback(self._forwarding.clear)
+        made.timer(HEARTBEAT_S, self._beat)
+        made.subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, CHUNK_QOS, raw=True)
+        for name in SERVICES:
+            made.service(Trigger, topics.executor_service(name), self._serve(name))
 
     def start(self) -> None:
         assert self._link is not None and self._gate is not None
@@ -102,25 +106,11 @@ class ExecutorNode(LavlaNode):
         if self._link is not None and self._link.alive and not self._link.deactivate():
             raise ServoLinkError(f"could not leave servo mode in order: {self._link.reason}")
 
-    def teardown(self) -> None:
-        timer, subscription, *services = self._entities or (None, None)
-        if timer is not None:
-            self.destroy_timer(timer)
-            self.destroy_subscription(subscription)
-        for service in services:
-            self.destroy_service(service)
-        self._entities = []
-        if self._link is not None:
-            link, self._link = self._link, None
-            if hasattr(self, "_forwarding"):
-                self._forwarding.clear()
-                self._thread.join(2.0)
+    def _end_link(self) -> None:
+        link, self._link = self._link, None
+        if link is not None:
             link.stop()
         self._newest, self._announced = None, ExecutorReport()
-        for name in ("_states", "_commands", "_announcements"):
-            if hasattr(self, name):
-                self.destroy_publisher(getattr(self, name))
-                delattr(self, name)
 
     # Chunks in: forwarded in the callback, nothing in between.
 
@@ -168,9 +158,7 @@ class ExecutorNode(LavlaNode):
 
     # Ticks out: a thread that wakes just after each tick of the servo process.
 
-    def _forward(self) -> None:
-        link = self._link
-        assert link is not None
+    def _forward(self, link: ServoLink) -> None:
         measured_ns = 0
         while self._forwarding.is_set():
             snapshots = link.drain()

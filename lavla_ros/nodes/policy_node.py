@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -28,9 +29,10 @@ from lavla_ros.policy.policy import Policy, load_policy
 from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
-from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
+from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
 from lavla_ros.ros.messages import CHUNK_QOS, IMAGE_QOS, STATE_QOS, chunk_to_trajectory
 from lavla_ros.ros.parameters import NodeParameters, parameter
+from lavla_ros.ros.process import run_node
 from lavla_ros.ros.starvation import Starvation
 
 DISCOVERY_S = 2.0
@@ -62,15 +64,8 @@ class PolicyNode(LavlaNode):
         super().__init__("policy", **options)
         self._made_s = time.monotonic()
         self._chunk_topic = self.resolve_topic_name(topics.ACTION_CHUNK)
-        self._contract: Contract | None = None
-        self._policy: Policy | None = None
-        self._pipeline: ObservationPipeline | None = None
-        self._worker: InferenceWorker | None = None
-        self._inputs: Inputs | None = None
-        self._starvation: Starvation | None = None
         self._chunks: Any = None
         self._publishing = threading.Lock()  # the worker publishes, the executor's thread takes the publisher away
-        self._watch: Any = None
         self._rivals: list[str] = []
         self._running_scenes: dict[str, bool] = {}
         self._rate = Rate()
@@ -83,6 +78,7 @@ class PolicyNode(LavlaNode):
         self._policy = load_policy(
             self.parameters.policy, device=self.parameters.device, threads=self.parameters.torch_threads
         )
+        self.configured.callback(delattr, self, "_policy")  # what it holds on the device is free then
         require_same_contract(
             contract,
             self._policy.contract,
@@ -98,9 +94,9 @@ class PolicyNode(LavlaNode):
                 "use another namespace or ROS_DOMAIN_ID (a node that was killed is believed to be there for 20 s)"
             )
         self._offer(True)
+        self.configured.callback(self._offer, False)
 
     def start(self) -> None:
-        assert self._policy is not None and self._contract is not None
         contract = self._contract  # topics and tolerances are this robot's, whatever they were where it was learned
         self._policy.reset()
         self._pipeline = ObservationPipeline(contract, instruction=self.parameters.instruction or None)
@@ -112,7 +108,8 @@ class PolicyNode(LavlaNode):
             replan_steps=self.parameters.replan_steps,
             now_ns=self.now_ns,
         )
-        self._inputs = inputs = Inputs(self)
+        self.activated.callback(self._worker.stop)
+        self._inputs = inputs = self.activated.enter_context(closing(Inputs(self)))
         # Where several wait they are taken in this order: an episode's start and instruction before its pictures.
         inputs.add(String, topics.EPISODE_STATE, self._on_episode, latched=True)
         topic = contract.instruction_topic
@@ -127,23 +124,7 @@ class PolicyNode(LavlaNode):
             contract, self._pipeline, inputs, silent_after_s=self.parameters.silent_after_s, simulated_time=simulated
         )
         steady = Clock(clock_type=ClockType.STEADY_TIME)  # a simulator's may stand still
-        self._watch = self.create_timer(FOLLOW_PERIOD_S, self._watch_rivals, clock=steady)
-
-    def stop(self) -> None:
-        """No more chunks: the executor runs out of actions and brings the arm to rest."""
-        if self._watch is not None:
-            self.destroy_timer(self._watch)
-            self._watch = None
-        if self._inputs is not None:
-            self._inputs.close()
-            self._inputs = None
-        if self._worker is not None:
-            self._worker.stop()
-            self._worker = None
-
-    def teardown(self) -> None:
-        self._offer(False)
-        self._policy = None
+        self.activated.timer(FOLLOW_PERIOD_S, self._watch_rivals, clock=steady)
 
     # Who commands.
 
@@ -176,8 +157,6 @@ class PolicyNode(LavlaNode):
 
     def _pace(self) -> None:
         """Infer while an episode runs, or nobody speaks of episodes, and nobody else commands the arm."""
-        if self._worker is None:
-            return
         if self._rivals or not all(self._running_scenes.values()):
             self._worker.pause()
         else:
@@ -186,7 +165,6 @@ class PolicyNode(LavlaNode):
     # Messages.
 
     def _on_input(self, topic: str, message: Any) -> None:
-        assert self._pipeline is not None and self._worker is not None and self._starvation is not None
         self._starvation.arrived(topic, message)
         self._pipeline.add(topic, message, wall_ns())
         for observation in self._pipeline.pop():
@@ -226,18 +204,17 @@ class PolicyNode(LavlaNode):
         report.latency("observation_age_when_aligned", self._align_ms)
         report.latency("inference", self._predict_ms)
         report.latency("capture_to_chunk", self._total_ms)
-        if self._pipeline is not None:
-            for key, count in sorted(self._pipeline.counters.items()):
-                report.value(f"pipeline.{key}", count)
-        if self._inputs is not None and self._starvation is not None:
-            self._inputs.report(report)
-            paused = bool(self._rivals) or not all(self._running_scenes.values())
-            self._starvation.report(report, waiting=self.active and not paused)
-        if self.active and self._rivals and self._chunks is not None:
+        if not self.active:
+            return
+        for key, count in sorted(self._pipeline.counters.items()):
+            report.value(f"pipeline.{key}", count)
+        self._inputs.report(report)
+        paused = bool(self._rivals) or not all(self._running_scenes.values())
+        self._starvation.report(report, waiting=not paused)
+        if self._rivals and self._chunks is not None:
             report.error(self._rivalry)
-        if self._worker is not None:
-            for key, count in sorted(self._worker.counters.items()):
-                report.value(f"inference.{key}", count)
+        for key, count in sorted(self._worker.counters.items()):
+            report.value(f"inference.{key}", count)
 
 
 def main() -> int:

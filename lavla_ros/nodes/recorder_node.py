@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -28,9 +29,10 @@ from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
 from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.inputs import Inputs
-from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
+from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
 from lavla_ros.ros.messages import LATCHED_QOS, RECORDING_DEPTH, recorded_topics, type_name
 from lavla_ros.ros.parameters import NodeParameters, parameter
+from lavla_ros.ros.process import run_node
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,10 +58,6 @@ class RecorderNode(LavlaNode):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("recorder", **options)
-        self._recorder: EpisodeRecorder | None = None
-        self._inputs: Any = None
-        """Inputs while active. What arrived before a service's request is taken before it is answered."""
-        self._episode_services: list[Any] = []
 
     def setup(self) -> None:
         self._contract = contract = load_contract(self.parameters.contract)
@@ -74,10 +72,11 @@ class RecorderNode(LavlaNode):
         self._written: Counter[str] = Counter()
         self._stats: dict[str, StreamStats] = {}
         self._mark: bool | None = None
-        self._state = self.create_publisher(String, topics.EPISODE_STATE, LATCHED_QOS)
+        self._state = self.configured.publisher(String, topics.EPISODE_STATE, LATCHED_QOS)
 
     def start(self) -> None:
-        self._inputs = Inputs(self)
+        # What arrived before a service's request is taken before it is answered.
+        self._inputs = self.activated.enter_context(closing(Inputs(self)))
         for topic, kind in self._topics.items():
             latched = topic in self._latched
             callback = partial(self._on_message, topic)
@@ -91,26 +90,15 @@ class RecorderNode(LavlaNode):
             (topics.EPISODE_MARK, SetBool, self._on_mark),
             (topics.EPISODE_CHECK, Trigger, self._on_check),
         ):
-            self._episode_services.append(self.create_service(kind, name, handler))
+            self.activated.service(kind, name, handler)
         self._announce(EpisodePhase.IDLE)
-        if self.parameters.auto_start and self._recorder is not None:
-            self._begin(self._recorder)
+        if self.parameters.auto_start:
+            self._begin()
 
     def stop(self) -> None:
         """An episode in progress is finished and kept."""
-        for service in self._episode_services:
-            self.destroy_service(service)
-        self._episode_services = []
-        if self._inputs is not None:
-            self._inputs.close()
-            self._inputs = None
-        if self._recorder is not None and self._recorder.recording:
-            self._finish(self._recorder)
-
-    def teardown(self) -> None:
-        if self._recorder is not None:
-            self.destroy_publisher(self._state)
-            self._recorder = None
+        if self._recorder.recording:
+            self._finish()
 
     # Messages.
 
@@ -123,7 +111,6 @@ class RecorderNode(LavlaNode):
         self._write(topic, raw, now_ns)
 
     def _write(self, topic: str, raw: bytes, stamp_ns: int) -> None:
-        assert self._recorder is not None
         try:
             if self._recorder.write(topic, raw, stamp_ns):
                 self._written[topic] += 1
@@ -142,22 +129,23 @@ class RecorderNode(LavlaNode):
         if state.source == RECORDER:
             return False
         self._simulated, self._simulation = state, raw
-        if state.phase is EpisodePhase.RUNNING and self._recorder is not None:
+        if state.phase is EpisodePhase.RUNNING:
             self._recorder.describe(self._about())
         return True
 
     def _silent(self) -> list[str]:
         """Streams of which nothing comes, each with the reason."""
         now_ns, after_s = wall_ns(), self.parameters.silent_after_s
-        streams = self._inputs.streams() if self._inputs is not None else ()
-        return [s.absence(now_ns) for s in streams if s.last_ns is None or s.silent_for_s(now_ns) > after_s]
+        return [
+            s.absence(now_ns) for s in self._inputs.streams() if s.last_ns is None or s.silent_for_s(now_ns) > after_s
+        ]
 
     # Episodes.
 
-    def _begin(self, recorder: EpisodeRecorder) -> str:
+    def _begin(self) -> str:
         now_ns = wall_ns()
         metadata = {**self._contract.described(), **self._about()}
-        path = recorder.start(metadata, stamp_ns=now_ns)
+        path = self._recorder.start(metadata, stamp_ns=now_ns)
         self._mark = None
         self._written.clear()
         self._stats = {topic: StreamStats() for topic in self._topics if topic not in self._latched}
@@ -169,9 +157,9 @@ class RecorderNode(LavlaNode):
         self.get_logger().info(f"recording {path}")
         return str(path)
 
-    def _finish(self, recorder: EpisodeRecorder) -> str:
+    def _finish(self) -> str:
         outcome = recorded_outcome(self._mark, self._simulated)
-        summary = recorder.stop(outcome, stamp_ns=wall_ns())
+        summary = self._recorder.stop(outcome, stamp_ns=wall_ns())
         self._announce(outcome, summary.path.name)
         text = "\n  ".join([str(summary), *(f"{topic}: {stats}" for topic, stats in self._stats.items())])
         self.get_logger().info(f"recorded {text}")
@@ -199,19 +187,19 @@ class RecorderNode(LavlaNode):
         return self._answer(response, self._finish)
 
     def _on_discard(self, _: Any, response: Any) -> Any:
-        def discard(recorder: EpisodeRecorder) -> str:
-            path = recorder.discard()
+        def discard() -> str:
+            path = self._recorder.discard()
             self._announce(EpisodePhase.DISCARDED, path.name)
             return f"{path} was discarded"
 
         return self._answer(response, discard)
 
     def _on_mark(self, request: Any, response: Any) -> Any:
-        def mark(recorder: EpisodeRecorder) -> str:
-            if recorder.path is None:
+        def mark() -> str:
+            if (path := self._recorder.path) is None:
                 raise RecordingError("no episode is being recorded; call /episode/start first")
             self._mark = bool(request.data)
-            return f"{recorder.path.name} is marked as a {'success' if self._mark else 'failure'}"
+            return f"{path.name} is marked as a {'success' if self._mark else 'failure'}"
 
         return self._answer(response, mark)
 
@@ -221,21 +209,19 @@ class RecorderNode(LavlaNode):
         response.success, response.message = not silent, "; ".join(silent) or "every stream comes"
         return response
 
-    def _answer(self, response: Any, action: Callable[[EpisodeRecorder], str]) -> Any:
-        assert self._recorder is not None
+    def _answer(self, response: Any, action: Callable[[], str]) -> Any:
         try:
-            response.success, response.message = True, action(self._recorder)
+            response.success, response.message = True, action()
         except RecordingError as error:
             response.success, response.message = False, str(error)
         return response
 
     def diagnose(self, report: Report) -> None:
-        recorder = self._recorder
-        path = recorder.path if recorder is not None else None
+        path = self._recorder.path
         report.value("episode", path.name if path is not None else "none")
         for topic in self._topics:
             report.value(f"{topic}.messages", self._written[topic])
-        if self._inputs is not None:
+        if self.active:
             self._inputs.report(report)
         if path is not None:
             for text in self._silent():

@@ -79,8 +79,7 @@ class Input:
         latched: bool = False,
         raw: bool = False,
     ) -> None:
-        self.topic = node.resolve_topic_name(topic)
-        """Its full name in the graph."""
+        self.topic = node.resolve_topic_name(topic)  # its full name in the graph
         self.kind = type_name(kind)
         self.latched = latched
         self.publishers: list[Publisher] = []

@@ -1,38 +1,28 @@
 """The base of every node: lifecycle, parameters, diagnostics, and a process that ends cleanly.
 
-A node overrides four hooks: ``setup`` (configure: load and connect, raise to refuse), ``start``
-(activate), ``stop`` (deactivate: leave everything safe) and ``teardown`` (undo setup), plus
-``diagnose``. A fault found while running is latched with :meth:`LavlaNode.fail`: the node
-deactivates, says so in /diagnostics, and refuses to activate until a person cleans it up and
-configures it again.
+A node overrides hooks. ``setup`` (configure: load and connect, raise to refuse) and ``start`` (activate) put what
+they make into the scopes ``configured`` and ``activated``, which give it back by themselves; ``stop`` (deactivate) and
+``teardown`` (clean up) do what has to be done before; ``diagnose`` reports. A fault found while running is latched with
+:meth:`LavlaNode.fail`: the node deactivates, says so in /diagnostics, and refuses to activate until a person cleans it
+up and configures it again.
 """
 
 from __future__ import annotations
 
-import gc
-import signal
-import socket
-import sys
-import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, ClassVar
 
-import rclpy
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
-from rclpy.exceptions import NameValidationException
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.lifecycle import LifecycleNode, LifecycleState, TransitionCallbackReturn
-from rclpy.signals import SignalHandlerOptions
 
 from lavla_ros import topics
-from lavla_ros.bringup.domain import ROLES, Claim, claim_role
-from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.errors import is_users
 from lavla_ros.ros.diagnostics import Report
-from lavla_ros.ros.parameters import NodeParameters, declare, refuse_unknown
+from lavla_ros.ros.parameters import NodeParameters, declare
+from lavla_ros.ros.scope import Scope
 from lavla_ros.typing import NS_PER_S
 
 READY = "lavla-ready"
@@ -54,6 +44,8 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         """Why the node would not activate when it was asked last."""
         self.exit_status: int | None = None
         """Of the process, once the node has nothing left to do; None: it runs on."""
+        self.configured, self.activated = Scope(self), Scope(self)
+        """What ``setup`` and ``start`` have made: given back at clean-up, and at deactivation after ``stop``."""
         self._diagnostics = self.create_publisher(DiagnosticArray, topics.DIAGNOSTICS, 10)
         self.create_timer(self.parameters.diagnostics_period_s, self._publish_diagnostics)
         self._failure = self.create_guard_condition(self._deactivate_after_failure)
@@ -68,10 +60,10 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         """Begin to run."""
 
     def stop(self) -> None:
-        """Leave everything safe; must not raise for lack of a started part."""
+        """Leave everything safe; ``start`` may have failed halfway. What raises leaves the node active."""
 
     def teardown(self) -> None:
-        """Release whatever ``setup`` acquired, also after a setup that failed halfway."""
+        """What has to end before the things in ``configured`` go; ``setup`` may have failed halfway."""
 
     def diagnose(self, report: Report) -> None:
         """Add values and warnings to the node's entry in /diagnostics."""
@@ -118,7 +110,7 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:
         self.fault = None
         if not self._run(self.setup, "configure"):
-            self._run(self.teardown, "clean up")
+            self._clean_up()
             return TransitionCallbackReturn.FAILURE
         return super().on_configure(state)
 
@@ -127,7 +119,7 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
             self.get_logger().error(f"not activating: {self.fault}; clean up and configure the node to clear this")
             return TransitionCallbackReturn.FAILURE
         if not self._run(self.start, "activate"):
-            self._run(self.stop, "stop")
+            self._deactivate(anyway=True)
             # What a person can put right where the node is: it may be asked again.
             self.refusal, self.fault = self.fault or "", None
             return TransitionCallbackReturn.FAILURE
@@ -138,19 +130,19 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         return super().on_activate(state)
 
     def on_deactivate(self, state: LifecycleState) -> TransitionCallbackReturn:
-        if not self._run(self.stop, "stop"):
+        if not self._deactivate():
             return TransitionCallbackReturn.FAILURE  # it is active still, and says why
         return super().on_deactivate(state)
 
     def on_cleanup(self, state: LifecycleState) -> TransitionCallbackReturn:
-        self._run(self.teardown, "clean up")
+        self._clean_up()
         return super().on_cleanup(state)
 
     def on_shutdown(self, state: LifecycleState) -> TransitionCallbackReturn:
         if state.label == "active":
-            self._run(self.stop, "stop")
+            self._deactivate(anyway=True)
         if state.label in ("active", "inactive"):
-            self._run(self.teardown, "clean up")
+            self._clean_up()
         return super().on_shutdown(state)
 
     def _run(self, hook: Callable[[], None], verb: str) -> bool:
@@ -165,6 +157,15 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
             self.get_logger().error(f"cannot {verb}: {text}")
             return False
         return True
+
+    def _deactivate(self, *, anyway: bool = False) -> bool:
+        """``anyway``: what ``start`` has made goes even if ``stop`` raises."""
+        safe = self._run(self.stop, "stop")
+        return (safe or anyway) and self._run(self.activated.close, "stop") and safe
+
+    def _clean_up(self) -> None:
+        self._run(self.teardown, "clean up")
+        self._run(self.configured.close, "clean up")
 
     def _deactivate_after_failure(self) -> None:
         if self.fault is not None and self.active:
@@ -181,65 +182,6 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         message = DiagnosticArray(status=[report.finish(state)])
         message.header.stamp = self.get_clock().now().to_msg()
         self._diagnostics.publish(message)
-
-
-def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None) -> int:
-    """Run one node until SIGINT, SIGTERM, SIGHUP, its starter's end (:mod:`lavla_ros.lifeline`) or its own; the exit
-    status: 0 clean, 1 when it could not come up, or the one that it finished with.
-
-    Signals wake the spin loop through a pipe instead of raising in the middle of a callback, so
-    one or several of them, at any moment, end in the same orderly way: safe, then gone.
-    """
-    executor: SingleThreadedExecutor | None = None
-    stopping = threading.Event()
-    reader, writer = socket.socketpair()
-    writer.setblocking(False)
-
-    def watch() -> None:
-        while reader.recv(1):
-            stopping.set()
-            if executor is not None:
-                executor.create_task(stopping.set)  # wakes spin_once from another thread
-
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
-        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored: nohup
-            signal.signal(number, lambda *_: stopping.set())
-    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
-    node: LavlaNode | None = None
-    role: Claim | None = None
-    try:
-        enter_ros()
-        rclpy.init(args=list(argv) if argv is not None else None, signal_handler_options=SignalHandlerOptions.NO)
-        threading.Thread(target=watch, name="signals", daemon=True).start()
-        node = factory()
-        refuse_unknown(node)
-        if node.role in ROLES:
-            role = claim_role(node.role, node.context.get_domain_id(), node.get_namespace())
-        executor = SingleThreadedExecutor()
-        executor.add_node(node)
-        if node.parameters.autostart and not stopping.is_set() and not node.bring_up():
-            print(f"{node.get_name()}: {node.fault or node.refusal}", file=sys.stderr, flush=True)
-            return 1
-        gc.collect()
-        gc.freeze()  # what is loaded stays: a collection over it would pause callbacks for up to 0.1 s
-        while not stopping.is_set() and node.exit_status is None:
-            executor.spin_once()
-        return node.exit_status or 0
-    except ExternalShutdownException:
-        return 0
-    except Exception as error:
-        if not is_users(error) and not isinstance(error, NameValidationException):  # of a remapping
-            raise
-        print(f"error: {error}", file=sys.stderr, flush=True)
-        return 1
-    finally:
-        if node is not None:
-            node.bring_down()
-            node.destroy_node()
-        rclpy.try_shutdown()
-        if role is not None:
-            role.close()
-        gc.freeze()  # and Python's last collection would take seconds over it
 
 
 def stamp_to_ns(stamp: Any) -> int:

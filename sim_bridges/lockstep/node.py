@@ -33,8 +33,9 @@ from lavla_ros import topics
 from lavla_ros.episode import EpisodePhase
 from lavla_ros.ros.client import ServiceError
 from lavla_ros.ros.diagnostics import Report
-from lavla_ros.ros.lifecycle import LavlaNode, run_node
+from lavla_ros.ros.lifecycle import LavlaNode
 from lavla_ros.ros.parameters import ParameterError
+from lavla_ros.ros.process import run_node
 from sim_bridges.lockstep.episodes import Episodes, Recorder
 from sim_bridges.lockstep.parameters import LockstepParameters, Request
 from sim_bridges.lockstep.thread import SimulatorThread

@@ -28,7 +28,7 @@ from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorRep
 from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import publishers_of
-from lavla_ros.ros.lifecycle import LavlaNode, run_node, wall_ns
+from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
 from lavla_ros.ros.messages import (
     CHUNK_QOS,
     IMAGE_QOS,
@@ -38,6 +38,7 @@ from lavla_ros.ros.messages import (
     chunk_to_trajectory,
 )
 from lavla_ros.ros.parameters import NodeParameters, ParameterError, parameter
+from lavla_ros.ros.process import run_node
 from sim_bridges.worlds.tabletop.homing import Homing, require_tabletop_contract
 from sim_bridges.worlds.tabletop.plant import SceneState, encode_reset, open_rings
 from sim_bridges.worlds.tabletop.render import TabletopRenderer

@@ -1,0 +1,80 @@
+"""A node as a process: it ends cleanly, whatever asks it to."""
+
+from __future__ import annotations
+
+import gc
+import signal
+import socket
+import sys
+import threading
+from collections.abc import Callable, Sequence
+
+import rclpy
+from rclpy.exceptions import NameValidationException
+from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.signals import SignalHandlerOptions
+
+from lavla_ros.bringup.domain import ROLES, Claim, claim_role
+from lavla_ros.bringup.environment import enter_ros
+from lavla_ros.errors import is_users
+from lavla_ros.ros.lifecycle import LavlaNode
+from lavla_ros.ros.parameters import refuse_unknown
+
+
+def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None) -> int:
+    """Run one node until SIGINT, SIGTERM, SIGHUP, its starter's end (:mod:`lavla_ros.lifeline`) or its own; the exit
+    status: 0 clean, 1 when it could not come up, or the one that it finished with.
+
+    Signals wake the spin loop through a pipe instead of raising in the middle of a callback, so
+    one or several of them, at any moment, end in the same orderly way: safe, then gone.
+    """
+    executor: SingleThreadedExecutor | None = None
+    stopping = threading.Event()
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+
+    def watch() -> None:
+        while reader.recv(1):
+            stopping.set()
+            if executor is not None:
+                executor.create_task(stopping.set)  # wakes spin_once from another thread
+
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+        if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored: nohup
+            signal.signal(number, lambda *_: stopping.set())
+    signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
+    node: LavlaNode | None = None
+    role: Claim | None = None
+    try:
+        enter_ros()
+        rclpy.init(args=list(argv) if argv is not None else None, signal_handler_options=SignalHandlerOptions.NO)
+        threading.Thread(target=watch, name="signals", daemon=True).start()
+        node = factory()
+        refuse_unknown(node)
+        if node.role in ROLES:
+            role = claim_role(node.role, node.context.get_domain_id(), node.get_namespace())
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
+        if node.parameters.autostart and not stopping.is_set() and not node.bring_up():
+            print(f"{node.get_name()}: {node.fault or node.refusal}", file=sys.stderr, flush=True)
+            return 1
+        gc.collect()
+        gc.freeze()  # what is loaded stays: a collection over it would pause callbacks for up to 0.1 s
+        while not stopping.is_set() and node.exit_status is None:
+            executor.spin_once()
+        return node.exit_status or 0
+    except ExternalShutdownException:
+        return 0
+    except Exception as error:
+        if not is_users(error) and not isinstance(error, NameValidationException):  # of a remapping
+            raise
+        print(f"error: {error}", file=sys.stderr, flush=True)
+        return 1
+    finally:
+        if node is not None:
+            node.bring_down()
+            node.destroy_node()
+        rclpy.try_shutdown()
+        if role is not None:
+            role.close()
+        gc.freeze()  # and Python's last collection would take seconds over it
