@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections import Counter
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -120,7 +119,7 @@ class CameraNode(LavlaNode):
 
     def start(self) -> None:
         compressed = self.parameters.transport == "compressed"
-        self._inputs = self.activated.enter_context(closing(Inputs(self)))
+        self._inputs = Inputs(self.activated)
         for camera in self._cameras.values():
             camera.health.begin(wall_ns())
             if camera.capture is not None:

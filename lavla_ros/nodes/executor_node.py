@@ -26,7 +26,7 @@ from lavla_ros.control.types import ExecutorState
 from lavla_ros.control.wire import ServoSnapshot, WireError
 from lavla_ros.episode import ExecutorReport
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
-from lavla_ros.ros.arbitration import ChunkGate, other_nodes
+from lavla_ros.ros.arbitration import ChunkGate, rivals_of
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
 from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_QOS, STATE_QOS, MessageError
@@ -36,8 +36,6 @@ from lavla_ros.ros.tick_messages import Statistics, TickMessages, announcement, 
 HEARTBEAT_S = 0.05
 SILENT_S, FROZEN_S = 0.1, 1.0
 """A servo process that has not ticked for so long is reported; for longer, it is ended."""
-DISCOVERY_S = 1.0
-"""By then nodes of the same computer have found one another."""
 SERVICES = ("hold", "acknowledge", "power_on", "enable", "resume")
 
 
@@ -65,8 +63,7 @@ class ExecutorNode(LavlaNode):
         executor = config.executor_config(contract)
         self._tick_ns = executor.tick_ns
         self._messages = TickMessages(contract, executor.joint_names, executor.tick_ns)
-        others = other_nodes(self, topics.EXECUTOR_STATE, DISCOVERY_S)
-        if others:
+        if others := rivals_of(self, topics.EXECUTOR_STATE):
             raise ServoLinkError(
                 f"{' and '.join(others)} commands the arm of this ROS domain already; stop it first, or use another "
                 "ROS_DOMAIN_ID (a node that was killed stays in the graph for up to 20 s)"

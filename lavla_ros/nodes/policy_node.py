@@ -7,26 +7,23 @@ from __future__ import annotations
 
 import sys
 import threading
-import time
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
-from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract, require_same_contract
+from lavla_ros.contract import ActionChunk, Observation, load_contract, require_same_contract
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
 from lavla_ros.errors import FailedError
 from lavla_ros.observation.pipeline import ObservationPipeline
 from lavla_ros.policy.inference import InferenceWorker, warm_up
-from lavla_ros.policy.policy import Policy, load_policy
+from lavla_ros.policy.policy import load_policy
 from lavla_ros.resources import DEFAULT_CONTRACT
+from lavla_ros.ros.arbitration import rivals_of
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
 from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
@@ -34,9 +31,6 @@ from lavla_ros.ros.messages import CHUNK_QOS, IMAGE_QOS, STATE_QOS, chunk_to_tra
 from lavla_ros.ros.parameters import NodeParameters, parameter
 from lavla_ros.ros.process import run_node
 from lavla_ros.ros.starvation import Starvation
-
-DISCOVERY_S = 2.0
-"""By then nodes of the same computer have found one another, also on a busy one. Large policies load for longer."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +56,6 @@ class PolicyNode(LavlaNode):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("policy", **options)
-        self._made_s = time.monotonic()
         self._chunk_topic = self.resolve_topic_name(topics.ACTION_CHUNK)
         self._chunks: Any = None
         self._publishing = threading.Lock()  # the worker publishes, the executor's thread takes the publisher away
@@ -78,7 +71,6 @@ class PolicyNode(LavlaNode):
         self._policy = load_policy(
             self.parameters.policy, device=self.parameters.device, threads=self.parameters.torch_threads
         )
-        self.configured.callback(delattr, self, "_policy")  # what it holds on the device is free then
         require_same_contract(
             contract,
             self._policy.contract,
@@ -87,8 +79,7 @@ class PolicyNode(LavlaNode):
         )
         self._contract = contract
         warm_up(self._policy, contract)
-        time.sleep(max(0.0, self._made_s + DISCOVERY_S - time.monotonic()))
-        if rivals := self._find_rivals():
+        if rivals := rivals_of(self, topics.ACTION_CHUNK):
             raise FailedError(
                 f"{', '.join(rivals)} publishes {self._chunk_topic} already, and the arm obeys one: end it first, or "
                 "use another namespace or ROS_DOMAIN_ID (a node that was killed is believed to be there for 20 s)"
@@ -109,7 +100,7 @@ class PolicyNode(LavlaNode):
             now_ns=self.now_ns,
         )
         self.activated.callback(self._worker.stop)
-        self._inputs = inputs = self.activated.enter_context(closing(Inputs(self)))
+        self._inputs = inputs = Inputs(self.activated)
         # Where several wait they are taken in this order: an episode's start and instruction before its pictures.
         inputs.add(String, topics.EPISODE_STATE, self._on_episode, latched=True)
         topic = contract.instruction_topic
@@ -123,8 +114,12 @@ class PolicyNode(LavlaNode):
         self._starvation = Starvation(
             contract, self._pipeline, inputs, silent_after_s=self.parameters.silent_after_s, simulated_time=simulated
         )
-        steady = Clock(clock_type=ClockType.STEADY_TIME)  # a simulator's may stand still
-        self.activated.timer(FOLLOW_PERIOD_S, self._watch_rivals, clock=steady)
+        self.activated.timer(FOLLOW_PERIOD_S, self._watch_rivals)
+
+    def teardown(self) -> None:
+        """What the policy holds on its device is free from here on."""
+        for name in ("_worker", "_policy"):
+            self.__dict__.pop(name, None)
 
     # Who commands.
 

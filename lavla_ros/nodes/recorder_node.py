@@ -10,7 +10,6 @@ from __future__ import annotations
 import sys
 from collections import Counter
 from collections.abc import Callable
-from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -76,7 +75,7 @@ class RecorderNode(LavlaNode):
 
     def start(self) -> None:
         # What arrived before a service's request is taken before it is answered.
-        self._inputs = self.activated.enter_context(closing(Inputs(self)))
+        self._inputs = Inputs(self.activated)
         for topic, kind in self._topics.items():
             latched = topic in self._latched
             callback = partial(self._on_message, topic)

@@ -14,10 +14,12 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Contract
-from lavla_ros.ros.inputs import UNNAMED
+from lavla_ros.ros.inputs import UNNAMED, publishers_of
 from lavla_ros.ros.messages import MessageError, trajectory_to_chunk
 
 ANY = "*"
+DISCOVERY_S = 2.0
+"""By then nodes of the same computer have found one another, also on a busy one. Large policies load for longer."""
 UNNAMED_GRACE_NS = 2_000_000_000
 """A publisher is found before the name of its node is; one that stays without a name is none of ROS."""
 CONTEST_NS = 500_000_000
@@ -113,22 +115,15 @@ class ChunkGate:
         return trajectory_to_chunk(message, self._contract)
 
 
-def other_nodes(node: Any, topic: str, timeout_s: float) -> list[str]:
-    """Nodes that publish ``topic``, sorted, as soon as one is found; none after ``timeout_s``, which discovery takes.
-
-    To be asked before ``node`` publishes it itself.
+def rivals_of(node: Any, topic: str) -> list[str]:
+    """Nodes that publish ``topic`` already, sorted, as soon as one is found; none once ``node`` has been there for
+    ``DISCOVERY_S``. To be asked before ``node``, a LavlaNode, publishes it itself.
     """
-    until = time.monotonic() + timeout_s
-    while not (found := node_names(node.get_publishers_info_by_topic(topic))) and time.monotonic() < until:
+    while not (found := publishers_of(node, topic)) and time.monotonic() < node.made_s + DISCOVERY_S:
         time.sleep(0.02)
-    return found
+    return [publisher.node for publisher in found]
 
 
 def absolute(name: str) -> str:
     """A node's name with one slash before it and before each part."""
     return "/" + "/".join(part for part in name.split("/") if part)
-
-
-def node_names(endpoints: Iterable[Any]) -> list[str]:
-    """Full names of the nodes that rclpy's TopicEndpointInfo belong to, sorted."""
-    return sorted(absolute(f"{e.node_namespace}/{e.node_name}") for e in endpoints)

@@ -13,14 +13,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from rclpy.clock import Clock
-from rclpy.clock_type import ClockType
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.lifecycle import wall_ns
 from lavla_ros.ros.messages import type_name
+from lavla_ros.ros.scope import Scope
 
 FOLLOW_PERIOD_S = 0.25
 UNNAMED = "_NODE_NAME_UNKNOWN_"
@@ -111,7 +110,7 @@ class Input:
         reliable = all(p.reliable for p in heard)
         if not self.latched and heard and reliable != self._reliable:
             self.take_waiting()
-            self._unsubscribe()
+            self.close()
             self._reliable = reliable
             self._subscribe(reliable)
             names = ", ".join(str(p) for p in heard)
@@ -125,9 +124,6 @@ class Input:
             with subscription.handle:
                 while (taken := subscription.handle.take_message(subscription.msg_type, self._raw)) is not None:
                     subscription.callback(*taken)
-
-    def close(self) -> None:
-        self._unsubscribe()
 
     def silent_for_s(self, now_ns: int) -> float:
         """Since the newest message, or since the subscription where none has come."""
@@ -190,7 +186,7 @@ class Input:
             )
         )
 
-    def _unsubscribe(self) -> None:
+    def close(self) -> None:
         for subscription in self._subscriptions:
             self._node.destroy_subscription(subscription)
         self._subscriptions = []
@@ -212,17 +208,17 @@ class Input:
 
 
 class Inputs:
-    """The inputs of an active node, from ``start`` to ``stop``, in the order in which waiting messages are taken."""
+    """The inputs of a node while ``scope`` lasts, in the order in which waiting messages are taken."""
 
-    def __init__(self, node: Any) -> None:
-        self._node = node
+    def __init__(self, scope: Scope) -> None:
+        self._scope = scope
         self._inputs: dict[str, Input] = {}
-        # Steady: a simulator's clock may stand still.
-        self._timer = node.create_timer(FOLLOW_PERIOD_S, self._follow, clock=Clock(clock_type=ClockType.STEADY_TIME))
+        scope.timer(FOLLOW_PERIOD_S, self._follow)
 
     def add(self, kind: Any, topic: str, callback: Callable[[Any], None], **options: Any) -> Input:
         """See :class:`Input`."""
-        made = self._inputs[topic] = Input(self._node, kind, topic, callback, **options)
+        made = self._inputs[topic] = Input(self._scope.node, kind, topic, callback, **options)
+        self._scope.callback(made.close)
         return made
 
     def __getitem__(self, topic: str) -> Input:
@@ -239,12 +235,6 @@ class Inputs:
     def report(self, report: Report) -> None:
         for found in self._inputs.values():
             found.report(report)
-
-    def close(self) -> None:
-        self._node.destroy_timer(self._timer)
-        for found in self._inputs.values():
-            found.close()
-        self._inputs = {}
 
     def _follow(self) -> None:
         for found in self._inputs.values():

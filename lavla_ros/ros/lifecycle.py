@@ -36,6 +36,8 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
 
     def __init__(self, name: str, *, context: Context | None = None, **options: Any) -> None:
         super().__init__(name, context=context, **options)
+        self.made_s = time.monotonic()
+        """Since when it can be found by others, and they by it."""
         self.role = name
         """The name before a remapping: what the node is in its ROS domain."""
         self.parameters: Any = declare(self, self.parameters_type)

@@ -17,6 +17,7 @@ from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.inputs import Inputs
 from lavla_ros.ros.lifecycle import wall_ns
 from lavla_ros.ros.messages import LATCHED_QOS, joint_state
+from lavla_ros.ros.scope import Scope
 
 RELIABLE, BEST_EFFORT = ReliabilityPolicy.RELIABLE, ReliabilityPolicy.BEST_EFFORT
 VOLATILE, LATCHED = DurabilityPolicy.VOLATILE, DurabilityPolicy.TRANSIENT_LOCAL
@@ -45,7 +46,7 @@ def test_every_stream_and_latched_topic_hears_every_quality_of_service(world: Wo
         "/episode/state": (String, String(data="{}"), True),
     }
     heard: dict[str, list[Any]] = {topic: [] for topic in topics}
-    inputs = Inputs(world.node)
+    inputs = Inputs(Scope(world.node))
     for topic, (kind, _, latched) in topics.items():
         inputs.add(kind, topic, heard[topic].append, latched=latched)
     for reliability, durability in itertools.product((RELIABLE, BEST_EFFORT), (VOLATILE, LATCHED)):
@@ -65,7 +66,7 @@ def test_every_stream_and_latched_topic_hears_every_quality_of_service(world: Wo
 
 def test_a_best_effort_publisher_beside_a_reliable_one_is_heard_too(world: World, talker: World) -> None:
     heard: list[float] = []
-    inputs = Inputs(world.node)
+    inputs = Inputs(Scope(world.node))
     inputs.add(JointState, "/joint_states", lambda m: heard.append(m.position[0]))
 
     def state(value: float) -> JointState:
@@ -87,7 +88,7 @@ def test_the_last_word_counts_whoever_says_it(world: World, talker: World) -> No
     latched = talker.node.create_publisher(String, "/instruction", LATCHED_QOS)
     latched.publish(String(data="A"))
     heard: list[str] = []
-    inputs = Inputs(world.node)
+    inputs = Inputs(Scope(world.node))
     inputs.add(String, "/instruction", lambda m: heard.append(m.data), latched=True)
     wait_until(lambda: heard == ["A"], "what was said before somebody listened")
     wait_until(lambda: latched.get_subscription_count() == 3, "every subscription")
@@ -99,7 +100,7 @@ def test_the_last_word_counts_whoever_says_it(world: World, talker: World) -> No
 
 
 def test_publishers_are_named_that_are_there_absent_silent_or_of_another_type(world: World, talker: World) -> None:
-    inputs = Inputs(world.node)
+    inputs = Inputs(Scope(world.node))
     front = inputs.add(Image, "/camera/front/image_raw", lambda _: None)
     talker.publisher(Image, "/camera/camera/color/image_raw", subscribers=0)
     wait_until(lambda: "/camera/camera/color/image_raw" in front.absence(wall_ns()), "the topic that was meant")
@@ -119,7 +120,7 @@ def test_publishers_are_named_that_are_there_absent_silent_or_of_another_type(wo
 
 def test_a_stream_that_loses_messages_says_how_many(world: World, talker: World) -> None:
     """A subscriber that is too slow for what is sent at once keeps the newest and counts the rest."""
-    inputs = Inputs(world.node)
+    inputs = Inputs(Scope(world.node))
     blocked = threading.Event()
     states = inputs.add(JointState, "/joint_states", lambda _: blocked.wait(10.0), depth=4)
     publisher = talker.publisher(JointState, "/joint_states", qos(BEST_EFFORT))

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
 import json
 import shutil
 import time
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -212,6 +214,19 @@ def test_live_session_and_its_bag_give_equal_tensors(world: World, tmp_path: Pat
         assert np.array_equal(ours.state, theirs.state)
         for name in CONTRACT.camera_names:
             assert np.array_equal(ours.images[name], theirs.images[name])
+
+
+def test_what_the_policy_holds_is_free_after_clean_up(
+    world: World, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("lavla_ros.ros.arbitration.DISCOVERY_S", 0.0)
+    node = PolicyNode(context=world.context, parameter_overrides=[Parameter("policy", value=str(checkpoint))])
+    assert node.bring_up(), node.fault
+    policy = weakref.ref(node._policy)
+    node.bring_down()
+    gc.collect()
+    assert policy() is None
+    node.destroy_node()
 
 
 def test_refuses_another_contract_and_a_broken_checkpoint(world: World, tmp_path: Path, checkpoint: Path) -> None:
