@@ -103,9 +103,9 @@ class Task(ABC):
         del positions
         return batch
 
-    def draws(self, step: int, part: int) -> tuple[int, ...]:
-        """What the network's own draws in a forward pass depend on, besides the seed and the process."""
-        return step, part
+    def draws(self, step: int, part: int, process: int) -> tuple[int, ...]:
+        """What the network's own draws in a forward pass depend on, besides the seed."""
+        return step, part, process
 
     def note(self, loss: Any) -> None:
         """Called with what ``loss(batch)`` gave in each forward pass of training."""
@@ -253,7 +253,7 @@ class Trainer:
         last = part == self.config.accumulation - 1
         self.prefetcher.request(self._rows(self.step + last, 0 if last else part + 1)[1])
         batch = self.task.batch(rows, read, self.accelerator.device)
-        words = (self.config.seed, 13, *self.task.draws(self.step, part), self.accelerator.process_index)
+        words = (self.config.seed, 13, *self.task.draws(self.step, part, self.accelerator.process_index))
         torch.manual_seed(int(np.random.default_rng(words).integers(2**62)))
         return self.task.augment(batch, range(first, first + len(rows)))
 

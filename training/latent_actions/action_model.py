@@ -25,6 +25,7 @@ from lavla_ros.policy.normalization import Normalizer
 from training.latent_actions.action_config import ActionLamConfig
 from training.latent_actions.checkpoint import LatentModel
 from training.latent_actions.quantize import EmaQuantizer
+from training.latent_actions.whole_batch import draw, mean_count
 
 
 class ActionLamLoss(NamedTuple):
@@ -168,7 +169,7 @@ class ActionLatentModel(LatentModel):
         quantized = self.quantizer(latents_BHd)
         reconstruction = F.mse_loss(self.decoder(quantized.values_BTd), actions_BHA)
         commitment = quantized.loss_commit
-        masked_BH = torch.rand(latents_BHd.shape[:2], device=latents_BHd.device) < config.mask_ratio
+        masked_BH = draw(latents_BHd.shape[:2], latents_BHd.device) < config.mask_ratio
         consistency = self.mask_consistency(latents_BHd, masked_BH)
         total = reconstruction + config.mask_weight * consistency + config.commit_weight * commitment
         parts = {"reconstruction": reconstruction, "mask": consistency, "commitment": commitment}
@@ -198,10 +199,10 @@ def frequency_features(actions_BHA: Tensor) -> Tensor:
 
 
 def masked_distance(latents_BHd: Tensor, target_BHd: Tensor, masked_BH: Tensor) -> Tensor:
-    """‖latent - sg[target]‖² of Eq. 18, mean over the elements of the masked timesteps; 0 if there are none."""
+    """‖latent - sg[target]‖² of Eq. 18, mean over the elements of the batch's masked timesteps; 0 without any."""
     squared_BHd = (latents_BHd - target_BHd.detach()).square()
-    count = masked_BH.sum() * latents_BHd.shape[-1]
-    return torch.where(masked_BH[..., None], squared_BHd, 0.0).sum() / count.clamp_min(1)
+    count = mean_count(masked_BH.sum()) * latents_BHd.shape[-1]
+    return torch.where(masked_BH[..., None], squared_BHd, 0.0).sum() / count
 
 
 def fit_window(actions_TA: NDArray[np.floating[Any]], chunk_size: int) -> NDArray[np.floating[Any]]:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -74,15 +75,20 @@ class CodebookTask(Task):
     def start_step(self, step: int) -> float:
         return self.config.learning_rate
 
-    def draws(self, step: int, part: int) -> tuple[int, ...]:
-        return (step * self.config.accumulation + part,)
+    def draws(self, step: int, part: int, process: int) -> tuple[int, ...]:
+        """Alike in all processes: each draws for the whole batch, and takes its part."""
+        del process
+        return step * self.config.accumulation + part, 0
 
     def note(self, loss: Any) -> None:
         for kind, codes in self.codes(loss).items():
             self.trackers.setdefault(kind, HealthTracker(self.codebooks[kind])).add(codes)
 
     def window(self, run: Trainer) -> Mapping[str, Mapping[str, float]]:
-        healths = {kind: tracker.take() for kind, tracker in self.trackers.items()}
+        healths = {}
+        for kind, tracker in self.trackers.items():
+            counts_K = torch.from_numpy(tracker.take().counts_K).to(run.accelerator.device)
+            healths[kind] = CodebookHealth(run.accelerator.reduce(counts_K, reduction="sum").cpu().numpy())
         health = next(iter(healths.values()))
         # a window of few tokens can't show every code, and the first ones fit codes to a random encoder
         warnings = health.warnings(self.config.min_perplexity * health.size, allow_dead=True)

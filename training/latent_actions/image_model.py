@@ -27,6 +27,7 @@ from training.latent_actions.features import TextStates
 from training.latent_actions.image_config import ImageLamConfig
 from training.latent_actions.quantize import CodebookQuantizer, Quantized
 from training.latent_actions.spacetime import SpaceTimeTransformer
+from training.latent_actions.whole_batch import mean_count
 
 CONTROLLABLE, ENVIRONMENT = "controllable", "environment"
 
@@ -275,7 +276,7 @@ class ImageObjective(nn.Module):
             predicted_BA = self.head(made.latents[self.model.target]).float()
             # every sample passes the head, so that all processes have gradients for it; only some count
             error_BA = torch.where(batch.supervised_B[:, None], predicted_BA - batch.actions_BA, 0.0)
-            counted = batch.supervised_B.sum().clamp(min=1) * error_BA.shape[1]
+            counted = mean_count(batch.supervised_B.sum()) * error_BA.shape[1]
             parts["action"] = error_BA.square().sum() / counted
             total = total + self.action_weight * parts["action"]
         return ImageLamLoss(

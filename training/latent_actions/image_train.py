@@ -102,6 +102,10 @@ class ImageTask(CodebookTask):
         self.module.bypass = step < self.config.warmup_steps
         return super().start_step(step)
 
+    def draws(self, step: int, part: int, process: int) -> tuple[int, ...]:
+        alike = super().draws(step, part, process)
+        return (alike[0], process) if self.config.model.dropout else alike  # each drops out of its own part
+
     def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         return self.transitions.pairs(rows)
 

@@ -1,7 +1,8 @@
 """Codebooks: from continuous latents to discrete codes and back, with straight-through gradients.
 
 Two of them, as the paper has two. Both return :class:`Quantized`, both re-seed codes that fell out
-of use, and neither changes anything outside of training.
+of use, and neither changes anything outside of training. Several processes that train together hold the
+same codebook: each moves it by the latents of the whole batch.
 
 Losses are means over all elements, (1/BTd)·‖·‖²: the convention that weights like β = 0.25 are stated in.
 """
@@ -11,12 +12,12 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import torch
-import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize  # type: ignore[import-untyped]
 
 from lavla_ros.errors import UserError
+from training.latent_actions.whole_batch import from_first, own, whole
 
 
 class QuantizeError(UserError, ValueError):
@@ -54,6 +55,7 @@ class EmaQuantizer(nn.Module):
             threshold_ema_dead_code=restart_below,
             rotation_trick=False,  # the paper's estimator is the plain straight-through one
             commitment_weight=0.0,  # computed below, in evaluation too
+            sync_codebook=False,  # it is given the whole batch
         )
         self.seeded: Tensor
         self.register_buffer("seeded", torch.tensor(False))
@@ -73,11 +75,14 @@ class EmaQuantizer(nn.Module):
 
         Raises QuantizeError when the codebook has not seen a training batch.
         """
+        learning = self.training and update
         if not bool(self.seeded):
-            if not (self.training and update):
+            if not learning:
                 raise QuantizeError("the codebook is empty: train the model, or load a trained one, before using it")
             self.seeded.fill_(True)
-        values, codes, _ = self.vq(latents_BTd, freeze_codebook=not update)
+        values, codes, _ = self.vq(whole(latents_BTd) if learning else latents_BTd, freeze_codebook=not update)
+        if learning:
+            values, codes = own(values), own(codes)
         commit = F.mse_loss(latents_BTd, values.detach())
         return Quantized(values, codes, torch.zeros_like(commit), commit)
 
@@ -120,10 +125,12 @@ class CodebookQuantizer(nn.Module):
         """Nearest codes. In training mode, ``update`` lets codes be seeded and re-seeded."""
         learning = self.training and update and self.codebook_Kd.requires_grad
         latents_Nd = latents_BTd.detach().flatten(0, -2).float()
+        latents_Nd = whole(latents_Nd) if learning else latents_Nd
         if learning and not bool(self.seeded):
             self._seed(torch.ones(self.size, dtype=torch.bool, device=latents_Nd.device), latents_Nd)
             self.seeded.fill_(True)
-        codes_BT = torch.cdist(latents_Nd, self.codebook_Kd.detach()).argmin(-1).view(latents_BTd.shape[:-1])
+        codes_N = torch.cdist(latents_Nd, self.codebook_Kd.detach()).argmin(-1)
+        codes_BT = (own(codes_N) if learning else codes_N).view(latents_BTd.shape[:-1])
         chosen_BTd = self.codebook_Kd[codes_BT].to(latents_BTd.dtype)
         result = Quantized(
             values_BTd=latents_BTd + (chosen_BTd - latents_BTd).detach(),
@@ -132,7 +139,7 @@ class CodebookQuantizer(nn.Module):
             loss_commit=F.mse_loss(latents_BTd, chosen_BTd.detach()),
         )
         if learning:
-            self._restart_unused(codes_BT, latents_Nd)
+            self._restart_unused(codes_N, latents_Nd)
         return result
 
     def codes_to_values(self, codes: Tensor) -> Tensor:
@@ -141,10 +148,8 @@ class CodebookQuantizer(nn.Module):
         return self.codebook_Kd[codes]
 
     @torch.no_grad()
-    def _restart_unused(self, codes_BT: Tensor, latents_Nd: Tensor) -> None:
-        uses_K = torch.bincount(codes_BT.flatten(), minlength=self.size).to(self.share_K)
-        if _several_processes():
-            dist.all_reduce(uses_K)
+    def _restart_unused(self, codes_N: Tensor, latents_Nd: Tensor) -> None:
+        uses_K = torch.bincount(codes_N, minlength=self.size).to(self.share_K)
         self.share_K.lerp_(uses_K / uses_K.sum(), 1.0 - self.decay)
         unused_K = self.share_K < self.restart_below / self.size
         if bool(unused_K.any()):
@@ -164,13 +169,8 @@ class CodebookQuantizer(nn.Module):
             weights_N = torch.nan_to_num(far_N, nan=1.0, posinf=1.0).clamp_min(1e-12)
             table_Kd[code] = latents_Nd[torch.multinomial(weights_N, 1)[0]]
             far_N = torch.minimum(far_N, (latents_Nd - table_Kd[code]).square().sum(-1))
-        if _several_processes():
-            dist.broadcast(table_Kd, src=0)  # every process must hold the same codebook
-        self.codebook_Kd[where_K] = table_Kd[where_K].to(self.codebook_Kd)
-
-
-def _several_processes() -> bool:
-    return dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1
+        # where dropout or another kind of processor lets processes draw or round differently, too
+        self.codebook_Kd[where_K] = from_first(table_Kd)[where_K].to(self.codebook_Kd)
 
 
 def _check_codes(codes: Tensor, size: int) -> None:
