@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError, check, check_settings, from_plain, read_config, setting, to_plain
-from lavla_ros.typing import NS_PER_S as NS_PER_S
+from lavla_ros.typing import NS_PER_S
 
 Unit = Literal["rad", "m", "fraction", "1"]
 

@@ -21,8 +21,9 @@ import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lavla_ros.contract import NS_PER_S, Contract, Observation, load_contract
+from lavla_ros.contract import Contract, Observation, load_contract
 from lavla_ros.observation.images import prepare_image
+from lavla_ros.typing import NS_PER_S, FloatArray
 from sim_bridges.worlds.libero.assets import LiberoAssets, find_assets
 from sim_bridges.worlds.libero.initial_states import read_initial_states
 from sim_bridges.worlds.libero.package import import_libero
@@ -47,8 +48,6 @@ _CHANGED = ("body_pos", "body_quat", "site_rgba")
 """Arrays of the model that LIBERO writes to while it runs: places of fixtures, visibility of marks."""
 _FORWARDS_OF_A_NEW_MODEL = 2
 """A hard reset evaluates a new model this often before it places anything; the solver starts from the result."""
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

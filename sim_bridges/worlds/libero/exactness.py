@@ -21,6 +21,7 @@ import numpy as np
 import tyro
 from numpy.typing import NDArray
 
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.libero.assets import find_assets
 from sim_bridges.worlds.libero.environment import WAIT_ACTION, WAIT_STEPS, LiberoEnvironment
 from sim_bridges.worlds.libero.initial_states import read_initial_states
@@ -28,7 +29,6 @@ from sim_bridges.worlds.libero.package import import_libero
 from sim_bridges.worlds.libero.pictures import CAMERAS
 from sim_bridges.worlds.libero.tasks import find_task
 
-FloatArray = NDArray[np.float64]
 T = TypeVar("T")
 
 

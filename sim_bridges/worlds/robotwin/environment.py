@@ -22,9 +22,10 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from lavla_ros.contract import NS_PER_S, Contract, Observation, load_contract
+from lavla_ros.contract import Contract, Observation, load_contract
 from lavla_ros.errors import UserError
 from lavla_ros.observation.images import prepare_image
+from lavla_ros.typing import NS_PER_S, FloatArray
 from sim_bridges.worlds.robotwin.interface import (
     ARM_JOINTS,
     COMMAND_SIZE,
@@ -41,8 +42,6 @@ JOINTS = tuple(
 )
 """Order of RoboTwin's commands and joint states."""
 _ROUNDING = 1e-6
-
-FloatArray = NDArray[np.float64]
 
 
 class RobotwinError(UserError, ValueError):

@@ -11,7 +11,8 @@ from sensor_msgs.msg import CameraInfo, JointState
 from lavla_ros.contract import Contract
 from lavla_ros.ros.lifecycle import set_stamp
 from lavla_ros.ros.messages import RECORDING_DEPTH, joint_state
-from sim_bridges.worlds.robotwin.environment import JOINTS, FloatArray
+from lavla_ros.typing import FloatArray
+from sim_bridges.worlds.robotwin.environment import JOINTS
 
 MEASURED_TOPIC = "joint_states/measured"
 ENDPOSE_TOPICS = {"left": "endpose/left", "right": "endpose/right"}

@@ -13,17 +13,15 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.jaka.limits import JOINT_NAMES
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.tabletop.motion import Motion, Planner, within_reach
 from sim_bridges.worlds.tabletop.scene import FRUIT_BOWL, STACK_BOWL, TABLE_Z_M
 from sim_bridges.worlds.tabletop.sim import TabletopSim
 from sim_bridges.worlds.tabletop.tool import tool_down_joints, upright_tool_of
-
-FloatArray = NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

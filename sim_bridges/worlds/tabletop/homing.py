@@ -7,8 +7,9 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import NS_PER_S, ActionChunk, Contract, ContractError
+from lavla_ros.contract import ActionChunk, Contract, ContractError
 from lavla_ros.jaka.limits import JOINT_NAMES
+from lavla_ros.typing import NS_PER_S
 from sim_bridges.worlds.tabletop.render import CAMERAS
 
 PEAK_SPEED_RAD_S = 0.8

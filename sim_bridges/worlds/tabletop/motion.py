@@ -5,12 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 from ruckig import InputParameter, Result, Ruckig, RuckigError, Synchronization, Trajectory
 
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.tabletop.tool import SHOULDER_Z_M, WRIST_ABOVE_GRASP_M, tool_down_joints
-
-FloatArray = NDArray[np.float64]
 
 _LEAN_STEPS = 8
 """A pushed arm's tool is straight again after this many steps."""

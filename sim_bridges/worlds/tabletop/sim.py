@@ -11,10 +11,11 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lavla_ros.errors import InputError
 from lavla_ros.jaka.limits import JOINT_NAMES, SERVO_MAX_SPEED_RAD_S
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.tabletop.robot import FINGER_TRAVEL_M
 from sim_bridges.worlds.tabletop.scene import TABLE_Z_M, TIMESTEP_S, build_spec
 from sim_bridges.worlds.tabletop.tasks import (
@@ -33,7 +34,6 @@ from sim_bridges.worlds.tabletop.tasks import (
 )
 from sim_bridges.worlds.tabletop.tool import tool_down_joints
 
-FloatArray = NDArray[np.float64]
 STEP_NS = 4_000_000
 SERVO_STEPS = 2
 JUDGE_EVERY_STEPS = 5

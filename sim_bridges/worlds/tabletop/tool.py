@@ -8,12 +8,11 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lavla_ros.jaka.kinematics import MINICOBO, forward
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.tabletop.robot import TOOL_LENGTH_M
-
-FloatArray = NDArray[np.float64]
 
 SHOULDER_Z_M = MINICOBO.origin_xyz_m[0][2]
 WRIST_ABOVE_GRASP_M = TOOL_LENGTH_M + MINICOBO.origin_xyz_m[5][1]

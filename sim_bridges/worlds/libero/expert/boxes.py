@@ -10,9 +10,8 @@ from typing import Any
 import cv2
 import mujoco
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from lavla_ros.typing import FloatArray
 
 _SIGNS = np.array([[x, y, z] for x in (-1.0, 1.0) for y in (-1.0, 1.0) for z in (-1.0, 1.0)])
 

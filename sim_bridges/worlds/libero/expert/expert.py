@@ -18,7 +18,7 @@ import mujoco
 import numpy as np
 
 from lavla_ros.config import ConfigError
-from sim_bridges.worlds.libero.expert.boxes import FloatArray
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.libero.expert.grasp import Grasp, GraspConfig, down, plan_grasps
 from sim_bridges.worlds.libero.expert.scene import Scene
 

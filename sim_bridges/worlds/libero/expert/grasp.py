@@ -8,7 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from lavla_ros.config import ConfigError
-from sim_bridges.worlds.libero.expert.boxes import Boxes, FloatArray, footprint
+from lavla_ros.typing import FloatArray
+from sim_bridges.worlds.libero.expert.boxes import Boxes, footprint
 from sim_bridges.worlds.libero.expert.scene import Scene
 
 _FINGER_M = 0.02

@@ -8,7 +8,8 @@ from typing import Any, Literal
 import numpy as np
 
 from lavla_ros.errors import UserError
-from sim_bridges.worlds.libero.expert.boxes import Boxes, FloatArray, bodies_below, collision_boxes, sample_points
+from lavla_ros.typing import FloatArray
+from sim_bridges.worlds.libero.expert.boxes import Boxes, bodies_below, collision_boxes, sample_points
 
 EXPERT_SUITES = ("libero_object", "libero_spatial")
 """Suites that the expert was made for and measured on."""

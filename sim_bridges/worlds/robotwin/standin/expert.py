@@ -12,12 +12,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.robotwin.standin.kinematics import OutOfReach, hand_down
 from sim_bridges.worlds.robotwin.standin.robot import SIDES, Arm, Robot, Side
-
-FloatArray = NDArray[np.float64]
 
 STEP_M, STEP_RAD, STEP_GRIPPER = 0.025, 0.25, 0.25
 """Farthest that a hand moves, turns and opens in one command: at 15 Hz, 0.4 m/s."""

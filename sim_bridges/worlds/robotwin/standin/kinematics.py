@@ -12,9 +12,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from lavla_ros.typing import FloatArray
 
 SHOULDER_M = 0.16
 """Height of the shoulder above the base."""

@@ -6,9 +6,8 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from numpy.typing import NDArray
 
-FloatArray = NDArray[np.float64]
+from lavla_ros.typing import FloatArray
 
 VELOCITY_RAD_S = 1.0
 ACCELERATION_RAD_S2 = 1.0

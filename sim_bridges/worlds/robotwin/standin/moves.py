@@ -8,15 +8,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
-from numpy.typing import NDArray
 
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.robotwin.standin.expert import Expert, Lost, Reach, Stage
 from sim_bridges.worlds.robotwin.standin.robot import HOME_M, Side
 
 if TYPE_CHECKING:
     from sim_bridges.worlds.robotwin.standin.task import Block
 
-FloatArray = NDArray[np.float64]
 
 ABOVE_M = 0.09
 """How far above a block a hand opens, and how far it lifts it."""

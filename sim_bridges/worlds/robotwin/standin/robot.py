@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.robotwin.standin.body import Body, Part, Vector
 from sim_bridges.worlds.robotwin.standin.kinematics import (
     FOREARM_M,
@@ -18,7 +19,6 @@ from sim_bridges.worlds.robotwin.standin.kinematics import (
     LIMITS_RAD,
     SHOULDER_M,
     UPPER_ARM_M,
-    FloatArray,
     forward,
     hand_down,
     inverse,

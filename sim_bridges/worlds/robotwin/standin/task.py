@@ -25,9 +25,10 @@ from collections.abc import Callable, Iterator
 from typing import Any, ClassVar
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from lavla_ros.errors import InputError
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.robotwin.interface import ARM_JOINTS, COMMAND_SIZE
 from sim_bridges.worlds.robotwin.standin import motion
 from sim_bridges.worlds.robotwin.standin.body import Body, Part, Vector
@@ -36,8 +37,6 @@ from sim_bridges.worlds.robotwin.standin.engine import physics_scene
 from sim_bridges.worlds.robotwin.standin.expert import Expert, Lost, Stage
 from sim_bridges.worlds.robotwin.standin.robot import CAMERA_M, CAMERA_TILT_RAD, SIDES, Robot, Side
 from sim_bridges.worlds.robotwin.vulkan import import_sapien
-
-FloatArray = NDArray[np.float64]
 
 TABLE_TOP_M = 0.74
 SETTLING_STEPS = 50

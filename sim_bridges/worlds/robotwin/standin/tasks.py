@@ -7,16 +7,14 @@ from collections.abc import Iterator
 from typing import ClassVar
 
 import numpy as np
-from numpy.typing import NDArray
 
 from lavla_ros.errors import InputError
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.robotwin.standin.body import Vector
 from sim_bridges.worlds.robotwin.standin.expert import Expert, Lost, Reach, Stage
 from sim_bridges.worlds.robotwin.standin.moves import ABOVE_M, Grip, Place, home, lifted, pick, put_down, stage, yaw_of
 from sim_bridges.worlds.robotwin.standin.robot import SIDES, Side
 from sim_bridges.worlds.robotwin.standin.task import TABLE_TOP_M, Block, StandinTask
-
-FloatArray = NDArray[np.float64]
 
 CUBE_M: Vector = (0.025, 0.025, 0.025)
 BAR_M: Vector = (0.10, 0.016, 0.02)
