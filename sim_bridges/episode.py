@@ -268,7 +268,7 @@ def check_chunk(chunk: ActionChunk, contract: Contract, *, steps: int) -> None:
     """Raises PolicyError for a chunk of the wrong size, order or rate, or with a value that is not finite.
 
     ``steps``: how many of its actions will be executed. What lies beyond the contract's limits is the environment's
-    to judge: the tabletop's executor limits joint targets, LIBERO's environment refuses relative actions.
+    to judge: one limits joint targets as the arm's executor does, another refuses relative actions.
     """
     shape = tuple(chunk.actions_HA.shape)
     if len(shape) != 2 or shape[1] != contract.action_dim or shape[0] < 1:

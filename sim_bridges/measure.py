@@ -1,6 +1,6 @@
 """Success of a suite's scripted expert, without pictures, in this process.
 
-``python -m sim_bridges.measure libero_object --episodes 10`` runs ten episodes of each of the suite's usual tasks.
+``python -m sim_bridges.measure SUITE --episodes 10`` runs ten episodes of each of the suite's usual tasks.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class MeasureConfig:
     seed: int | None = None
     """As in an evaluation; default is the suite's own."""
     play: bool = False
-    """An expert that can move the robot itself does so; this is how RoboTwin accepts a seed."""
+    """An expert that can move the robot itself does so, as in the search for seeds that it can solve."""
     disturb: bool = False
     """Push the arm in random bursts, as recordings do."""
     options: tuple[str, ...] = ()

@@ -30,6 +30,8 @@ SUITES = {
     "robotwin_standin": "sim_bridges.worlds.robotwin.suite:robotwin_standin",
 }
 """Name → factory of the suites that come with the package."""
+DEFAULT_SUITE = next(iter(SUITES))
+"""The one that is recorded, studied and shown if none is named: it needs nothing but the package."""
 
 
 def load_suite(name: str, options: Options | None = None) -> Suite:

@@ -20,7 +20,7 @@
         optional: true                           # the stack goes on without it
         parameters: {host: "${arm_host}"}
       - name: emulator
-        module: sim_bridges.worlds.tabletop.live        # any other Python module
+        module: my_package.simulated_arm         # any other Python module
         when: [simulate]                         # all must hold; "not simulate" negates
         arguments: [--port, "${arm_port}"]
         ready: listening                         # regular expression in its output

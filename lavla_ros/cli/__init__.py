@@ -45,7 +45,7 @@ COMMANDS = {
     "import": Command(
         "data",
         "import_demonstrations",
-        "Import demonstrations of LIBERO or RoboTwin (HDF5), LeRobot (v2.0, v2.1, v3.0), or a format of your own.",
+        "Import demonstrations: a benchmark's HDF5 files, LeRobot (v2.0, v2.1, v3.0), or a format of your own.",
     ),
     "dataset": Command("data", "dataset", "Check a dataset, or repair what a crash or a damaged disk left of it."),
     "latent train": Command("latent", "train", "Train an action or an image latent action model.", parses=True),
@@ -60,9 +60,9 @@ COMMANDS = {
     "study": Command("evaluate", "study", "Compare the training strategies, from recorded bags to a table."),
     "up": Command("run", "up", "Start a stack of ROS nodes."),
     "demo": Command("run", "demo", "Watch a learned policy move the emulated JAKA arm, live over ROS 2."),
-    "demo-bimanual": Command("run", "demo_bimanual", "Watch two arms solve tasks of RoboTwin's kind, live over ROS 2."),
+    "demo-bimanual": Command("run", "demo_bimanual", "Watch two arms solve tasks, live over ROS 2."),
     "emulator": Command(
-        "run", "emulator", "Run the emulator of JAKA's controller over the live tabletop.", parses=True
+        "run", "emulator", "Run the emulator of JAKA's controller over a live, simulated table.", parses=True
     ),
     "bench": Command("bench", "bench", "Measure speed, memory, punctuality or safety on this machine."),
 }

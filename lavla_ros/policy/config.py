@@ -132,7 +132,7 @@ class ActionCodingConfig:
     per_step_statistics: bool = True
     """Quantiles for each step of the chunk, so that near steps are resolved as well as far ones."""
     normalization: Literal["quantile", "min_max"] = "quantile"
-    """quantile: q01–q99 → [-1, 1], clipped (LIBERO, JAKA). min_max: min–max → [-1, 1] (RoboTwin)."""
+    """quantile: q01–q99 → [-1, 1], clipped. min_max: min–max → [-1, 1]."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

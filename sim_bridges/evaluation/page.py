@@ -54,7 +54,7 @@ def text(value: object) -> str:
 
 
 def in_words(task: str) -> str:
-    """LIBERO's tasks are whole sentences in one word; as words they can be wrapped."""
+    """Some benchmarks' tasks are whole sentences in one word; as words they can be wrapped."""
     return task.replace("_", " ") if len(task) > 20 else task
 
 

@@ -34,7 +34,7 @@ class EpisodeResult:
     """Hash of the simulator's state after reset."""
     success: bool
     score: float
-    """Part of the task that was done, 0 to 1 (on the tabletop the rubric of the paper's Appendix F)."""
+    """Part of the task that was done, 0 to 1."""
     length_steps: int
     error: str | None = None
     task: str = ""

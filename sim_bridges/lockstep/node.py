@@ -40,7 +40,7 @@ from sim_bridges.lockstep.episodes import Episodes, Recorder
 from sim_bridges.lockstep.parameters import LockstepParameters, Request
 from sim_bridges.lockstep.thread import SimulatorThread
 from sim_bridges.lockstep.topics import LockstepTopics
-from sim_bridges.suites import choose_tasks, load_suite, options_of
+from sim_bridges.suites import DEFAULT_SUITE, choose_tasks, load_suite, options_of
 from sim_bridges.world import Assets, ExtraTopics, HasExtraTopics, Start, Suite, SuiteError
 
 
@@ -50,7 +50,7 @@ class LockstepNode(LavlaNode):
     parameters_type = LockstepParameters
     parameters: LockstepParameters
 
-    def __init__(self, suite: str = "tabletop", **options: Any) -> None:
+    def __init__(self, suite: str = DEFAULT_SUITE, **options: Any) -> None:
         """``suite``: the one that runs unless the parameter names another."""
         super().__init__("lockstep", **options)
         self._suite = self._declare_episode(suite)
@@ -241,7 +241,7 @@ class LockstepNode(LavlaNode):
 
 def main() -> int:
     """``python -m sim_bridges.lockstep.node [SUITE] [--ros-args …]``."""
-    suite = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else "tabletop"
+    suite = sys.argv.pop(1) if len(sys.argv) > 1 and not sys.argv[1].startswith("-") else DEFAULT_SUITE
     return run_node(lambda: LockstepNode(suite))
 
 

@@ -23,7 +23,7 @@ from lavla_ros.config import ConfigError
 from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
 from lavla_ros.yaml_text import dump_yaml
-from sim_bridges.suites import choose_tasks, load_suite
+from sim_bridges.suites import DEFAULT_SUITE, choose_tasks, load_suite
 from sim_bridges.world import Options
 
 
@@ -36,7 +36,7 @@ class RecordConfig:
     """A batch of scripted demonstrations."""
 
     out: Path
-    suite: str = "tabletop"
+    suite: str = DEFAULT_SUITE
     """Name, or ``module:factory``."""
     task: str = ""
     """Name or number; empty: the suite's first usual one."""

@@ -25,7 +25,7 @@ from lavla_ros.policy.strategies import STRATEGIES, BackboneShape, build_strateg
 from lavla_ros.yaml_text import dump_yaml, load_yaml
 from sim_bridges.evaluation.statistics import wilson95
 from sim_bridges.files import write_json
-from sim_bridges.suites import load_suite
+from sim_bridges.suites import DEFAULT_SUITE, load_suite
 from sim_bridges.world import Options, Recipes, Suite
 
 
@@ -40,7 +40,7 @@ class StudyConfig:
     bags: tuple[Path, ...]
     """Recorded episodes, or folders of them."""
     out: Path
-    suite: str = "tabletop"
+    suite: str = DEFAULT_SUITE
     """Where the policies are evaluated, and the bags were recorded."""
     options: Options = field(default_factory=dict)
     """Of the suite."""

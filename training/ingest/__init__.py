@@ -1,4 +1,4 @@
-"""Recordings → our dataset: bags, LIBERO and RoboTwin HDF5, any LeRobot dataset, and what others add.
+"""Recordings → our dataset: bags, the benchmarks' HDF5 files, any LeRobot dataset, and what others add.
 
 ``lavla convert BAGS`` and ``lavla import KIND SOURCE`` end here. What a source holds is matched with the contract by
 name; what does not fit is refused, with the names on both sides.

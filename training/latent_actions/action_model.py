@@ -161,8 +161,8 @@ class ActionLatentModel(LatentModel):
         """Eq. 16: reconstruction + λ_mask · mask consistency + β · commitment.
 
         Each squared norm is the mean over the elements that it covers, the convention that weights like these
-        are stated in. Summed to the letter, the d dimensions of a latent would outweigh the m of an action: on
-        the tabletop that doubles the reconstruction error. In training mode the codebook follows the latents.
+        are stated in. Summed to the letter, the d dimensions of a latent would outweigh the m of an action: that
+        doubled the reconstruction error where it was tried. In training mode the codebook follows the latents.
         """
         config = self.config
         latents_BHd = self.encode(actions_BHA)

@@ -1,9 +1,9 @@
 """What the image model sees and reads: features of a frozen image encoder and of a frozen text encoder.
 
 Image features are computed once per dataset and camera, into a file that every later run and the labelling
-share. Its size is steps × N × F × 2 bytes: 393 kB per image with DINOv2 ViT-B/14 at 224 px (35,960 tabletop
-steps: 14 GB), 8 kB with the tabletop's random encoder. The file is memory-mapped: a process holds the batches
-it asked for, and what else of the file is in memory is the kernel's cache, which gives way when memory is short.
+share. Its size is steps × N × F × 2 bytes: 393 kB per image with DINOv2 ViT-B/14 at 224 px (35,960 steps: 14 GB),
+8 kB with the smallest recipe's random encoder. The file is memory-mapped: a process holds the batches it asked for, and
+what else of the file is in memory is the kernel's cache, which gives way when memory is short.
 """
 
 from __future__ import annotations

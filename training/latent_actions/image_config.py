@@ -20,8 +20,8 @@ class FeatureConfig:
     """The frozen image encoder: N patch tokens of F numbers. The defaults are UniVLA's."""
 
     kind: Literal["dinov2", "random"] = "dinov2"
-    """dinov2: a pretrained DINOv2 with registers. random: a small one with random weights, for tests and the
-    tabletop; it needs no download, and keeps what is where in a picture, not what it is."""
+    """dinov2: a pretrained DINOv2 with registers. random: a small one with random weights, for tests and
+    small recipes; it needs no download, and keeps what is where in a picture, not what it is."""
     path: str = "facebook/dinov2-with-registers-base"
     """dinov2 only: local folder or hub name."""
     revision: str = "main"
@@ -64,7 +64,7 @@ class TextConfig:
     """The frozen text encoder of stage 1: up to L tokens of E numbers. The defaults are UniVLA's."""
 
     kind: Literal["t5", "hashed"] = "t5"
-    """t5: the encoder of a T5. hashed: a fixed random vector per word, for tests and the tabletop."""
+    """t5: the encoder of a T5. hashed: a fixed random vector per word, for tests and small recipes."""
     path: str = "google-t5/t5-base"
     """t5 only: local folder or hub name."""
     revision: str = "main"

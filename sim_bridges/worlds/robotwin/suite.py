@@ -9,12 +9,8 @@ a command that is not finite, of the wrong size or out of the joints' limits is 
 from __future__ import annotations
 
 import hashlib
-import multiprocessing
 import time
-from collections import deque
 from collections.abc import Callable, Generator, Sequence
-from concurrent.futures import Future, ProcessPoolExecutor
-from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing
 from dataclasses import dataclass
 from functools import partial
@@ -45,6 +41,7 @@ from sim_bridges.world import (
     SuiteError,
 )
 from sim_bridges.worlds.robotwin.environment import RobotwinEnvironment, RobotwinError, View
+from sim_bridges.worlds.robotwin.search import search
 from sim_bridges.worlds.robotwin.seeds import MOST_REJECTED_IN_A_ROW, SeedFile, Tried, accepted, first_seed, try_seed
 from sim_bridges.worlds.robotwin.sources import open_source
 from sim_bridges.worlds.robotwin.task_sets import PAPER_4, TASK_SETS
@@ -53,9 +50,6 @@ from sim_bridges.worlds.robotwin.task_source import Instructions, TaskSource
 SEEDS_FILE = "seeds.json"
 """In the folder of an evaluation: what was tried, what counts, and what is said."""
 PROTOCOL_EPISODES = 100
-TRY_TIMEOUT_S = 900.0
-"""Longest that the expert may take over a seed."""
-_KEPT = "what was found is kept, and the same command goes on there"
 CHUNK_STEPS = 25
 """Commands between two inferences: the whole chunk, as RoboTwin's own policies do."""
 
@@ -140,7 +134,7 @@ class RobotwinSuite:
             self._take_given(listed, tasks, episodes)
         found: dict[str, list[Start]] = {}
         for task in tasks:
-            tries = partial(_tries, self, task, workers)
+            tries = partial(search, self.source, self.contract, task, self.instructions, workers)
             rows = accepted(
                 task,
                 first_seed(seed),
@@ -238,55 +232,6 @@ def robotwin_standin(options: StandinOptions = StandinOptions()) -> RobotwinSuit
     """The stand-in, which needs no assets."""
     source = open_source("standin")
     return RobotwinSuite(source, default_tasks=source.tasks, options=options)
-
-
-# The search, in processes of its own: what the expert's planner and the renderer do there ends with them.
-
-
-def _tries(suite: RobotwinSuite, task: str, workers: int, first: int) -> Generator[Tried]:
-    """Seeds from ``first`` on, in order, tried ``workers`` at a time. Raises RobotwinError where a process dies, or
-    does not come to an end with a seed."""
-    context = multiprocessing.get_context("spawn")
-    pending: deque[tuple[int, Future[Tried]]] = deque()
-    with ProcessPoolExecutor(
-        workers, mp_context=context, initializer=_make, initargs=(suite.source, suite.contract, task)
-    ) as pool:
-        try:
-            seed = first
-            while True:
-                while len(pending) < workers:
-                    pending.append((seed, pool.submit(_try, seed, suite.instructions)))
-                    seed += 1
-                oldest, future = pending.popleft()
-                yield future.result(TRY_TIMEOUT_S)
-        except BrokenProcessPool as error:
-            raise RobotwinError(f"a process that tried seeds of {task} from {oldest} on died; {_KEPT}") from error
-        except TimeoutError as error:
-            for process in list(pool._processes.values()):  # from Python 3.14 on: kill_workers()
-                process.kill()
-            raise RobotwinError(
-                f"the expert did not come to an end with seed {oldest} of {task} in {TRY_TIMEOUT_S:g} s; {_KEPT}"
-            ) from error
-        finally:
-            pool.shutdown(wait=True, cancel_futures=True)
-
-
-_made: tuple[TaskSource, Contract, str] | None = None
-_environment: RobotwinEnvironment | None = None
-
-
-def _make(source: TaskSource, contract: Contract, task: str) -> None:
-    global _made
-    _made = (source, contract, task)
-
-
-def _try(seed: int, kind: Instructions) -> Tried:
-    global _environment
-    assert _made is not None
-    source, contract, task = _made
-    if _environment is None:
-        _environment = source.environment(task, contract)
-    return try_seed(_environment, source, seed, kind)
 
 
 class RobotwinTaskEnvironment:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,7 +19,8 @@ from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import same_episodes
 from sim_bridges.suites import choose_tasks, load_suite
 from sim_bridges.world import Evaluated, Plan, SuiteError
-from sim_bridges.worlds.robotwin import suite as robotwin
+from sim_bridges.worlds.robotwin import search
+from sim_bridges.worlds.robotwin import suite as suite_module
 from sim_bridges.worlds.robotwin.environment import RobotwinError
 from sim_bridges.worlds.robotwin.suite import SEEDS_FILE
 from sim_bridges.worlds.robotwin.task_sets import PAPER_4, PAPER_10
@@ -54,13 +56,12 @@ def test_what_was_found_is_not_looked_for_again(tmp_path: Path, monkeypatch: pyt
     suite = SwingSuite()
     first = suite.find(["swing"], episodes=4, seed=0, folder=tmp_path, workers=1)
     asked: list[int] = []
-    tries = robotwin._tries
 
-    def counted(suite: SwingSuite, task: str, workers: int, seed: int):
-        asked.append(seed)
-        yield from tries(suite, task, workers, seed)
+    def counted(*asked_for: Any):
+        asked.append(asked_for[-1])
+        yield from search.search(*asked_for)
 
-    monkeypatch.setattr(robotwin, "_tries", counted)
+    monkeypatch.setattr(suite_module, "search", counted)
     assert suite.find(["swing"], episodes=3, seed=0, folder=tmp_path, workers=1)["swing"] == first["swing"][:3]
     assert asked == []
     more = suite.find(["swing"], episodes=5, seed=0, folder=tmp_path, workers=1)
@@ -81,7 +82,7 @@ def test_an_expert_that_solves_nothing_ends_the_search(tmp_path: Path) -> None:
 def test_an_expert_that_takes_its_process_along_or_never_ends(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, fault: str, words: str
 ) -> None:
-    monkeypatch.setattr(robotwin, "TRY_TIMEOUT_S", 2.0 if fault == "hang" else 200.0)
+    monkeypatch.setattr(search, "TRY_TIMEOUT_S", 2.0 if fault == "hang" else 200.0)
     with pytest.raises(RobotwinError, match=words):
         SwingSuite(SwingOptions(fault=fault)).find(["swing"], episodes=1, seed=0, folder=tmp_path, workers=1)
 
