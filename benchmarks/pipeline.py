@@ -18,7 +18,8 @@ from typing import Any
 import numpy as np
 
 from lavla_ros.errors import FailedError
-from sim_bridges.worlds.tabletop.live_episodes import LiveEpisodes, read_rows
+from sim_bridges.files import read_rows
+from sim_bridges.worlds.tabletop.live_episodes import LiveEpisodes
 
 PROBES = {
     "policy": "benchmarks.probes.policy",

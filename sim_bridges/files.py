@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from pathlib import Path
+from typing import Any
 
 
 def write_json(path: Path, data: object) -> None:
@@ -19,3 +20,8 @@ def write_json(path: Path, data: object) -> None:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def read_rows(file: Path) -> list[dict[str, Any]]:
+    """The JSON lines of a file that may not exist yet."""
+    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []

@@ -18,20 +18,7 @@ from lavla_ros.config import ConfigError, from_plain
 from lavla_ros.plugins import find
 from lavla_ros.yaml_text import load_yaml
 from sim_bridges.world import Options, Plan, Start, Suite, SuiteError
-
-SUITES = {
-    "tabletop": "sim_bridges.worlds.tabletop.suite:TabletopSuite",
-    "libero_spatial": "sim_bridges.worlds.libero.suite:libero_spatial",
-    "libero_object": "sim_bridges.worlds.libero.suite:libero_object",
-    "libero_goal": "sim_bridges.worlds.libero.suite:libero_goal",
-    "libero_10": "sim_bridges.worlds.libero.suite:libero_10",
-    "libero_90": "sim_bridges.worlds.libero.suite:libero_90",
-    "robotwin": "sim_bridges.worlds.robotwin.suite:robotwin",
-    "robotwin_standin": "sim_bridges.worlds.robotwin.suite:robotwin_standin",
-}
-"""Name → factory of the suites that come with the package."""
-DEFAULT_SUITE = next(iter(SUITES))
-"""The one that is recorded, studied and shown if none is named: it needs nothing but the package."""
+from sim_bridges.worlds import SUITES
 
 
 def load_suite(name: str, options: Options | None = None) -> Suite:

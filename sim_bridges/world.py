@@ -180,8 +180,6 @@ class Recipes:
     """Per task and policy."""
     seed: int | None = None
     """Of the evaluations; None: that of the suite's rules."""
-    live: bool = False
-    """Whether ``lavla demo`` runs this suite's policies on a live stack."""
 
 
 @runtime_checkable
@@ -193,6 +191,29 @@ class FindsScenes(Protocol):
 
         ``number``: among episodes that follow one another. ``demonstration``: the expert will act in it. ``on_try`` is
         called before every try, and ends the search by raising. Raises SuiteError where there is no such episode.
+        """
+        ...
+
+
+class Live(Protocol):
+    """A stack of a suite's own, on which its episodes run in real time."""
+
+    @property
+    def ran(self) -> str:
+        """What is part of it, for a report."""
+        ...
+
+    @property
+    def episode_s(self) -> float:
+        """An episode without success has failed after this."""
+        ...
+
+    def show(
+        self, folder: Path, *, task: str, policy: str, episodes: int, seed: int, say: Callable[[str], None]
+    ) -> list[Mapping[str, Any]]:
+        """Run and record the scenes from ``seed`` on. For each: ``seed``, ``state``, ``score``, ``elapsed_s``, ``bag``.
+
+        ``folder`` receives TASK.log, which errors name, and the bags.
         """
         ...
 
@@ -213,8 +234,8 @@ class Suite(Protocol):
     A suite may say more, as attributes: ``task_sets`` (name → tasks), ``recipes`` (:class:`Recipes`, for studies),
     ``demonstration_steps`` (contract steps after which a recorded demonstration has failed, in place of the official
     limit), ``scene`` (what the scenes of its recordings say beside task and seed, for replays), ``policy`` (the one
-    that comes with it, for benchmarks) and ``bench`` (what else a benchmark measures, from a task and the (steps, A)
-    actions of its expert).
+    that comes with it, for benchmarks and demos), ``live`` (:class:`Live`, for demos and studies) and ``bench`` (what
+    else a benchmark measures, from a task and the (steps, A) actions of its expert).
     """
 
     @property

@@ -31,8 +31,9 @@ that several stacks run side by side in one graph.
 ``${name}`` is an argument, a variable or ``run_dir`` (a private folder of this run). A value that
 is one ``${name}`` and nothing else keeps the argument's type.
 
-A stack that is another one with less in it says ``extends: NAME`` and
-``without: {processes: […], arguments: […]}``.
+A stack that is much like a shipped one says ``extends: NAME`` and what differs: ``without: {processes: […], arguments:
+[…]}`` leaves some out; ``arguments`` has new ones, and keys that the other's are to have; ``processes: {NAME: {KEY:
+VALUE}}`` has keys of the other's processes, of ``parameters`` those that differ.
 """
 
 from __future__ import annotations
@@ -274,16 +275,27 @@ def _read(name: str | Path) -> tuple[Path, dict[str, Any]]:
 
 
 def _extended(data: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """The shipped stack that ``data`` extends, without what it leaves out."""
-    if set(data) != {"extends", "description", "without"} or set(data["without"]) - {"processes", "arguments"}:
-        raise StackError(f"{where}: has {sorted(data)}; expected extends, description, without: processes, arguments")
+    """The shipped stack that ``data`` extends, without what it leaves out, with what it has besides."""
+    without, changed = data.get("without", {}), data.get("processes", {})
+    keys = {"extends", "description", "without", "arguments", "processes"}
+    if set(data) - keys or "description" not in data or set(without) - {"processes", "arguments"}:
+        raise StackError(f"{where}: has {sorted(data)}; expected {sorted(keys)}, in without processes and arguments")
+    if not isinstance(changed, Mapping):
+        raise StackError(f"{where}: processes of a stack that extends another is a mapping: NAME: {{KEY: VALUE}}")
     _, base = _read(str(data["extends"]))
     processes = {str(p.get("name")): p for p in base["processes"]}
     arguments = dict(base["arguments"])
     for kind, present in (("processes", processes), ("arguments", arguments)):
-        for name in data["without"].get(kind, ()):
+        for name in without.get(kind, ()):
             if present.pop(name, None) is None:
                 raise StackError(f"{where}: leaves out {name!r} of {kind}, which {data['extends']} does not have")
+    for name, own in data.get("arguments", {}).items():
+        arguments[name] = {**arguments.get(name, {}), **own}
+    for name, own in changed.items():
+        if name not in processes:
+            raise StackError(f"{where}: changes process {name!r}; {data['extends']} has {sorted(processes)}")
+        parameters = {**processes[name].get("parameters", {}), **own.get("parameters", {})}
+        processes[name] = {**processes[name], **own, "parameters": parameters}
     return {**base, "description": data["description"], "arguments": arguments, "processes": list(processes.values())}
 
 

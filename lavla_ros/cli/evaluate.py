@@ -13,6 +13,7 @@ import tyro
 from lavla_ros.cli.arguments import Json, SuiteOptions, fields_of
 from lavla_ros.cli.terminal import PROGRAM, CommandError, Progress, say
 from sim_bridges.evaluation.config import EvaluationConfig
+from sim_bridges.worlds import DEFAULT_SUITE
 
 
 def evaluate(
@@ -118,7 +119,7 @@ def study(
     bags: tyro.conf.Positional[tuple[Path, ...]],
     /,
     out: Path,
-    suite: str = "tabletop",
+    suite: str = DEFAULT_SUITE,
     option: SuiteOptions = (),
     task: tuple[str, ...] = (),
     steps: int = 2000,

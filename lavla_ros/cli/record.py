@@ -9,12 +9,13 @@ from lavla_ros.bringup.stack import stack_arguments
 from lavla_ros.cli.arguments import Json, SuiteOptions
 from lavla_ros.cli.terminal import PROGRAM, Progress, to_json
 from lavla_ros.resources import DEFAULT_CONTRACT
+from sim_bridges.worlds import DEFAULT_SUITE
 
 
 def record(
     out: Path,
     by: Literal["expert", "person"] = "expert",
-    suite: str = "tabletop",
+    suite: str = DEFAULT_SUITE,
     option: SuiteOptions = (),
     task: str = "",
     episodes: int | None = None,

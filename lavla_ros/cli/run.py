@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any, Literal
 
 import tyro
 
 from lavla_ros.bringup.stack import read_arguments, stack_arguments
+from lavla_ros.cli.arguments import SuiteOptions
+from sim_bridges.worlds import DEFAULT_SUITE
 
 
 def up(stack: tyro.conf.Positional[str], arguments: tyro.conf.Positional[tuple[str, ...]] = (), /) -> None:
@@ -38,32 +39,41 @@ def show_stack_arguments(stack: str) -> None:
 
 
 def demo(
+    suite: tyro.conf.Positional[str] = DEFAULT_SUITE,
+    /,
+    option: SuiteOptions = (),
     out: Path | None = None,
-    policy: str = "bundled",
-    task: Literal["pick_place", "stack_bowls"] = "pick_place",
+    policy: str = "",
+    task: tuple[str, ...] = (),
     episodes: int = 5,
     seed: int = 0,
+    disturb: bool = False,
 ) -> None:
     """The demo writes bags, videos and a report.
 
-    Args:
-        out: New folder for everything that the demo writes. The default is runs/demo-TIME.
-        policy: Checkpoint directory, or "bundled".
-        task: The task that the arm is to perform.
-        episodes: Number of episodes.
-        seed: Seed of the first episode's layout; each episode uses the next seed.
-    """
-    from sim_bridges.demos.tabletop import DemoConfig, run_demo
+    Example: lavla demo tabletop --task stack_bowls
 
-    config = DemoConfig(out=out or _new_folder("demo"), policy=policy, task=task, episodes=episodes, seed=seed)
-    _demonstrate(run_demo, config)
+    Args:
+        suite: Name of a suite, or module:factory of yours. One that has no live stack of its own is shown in lock-step.
+        option: Option of the suite, written name=value; it may be given several times. --name value does the same.
+        out: New folder for everything that the demo writes. The default is runs/demo-TIME.
+        policy: Checkpoint directory, "bundled" or "expert". The default is the policy that the package has for the
+            suite, and the scripted expert if it has none.
+        task: Tasks to show, by name or number. The default is the suite's usual ones.
+        episodes: Number of episodes of each task.
+        seed: Seed of the evaluation whose first scenes are shown.
+        disturb: Push the expert's arm now and then, to show how it recovers.
+    """
+    from sim_bridges.suites import parse_options
+
+    _demonstrate("demo", suite, parse_options(option), out, policy, task, episodes, seed, disturb)
 
 
 def demo_bimanual(
     out: Path | None = None, tasks: tuple[str, ...] = (), episodes: int = 1, seed: int = 0, disturb: bool = False
 ) -> None:
     """The demo runs the stand-in for RoboTwin, and writes bags, videos and a report. The scripted expert acts; to see a
-    policy of yours, run "lavla up robotwin_policy policy:=…".
+    policy of yours, run "lavla demo robotwin_standin --policy …".
 
     Args:
         out: New folder for everything that the demo writes. The default is runs/demo-bimanual-TIME.
@@ -72,11 +82,7 @@ def demo_bimanual(
         seed: Seed of the evaluation whose first scenes are shown.
         disturb: Push the arms now and then, to show how the expert recovers.
     """
-    from sim_bridges.demos.bimanual import BimanualDemoConfig, run_bimanual_demo
-
-    folder = out or _new_folder("demo-bimanual")
-    config = BimanualDemoConfig(out=folder, tasks=tasks, episodes=episodes, seed=seed, disturb=disturb)
-    _demonstrate(run_bimanual_demo, config)
+    _demonstrate("demo-bimanual", "robotwin_standin", {}, out, "expert", tasks, episodes, seed, disturb)
 
 
 def emulator(arguments: Sequence[str]) -> Callable[[], None]:
@@ -90,7 +96,29 @@ def _new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _demonstrate(run: Callable[..., Any], config: Any) -> None:
-    results, out = run(config, lambda text: print(f"demo: {text}", flush=True)), config.out
+def _demonstrate(
+    name: str,
+    suite: str,
+    options: Mapping[str, str],
+    out: Path | None,
+    policy: str,
+    tasks: tuple[str, ...],
+    episodes: int,
+    seed: int,
+    disturb: bool,
+) -> None:
+    from sim_bridges.demos.demo import DemoConfig, run_demo
+
+    config = DemoConfig(
+        out=out or _new_folder(name),
+        suite=suite,
+        options=options,
+        policy=policy,
+        tasks=tasks,
+        episodes=episodes,
+        seed=seed,
+        disturb=disturb,
+    )
+    results, out = run_demo(config, lambda text: print(f"demo: {text}", flush=True)), config.out
     print(f"demo: {results.summary()}")
     print(f"demo: open {out}/report.html; videos {out}/episode_*.mp4, bags {out}/bags, {out}/results.json")

@@ -18,6 +18,7 @@ The simulator lives in a thread of its own, messages arrive in the executor's. O
 from __future__ import annotations
 
 import json
+import shlex
 import sys
 import time
 from contextlib import suppress
@@ -27,9 +28,11 @@ from pathlib import Path
 from typing import Any
 
 from rcl_interfaces.msg import ParameterDescriptor
+from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from lavla_ros import topics
+from lavla_ros.contract import load_contract, require_same_contract
 from lavla_ros.episode import EpisodePhase
 from lavla_ros.ros.client import ServiceError
 from lavla_ros.ros.diagnostics import Report
@@ -40,8 +43,9 @@ from sim_bridges.lockstep.episodes import Episodes, Recorder
 from sim_bridges.lockstep.parameters import LockstepParameters, Request
 from sim_bridges.lockstep.thread import SimulatorThread
 from sim_bridges.lockstep.topics import LockstepTopics
-from sim_bridges.suites import DEFAULT_SUITE, choose_tasks, load_suite, options_of
+from sim_bridges.suites import choose_tasks, load_suite, options_of, parse_options
 from sim_bridges.world import Assets, ExtraTopics, HasExtraTopics, Start, Suite, SuiteError
+from sim_bridges.worlds import DEFAULT_SUITE
 
 
 class LockstepNode(LavlaNode):
@@ -70,16 +74,25 @@ class LockstepNode(LavlaNode):
         """The parameters that say which episode, a suite's own options among them; the suite that they name."""
         described = ParameterDescriptor(description="Suite of tasks, or module:factory.")
         name = str(self.declare_parameter("suite", suite, described).value)
+        described = ParameterDescriptor(description="Options of the suite, name=value each, with spaces between.")
+        self.declare_parameter("options", "", described)
         self._options = options_of(name)
         for option, default in self._options.items():
             words = f"Option of the suite; default is {default}." if default else "Option of the suite."
             self.declare_parameter(option, "", ParameterDescriptor(dynamic_typing=True, description=words))
+        if "contract" not in self._options:
+            described = ParameterDescriptor(description="Contract of the other nodes, which must be the suite's.")
+            self.declare_parameter("contract", "", described)
         loaded = self._load_suite(name)
-        described = ParameterDescriptor(dynamic_typing=True, description="Its number in the suite, or its name.")
         task = (*loaded.default_tasks, *loaded.tasks)[0]
-        self.declare_parameter("task", task, described)
         seed = loaded.plan(task, 0, loaded.rules.seed).seed
-        self.declare_parameter("seed", seed, ParameterDescriptor(description="Of the scene."))
+        for key, default, words in (
+            ("task", task, "Its number in the suite, or its name."),
+            ("seed", seed, "Seed of the scene."),
+        ):
+            described = ParameterDescriptor(dynamic_typing=True, description=f"{words} Default is {default}.")
+            if self.declare_parameter(key, default, described).value == "":
+                self.set_parameters([Parameter(key, value=default)])
         self.declare_parameter("initial_state", 0, ParameterDescriptor(description="Recorded initial state, from 0."))
         return loaded
 
@@ -90,6 +103,9 @@ class LockstepNode(LavlaNode):
         first = self.request()
         self._suite = suite = self._load_suite(first.suite)
         contract, steps = suite.contract, parameters.replan_steps or suite.rules.replan_steps
+        if "contract" not in self._options and (name := self.get_parameter("contract").value):
+            theirs = f"parameter contract, {name}"
+            require_same_contract(contract, load_contract(name), ours_from=f"suite {suite.name}", theirs_from=theirs)
         if steps > contract.chunk_size:
             raise ParameterError(
                 f"replan_steps is {steps}; a chunk of contract {contract.name} has {contract.chunk_size} steps, and "
@@ -163,7 +179,9 @@ class LockstepNode(LavlaNode):
         )
 
     def _load_suite(self, name: str) -> Suite:
-        return load_suite(name, {option: str(self.get_parameter(option).value) for option in self._options})
+        given = {option: str(self.get_parameter(option).value) for option in self._options}
+        together = parse_options(shlex.split(self.get_parameter("options").value))
+        return load_suite(name, together | {option: value for option, value in given.items() if value})
 
     def _start_of(self, suite: Suite, request: Request) -> tuple[str, Start]:
         """Its task and how it begins. Raises SuiteError for what does not exist."""

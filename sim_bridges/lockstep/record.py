@@ -23,8 +23,9 @@ from lavla_ros.config import ConfigError
 from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
 from lavla_ros.yaml_text import dump_yaml
-from sim_bridges.suites import DEFAULT_SUITE, choose_tasks, load_suite
+from sim_bridges.suites import choose_tasks, load_suite
 from sim_bridges.world import Options
+from sim_bridges.worlds import DEFAULT_SUITE
 
 
 class RecordError(UserError, RuntimeError):

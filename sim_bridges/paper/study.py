@@ -25,8 +25,9 @@ from lavla_ros.policy.strategies import STRATEGIES, BackboneShape, build_strateg
 from lavla_ros.yaml_text import dump_yaml, load_yaml
 from sim_bridges.evaluation.statistics import wilson95
 from sim_bridges.files import write_json
-from sim_bridges.suites import DEFAULT_SUITE, load_suite
+from sim_bridges.suites import load_suite
 from sim_bridges.world import Options, Recipes, Suite
+from sim_bridges.worlds import DEFAULT_SUITE
 
 
 class StudyError(UserError, RuntimeError):
@@ -90,6 +91,8 @@ def run_study(config: StudyConfig, say: Callable[[str], None], *, lavla: Sequenc
     """
     suite = load_suite(config.suite, config.options)
     stages, recipes = _Stages(config.out, lavla, say), _recipes_of(suite, config)
+    shown = [config.suite, *(text for option in config.options.items() for text in ("-o", "=".join(option)))]
+    shown += ["--task", *config.tasks] if config.tasks else []
     contract = stages.write("contract.yaml", suite.contract.to_dict())
     dataset, action, image = config.out / "dataset", config.out / "latent_action", config.out / "latent_image"
     stages.run("convert", ["convert", *map(str, config.bags), "--contract", str(contract)], output=dataset)
@@ -118,10 +121,9 @@ def run_study(config: StudyConfig, say: Callable[[str], None], *, lavla: Sequenc
         }
         file = stages.write(f"{name}.yaml", _recipe(recipes.policy, overrides))
         stages.run(f"train_{name}", ["train", "--config", str(file)])
-        evaluation = ["eval", config.suite, "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
-        evaluation += ["--episodes", str(config.episodes), *(["--task", *config.tasks] if config.tasks else [])]
+        evaluation = ["eval", *shown, "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
+        evaluation += ["--episodes", str(config.episodes)]
         evaluation += ["--replan-steps", str(config.replan_steps)] if config.replan_steps else []
-        evaluation += [text for option in config.options.items() for text in ("-o", "=".join(option))]
         stages.run(f"evaluate_{name}", evaluation, output=output / "evaluation")
 
     # those with most placeholders train longest: first, so that nothing is left alone at the end
@@ -132,12 +134,12 @@ def run_study(config: StudyConfig, say: Callable[[str], None], *, lavla: Sequenc
         evaluations = [str(config.out / _file_name(strategy) / "evaluation") for strategy in config.strategies]
         stages.run("compare", ["compare", *evaluations], output=config.out / "compared.html")
     rows: list[dict[str, Any]] = []
-    live = recipes.live and config.live_episodes > 0
+    live = hasattr(suite, "live") and config.live_episodes > 0
     for strategy in config.strategies:
         name = _file_name(strategy)
         output = config.out / name
         if live:  # in real time, so with nothing beside it
-            demo = ["demo", "--policy", str(output / "best"), "--episodes", str(config.live_episodes)]
+            demo = ["demo", *shown, "--policy", str(output / "best"), "--episodes", str(config.live_episodes)]
             stages.run(f"live_{name}", demo, output=output / "live", must=False)
         rows.append(_row(strategy, output, stages.seconds(f"train_{name}"), live=live))
     return _write_table(config, rows, stages)

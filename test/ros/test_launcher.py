@@ -270,6 +270,35 @@ def test_a_stack_that_extends_another_has_less_in_it(tmp_path: Path) -> None:
         load_stack(file, {}, run_dir=tmp_path)
 
 
+def test_a_stack_that_extends_another_says_what_differs(tmp_path: Path) -> None:
+    file, extends = tmp_path / "mine.yaml", "extends: lockstep\ndescription: x\n"
+    file.write_text(
+        f"{extends}arguments: {{episodes: {{default: 3}}, mass_kg: {{default: 1.0, description: Of the cart.}}}}\n"
+        'processes: {simulator: {name: slider, parameters: {suite: "slider:Suite", options: "mass_kg=${mass_kg}"}}}\n'
+    )
+    arguments = {"expert": "true", "mass_kg": "2"}
+    ours, base = (
+        load_stack(name, values, run_dir=tmp_path)
+        for name, values in ((file, arguments), ("lockstep", {"expert": "true", "episodes": "3"}))
+    )
+    assert [p.name for p in ours.processes] == ["camera", "slider"] and ours.processes[0] == base.processes[0]
+    differs = {"suite": "slider:Suite", "options": "mass_kg=2.0"}
+    assert ours.processes[1].parameters == {**base.processes[1].parameters, **differs}
+    described = {a.name: a for a in read_arguments(file)}
+    assert described["episodes"].default == 3 and described["episodes"].description.startswith("Episodes, one after")
+    for wrong, words in (
+        (
+            "processes: {nobody: {}}",
+            "changes process 'nobody'; lockstep has ['camera', 'policy', 'recorder', ",
+        ),
+        ("processes: [{name: a, node: b}]", "processes of a stack that extends another is a mapping"),
+        ("variables: {}", "has ['description', 'extends', 'variables']"),
+    ):
+        file.write_text(f"{extends}{wrong}\n")
+        with pytest.raises(StackError, match=re.escape(words)):
+            load_stack(file, {}, run_dir=tmp_path)
+
+
 @pytest.mark.parametrize("name", ["jaka_policy", "record_demos"])
 def test_launch_files_have_the_stacks_arguments(name: str) -> None:
     """Under the real launch, where it is installed (no wheels exist)."""

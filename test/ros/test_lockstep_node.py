@@ -11,6 +11,8 @@ import pytest
 from random_policy import write_random_checkpoint
 from ros_harness import fails_to_start, running, wait_until
 
+from lavla_ros.bringup.launcher import up
+from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.measure import show
@@ -53,20 +55,30 @@ def test_a_silent_commander_is_an_error_that_says_so(tmp_path: Path) -> None:
     assert "no publisher of /action_chunk" in said and "policy node run" in said
 
 
-def test_a_suite_from_outside_the_package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_stack_of_any_suite_runs_one_from_outside_the_package(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = str(Path(__file__).parents[1] / "sim" / "evaluation")
     monkeypatch.syspath_prepend(folder)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join(filter(None, [folder, os.environ.get("PYTHONPATH", "")])))
     import slider_suite
 
-    suite = slider_suite.SliderSuite()
+    suite = slider_suite.SliderSuite(slider_suite.SliderOptions(mass_kg=2.0))
     plans = make_plans({"near": [suite.plan("near", trial, 3) for trial in (1, 2)]}, max_steps=suite.rules.max_steps)
     environment = suite.environment("near", images=False)
     in_process = [show(environment, plan, suite.contract) for plan in plans]
-    progress = tmp_path / "progress.jsonl"
-    node = {"suite": slider_suite.NAME, "task": "near", "initial_state": 1, "commander": "expert", "episodes": 2}
-    with running(MODULE, "lockstep", tmp_path, **node, progress=str(progress)):
-        wait_until(lambda: progress.is_file() and len(progress.read_text().splitlines()) == 2, "two episodes", 60.0)
+    contract, progress, log = (tmp_path / name for name in ("slider.yaml", "progress.jsonl", "log"))
+    contract.write_text(dump_yaml(suite.contract.to_dict()), encoding="utf-8")
+    stack = {"suite": slider_suite.NAME, "options": "mass_kg=2.0", "contract": str(contract), "expert": "true"}
+    episodes_of = {
+        "task": "near",
+        "replan_steps": "2",
+        "initial_state": "1",
+        "episodes": "2",
+        "progress": str(progress),
+    }
+    with log.open("w", encoding="utf-8") as file:
+        assert up("lockstep", stack | episodes_of, log=file) == 0, log.read_text(encoding="utf-8")
     episodes = [json.loads(line) for line in progress.read_text().splitlines()]
     assert [(e["suite"], e["task"], e["seed"], e["initial_state"]) for e in episodes] == [
         ("slider", "near", 3, 1), ("slider", "near", 3, 2),
@@ -74,3 +86,6 @@ def test_a_suite_from_outside_the_package(tmp_path: Path, monkeypatch: pytest.Mo
     assert [(e["state"], e["steps"], e["trajectory"]) for e in episodes] == [
         ("succeeded", e.steps, e.trajectory) for e in in_process
     ]
+    differs = {"suite": slider_suite.NAME, "contract": "jaka_minicobo"}
+    said = fails_to_start(MODULE, "lockstep", tmp_path, **differs)
+    assert "does not match that of parameter contract, jaka_minicobo" in said

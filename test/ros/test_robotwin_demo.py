@@ -10,21 +10,21 @@ import pytest
 
 from lavla_ros.bringup.launcher import LaunchError
 from lavla_ros.recording import BagReader, find_bags
-from sim_bridges.demos.bimanual import BimanualDemoConfig, run_bimanual_demo
+from sim_bridges.demos.demo import DemoConfig, run_demo
 from sim_bridges.evaluation.results import Results
-from sim_bridges.worlds.robotwin.environment import RobotwinError
+from sim_bridges.world import SuiteError
 
 pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("vulkan")]
-TASK = "move_blocks_to_pads"
+SUITE, TASK = "robotwin_standin", "move_blocks_to_pads"
 
 
 def test_two_arms_solve_a_task_and_it_is_shown(tmp_path: Path) -> None:
     said: list[str] = []
     out = tmp_path / "demo"
-    results = run_bimanual_demo(BimanualDemoConfig(out=out, tasks=(TASK,)), said.append)
+    results = run_demo(DemoConfig(out=out, suite=SUITE, tasks=(TASK,), episodes=1), said.append)
     (episode,) = results.episodes
     assert episode.success and episode.seed == 100_000 and episode.task == TASK
-    assert f"{TASK}, seed 100000: succeeded after {episode.length_steps} commands" in said
+    assert f"{TASK}, seed 100000: succeeded after {episode.length_steps} steps" in said
     assert Results.read(out).fingerprint == results.fingerprint
     (bag,) = find_bags([out / "bags"])
     with BagReader(bag) as reader:
@@ -36,18 +36,20 @@ def test_two_arms_solve_a_task_and_it_is_shown(tmp_path: Path) -> None:
     assert len(pictures) - commands in (0, 1)
     assert (pictures[0] != pictures[-1]).any(axis=2).mean() > 0.05
     page = (out / "report.html").read_text()
-    assert "make demo-bimanual" in page and page.count("<video") == 1
+    assert f"lavla demo {SUITE} --task {TASK} --policy expert --episodes=1" in page and page.count("<video") == 1
 
 
 def test_what_it_refuses(tmp_path: Path) -> None:
-    with pytest.raises(RobotwinError, match="there is no task 'fold_shirt'; there are stack_two_blocks"):
-        BimanualDemoConfig(out=tmp_path, tasks=("fold_shirt",))
+    with pytest.raises(SuiteError, match=r"has no task 'fold_shirt'; it has\n  0: stack_two_blocks"):
+        DemoConfig(out=tmp_path, suite=SUITE, tasks=("fold_shirt",))
     with pytest.raises(ValueError, match="episodes is 0; expected 1 to 1000"):
-        BimanualDemoConfig(out=tmp_path, episodes=0)
+        DemoConfig(out=tmp_path, suite=SUITE, episodes=0)
     with pytest.raises(ValueError, match="seed is -1"):
-        BimanualDemoConfig(out=tmp_path, seed=-1)
+        DemoConfig(out=tmp_path, suite=SUITE, seed=-1)
+    with pytest.raises(ValueError, match="disturb pushes the expert's arm, and bundled is to act"):
+        DemoConfig(out=tmp_path, disturb=True)
     with pytest.raises(FileExistsError):
-        run_bimanual_demo(BimanualDemoConfig(out=tmp_path), print)
+        run_demo(DemoConfig(out=tmp_path, suite=SUITE), print)
 
 
 def test_a_stack_that_fails_is_told_with_its_log(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -56,5 +58,5 @@ def test_a_stack_that_fails_is_told_with_its_log(tmp_path: Path, monkeypatch: py
     monkeypatch.setenv("VK_DRIVER_FILES", str(tmp_path / "none.json"))
     monkeypatch.setenv("VK_ICD_FILENAMES", str(tmp_path / "none.json"))
     with pytest.raises(LaunchError, match=rf"of 1 episodes of {TASK} ran, status 1; the end of .*{TASK}.log"):
-        run_bimanual_demo(BimanualDemoConfig(out=tmp_path / "demo", tasks=(TASK,)), print)
+        run_demo(DemoConfig(out=tmp_path / "demo", suite=SUITE, tasks=(TASK,), episodes=1), print)
     assert not (tmp_path / "demo" / "results.json").exists()

@@ -5,15 +5,15 @@ Real sockets, real topics, wall-clock time; what the demo shows and the benchmar
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lavla_ros.bringup.session import Session, SessionError
 from lavla_ros.bringup.stack import Stack, load_stack
+from sim_bridges.files import read_rows
 
 HOST = "127.0.0.1"
 """Of the emulated controller."""
@@ -26,17 +26,18 @@ class LiveEpisodes(Session):
         self,
         folder: Path,
         *,
+        name: str = "stack",
         episodes: int,
         arguments: Mapping[str, str] | None = None,
         modules: Mapping[str, str] | None = None,
         environment: Mapping[str, str] | None = None,
     ) -> None:
-        """``folder`` (existing) receives stack.log, progress.jsonl and bags/.
+        """``folder`` (existing) receives NAME.log, NAME.jsonl and bags/.
 
         ``arguments``: of the stack. ``modules``: process → Python module that runs in its place, with
         ``environment`` besides.
         """
-        self._progress = folder / "progress.jsonl"
+        self._progress = folder / f"{name}.jsonl"
         self._episodes = episodes
         self._arguments = {
             "bags": str(folder / "bags"),
@@ -46,7 +47,7 @@ class LiveEpisodes(Session):
         self._modules = dict(modules or {})
         self._environment = dict(environment or {})
         conductor = ["sim_bridges.worlds.tabletop.conductor_node", "--episodes", str(episodes)]
-        super().__init__(self._load_stack, [*conductor, "--progress", str(self._progress)], folder / "stack.log")
+        super().__init__(self._load_stack, [*conductor, "--progress", str(self._progress)], folder / f"{name}.log")
 
     def _load_stack(self, run_dir: Path) -> Stack:
         stack = load_stack("jaka_policy", self._arguments, run_dir=run_dir)
@@ -76,6 +77,25 @@ class LiveEpisodes(Session):
         return read_rows(self._progress)
 
 
-def read_rows(file: Path) -> list[dict[str, Any]]:
-    """The JSON lines of a file that may not exist yet."""
-    return [json.loads(line) for line in file.read_text(encoding="utf-8").splitlines()] if file.exists() else []
+class LiveTable:
+    """See :class:`sim_bridges.world.Live`."""
+
+    episode_s = 30.0
+    ran = (
+        "camera nodes, policy node, executor with its 125 Hz servo process and recorder, over ROS 2; the arm is the "
+        "JAKA controller emulator, reached through its TCP protocol only"
+    )
+
+    def show(
+        self, folder: Path, *, task: str, policy: str, episodes: int, seed: int, say: Callable[[str], None]
+    ) -> list[Mapping[str, Any]]:
+        """Raises SessionError naming what went wrong and where its log is."""
+        arguments = {"policy": policy, "task": task, "seed": str(seed), "episode_s": str(self.episode_s)}
+        with LiveEpisodes(folder, name=task, episodes=episodes, arguments=arguments) as live:
+            told, going = 0, True
+            while going:
+                going = live.running(0.2)
+                for row in live.finished[told:]:
+                    told += 1
+                    say(f"episode {told}/{episodes}: {row['state']} after {row['elapsed_s']:.1f} s")
+            return [*live.finished]

@@ -14,6 +14,7 @@ from sim_bridges.world import (
     Disturbance,
     Evaluated,
     Expert,
+    Live,
     Outcome,
     Plan,
     Recipes,
@@ -61,8 +62,13 @@ class TabletopSuite:
             policy=config_path("training/tabletop_tiny.yaml"),
             episodes=100,
             seed=2,
-            live=True,
         )
+
+    @property
+    def live(self) -> Live:
+        from sim_bridges.worlds.tabletop.live_episodes import LiveTable
+
+        return LiveTable()
 
     def plan(self, task: str, trial: int, seed: int) -> Start:
         if not 0 <= trial < 10_000:

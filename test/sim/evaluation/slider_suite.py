@@ -11,13 +11,16 @@ import hashlib
 import os
 import signal
 import time
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import mujoco
 import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
+from lavla_ros.recording import find_bags
 from sim_bridges.world import Assets, Comparability, Evaluated, Outcome, Plan, Rules, Start, SuiteError
 
 NAME = "slider_suite:SliderSuite"
@@ -86,6 +89,28 @@ class OneTaskSuite(SliderSuite):
     """One that needs a new process for every task."""
 
     task_in_process = True
+
+
+class LiveSuite(SliderSuite):
+    """One with a live stack of its own."""
+
+    @property
+    def live(self) -> LiveSlider:
+        return LiveSlider()
+
+
+class LiveSlider:
+    """Shows the bags of ``SLIDER_BAGS`` as if they were recorded now; a policy from outside stops at once."""
+
+    ran, episode_s = "nothing", 2.0
+
+    def show(
+        self, folder: Path, *, task: str, policy: str, episodes: int, seed: int, say: Callable[[str], None]
+    ) -> list[Mapping[str, Any]]:
+        if "outside" in policy:
+            raise SuiteError("the cart is stuck")
+        bags = find_bags([Path(os.environ["SLIDER_BAGS"])])[:episodes]
+        return [{"seed": seed, "state": "succeeded", "score": 1.0, "elapsed_s": 1.0, "bag": bag} for bag in bags]
 
 
 class Slider:

@@ -10,12 +10,14 @@ import yaml
 from lavla_ros.bringup.domain import DomainError, claim_role
 from lavla_ros.bringup.stack import StackError, load_stack, stack_names
 
+LOCKSTEP = ("lockstep", "libero", "robotwin")
+
 
 @pytest.mark.parametrize("name", stack_names())
 def test_every_node_of_a_stack_goes_to_its_namespace_with_its_parameters_and_its_clock(
     name: str, tmp_path: Path
 ) -> None:
-    arguments = {"namespace": "arms/left/"} | ({"policy": "p"} if name in ("libero_policy", "robotwin_policy") else {})
+    arguments = {"namespace": "arms/left/"} | ({"policy": "p"} if name.removesuffix("_policy") in LOCKSTEP else {})
     stack = load_stack(name, arguments, run_dir=tmp_path)
     assert stack.namespace == "/arms/left"
     for process in (p for p in stack.processes if p.is_node):
