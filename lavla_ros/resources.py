@@ -6,8 +6,6 @@ import sys
 from pathlib import Path
 
 PACKAGE = "lavla_ros"
-DEFAULT_CONTRACT = "jaka_minicobo"
-"""The contract of a command or a node that is not told which."""
 
 
 def share_path() -> Path:

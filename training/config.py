@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Literal
 
 from lavla_ros.config import check
+from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.policy.config import PolicyConfig
-from lavla_ros.resources import DEFAULT_CONTRACT
+
+DECODE_THREADS = 2
+"""Number of threads of a process that decode videos."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,7 +51,7 @@ class DataConfig:
     """Frames kept in memory by ``frames: auto``, at most."""
     cache_dir: Path | None = None
     """Folder of the frame files, shared by runs and processes; None: inside the run's directory."""
-    decode_threads: int = 2
+    decode_threads: int = DECODE_THREADS
     """Threads that decode videos, per process."""
 
     def __post_init__(self) -> None:

@@ -12,7 +12,7 @@ import tyro
 
 from lavla_ros.cli.arguments import Json, fields_of
 from lavla_ros.cli.terminal import CommandError, Progress, to_json
-from lavla_ros.resources import DEFAULT_CONTRACT
+from lavla_ros.defaults import DEFAULT_CONTRACT
 from training.scale import Workers
 
 

@@ -8,7 +8,7 @@ from typing import Literal
 from lavla_ros.bringup.stack import stack_arguments
 from lavla_ros.cli.arguments import Json, SuiteOptions
 from lavla_ros.cli.terminal import PROGRAM, Progress, to_json
-from lavla_ros.resources import DEFAULT_CONTRACT
+from lavla_ros.defaults import DEFAULT_CONTRACT
 from sim_bridges.worlds import DEFAULT_SUITE
 
 

@@ -19,10 +19,10 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
 from lavla_ros.contract import CameraSpec, load_contract
+from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.observation.camera_health import CameraHealth
 from lavla_ros.observation.capture import Capture
 from lavla_ros.observation.images import ImageError, decode_image, prepare_image
-from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import Input, Inputs
 from lavla_ros.ros.lifecycle import LavlaNode, stamp_to_ns, wall_ns

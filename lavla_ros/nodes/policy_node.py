@@ -17,12 +17,12 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Observation, load_contract, require_same_contract
+from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_CONTRACT, DEFAULT_DEVICE, REPLAN_STEPS
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
 from lavla_ros.errors import FailedError
 from lavla_ros.observation.pipeline import ObservationPipeline
 from lavla_ros.policy.inference import InferenceWorker, warm_up
 from lavla_ros.policy.policy import load_policy
-from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.arbitration import rivals_of
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
@@ -38,10 +38,10 @@ class PolicyParameters(NodeParameters):
     contract: str = parameter(
         DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file; must agree with the checkpoint's."
     )
-    policy: str = parameter("bundled", "Checkpoint directory, or bundled.")
+    policy: str = parameter(BUNDLED_POLICY, "Checkpoint directory, or bundled.")
     instruction: str = parameter("", "What to do, in words, until somebody says it on the instruction topic.")
-    replan_steps: int = parameter(10, "Contract steps between two inferences.", low=1, high=256)
-    device: str = parameter("cpu", "Where the policy runs: cpu, cuda, cuda:1, …")
+    replan_steps: int = parameter(REPLAN_STEPS, "Contract steps between two inferences.", low=1, high=256)
+    device: str = parameter(DEFAULT_DEVICE, "Where the policy runs: cpu, cuda, cuda:1, …")
     torch_threads: int = parameter(1, "CPU threads of one inference.", low=1, high=256)
     silent_after_s: float = parameter(
         2.0, "Warn where no observation is complete for this long.", low=0.1, high=600.0, unit="s"

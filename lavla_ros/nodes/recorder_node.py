@@ -21,11 +21,11 @@ from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros import topics
 from lavla_ros.contract import load_contract
+from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState, recorded_outcome
 from lavla_ros.recording.stream_stats import StreamStats
 from lavla_ros.recording.types import EPISODE_TOPIC
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
-from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.inputs import Inputs
 from lavla_ros.ros.lifecycle import LavlaNode, wall_ns

@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract, Observation
+from lavla_ros.defaults import BUNDLED_POLICY
 from lavla_ros.errors import FailedError, UserError
 from lavla_ros.policy.checkpoint import LoadedCheckpoint, load_checkpoint
 from lavla_ros.policy.device import resolve_device
@@ -120,7 +121,7 @@ def checkpoint_path(path: str | Path) -> Path:
 
     Raises CheckpointError where no policy is bundled.
     """
-    if str(path) != "bundled":
+    if str(path) != BUNDLED_POLICY:
         return Path(path)
     if not BUNDLED.is_dir():
         raise CheckpointError(f"no bundled policy in {BUNDLED}; train one with `lavla train` and pass its folder")

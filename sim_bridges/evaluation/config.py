@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from lavla_ros.config import ConfigError
+from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_DEVICE
 
 Kind = Literal["checkpoint", "expert", "replay", "remote"]
 REPLAY = "replay:"
@@ -21,7 +22,7 @@ class EvaluationConfig:
     """Name of a suite (docs/evaluation.md lists them), or module:factory of yours."""
     tasks: tuple[str, ...] = ()
     """Tasks, by name or number, or a set of tasks that the suite names. The default is the suite's own choice."""
-    policy: str = "bundled"
+    policy: str = BUNDLED_POLICY
     """Checkpoint directory, "bundled", "expert" (scripted, with access to the simulator's state), "replay:DATASET"
     (recorded actions), or "remote" (a policy node with use_sim_time that runs in this ROS domain)."""
     through: Literal["process", "nodes"] = "process"
@@ -37,7 +38,7 @@ class EvaluationConfig:
     """Number of contract steps executed from a chunk before the next inference."""
     latency_steps: int = 0
     """Number of contract steps between an observation and the arrival of its chunk; 0 means that inference is free."""
-    device: str = "cpu"
+    device: str = DEFAULT_DEVICE
     """Device that a checkpoint runs on: cpu, cuda, …"""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of the suite."""

@@ -9,8 +9,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from lavla_ros.bringup.stack import read_arguments
+import pytest
+
+from lavla_ros.bringup.stack import load_stack, read_arguments
 from lavla_ros.yaml_text import load_yaml
+from sim_bridges.suites import load_suite
+from sim_bridges.worlds import DEFAULT_SUITE
 
 ROOT = Path(__file__).parents[2]
 PACKAGES = ("lavla_ros", "training", "sim_bridges", "benchmarks")
@@ -27,11 +31,6 @@ CHOSEN_BY_THE_STACK = {
     "contract", "episodes", "exit_when_done", "policy", "port", "replan_steps", "status_port", "timeout_s",
 }  # fmt: skip
 """What depends on the robot, on the benchmark's protocol, or on whether somebody watches."""
-STILL_TWICE = {
-    "commander", "contract", "decode_threads", "device", "layout",
-    "max_steps", "min_perplexity", "policy", "precision", "replan_steps", "resolution", "suite", "task",
-}  # fmt: skip
-"""Names whose defaults have yet to be brought together: no further one may join them."""
 
 
 def literal(node: ast.expr) -> str | None:
@@ -70,7 +69,7 @@ def places() -> dict[tuple[str, str], set[str]]:
 
 def test_no_default_is_written_twice() -> None:
     twice = {f"{name} = {value}": sorted(where) for (name, value), where in places().items() if len(where) > 1}
-    assert {key: where for key, where in twice.items() if key.split(" = ")[0] not in STILL_TWICE} == {}
+    assert twice == {}
 
 
 def handed_on() -> Iterator[tuple[str, str, Any, Any]]:
@@ -98,3 +97,14 @@ def test_a_stack_and_its_nodes_have_the_same_defaults() -> None:
     """A stack shows its defaults to people without loading a node; they are the node's own."""
     different = {(stack, name): (ours, nodes) for stack, name, ours, nodes in handed_on() if ours != nodes}
     assert {key: value for key, value in different.items() if key[1] not in CHOSEN_BY_THE_STACK} == {}
+
+
+@pytest.mark.parametrize("name", ["lockstep", "libero_policy", "robotwin_policy", "jaka_policy"])
+def test_a_stack_plans_as_often_as_its_suite(name: str) -> None:
+    """The policy node of a stack has to be told; how often is the suite's rule, of the live stack the tabletop's."""
+    processes = load_stack(name, {"policy": "runs/x"}, run_dir=Path("/nowhere")).processes
+    told = {p.name: p.parameters for p in processes if p.parameters.get("replan_steps")}
+    (suite,) = {parameters["suite"] for parameters in told.values() if "suite" in parameters} or {DEFAULT_SUITE}
+    suite = {"robotwin": "robotwin_standin"}.get(suite, suite)  # the same rules, without a checkout
+    steps = {process: parameters["replan_steps"] for process, parameters in told.items()}
+    assert set(steps.values()) == {load_suite(suite).rules.replan_steps}, steps

@@ -7,9 +7,9 @@ from pathlib import Path
 from typing import Literal
 
 from lavla_ros.config import check
+from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.policy.config import ActionCodingConfig
-from lavla_ros.resources import DEFAULT_CONTRACT
-from training.config import RunConfig
+from training.latent_actions.codebook_config import CodebookRunConfig
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,27 +77,14 @@ class ActionDataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ActionLamTrainConfig(RunConfig):
+class ActionLamTrainConfig(CodebookRunConfig):
     """One training run of the action model."""
 
     kind: Literal["action"] = "action"
     """Tells `lavla latent train` which of the two models a file is about."""
     output: Path = Path("runs/latent_action")
     """Folder of the run: model/, resume/, metrics.jsonl, tensorboard/, codebook_usage.png."""
-    steps: int = 50_000
-    """Optimizer steps."""
-    learning_rate: float = 1e-4
-    """Learning rate of Adam; it is constant."""
-    log_every: int = 100
-    """Number of steps between two lines of the log."""
     validate_every: int = 2_000
     """Number of steps between two validations."""
-    min_perplexity: float = 0.25
-    """Share of the codebook below which its perplexity is called unhealthy."""
     model: ActionLamConfig = field(default_factory=ActionLamConfig)
     data: ActionDataConfig = field(default_factory=ActionDataConfig)
-
-    def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
-        check(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "in (0, 1)")
-        check(0 <= self.min_perplexity <= 1, "min_perplexity", self.min_perplexity, "in [0, 1]")

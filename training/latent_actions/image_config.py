@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 from lavla_ros.config import check
+from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.policy.config import ActionCodingConfig
-from lavla_ros.resources import DEFAULT_CONTRACT
-from training.config import RunConfig
+from training.config import DECODE_THREADS
+from training.latent_actions.codebook_config import CodebookRunConfig
 
 if TYPE_CHECKING:  # numpy would come with it, and help waits for this module
     from lavla_ros.contract import Contract
@@ -154,7 +155,7 @@ class ImageDataConfig:
     """Folder of the feature files, shared by runs and by labelling; None: latent/features inside each dataset."""
     feature_batch: int = 64
     """Images that go through the frozen encoder at once."""
-    decode_threads: int = 2
+    decode_threads: int = DECODE_THREADS
     """Threads that decode videos."""
 
     def __post_init__(self) -> None:
@@ -165,7 +166,7 @@ class ImageDataConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageLamTrainConfig(RunConfig):
+class ImageLamTrainConfig(CodebookRunConfig):
     """One training run of the image model."""
 
     kind: Literal["image"] = "image"
@@ -178,16 +179,12 @@ class ImageLamTrainConfig(RunConfig):
     stage 2 one of stage 1 gives its latent tokens and its codebook, as in UniVLA."""
     stage_one_steps: int = 50_000
     """Stage 2 without ``initial`` only: stage 1 is trained first, for so many steps, into output/stage1."""
-    steps: int = 50_000
-    """Optimizer steps."""
     warmup_steps: int = 0
     """Steps at the start of each stage in which the decoder sees the latents themselves, not codes. The codebook is
     then seeded with latents that tell transitions apart; with latents of an untrained encoder, which hardly differ, a
     short run ends with one code per token. 0 where ``initial`` gives a trained codebook."""
     batch_size: int = 64
     """Transitions per optimizer step, over all processes and accumulation steps."""
-    learning_rate: float = 1e-4
-    """Learning rate of AdamW; it is constant."""
     weight_decay: float = 1e-2
     """Weight decay of AdamW."""
     gradient_clip: float = 0.1
@@ -198,21 +195,15 @@ class ImageLamTrainConfig(RunConfig):
     """Share of the training transitions whose action is known to the action head: a fixed draw by ``seed``."""
     action_head_width: int = 256
     """Hidden width of the action head."""
-    log_every: int = 100
-    """Number of steps between two lines of the log."""
-    min_perplexity: float = 0.25
-    """Share of the codebook below which its perplexity is called unhealthy."""
     model: ImageLamConfig = field(default_factory=ImageLamConfig)
     data: ImageDataConfig = field(default_factory=ImageDataConfig)
 
     def __post_init__(self) -> None:
-        RunConfig.__post_init__(self)
+        CodebookRunConfig.__post_init__(self)
         for key in ("action_head_width", "stage_one_steps"):
             check(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
-        check(0 < self.learning_rate < 1, "learning_rate", self.learning_rate, "in (0, 1)")
         check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         check(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "above 0")
         check(self.action_weight >= 0, "action_weight", self.action_weight, "at least 0")
         check(0 < self.action_fraction <= 1, "action_fraction", self.action_fraction, "in (0, 1]")
         check(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")
-        check(0 <= self.min_perplexity <= 1, "min_perplexity", self.min_perplexity, "in [0, 1]")

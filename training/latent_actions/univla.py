@@ -34,9 +34,9 @@ from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, T5Config, T5EncoderModel
 
 from lavla_ros.contract import Contract, load_contract
+from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.errors import one_line_errors
 from lavla_ros.policy.folder import CheckpointError, read_tensors
-from lavla_ros.resources import DEFAULT_CONTRACT
 from training.latent_actions.checkpoint import save_latent_model
 from training.latent_actions.features import load_features
 from training.latent_actions.image_config import FeatureConfig, ImageLamConfig, TextConfig

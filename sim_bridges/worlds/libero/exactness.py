@@ -43,8 +43,8 @@ class Case:
     seed: int = 7
     steps: int = 48
     every: int = 8
-    """Pictures are compared on every so many steps."""
-    resolution: int = 128
+    """Number of steps between two pictures that are compared."""
+    resolution: int
 
     @property
     def actions(self) -> FloatArray:

@@ -13,7 +13,7 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 from sensor_msgs.msg import Image
@@ -24,8 +24,8 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros import topics
 from lavla_ros.contract import load_contract
 from lavla_ros.control.ring import Ring
+from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorReport
-from lavla_ros.resources import DEFAULT_CONTRACT
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import publishers_of
 from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
@@ -40,6 +40,7 @@ from lavla_ros.ros.messages import (
 from lavla_ros.ros.parameters import NodeParameters, ParameterError, parameter
 from lavla_ros.ros.process import run_node
 from sim_bridges.worlds.tabletop.homing import Homing, require_tabletop_contract
+from sim_bridges.worlds.tabletop.names import TRAINED_LAYOUT, USUAL_TASK, LayoutName, TaskName
 from sim_bridges.worlds.tabletop.plant import SceneState, encode_reset, open_rings
 from sim_bridges.worlds.tabletop.render import TabletopRenderer
 from sim_bridges.worlds.tabletop.sim import TabletopSim
@@ -56,8 +57,8 @@ FRAMES_BEFORE_RUNNING = 3
 class TabletopCameraParameters(NodeParameters):
     contract: str = parameter(DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file.")
     state_file: str = parameter("/dev/shm/lavla-tabletop", "Ring file of the physics process (--state-file).")
-    task: str = parameter("pick_place", "Task of the physics process.", choices=("pick_place", "stack_bowls"))
-    layout: str = parameter("id", "Layout of the physics process.", choices=("id", "ood"))
+    task: str = parameter(USUAL_TASK, "Task of the physics process.", choices=get_args(TaskName))
+    layout: str = parameter(TRAINED_LAYOUT, "Layout of the physics process.", choices=get_args(LayoutName))
     instruction: str = parameter("", "What to do, in words; empty: the task's own words.")
     rate_hz: float = parameter(10.0, "Frames per second.", low=0.5, high=60.0)
     episode_s: float = parameter(30.0, "An episode without success has failed after this.", low=1.0, high=3600.0)

@@ -9,11 +9,11 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import tyro
 
 from sim_bridges.jaka_controller.config import EmulatorOptions
+from sim_bridges.worlds.tabletop.names import TRAINED_LAYOUT, USUAL_TASK, LayoutName, TaskName
 
 _log = logging.getLogger("tabletop")
 
@@ -22,9 +22,9 @@ _log = logging.getLogger("tabletop")
 class LiveOptions:
     """What lies on the table, and the controller."""
 
-    task: Literal["pick_place", "stack_bowls"] = "pick_place"
+    task: TaskName = USUAL_TASK
     """The task whose objects lie on the table."""
-    layout: Literal["id", "ood"] = "id"
+    layout: LayoutName = TRAINED_LAYOUT
     """Whether objects are placed as in the demonstrations (id) or elsewhere (ood)."""
     seed: int = 0
     """Seed of the placement of the objects."""

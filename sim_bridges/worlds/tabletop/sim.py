@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike
 from lavla_ros.errors import InputError
 from lavla_ros.jaka.limits import JOINT_NAMES, SERVO_MAX_SPEED_RAD_S
 from lavla_ros.typing import FloatArray
+from sim_bridges.worlds.tabletop.names import LayoutName, TaskName
 from sim_bridges.worlds.tabletop.robot import FINGER_TRAVEL_M
 from sim_bridges.worlds.tabletop.scene import TABLE_Z_M, TIMESTEP_S, build_spec
 from sim_bridges.worlds.tabletop.tasks import (
@@ -25,9 +26,7 @@ from sim_bridges.worlds.tabletop.tasks import (
     REST_TURN_RAD_S,
     START_HEIGHT_M,
     TASKS,
-    LayoutName,
     Outcome,
-    TaskName,
     inside_fruit_bowl,
     nesting_score,
     table_pose,

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
+from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_CONTRACT, REPLAN_STEPS
 from lavla_ros.resources import config_path
 from sim_bridges.world import (
     Assets,
@@ -22,20 +23,20 @@ from sim_bridges.world import (
     Start,
     SuiteError,
 )
-from sim_bridges.worlds.tabletop.tasks import LayoutName, TaskName
+from sim_bridges.worlds.tabletop.names import TRAINED_LAYOUT, USUAL_TASK, LayoutName, TaskName
 
 EVALUATION_SEED_BASE = 1_000_000
 """Evaluation episodes use seeds from here on, recordings stay below: a policy never meets its training layouts."""
-TASKS: tuple[TaskName, ...] = ("pick_place", "stack_bowls")
+TASKS: tuple[TaskName, ...] = get_args(TaskName)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TabletopOptions:
     """What the tabletop may be told."""
 
-    layout: LayoutName = "id"
+    layout: LayoutName = TRAINED_LAYOUT
     """Object placements like those of the demonstrations (id), or outside of them (ood)."""
-    contract: str = "jaka_minicobo"
+    contract: str = DEFAULT_CONTRACT
     """Contract: a shipped name or a YAML file."""
 
 
@@ -44,10 +45,10 @@ class TabletopSuite:
 
     name = "tabletop"
     tasks: tuple[str, ...] = TASKS
-    default_tasks: tuple[str, ...] = ("pick_place",)
-    rules = Rules(episodes=50, seed=0, max_steps=200, replan_steps=10)  # 20 s, the paper's limit (Appendix F)
+    default_tasks: tuple[str, ...] = (USUAL_TASK,)
+    rules = Rules(episodes=50, seed=0, max_steps=200, replan_steps=REPLAN_STEPS)  # 20 s, the paper's limit (Appendix F)
     task_in_process = False
-    policy = "bundled"
+    policy = BUNDLED_POLICY
     demonstration_steps = 150
     first_evaluation_seed = EVALUATION_SEED_BASE
     """Recordings use seeds below this."""

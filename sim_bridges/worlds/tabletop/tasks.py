@@ -9,17 +9,14 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError
 from lavla_ros.errors import FailedError
+from sim_bridges.worlds.tabletop.names import LayoutName, TaskName
 from sim_bridges.worlds.tabletop.scene import FRUIT_BOWL, MANGO_HALF_AXES_M, STACK_BOWL, TABLE_Z_M
-
-TaskName = Literal["pick_place", "stack_bowls"]
-LayoutName = Literal["id", "ood"]
 
 PICKED_HEIGHT_M = 0.03
 """An object counts as picked once it was held this far above where it stood."""

@@ -1,0 +1,12 @@
+"""What the tabletop's tasks and layouts are called, for those that do not load the physics."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+TaskName = Literal["pick_place", "stack_bowls"]
+LayoutName = Literal["id", "ood"]
+"""Where objects are placed: as in the demonstrations, or elsewhere."""
+USUAL_TASK: TaskName = "pick_place"
+"""The task that the bundled policy knows."""
+TRAINED_LAYOUT: LayoutName = "id"
