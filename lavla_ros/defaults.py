@@ -5,8 +5,8 @@ from __future__ import annotations
 DEFAULT_CONTRACT = "jaka_minicobo"
 """Contract, by the name of its file in config/contracts."""
 BUNDLED_POLICY = "bundled"
-"""Name of the policy that comes with the package: it knows the tabletop's task."""
+"""Name of the policy that comes with the package."""
 DEFAULT_DEVICE = "cpu"
 """Device that a policy runs on. Small policies are fastest there, and every machine has one."""
 REPLAN_STEPS = 10
-"""Number of contract steps between two inferences, on the arm and on the tabletop."""
+"""Number of contract steps between two inferences, on the arm and where it is simulated."""
