@@ -1,4 +1,4 @@
-"""Image augmentation on batches of uint8 frames, on whatever device they are.
+"""Image augmentation on batches of uint8 frames, on the device where they are.
 
 Everything random comes from numbers drawn in advance per sample, so that what happens to a sample
 depends on its place in the stream of samples alone, not on processes, batches or devices.

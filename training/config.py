@@ -46,7 +46,7 @@ class DataConfig:
     frames: Literal["auto", "memory", "file", "video"] = "auto"
     """Where frames come from while training. memory: decoded in advance. file: decoded once into ``cache_dir``.
     video: decoded from the dataset at random access, again and again. auto: memory up to ``cache_bound_gib``
-    (with one process per machine), then file where the disk has room for it, else video."""
+    (with one process per machine), then file if the disk has room for it, else video."""
     cache_bound_gib: float = 4.0
     """Frames kept in memory by ``frames: auto``, at most."""
     cache_dir: Path | None = None

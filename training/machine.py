@@ -1,4 +1,4 @@
-"""What this machine gives a process: memory and disk, refused where there is too little, and its arithmetic."""
+"""What this machine gives a process: memory and disk, refused if there is too little, and its arithmetic."""
 
 from __future__ import annotations
 

@@ -154,7 +154,7 @@ class _Crew(Protocol):
 
 
 class _Processes:
-    """Pools of one process each: when a process dies, it is known whose task it had, and nobody else's is lost."""
+    """Pools of one process each: when a process dies, it is known which task it had, and no other task is lost."""
 
     lost = (BrokenProcessPool,)
 

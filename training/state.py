@@ -115,7 +115,7 @@ def save_state(path: Path, progress: Progress, tensors: Mapping[str, Tensor]) ->
 
 
 def recover(folder: Path, name: str) -> Path | None:
-    """``folder/name``, put back from its predecessor where a crash came between two renames; None: there is none."""
+    """``folder/name``, put back from its predecessor if a crash came between two renames; None: there is none."""
     path, old = folder / name, folder / f"{name}.old"
     if not path.exists() and old.exists():
         old.rename(path)
@@ -167,7 +167,7 @@ def load_state(
             for key in ("exp_avg", "exp_avg_sq"):
                 # zeros_like keeps the parameter's memory layout, which the fused optimizer relies on
                 state[key] = torch.zeros_like(parameter).copy_(take(f"optimizer/{key}/{name}", parameter))
-            # a fused optimizer wants its step counter where the parameter is, another one on the CPU
+            # a fused optimizer wants its step counter on the parameter's device, another one on the CPU
             counter = torch.zeros((), device=parameter.device if optimizer.defaults["fused"] else "cpu")
             state["step"] = take(f"optimizer/step/{name}", counter).clone()
         if ema is not None:

@@ -46,7 +46,7 @@ class ArmActions:
     arm_HA: FloatArray
     """(H, A): arm dimensions. Joint space: in ``ExecutorConfig.joint_names`` order; else x y z and rotation."""
     gripper_H: FloatArray | None
-    """(H,): opening as a fraction of the contract's range, 1 open; None where the contract has no gripper."""
+    """(H,): opening as a fraction of the contract's range, 1 open; None if the contract has no gripper."""
     clipped: int
     """Values that were out of range within the tolerance."""
 
@@ -55,7 +55,7 @@ class ArmActions:
 class PreparedChunk:
     """A chunk in joint space, ready for :meth:`ChunkExecutor.submit_prepared`. Row h belongs to step h.
 
-    Exactly one of ``points_HJ`` and ``increments_HJ`` is given. Raises ValueError where the arrays do not fit.
+    Exactly one of ``points_HJ`` and ``increments_HJ`` is given. Raises ValueError if the arrays do not fit.
     """
 
     stamp_ns: int
@@ -65,7 +65,7 @@ class PreparedChunk:
     increments_HJ: FloatArray | None = None
     """(H, dof) rad: joint increment of each step; rows before ``from_step`` are zero."""
     gripper_H: FloatArray | None = None
-    """(H,): opening, 1 open, 0 closed; None where the contract has no gripper."""
+    """(H,): opening, 1 open, 0 closed; None if the contract has no gripper."""
     from_step: int = 0
     """The first step that was prepared: what was due already is not."""
     clipped: int = 0
@@ -109,7 +109,7 @@ class ActionDecoder:
     """Knows the contract's action space. Stateless after construction."""
 
     def __init__(self, contract: Contract, config: ExecutorConfig) -> None:
-        """Raises ConfigError where the contract's action space cannot be executed by this arm."""
+        """Raises ConfigError if the contract's action space cannot be executed by this arm."""
         action = contract.action
         self._contract, self._config = contract, config
         self.absolute = action.mode == "absolute"
@@ -253,7 +253,7 @@ class ActionDecoder:
         return points
 
     def check_start(self, points_HJ: FloatArray, step: int, command_rad: list[float]) -> None:
-        """Raises ChunkRejected where the point of ``step`` is too far from the present command (dof,)."""
+        """Raises ChunkRejected if the point of ``step`` is too far from the present command (dof,)."""
         start = np.abs(points_HJ[step] - np.array(command_rad))
         if start.max() > self._config.max_start_jump_rad:
             j = int(np.argmax(start))

@@ -91,9 +91,9 @@ class ArmState:
     """The first sign of trouble in the stream of commands (one refused, some unanswered), or None once it is over:
     the motion is brought to rest while that is still possible. A second sign is a ``fault``."""
     commanded_rad: FloatArray | None = None
-    """(dof,) where the controller itself believes to have been commanded to, or None where it does not say."""
+    """(dof,) where the controller itself believes to have been commanded to, or None if it does not say."""
     moving: bool | None = None
-    """Whether the controller says that the arm moves, or None where it does not say."""
+    """Whether the controller says that the arm moves, or None if it does not say."""
 
 
 class ArmDriver(Protocol):
@@ -106,7 +106,7 @@ class ArmDriver(Protocol):
     """
 
     def connect(self) -> None:
-        """Connect and look at the arm. Powers on and enables only where the driver is configured to.
+        """Connect and look at the arm. Powers on and enables only if the driver is configured to.
 
         An arm without power, disabled or in protective stop is no error: ``read`` says so. Raises DriverError
         naming the cause (never half connected).
@@ -147,7 +147,7 @@ class ArmDriver(Protocol):
     def exit_servo(self) -> None:
         """Leave servo mode; the arm must be at rest. Safe to call when not in servo mode, and after a fault.
 
-        Raises DriverError where servo mode stays on.
+        Raises DriverError if servo mode stays on.
         """
         ...
 

@@ -1,7 +1,7 @@
 """How overlapping absolute chunks become one: formulas of ACT and of real-time chunking.
 
 Arrays are (H, J): H points of the newest chunk, J arm joints. Older predictions are read at the times
-of the newest chunk's points, by linear interpolation where the time grids differ.
+of the newest chunk's points, by linear interpolation if the time grids differ.
 """
 
 from __future__ import annotations
@@ -78,7 +78,7 @@ def soft_mask_weights(horizon: int, delay: int, execution_horizon: int) -> Float
 
 
 def soft_mask(previous: Prediction, newest: Prediction, delay: int, execution_horizon: int) -> FloatArray:
-    """(H, J): W·previous + (1 - W)·newest; W = 0 where the previous plan has no point."""
+    """(H, J): W·previous + (1 - W)·newest; W = 0 if the previous plan has no point."""
     points, inside = previous.at(newest.times_ns)
     weights = (soft_mask_weights(len(newest.points_HJ), delay, execution_horizon) * inside)[:, None]
     result: FloatArray = weights * points + (1.0 - weights) * newest.points_HJ

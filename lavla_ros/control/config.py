@@ -113,8 +113,8 @@ class ExecutorOptions:
     )
     bridged_ticks: int = setting(
         1,
-        "Up to this many skipped servo cycles in a row the motion goes on as planned. After more of them the arm has "
-        "stopped where it was told to be last, and the motion restarts from rest there.",
+        "The motion goes on as planned over this many consecutive skipped servo cycles. After more of them the arm "
+        "has stopped where it was told to be last, and the motion restarts from rest there.",
         low=0,
         high=10,
     )
@@ -128,7 +128,7 @@ class ExecutorOptions:
     )
     resume_error_rad: float = setting(
         0.02,
-        "Resuming in place is refused if a joint is further from its command; servo mode is then entered anew.",
+        "Resuming in place is refused if a joint is further from its command; servo mode is then entered again.",
         low=1e-6,
         high=100.0,
         unit="rad",

@@ -27,7 +27,7 @@ BRIDGE_STEPS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
 SMOOTHING = (0.0, 0.03, 0.3, 3.0, 30.0, 300.0)
 """Weights tried on the squared third differences of the points where the clamped exact spline breaks a limit."""
 FALLBACK_SMOOTHING = 3.0
-"""The weight used where no weight helps (the motion itself is too fast): it damps periods below 0.7 s at 10 Hz."""
+"""The weight used if no weight helps (the motion itself is too fast): it damps periods below 0.7 s at 10 Hz."""
 SWING_RAD = 0.008
 """Room for a spline to swing out beyond its knots: more than a motion at 5 rad/s² does between two points at 10 Hz."""
 MARGIN = 1.0 - 1e-6

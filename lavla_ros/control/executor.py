@@ -58,7 +58,7 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 OUTSIDE_TOLERANCE_RAD = 0.02
-"""The arm is not moved where it is outside its position limits by more than this."""
+"""The arm is not moved if it is outside its position limits by more than this."""
 
 
 class ExecutorError(UserError, RuntimeError):
@@ -77,7 +77,7 @@ class ChunkExecutor:
     """Follows action chunks for one arm. Not thread-safe: one caller."""
 
     def __init__(self, contract: Contract, config: ExecutorConfig) -> None:
-        """Raises ConfigError where the contract's action space cannot be executed by this arm."""
+        """Raises ConfigError if the contract's action space cannot be executed by this arm."""
         self.contract, self.config = contract, config
         self._tick_ns = config.tick_ns
         self._decoder = ActionDecoder(contract, config)
@@ -158,7 +158,7 @@ class ChunkExecutor:
     def activate(self, state: ArmState, now_ns: int) -> None:
         """IDLE → HOLDING at the measured position. The first tick follows at ``now_ns`` or later.
 
-        A latched hold stays. Raises ExecutorError where already active, a fault is latched, or the arm is unfit,
+        A latched hold stays. Raises ExecutorError if already active, a fault is latched, or the arm is unfit,
         not ready for commands or outside its limits.
         """
         if self._state is not ExecutorState.IDLE:
@@ -217,8 +217,8 @@ class ChunkExecutor:
         """End a latched hold: chunks observed after ``now_ns`` are accepted again. Without effect where nothing is
         held; while IDLE the hold just ends.
 
-        Raises ExecutorError where a fault is latched, the command moves, the arm is unfit, not ready for commands or
-        outside its limits; NotAtCommandError where a joint is further than ``resume_error_rad`` from its command.
+        Raises ExecutorError if a fault is latched, the command moves, the arm is unfit, not ready for commands or
+        outside its limits; NotAtCommandError if a joint is further than ``resume_error_rad`` from its command.
         """
         if self._fault is not None:
             raise ExecutorError(f"resume: a fault is latched: {self._fault}; acknowledge it first")
@@ -367,7 +367,7 @@ class ChunkExecutor:
         self._on_curve = False
 
     def _supervise(self, state: ArmState, measured: list[float], now_ns: int) -> None:
-        """Latch a fault where the arm is unfit, not ready, or not where it was commanded to be."""
+        """Latch a fault if the arm is unfit, not ready, or not where it was commanded to be."""
         self._cause = cause = self._health.cause(state, measured, now_ns)
         if cause is None:
             self._measured = measured

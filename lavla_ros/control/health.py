@@ -19,7 +19,7 @@ class HealthMonitor:
         self._known: list[float] = [0.0] * len(config.joint_names)
 
     def reset(self) -> None:
-        """Start counting anew, with the arm at its command (a new activation, a resumption)."""
+        """Start counting again, with the arm at its command (a new activation, a resumption)."""
         self._apart_ticks = 0
         self._known = [0.0] * len(self._known)
 

@@ -229,7 +229,7 @@ class Limiter:
         return (position, velocity, acceleration), exact
 
     def _solve(self, target: State, duration_s: float | None) -> float | None:
-        """Trajectory from the present state into the scratch; its duration, or None where ruckig gives none."""
+        """Trajectory from the present state into the scratch; its duration, or None if ruckig gives none."""
         given = self._input
         given.current_position, given.current_velocity, given.current_acceleration = (
             self.position,

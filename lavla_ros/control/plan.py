@@ -42,7 +42,7 @@ class History:
         self._entries: list[tuple[int, list[float], list[float]]] = []
 
     def reset(self, at_ns: int, position: list[float]) -> None:
-        """At rest at a position since ever."""
+        """As if it had always been at rest here."""
         self._entries = [(at_ns, list(position), [0.0] * len(position))]
 
     def add(self, at_ns: int, position: list[float], velocity: list[float]) -> None:

@@ -30,7 +30,7 @@ class RingError(UserError, RuntimeError):
 
 
 class Ring:
-    """See the module. Sequence numbers start at 1. Open it once as the writer and once as a reader."""
+    """Records in shared memory. Sequence numbers start at 1. Open it once as the writer and once as a reader."""
 
     def __init__(self, path: Path, file_map: mmap.mmap) -> None:
         self.path = path
@@ -77,7 +77,7 @@ class Ring:
         self._map.close()
 
     def write(self, payload: bytes) -> None:
-        """Append a record, overwriting the oldest. Raises RingError where it is too large."""
+        """Append a record, overwriting the oldest. Raises RingError if it is too large."""
         if len(payload) > self.capacity:
             raise RingError(f"{self.path.name}: a record of {len(payload)} bytes; the capacity is {self.capacity}")
         sequence = self._newest() + 1
@@ -111,7 +111,7 @@ class Ring:
         return None
 
     def newest(self) -> bytes | None:
-        """The newest complete record, without moving the position of :meth:`read`; None where there is none."""
+        """The newest complete record, without moving the position of :meth:`read`; None if there is none."""
         newest = self._newest()
         for sequence in range(newest, max(0, newest - self.slots), -1):
             payload = self._read_slot(sequence)

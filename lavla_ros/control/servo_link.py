@@ -150,7 +150,7 @@ class ServoLink:
     def submit(self, chunk: ActionChunk) -> None:
         """Hand over a chunk in joint space; the verdict comes in ``ServoSnapshot.results``.
 
-        Raises ServoLinkError before the first tick, WireError where the chunk does not fit the ring.
+        Raises ServoLinkError before the first tick, WireError if the chunk does not fit the ring.
         """
         newest = self.snapshot()
         if newest is None:
@@ -184,7 +184,7 @@ class ServoLink:
         return self.request("enable", timeout_s=timeout_s)
 
     def activate(self, timeout_s: float = 10.0) -> bool:
-        """Enter servo mode (where the configuration left it off). False with :attr:`reason`."""
+        """Enter servo mode (if the configuration left it off). False with :attr:`reason`."""
         return self.request("activate", timeout_s=timeout_s)
 
     def deactivate(self, timeout_s: float = 10.0) -> bool:
@@ -264,7 +264,7 @@ class ServoLink:
         return self.leave_servo()
 
     def leave_servo(self) -> str:
-        """Leave servo mode over a connection of our own, where the process has ended without doing so.
+        """Leave servo mode over a connection of our own, if the process has ended without doing so.
 
         Returns what came of it in words, "" where servo mode was off already. The arm stands: nobody commands it.
         """

@@ -45,9 +45,9 @@ class ServoLoop:
         self._servo_on = False
         """Servo mode was entered and not left by us: commands are sent."""
         self._wanted = False
-        """Activated and not deactivated since: to resume is to enter servo mode where it is off."""
+        """Activated and not deactivated since: to resume is to enter servo mode if it is off."""
         self._held: str | None = None
-        """Why it takes a person to enter servo mode again, where a fault ended it."""
+        """Why it takes a person to enter servo mode again, if a fault ended it."""
         self._concerned = False
         self._missed = 0
         """Cycles missed until the last tick."""
@@ -254,7 +254,7 @@ class ServoLoop:
         self._leave_servo()
 
     def _leave_servo(self) -> None:
-        """Stop commanding, then leave servo mode. ExecutorError while moving, DriverError where it stays on."""
+        """Stop commanding, then leave servo mode. ExecutorError while moving, DriverError if it stays on."""
         self._executor.deactivate()
         self._servo_on = False
         with self._pause("leaving servo mode"):
@@ -270,7 +270,7 @@ class ServoLoop:
             if not executor.at_rest:
                 raise StillMovingError(RAMPING)
             if state.fault is not None or not state.enabled or not state.servo_mode:
-                # Commands have no effect now. What follows begins anew, where the arm is then.
+                # Commands have no effect now. What follows begins again, where the arm is then.
                 self._held = f"acknowledged after: {fault}"
                 with contextlib.suppress(DriverError):  # a broken connection; clear_fault makes another
                     self._leave_servo()
@@ -296,7 +296,7 @@ class ServoLoop:
             call()
 
     def _resume(self) -> str:
-        """A person lets the arm move again. Where command and arm are apart, servo mode is entered anew at the arm."""
+        """A person lets the arm move again. Where command and arm are apart, servo mode is entered again at the arm."""
         executor, where = self._executor, "at the command"
         if executor.fault_reason is not None:
             raise ExecutorError(f"fault: {executor.fault_reason}; acknowledge it first")

@@ -37,7 +37,7 @@ EXIT_OK, EXIT_ERROR, EXIT_CONFIG, EXIT_DRIVER = 0, 1, 2, 3
 
 
 def open_rings(folder: Path) -> dict[str, Ring]:
-    """The rings made by the ROS side; made here where the folder has none (stand-alone runs)."""
+    """The rings made by the ROS side; made here if the folder has none (stand-alone runs)."""
     folder.mkdir(parents=True, exist_ok=True)
     rings = {}
     for name, (slots, capacity) in RING_FILES.items():

@@ -67,7 +67,7 @@ class ServoSnapshot:
     fault: str | None
     hold_reason: str
     held: str | None = None
-    """Why chunks are refused until a person resumes; None where they are not."""
+    """Why chunks are refused until a person resumes; None if they are not."""
     waiting_for: str = ""
     """What has to come before the arm moves (again): a chunk, resume, acknowledge, power_on, enable, activate;
     empty while it moves."""
@@ -125,7 +125,7 @@ class ServoSnapshot:
 
 
 def encode_chunk(chunk: PreparedChunk) -> bytes:
-    """Raises WireError where the chunk does not fit the ring."""
+    """Raises WireError if the chunk does not fit the ring."""
     rows = np.ascontiguousarray(chunk.rows_HJ, dtype="<f8")
     flags = _ABSOLUTE * (chunk.points_HJ is not None) | _GRIPPER * (chunk.gripper_H is not None)
     payload = _CHUNK.pack(flags, chunk.stamp_ns, chunk.dt_ns, *rows.shape, chunk.from_step, chunk.clipped)
@@ -138,7 +138,7 @@ def encode_chunk(chunk: PreparedChunk) -> bytes:
 
 
 def encode_rejection(stamp_ns: int, rejection: ChunkRejected) -> bytes:
-    """In place of a chunk that could not be prepared: whoever keeps count and latches faults has to know."""
+    """Stands for a chunk that could not be prepared, so that the executor can count it and latch the fault."""
     flags = _REJECTED | _MALFORMED * rejection.malformed
     text = json.dumps([rejection.counter, cut(str(rejection))]).encode()
     return _CHUNK.pack(flags, stamp_ns, 0, 0, 0, 0, 0) + text
@@ -180,7 +180,7 @@ def decode_request(payload: bytes) -> tuple[int, str, float, str]:
 
 
 def cut(text: str, limit: int = MAX_TEXT_BYTES) -> str:
-    """``text``, shortened where it takes more than ``limit`` bytes as JSON."""
+    """``text``, shortened if it takes more than ``limit`` bytes as JSON."""
     if 12 * len(text) + 2 <= limit or (size := len(json.dumps(text))) <= limit:
         return text
     while size > limit:

@@ -125,7 +125,7 @@ class CameraHealth:
 
 
 def clock_problem(age_s: float, tolerance_s: float) -> str:
-    """What is wrong with stamps that are ``age_s`` old on arrival; empty where nothing is."""
+    """What is wrong with stamps that are ``age_s`` old on arrival; empty if nothing is."""
     if -AHEAD_S <= age_s <= tolerance_s:
         return ""
     return (

@@ -24,7 +24,7 @@ from lavla_ros.contract import CameraSpec
 from lavla_ros.errors import UserError
 
 ChannelOrder = Literal["", "rgb8", "bgr8"]
-"""What 8UC3 and 8UC4 hold, as the contract's camera says it; empty: nobody said it."""
+"""What 8UC3 and 8UC4 hold, as the contract's camera says it; empty: it was not said."""
 
 _BAYER = {
     "bayer_rggb": cv2.COLOR_BayerRGGB2RGB,

@@ -30,7 +30,7 @@ CLOCK_JUMP_NS = 5 * NS_PER_S
 _MAX_FRAMES = 512
 _MAX_STATES = 8192
 _RAW_STEPS, _RAW_FRAMES = 3, 12
-"""So many waiting steps, or frames of one camera, are kept as they came (in 4K 25 MB each)."""
+"""Number of waiting steps, or frames of one camera, that are kept as they came (in 4K 25 MB each)."""
 
 
 def stamp_ns(msg: Any) -> int:
@@ -228,7 +228,7 @@ class ObservationPipeline:
             self._keep(stream, stamp, self._slim(topic, spec, msg))
         elif self._thinner.accept(stamp):
             self._pending.append((stamp, self._slim(topic, spec, msg), received_ns))
-            if len(self._pending) > _MAX_FRAMES:  # only where nobody calls pop()
+            if len(self._pending) > _MAX_FRAMES:  # only if pop() is not called
                 self._pending.popleft()
                 self.counters["steps.dropped"] += 1
                 self.counters["steps.dropped.overflow"] += 1

@@ -71,7 +71,7 @@ class EpisodeInfo:
     """What a bag says about one episode in it."""
 
     outcome: str
-    """succeeded, failed, discarded, interrupted, unmarked; ``unmarked`` where the bag says nothing."""
+    """succeeded, failed, discarded, interrupted, unmarked; ``unmarked`` if the bag says nothing."""
     scene: dict[str, str | int] = field(default_factory=dict)
     """Of a simulated episode: those of ``SCENE_KEYS`` that the bag has."""
     instruction: str = ""
@@ -146,7 +146,7 @@ class BagReader:
     ) -> Iterator[BagMessage]:
         """Messages of ``topics`` (default: all), logged from ``start_ns`` to ``end_ns``, in log-time order.
 
-        Raises BagError where the file is damaged, or holds fewer messages than metadata.yaml counts.
+        Raises BagError if the file is damaged, or holds fewer messages than metadata.yaml counts.
         """
         chosen = [c for c in self.connections if topics is None or c.topic in topics]
         if not chosen:
@@ -200,7 +200,7 @@ class BagReader:
         return [_episode(state)]
 
     def episode(self) -> EpisodeInfo:
-        """The only episode in the bag. Raises BagError where there are several."""
+        """The only episode in the bag. Raises BagError if there are several."""
         found = self.episodes()
         if len(found) > 1:
             raise BagError(f"bag {self.path} holds {len(found)} episodes; expected one")
@@ -209,7 +209,7 @@ class BagReader:
     def _match_storages(self) -> None:
         """Let the storage files' connections be those of metadata.yaml with the same topic and type.
 
-        rosbags also asks for the same QoS and type hash, which differ where a bag was edited or written by another
+        rosbags also asks for the same QoS and type hash, which differ if a bag was edited or written by another
         version, and leaves out what does not match.
         """
         for storage in getattr(self._reader.storage, "storages", ()):

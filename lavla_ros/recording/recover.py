@@ -1,7 +1,7 @@
 """Make a readable bag from one whose recorder was killed, or that was cut off (``lavla recover``).
 
-Everything is copied as it was serialised, with the message definitions that are there: types that nobody here knows
-stay readable for whoever knows them. The original stays as it is, and nothing half-made is left behind.
+Everything is copied as it was serialised, with the message definitions that are there: types that are unknown here
+stay readable for programs that know them. The original stays as it is, and nothing half-made is left behind.
 """
 
 from __future__ import annotations

@@ -41,7 +41,7 @@ class MarkedEpisode:
     start_ns: int
     """Log time of ``running``."""
     end_ns: int | None = None
-    """Log time of the mark that ended it; None where the bag ends first."""
+    """Log time of the mark that ended it; None if the bag ends first."""
     outcome: EpisodePhase = EpisodePhase.INTERRUPTED
     metadata: dict[str, Any] = field(default_factory=dict)
 
@@ -68,7 +68,7 @@ class EpisodeMarks:
         """Every episode that began within the bag, in order.
 
         Where several sources speak, the recorder's marks cut, else those of the source that spoke first; what the
-        others say describes the episode, and is its outcome where the cutting source gave none.
+        others say describes the episode, and is its outcome if the cutting source gave none.
         """
         sources = [mark.source for _, mark in self._marks if mark.phase is EpisodePhase.RUNNING]
         if not sources:

@@ -28,7 +28,6 @@ from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.policy.prompt import train_tokenizer
-from lavla_ros.recording import find_bags
 from lavla_ros.ros.lifecycle import stamp_to_ns
 from lavla_ros.ros.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 from sim_bridges.evaluation.config import EvaluationConfig
@@ -36,7 +35,7 @@ from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.worlds.libero.environment import LiberoEnvironment
 from sim_bridges.worlds.libero.tasks import find_task
 from training.dataset import EpisodeDataset
-from training.ingest.bag import convert
+from training.ingest import ingest
 
 pytest.importorskip("libero", reason="LIBERO is not installed")
 pytestmark = pytest.mark.timeout(600)
@@ -252,7 +251,7 @@ def test_demonstrations_become_bags_and_a_dataset_and_repeat_themselves(tmp_path
         wait_until(lambda: progress.is_file() and len(progress.read_text().splitlines()) == 2, "two episodes", 300.0)
     episodes = [json.loads(line) for line in progress.read_text().splitlines()]
     assert [e["state"] for e in episodes] == ["succeeded", "succeeded"], episodes
-    report = convert(find_bags([bags]), dataset, CONTRACT)
+    report = ingest("bag", [bags], dataset, contract=CONTRACT)
     assert [(bag.scene["suite"], bag.scene["task"], bag.scene["initial_state"]) for bag in report.sources] == [
         ("libero_object", 3, 11),
         ("libero_object", 3, 12),

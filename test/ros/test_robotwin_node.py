@@ -18,14 +18,13 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.policy.policy import load_policy
-from lavla_ros.recording import find_bags
 from lavla_ros.ros.lifecycle import stamp_to_ns
 from lavla_ros.ros.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 from sim_bridges.worlds.robotwin.environment import RobotwinEnvironment
 from sim_bridges.worlds.robotwin.sources import open_source
 from sim_bridges.worlds.robotwin.task_source import Instructions, TaskSource
 from training.dataset import EpisodeDataset
-from training.ingest.bag import convert
+from training.ingest import ingest
 
 pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("vulkan")]
 MODULE = "sim_bridges.lockstep.node"
@@ -202,7 +201,7 @@ def test_demonstrations_become_bags_and_a_dataset(tmp_path: Path, source: TaskSo
         wait_until(progress.is_file, "the episode", 400.0)
         episode = json.loads(wait_until(progress.read_text, "its line"))
     assert episode["state"] == "succeeded", episode
-    report = convert(find_bags([bags]), dataset, CONTRACT)
+    report = ingest("bag", [bags], dataset, contract=CONTRACT)
     words = said(source, task, "seen")
     assert report.steps == episode["steps"] > 20, report.sources
     scene_of_bag = {"suite": "robotwin_standin", "task": task, "seed": SEED, "instruction": words}

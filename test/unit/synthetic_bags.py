@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,9 @@ import numpy as np
 from lavla_ros.contract import Contract
 from lavla_ros.recording import EpisodeRecorder
 from lavla_ros.recording.types import jazzy, string_cdr
+from training.ingest.bag import Bags, BagSource
+from training.ingest.build import IngestReport, build_dataset
+from training.scale import Workers
 
 MS = 1_000_000
 T0 = 1_700_000_000_000_000_000
@@ -126,3 +130,22 @@ def make_bag(
             write(contract.action.topic, command_cdr(sent, values, ahead_ms * MS), sent + 3 * MS, step)
     recorder.stop(outcome)  # type: ignore[arg-type]
     return path
+
+
+def convert(
+    bags: Sequence[Path],
+    out: Path,
+    contract: Contract,
+    *,
+    options: Bags | None = None,
+    jobs: int | None = None,
+    ray: str | None = None,
+    **settings: Any,
+) -> IngestReport:
+    """The dataset ``out`` of these bags, in this order."""
+    taken = options or Bags()
+    sources = [BagSource(path=bag.absolute(), options=taken) for bag in bags]
+    return build_dataset(
+        sources, out, contract, kind="bag", options=asdict(taken), first_frames=False,
+        workers=Workers(jobs=jobs, ray=ray), **settings,
+    )  # fmt: skip

@@ -577,7 +577,7 @@ def _unlike(given: Mapping[str, Any], exact: Mapping[str, NDArray[Any]], values:
 
 
 def _shape_problem(given: Mapping[str, Any], feature: Mapping[str, Any]) -> str:
-    """What is wrong with the form of a feature's statistics; empty where nothing is."""
+    """What is wrong with the form of a feature's statistics; empty if nothing is."""
     is_image = feature["dtype"] in ("video", "image")
     shape = (3, 1, 1) if is_image else (int(np.prod(feature["shape"])),)
     for name in (*_COMPARED, *(q for q in stats.QUANTILES if q in given)):

@@ -96,7 +96,7 @@ class LabelTrack:
         self._samples[effective_ns] = label
 
     def at(self, t_ns: int) -> NDArray[np.float32] | None:
-        """(A,) label of the step at ``t_ns``; None where nothing was in force within the tolerance."""
+        """(A,) label of the step at ``t_ns``; None if nothing was in force within the tolerance."""
         if len(self._stamps) != len(self._samples):
             self._stamps = sorted(self._samples)
         after = self._in_force(t_ns + self.contract.dt_ns)

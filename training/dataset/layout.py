@@ -281,7 +281,7 @@ def write_sums(root: Path, sums: Mapping[str, str]) -> None:
 
 
 def read_contract(root: Path) -> Contract | None:
-    """The embedded contract; None where another tool wrote the dataset."""
+    """The embedded contract; None if another tool wrote the dataset."""
     path = root / CONTRACT
     if not path.exists():
         return None

@@ -353,7 +353,7 @@ def _capture(episode: EpisodeNumbers, contract: Contract, allow_gaps: bool, find
 def moving_speed(
     camera: str, episode: EpisodeNumbers, dims: Sequence[Dim], spans: NDArray[Any]
 ) -> NDArray[np.float64] | None:
-    """(L - 1,) how fast the state changes, each dimension in shares of its span; None where nothing ever moves.
+    """(L - 1,) how fast the state changes, each dimension in shares of its span; None if nothing ever moves.
 
     A camera whose name begins as dimensions do (``left_wrist``, ``left_joint_1``) is judged by these.
     """

@@ -27,13 +27,13 @@ from training.dataset.writer import DatasetLock, column_array, column_stats, ima
 def repair(path: Path | str, *, dry_run: bool = False, removed: Path | None = None) -> list[str]:
     """Mend one of our datasets; returns what was done, or with ``dry_run`` what would be.
 
-    Episodes whose files are damaged or incomplete are taken out (and named), the rest is numbered anew without gaps,
+    Episodes whose files are damaged or incomplete are taken out (and named), the rest is numbered again without gaps,
     counts, task texts, checksums and statistics are made from what is there. Files that belong to no whole episode go
     to ``removed`` (default: the dataset's folder removed/), together with the metadata as they were; only unfinished
     work of a killed writer is deleted. Pictures and numbers are not judged: an episode with a black camera stays.
 
     Raises DatasetError, with nothing changed: for datasets of other tools (several episodes in one file), where no
-    episode is whole, where neither info.json nor the contract can be read, and where there is no room.
+    episode is whole, if neither info.json nor the contract can be read, and if there is no room.
     """
     root = Path(path)
     if not root.is_dir():
@@ -68,14 +68,14 @@ class _Plan:
         changed = changed_files(root, self.info, rows, self.sums)
         self.rows: list[dict[str, Any]] = []
         self.tables: dict[int, pa.Table] = {}
-        """New number of an episode → its data, where they have to be written anew."""
+        """New number of an episode → its data, if they have to be written again."""
         self._take_whole(rows, changed)
         self._say_the_rest(rows)
 
     # ------------------------------------------------------------------ looking
 
     def _info(self) -> tuple[dict[str, Any], str]:
-        """info.json; where it cannot be read, what the contract and the videos say it was."""
+        """info.json; if it cannot be read, what the contract and the videos say it was."""
         try:
             info = layout.read_json(self.root / layout.INFO)
             lacks = [k for k in ("codebase_version", "fps", "features", "data_path") if k not in info]
@@ -140,7 +140,7 @@ class _Plan:
         return rows
 
     def _tasks(self, rows: list[dict[str, Any]]) -> dict[int, str]:
-        """tasks.parquet; where it cannot be read, what episodes of one task say of theirs."""
+        """tasks.parquet; if it cannot be read, what episodes of one task say of theirs."""
         try:
             return layout.read_tasks(self.root)
         except DatasetError as error:
@@ -277,7 +277,7 @@ class _Plan:
     # ------------------------------------------------------------------ doing
 
     def carry_out(self, aside: Path) -> None:
-        """Raises DatasetError where it cannot be written; the dataset is then as it was, but for what was of no use."""
+        """Raises DatasetError if it cannot be written; the dataset is then as it was, but for what was of no use."""
         new = self.root / layout.REPAIRING
         try:
             for name in (layout.STAGING, layout.REPAIRING):  # makes room on a full disk

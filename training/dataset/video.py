@@ -158,7 +158,7 @@ def codec_of(path: Path) -> str:
 def scan(path: Path, fps: int) -> Iterator[Any]:
     """All frames of a file in order (PyAV's own), checked while they are decoded.
 
-    Raises DatasetError where the bytes are damaged (as far as decoding shows it: half of all single flipped bits
+    Raises DatasetError if the bytes are damaged (as far as decoding shows it: half of all single flipped bits
     decode without complaint), and where frame i is not the one of i / fps.
     """
     number = 0

@@ -57,7 +57,7 @@ class DatasetWriter:
     """Writes ``root``; see :meth:`append` and :meth:`finish`. A context manager: leaving it gives up the lock."""
 
     def __init__(self, root: Path, contract: Contract, *, codec: Codec = "libx264", append: bool = False) -> None:
-        """``append``: go on with the dataset that is there, finished or not; begin one where there is none.
+        """``append``: go on with the dataset that is there, finished or not; begin one if there is none.
 
         An episode that was being written when its writer died is not there: its place is taken by the next one.
         Raises DatasetError when another process writes ``root``; without ``append`` when it exists and is not empty;

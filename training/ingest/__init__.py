@@ -75,7 +75,7 @@ def ingest(
     paths: Sequence[Path],
     out: Path,
     *,
-    contract: str | None = None,
+    contract: str | Contract | None = None,
     options: Mapping[str, Any] | None = None,
     on_start: Callable[[int], None] = lambda sources: None,
     **settings: Any,
@@ -91,7 +91,7 @@ def ingest(
     name = contract or found.default_contract
     if name is None:
         raise IngestError(f"importing {kind} needs a contract: --contract NAME or FILE")
-    loaded = load_contract(name)
+    loaded = name if isinstance(name, Contract) else load_contract(name)
     sources = found.find([path.absolute() for path in dict.fromkeys(paths)], loaded)
     on_start(len(sources))
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}

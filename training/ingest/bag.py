@@ -8,9 +8,9 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import ClassVar
 
 import numpy as np
 
@@ -20,18 +20,8 @@ from lavla_ros.recording import BagError, BagReader, EpisodeInfo, find_bags
 from lavla_ros.typing import NS_PER_S
 from training.dataset import layout
 from training.dataset.labels import LabelTrack
-from training.ingest.build import (
-    EpisodeReport,
-    IngestError,
-    IngestReport,
-    Kind,
-    Rejected,
-    Rejection,
-    Step,
-    build_dataset,
-)
+from training.ingest.build import EpisodeReport, IngestError, Kind, Rejected, Rejection, Step
 from training.ingest.diagnosis import COMMAND, STATE, Clocks, first_cause, refusals
-from training.scale import Workers
 
 _GAP = 1.5
 """Two steps further apart than this many periods have lost one between them."""
@@ -68,39 +58,13 @@ class Bags:
             raise IngestError(f"min_steps is {self.min_steps}; expected at least 1")
 
     def find(self, paths: Sequence[Path], contract: Contract) -> list[BagSource]:
-        """Every bag at or below ``paths``, sorted. Raises BagError if there is none, IngestError as :meth:`of`."""
-        return self.of(find_bags(paths), contract)
-
-    def of(self, bags: Sequence[Path], contract: Contract) -> list[BagSource]:
-        """These bags. Raises IngestError for a stream in ``log_time`` that the contract does not have."""
+        """Every bag at or below ``paths``, sorted. Raises BagError if there is none, IngestError for a stream in
+        ``log_time`` that the contract does not have.
+        """
         streams = [*contract.camera_names, STATE, COMMAND]
         if unknown := sorted(set(self.log_time) - set(streams)):
             raise IngestError(f"log_time names {unknown}; the streams are {streams}")
-        return [BagSource(path=bag.absolute(), options=self) for bag in bags]
-
-
-def convert(
-    bags: Sequence[Path],
-    out: Path,
-    contract: Contract,
-    *,
-    options: Bags | None = None,
-    jobs: int | None = None,
-    ray: str | None = None,
-    **settings: Any,
-) -> IngestReport:
-    """Convert ``bags``, in this order, into the new dataset ``out``; the settings are :func:`build_dataset`'s."""
-    taken = options or Bags()
-    return build_dataset(
-        taken.of(bags, contract),
-        out,
-        contract,
-        kind="bag",
-        options=asdict(taken),
-        first_frames=taken.first_frames,
-        workers=Workers(jobs=jobs, ray=ray),
-        **settings,
-    )
+        return [BagSource(path=bag.absolute(), options=self) for bag in find_bags(paths)]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -290,7 +254,7 @@ class _BagEpisode:
 
 
 def _recorded_contract(bag: Path, episode: EpisodeInfo, contract: Contract, options: Bags) -> Contract | None:
-    """The contract that the bag was recorded under, where it tells; raises Rejected if it is an unfit one."""
+    """The contract that the bag was recorded under, if it tells; raises Rejected if it is an unfit one."""
     told, text = episode.metadata.get("contract_definition"), episode.metadata.get("contract_hash")
     recorded: Contract | None = None
     if told is not None:

@@ -253,7 +253,7 @@ class _Read:
     arrays: EpisodeArrays | None = None
     videos: Mapping[str, Path] = field(default_factory=dict)
     trace: str = ""
-    """Of an exception that nobody expected."""
+    """Of an unexpected exception."""
 
 
 def build_dataset(

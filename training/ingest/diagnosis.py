@@ -40,7 +40,7 @@ class Clocks:
         return {stream: round(median(found) / 1e6, 3) for stream, found in self._delays_ns.items()}
 
     def warnings(self, contract: Contract, log_time: tuple[str, ...]) -> list[str]:
-        """Lines ``stream: …`` where a delay differs from the reference camera's by more than the tolerance."""
+        """Lines ``stream: …``, if a delay differs from the reference camera's by more than the tolerance."""
         delays, reference = self.delay_ms(), contract.alignment.reference
         lines = []
         if self.zero[COMMAND]:

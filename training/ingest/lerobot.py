@@ -45,7 +45,7 @@ from training.ingest.build import IngestError, Kind, Rejected
 from training.ingest.table import Numbers, Table, columns_by_name
 
 VERSIONS = ("v2.0", "v2.1", "v3.0")
-"""v2.0 and v2.1 differ in where their statistics are, which are made anew here."""
+"""v2.0 and v2.1 differ in where their statistics are, which are made again here."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,7 +64,7 @@ class Camera:
     column: str
     rotate_deg: Literal[0, 90, 180, 270] | None = None
     """Clockwise, how far its pictures have to be turned to stand as the policy sees them; None: not at all, which has
-    to be said where the contract turns the driver's."""
+    to be said if the contract turns the driver's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -77,7 +77,7 @@ class LeRobotMapping:
     names: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Feature → names of its columns, for features that carry none."""
     rate_hz: float | None = None
-    """Steps per second, where the dataset's ``fps`` is not that."""
+    """Steps per second, if the dataset's ``fps`` is not that."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -313,7 +313,7 @@ def _same_names(what: str, wanted: Sequence[str], given: Mapping[str, Any]) -> N
 
 
 def _feature_names(key: str, feature: Mapping[str, Any]) -> Sequence[str]:
-    """A feature's own column names; none where it has no usable ones (too few, or one of them twice)."""
+    """A feature's own column names; none if it has no usable ones (too few, or one of them twice)."""
     names = feature.get("names")
     if isinstance(names, Mapping):  # {"motors": [...]}
         names = next(iter(names.values()), None)

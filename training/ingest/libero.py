@@ -105,42 +105,29 @@ class LiberoFiles:
     """The pictures stand as the policy is to see them: they are not turned."""
 
     def find(self, paths: Sequence[Path], contract: Contract) -> list[LiberoEpisode]:
-        return [
-            episode
-            for path in paths
-            for episode in find_libero(
-                path, instruction=self.instruction, upright=self.upright, rate_hz=contract.rate_hz
-            )
-        ]
+        """All demonstrations of files, and of the ``*.hdf5`` files below folders, in order.
+
+        The instruction is the file's own; if it carries none, the one in its name. Raises IngestError for a folder
+        without such files, one that is not LIBERO's, and files that say that they are of another rate or orientation.
+        """
+        episodes: list[LiberoEpisode] = []
+        for path in paths:
+            files = [path] if path.is_file() else sorted(path.rglob("*.hdf5"))
+            if not files:
+                raise IngestError(f"{path} holds no *.hdf5 file")
+            for file in files:
+                try:
+                    with h5py.File(file, "r") as opened:
+                        if "data" not in opened or not any(re.fullmatch(r"demo_\d+", name) for name in opened["data"]):
+                            raise IngestError(f"{file} has no data/demo_0: not a LIBERO demonstration file")
+                        episodes += _episodes(file, opened["data"], self, contract.rate_hz)
+                except OSError as error:
+                    raise IngestError(f"{file} cannot be read: {error}") from None
+        return episodes
 
 
-def find_libero(
-    folder: Path, *, instruction: str | None = None, upright: bool = False, rate_hz: float | None = None
-) -> list[LiberoEpisode]:
-    """All demonstrations of a file, or of the ``*.hdf5`` files below a folder, in order.
-
-    The instruction is the file's own; where it carries none, the one in its name. ``upright``: the pictures were turned
-    before. ``rate_hz``: the contract's, compared with what the files say. Raises IngestError for a folder without such
-    files, one that is not LIBERO's, and files that say that they are of another rate or orientation.
-    """
-    files = [folder] if folder.is_file() else sorted(folder.rglob("*.hdf5"))
-    if not files:
-        raise IngestError(f"{folder} holds no *.hdf5 file")
-    episodes: list[LiberoEpisode] = []
-    for file in files:
-        try:
-            with h5py.File(file, "r") as opened:
-                if "data" not in opened or not any(re.fullmatch(r"demo_\d+", name) for name in opened["data"]):
-                    raise IngestError(f"{file} has no data/demo_0: not a LIBERO demonstration file")
-                episodes += _episodes(file, opened["data"], instruction, upright, rate_hz)
-        except OSError as error:
-            raise IngestError(f"{file} cannot be read: {error}") from None
-    return episodes
-
-
-def _episodes(
-    file: Path, data: Any, instruction: str | None, upright: bool, rate_hz: float | None
-) -> Iterator[LiberoEpisode]:
+def _episodes(file: Path, data: Any, said: LiberoFiles, rate_hz: float) -> Iterator[LiberoEpisode]:
+    upright = said.upright
     convention = _text(data.attrs.get("macros_image_convention", ""))
     if convention not in ("", "opengl") and not upright:
         raise IngestError(
@@ -150,16 +137,16 @@ def _episodes(
     if convention == "opengl" and upright:
         raise IngestError(f"{file} says that its images are upside down ('opengl'); leave --upright out")
     rate = _control_rate(data)
-    if rate is not None and rate_hz is not None and rate != rate_hz:
+    if rate is not None and rate != rate_hz:
         raise IngestError(f"{file} was recorded at {rate:g} Hz; the contract has rate_hz {rate_hz:g}")
-    text = instruction or _stored_instruction(data) or instruction_of_name(file.name)
+    text = said.instruction or _stored_instruction(data) or instruction_of_name(file.name)
     for demo in sorted((n for n in data if re.fullmatch(r"demo_\d+", n)), key=lambda n: int(n.split("_")[1])):
         after = "num_samples" in data[demo].attrs
         yield LiberoEpisode(file=file, demo=demo, instruction=text, after_action=after, upright=upright)
 
 
 def _control_rate(data: Any) -> float | None:
-    """Rate of the environment that the file was made with; None where it does not say."""
+    """Rate of the environment that the file was made with; None if it does not say."""
     try:
         return float(json.loads(_text(data.attrs["env_args"]))["env_kwargs"]["control_freq"])
     except (KeyError, TypeError, ValueError):

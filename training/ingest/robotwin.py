@@ -95,24 +95,23 @@ class RobotwinFiles:
     """In place of the files' own."""
 
     def find(self, paths: Sequence[Path], contract: Contract) -> list[RobotwinEpisode]:
-        return [episode for path in paths for episode in find_robotwin(path, instruction=self.instruction)]
+        """All episodes (``episode<i>.hdf5``) of files and below folders, by folder and number.
 
-
-def find_robotwin(folder: Path, *, instruction: str | None = None) -> list[RobotwinEpisode]:
-    """All episodes (``episode<i>.hdf5``) below a folder, by folder and number.
-
-    Of the instructions that RoboTwin gives an episode ("seen"), number i of the episode's is taken, so that tasks
-    keep their variety. Raises IngestError for a folder without episodes.
-    """
-    files = [folder] if folder.is_file() else list(folder.rglob("episode*.hdf5"))
-    if not files:
-        raise IngestError(f"{folder} holds no episode*.hdf5 file")
-    files.sort(key=lambda file: (str(file.parent), _number(file)))
-    return [RobotwinEpisode(file=file, instruction=instruction or _instruction(file)) for file in files]
+        Of the instructions that RoboTwin gives an episode ("seen"), number i of the episode's is taken, so that tasks
+        keep their variety. Raises IngestError for a folder without episodes.
+        """
+        found = []
+        for path in paths:
+            files = [path] if path.is_file() else list(path.rglob("episode*.hdf5"))
+            if not files:
+                raise IngestError(f"{path} holds no episode*.hdf5 file")
+            for file in sorted(files, key=lambda file: (str(file.parent), _number(file))):
+                found.append(RobotwinEpisode(file=file, instruction=self.instruction or _instruction(file)))
+        return found
 
 
 def _instruction(file: Path) -> str:
-    """Empty where there is none: the episode is rejected for that reason later."""
+    """Empty if there is none: the episode is rejected for that reason later."""
     number = _number(file)
     beside = file.parent.parent / "instructions" / f"episode{number}.json"
     try:

@@ -30,7 +30,7 @@ class CodebookTask(Task):
     config: ActionLamTrainConfig | ImageLamTrainConfig
     model: LatentModel
     module: Any
-    """What is trained: the model, and whatever else its objective needs."""
+    """What is trained: the model, and what else its objective needs."""
 
     def __init__(
         self, config: ActionLamTrainConfig | ImageLamTrainConfig, contract: Contract, episode_N: NDArray[np.int64]

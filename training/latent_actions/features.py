@@ -205,7 +205,7 @@ def cached_features(
     threads: int = 2,
     on_frame: Callable[[int, int], None] = lambda done, total: None,
 ) -> NDArray[np.float16]:
-    """(steps, N, F) features of every frame of one camera, memory-mapped read-only; made where missing.
+    """(steps, N, F) features of every frame of one camera, memory-mapped read-only; made if missing.
 
     ``folder``: None is ``latent/features`` inside the dataset. The file's name is a hash of the videos' bytes,
     of which frames of them belong to the steps, and of the encoder, so it can't be stale. It appears when it is

@@ -115,7 +115,7 @@ class HealthTracker:
         self._counts += CodebookHealth.of_codes(array, len(self._counts)).counts_K
 
     def take(self) -> CodebookHealth:
-        """Health since the last call; starts anew."""
+        """Health since the last call; counting starts again."""
         health = CodebookHealth(self._counts)
         self._counts = np.zeros_like(self._counts)
         return health

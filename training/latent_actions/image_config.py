@@ -172,17 +172,17 @@ class ImageLamTrainConfig(CodebookRunConfig):
     kind: Literal["image"] = "image"
     """Tells `lavla latent train` which of the two models a file is about."""
     output: Path = Path("runs/latent_image")
-    """Folder of the run: model/, resume/, metrics.jsonl, tensorboard/, codebook_usage.png; stage1/ when it trains that
+    """Folder of the run: model/, resume/, metrics.jsonl, tensorboard/, codebook_usage.png; stage1/ if it trains that
     too."""
     initial: Path | None = None
     """Model to begin from. One of the same stage gives all weights (the paper fine-tunes UniVLA's stage 2 so); for
     stage 2 one of stage 1 gives its latent tokens and its codebook, as in UniVLA."""
     stage_one_steps: int = 50_000
-    """Stage 2 without ``initial`` only: stage 1 is trained first, for so many steps, into output/stage1."""
+    """Stage 2 without ``initial`` only: number of steps for which stage 1 is trained first, into output/stage1."""
     warmup_steps: int = 0
     """Steps at the start of each stage in which the decoder sees the latents themselves, not codes. The codebook is
     then seeded with latents that tell transitions apart; with latents of an untrained encoder, which hardly differ, a
-    short run ends with one code per token. 0 where ``initial`` gives a trained codebook."""
+    short run ends with one code per token. 0 if ``initial`` gives a trained codebook."""
     batch_size: int = 64
     """Transitions per optimizer step, over all processes and accumulation steps."""
     weight_decay: float = 1e-2

@@ -31,7 +31,7 @@ class Transitions:
     now_M: NDArray[np.int64]
     """Row of o_t in it."""
     future_M: NDArray[np.int64]
-    """Row of o_t+δ in it; the last step of the episode where that is nearer."""
+    """Row of o_t+δ in it; the last step of the episode if that is nearer."""
     episode_M: NDArray[np.int64]
     """Episodes, numbered through all datasets."""
     states_MS: NDArray[np.float32]
@@ -69,7 +69,7 @@ def load_transitions(
     extractor: FeatureExtractor,
     on_frame: Callable[[int, int], None] = lambda done, total: None,
 ) -> Transitions:
-    """Open the datasets and the features of their images, which are computed where missing.
+    """Open the datasets and the features of their images, which are computed if they are missing.
 
     Raises DatasetError for damaged files or another contract, DataError for a path that doesn't exist or data
     without a change to learn from, RoomError when the disk is too small for the features.

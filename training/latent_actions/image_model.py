@@ -134,7 +134,7 @@ class ImageLatentModel(LatentModel):
 
     def start_from(self, other: ImageLatentModel) -> None:
         """Take over weights. Of the same stage: all (what the paper fine-tunes). Stage 2 of stage 1: the
-        environment's queries and codebook, as UniVLA does; the rest begins anew.
+        environment's queries and codebook, as UniVLA does; the rest begins from scratch.
 
         Raises ConfigError when the stages or shapes don't fit, or features are of different encoders.
         """

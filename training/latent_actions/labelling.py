@@ -50,7 +50,7 @@ from training.machine import require_disk
 from training.scale import Workers, run_tasks
 
 SHARD_STEPS = 4096
-"""A shard ends with the episode in which it reaches so many steps: 21 MB of c_act at H = 20."""
+"""Number of steps at which a shard ends, with the episode that reaches it: 21 MB of c_act at H = 20."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -32,7 +32,7 @@ class Quantized(NamedTuple):
     codes_BT: Tensor
     """int64, in [0, K)."""
     loss_codebook: Tensor
-    """Pulls the codes towards the latents (Eq. 13, left); 0 where the codebook is a moving average."""
+    """Pulls the codes towards the latents (Eq. 13, left); 0 if the codebook is a moving average."""
     loss_commit: Tensor
     """Pulls the latents towards the codes (Eq. 13, right; Eq. 17); not yet weighted by β."""
 

@@ -9,9 +9,8 @@ import pytest
 import slider_suite
 
 from benchmarks import suite
-from lavla_ros.recording import find_bags
 from sim_bridges.lockstep.record import RecordConfig, record_expert
-from training.ingest.bag import convert
+from training.ingest import ingest
 
 pytestmark = [pytest.mark.sim, pytest.mark.ros]
 
@@ -35,7 +34,7 @@ def test_its_expert_is_recorded_and_converted(tmp_path: Path) -> None:
     )
     summary = record_expert(config, lambda episode: None)
     assert summary.succeeded == summary.episodes == 2
-    report = convert(find_bags([tmp_path / "bags"]), tmp_path / "dataset", slider_suite.CONTRACT)
+    report = ingest("bag", [tmp_path / "bags"], tmp_path / "dataset", contract=slider_suite.CONTRACT)
     assert (report.episodes, report.steps) == (2, summary.steps)
 
 

@@ -11,7 +11,7 @@ from lavla_ros.recording import BagReader, find_bags
 from sim_bridges.lockstep.record import RecordConfig, RecordError, record_expert
 from training.dataset import EpisodeDataset
 from training.dataset.check import validate
-from training.ingest.bag import convert
+from training.ingest import ingest
 
 pytestmark = [pytest.mark.sim, pytest.mark.ros]
 
@@ -30,7 +30,7 @@ def test_recorded_episodes_convert_without_losing_a_step(tmp_path: Path) -> None
         {"task": "pick_place", "layout": "id", "seed": seed} for seed in (7, 8, 9)
     ]
     contract = load_contract("jaka_minicobo")
-    report = convert(find_bags([tmp_path / "bags"]), tmp_path / "dataset", contract)
+    report = ingest("bag", [tmp_path / "bags"], tmp_path / "dataset", contract=contract)
     assert report.episodes == 3
     assert report.steps == summary.steps
     assert validate(tmp_path / "dataset") == []

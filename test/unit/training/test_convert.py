@@ -10,14 +10,14 @@ from typing import Any
 
 import numpy as np
 import pytest
-from synthetic_bags import MS, T0, joint_values, make_bag, picture
+from synthetic_bags import MS, T0, convert, joint_values, make_bag, picture
 from synthetic_messages import small_contract
 
 from lavla_ros.contract import Contract
 from lavla_ros.recording import BagError, BagReader, EpisodeRecorder
 from training.dataset import EpisodeDataset, layout, validate
 from training.dataset.labels import LabelTrack
-from training.ingest.bag import Bags, convert
+from training.ingest.bag import Bags
 from training.ingest.build import IngestError
 
 CONTRACT = small_contract(size=32)

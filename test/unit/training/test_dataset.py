@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from synthetic_bags import T0, make_bag, picture
+from synthetic_bags import T0, convert, make_bag, picture
 from synthetic_messages import small_contract
 
 from training.dataset import (
@@ -29,7 +29,6 @@ from training.dataset import (
     validate,
 )
 from training.dataset.video import VideoWriter
-from training.ingest.bag import convert
 
 CONTRACT = small_contract(size=32, chunk=4)
 LENGTHS = (9, 5, 12)
@@ -318,7 +317,7 @@ from pathlib import Path
 sys.path.insert(0, sys.argv[1])
 from synthetic_messages import small_contract
 from lavla_ros.recording import find_bags
-from training.ingest.bag import convert
+from synthetic_bags import convert
 import time
 def slow(report):
     print(report.episode, flush=True)

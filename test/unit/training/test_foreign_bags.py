@@ -31,7 +31,7 @@ from foreign_bags import (
 )
 from mcap.reader import make_reader
 from mcap.writer import Writer as McapWriter
-from synthetic_bags import MS, T0, joint_values, make_bag, picture
+from synthetic_bags import MS, T0, convert, joint_values, make_bag, picture
 
 from lavla_ros import cli
 from lavla_ros.contract import Contract
@@ -40,7 +40,7 @@ from lavla_ros.recording.types import jazzy
 from training.dataset import EpisodeDataset, layout, validate
 from training.dataset.labels import LabelTrack
 from training.dataset.writer import DatasetWriter
-from training.ingest.bag import Bags, convert
+from training.ingest.bag import Bags
 from training.ingest.build import IngestError, Kind, Rejection
 from training.ingest.diagnosis import Clocks
 
@@ -364,7 +364,7 @@ def test_streams_of_another_clock_are_told_and_can_be_taken_by_log_time(tmp_path
     assert report.sources[0].warnings == ()
     require_right(EpisodeDataset(tmp_path / "right", CONTRACT), 19)
     with pytest.raises(IngestError, match=r"log_time names \['rear'\]"):
-        convert([bag], tmp_path / "no", CONTRACT, options=replace(options, log_time=("rear",)), jobs=1)
+        replace(options, log_time=("rear",)).find([bag], CONTRACT)
 
 
 def test_a_simulators_slow_clock_is_no_other_clock() -> None:

@@ -22,12 +22,20 @@ from lavla_ros.contract import Contract, load_contract
 from training.dataset import EpisodeDataset, check, layout
 from training.ingest import IngestError, build_dataset, ingest
 from training.ingest.lerobot import Camera, LeRobotMapping, find_lerobot, load_mapping
-from training.ingest.libero import find_libero, instruction_of_name
-from training.ingest.robotwin import find_robotwin
+from training.ingest.libero import LiberoEpisode, LiberoFiles, instruction_of_name
+from training.ingest.robotwin import RobotwinEpisode, RobotwinFiles
 from training.scale import Workers
 
 SIZE = 32
 ALONE = Workers(jobs=1)
+
+
+def find_libero(path: Path, *, rate_hz: float = 20.0, **said) -> list[LiberoEpisode]:
+    return LiberoFiles(**said).find([path], replace(load_contract("libero"), rate_hz=rate_hz))
+
+
+def find_robotwin(path: Path, **said) -> list[RobotwinEpisode]:
+    return RobotwinFiles(**said).find([path], load_contract("robotwin_aloha"))
 
 
 def resized(name: str, **changes) -> Contract:

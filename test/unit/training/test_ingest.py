@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
-from synthetic_bags import T0, make_bag, picture
+from synthetic_bags import T0, convert, make_bag, picture
 from synthetic_messages import small_contract
 
 from lavla_ros import cli
 from training.dataset import EpisodeDataset, layout, validate
 from training.ingest import IngestError, Kind, ingest
-from training.ingest.bag import convert
 from training.ingest.build import EpisodeReport, Rejection
 from training.scale import Workers
 

@@ -12,12 +12,11 @@ from pathlib import Path
 import pytest
 import scale_tasks
 from scale_tasks import Task, alive, begun, pids, wait_until, work
-from synthetic_bags import make_bag
+from synthetic_bags import convert, make_bag
 from synthetic_messages import small_contract
 
 from training.dataset import validate
 from training.ingest import build
-from training.ingest.bag import convert
 from training.ingest.build import IngestError
 from training.scale import ScaleError, WorkerLostError, Workers, run_tasks
 

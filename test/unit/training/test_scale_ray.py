@@ -18,10 +18,9 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "latent_actions"))
 from labelled_squares import save_action_model
 from moving_square import write_squares
 from scale_tasks import Task, alive, begun, pids, wait_until, work
-from synthetic_bags import make_bag
+from synthetic_bags import convert, make_bag
 from synthetic_messages import small_contract
 
-from training.ingest.bag import convert
 from training.latent_actions.labelling import label
 from training.scale import ScaleError, WorkerLostError, Workers, run_tasks
 
