@@ -28,6 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError, check, check_settings, from_plain, read_config, setting, to_plain
+from lavla_ros.resources import config_file, share_path
 from lavla_ros.typing import NS_PER_S
 
 Unit = Literal["rad", "m", "fraction", "1"]
@@ -346,27 +347,15 @@ def load_contract(path: str | Path) -> Contract:
     Raises ContractError when the file is missing, is not YAML, or violates a constraint.
     """
     try:
-        return read_config(Contract, resolve_contract_path(path))
+        return read_config(Contract, config_file(path, "contracts"))
     except ConfigError as error:
         raise ContractError(str(error)) from None
 
 
 def shipped_contract(text: object) -> Contract | None:
     """The contract shipped with the package that has the hash ``text``."""
-    from lavla_ros.resources import share_path
-
     shipped = map(load_contract, sorted((share_path() / "config" / "contracts").glob("*.yaml")))
     return next((contract for contract in shipped if contract.has_hash(text)), None)
-
-
-def resolve_contract_path(path: str | Path) -> Path:
-    """``jaka_minicobo`` → the shipped file; anything with a suffix or a separator is a path."""
-    from lavla_ros.resources import config_path
-
-    text = str(path)
-    if "/" in text or text.endswith((".yaml", ".yml")):
-        return Path(text)
-    return config_path(f"contracts/{text}.yaml")
 
 
 def contract_differences(ours: Contract, theirs: Contract) -> list[str]:

@@ -31,3 +31,13 @@ def config_path(relative: str) -> Path:
         siblings = sorted(p.stem for p in file.parent.glob("*.yaml")) if file.parent.is_dir() else []
         raise FileNotFoundError(f"{file} does not exist; available: {siblings}")
     return file
+
+
+def config_file(name: str | Path, folder: str) -> Path:
+    """A YAML file by its path, or the shipped ``config/FOLDER/NAME.yaml`` by its bare name.
+
+    FileNotFoundError lists the shipped ones.
+    """
+    text = str(name)
+    is_path = "/" in text or text.endswith((".yaml", ".yml", ".json"))
+    return Path(text) if is_path else config_path(f"{folder}/{text}.yaml")

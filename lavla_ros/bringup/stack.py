@@ -52,7 +52,7 @@ import yaml
 
 from lavla_ros.bringup.domain import ROLES
 from lavla_ros.errors import UserError
-from lavla_ros.resources import config_path
+from lavla_ros.resources import config_file
 
 NODE_READY = r"^lavla-ready "
 """What our nodes print when they are active."""
@@ -176,11 +176,6 @@ def dump_parameters(data: Mapping[str, Any]) -> str:
     return str(yaml.dump(data, Dumper=_Dumper, allow_unicode=True, width=1_000_000))
 
 
-def stack_names() -> list[str]:
-    """Stacks that come with the package."""
-    return sorted(file.stem for file in config_path("stacks").glob("*.yaml"))
-
-
 def stack_arguments(texts: Sequence[str]) -> dict[str, str]:
     """Arguments as they are typed, ``name:=value`` each. Raises StackError."""
     values = {}
@@ -258,7 +253,7 @@ def _namespace(text: str) -> str:
 def _read(name: str | Path) -> tuple[Path, dict[str, Any]]:
     text = str(name)
     try:
-        file = Path(text) if "/" in text or text.endswith(".yaml") else config_path(f"stacks/{text}.yaml")
+        file = config_file(text, "stacks")
         data = yaml.safe_load(file.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise StackError(f"no stack {text!r}: {error}") from None
@@ -366,7 +361,7 @@ def _process(entry: Mapping[str, Any], values: Mapping[str, Any], where: str) ->
 def _parameter_file(name: str, where: str) -> Path:
     """A shipped file of ``config/nodes`` by bare name, else a path."""
     try:
-        file = Path(name) if "/" in name or name.endswith(".yaml") else config_path(f"nodes/{name}.yaml")
+        file = config_file(name, "nodes")
     except FileNotFoundError as error:
         raise StackError(f"{where}: parameter file {name!r}: {error}") from None
     if not file.is_file():

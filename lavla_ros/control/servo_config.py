@@ -13,7 +13,7 @@ from lavla_ros.control.arm import Arm, ArmDriver
 from lavla_ros.control.arms import arm_of
 from lavla_ros.control.config import ExecutorConfig, ExecutorOptions, LimitOptions
 from lavla_ros.control.loopback import loopback
-from lavla_ros.resources import config_path
+from lavla_ros.resources import config_file
 
 _WHERE = "servo parameter "
 
@@ -123,10 +123,7 @@ class ServoConfig:
 
 def named_file(name: str) -> Path:
     """A YAML file by its path, or the shipped ``config/control/NAME.yaml``. Raises ConfigError."""
-    path = Path(name)
-    if path.suffix in (".yaml", ".yml", ".json"):
-        return path
     try:
-        return config_path(f"control/{name}.yaml")
+        return config_file(name, "control")
     except FileNotFoundError as error:
         raise ConfigError(f"servo configuration {name!r}: {error}; or give a YAML file") from None

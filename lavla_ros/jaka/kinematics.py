@@ -122,12 +122,11 @@ def forward(q_rad: ArrayLike, geometry: ArmGeometry = MINICOBO) -> FloatArray:
     return pose
 
 
-def jacobian(q_rad: ArrayLike, geometry: ArmGeometry = MINICOBO) -> FloatArray:
-    """Geometric Jacobian (6, 6) of the flange in the base frame: rows 0–2 linear (m/rad), 3–5 angular (rad/rad)."""
-    return _jacobian_from_frames(joint_frames(q_rad, geometry))
+def jacobian(frames: FloatArray) -> FloatArray:
+    """Geometric Jacobian (6, 6) of the flange in the base frame: rows 0–2 linear (m/rad), 3–5 angular (rad/rad).
 
-
-def _jacobian_from_frames(frames: FloatArray) -> FloatArray:
+    ``frames``: those of :func:`joint_frames`.
+    """
     axis, arm = frames[:, :3, 2], frames[-1, :3, 3] - frames[:, :3, 3]
     jac = np.empty((6, JOINTS))
     # axis × arm, written out: np.cross costs 30 µs on arrays this small.
@@ -234,7 +233,7 @@ def _inverse_from(
             best, best_energy, best_errors = q, energy, (position_error, rotation_error)
         if stalled >= 15:
             raise IKError("the search stalled (unreachable, or against a joint limit)", best, *best_errors)
-        jac = _jacobian_from_frames(frames) * weights[:, None]
+        jac = jacobian(frames) * weights[:, None]
         gradient = jac.T @ weighted
         free = ~(((q <= lower) & (gradient < 0.0)) | ((q >= upper) & (gradient > 0.0)))
         if not free.any():

@@ -27,8 +27,8 @@ from ros_harness import World, fails_to_start, running, wait_until
 
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.bringup.launcher import Launcher, LaunchError, notices, other_users, stack_domain
-from lavla_ros.bringup.stack import Process, Stack, StackError, load_stack, read_arguments, stack_names
-from lavla_ros.resources import share_path
+from lavla_ros.bringup.stack import Process, Stack, StackError, load_stack, read_arguments
+from lavla_ros.resources import config_path, share_path
 from lavla_ros.ros.lifecycle import LavlaNode
 
 UP = """
@@ -209,9 +209,9 @@ def test_a_simulated_stack_is_brought_up_twice_at_once(tmp_path: Path, monkeypat
 
 
 def test_shipped_stacks_resolve(tmp_path: Path) -> None:
-    assert {"jaka_policy", "record_demos"} <= set(stack_names())
-    for name in stack_names():
-        assert all(a.description for a in read_arguments(name))
+    names = [file.stem for file in config_path("stacks").iterdir()]
+    assert {"jaka_policy", "record_demos"} <= set(names)
+    assert all(a.description for name in names for a in read_arguments(name))
     simulated = load_stack("jaka_policy", {}, run_dir=tmp_path)
     assert [p.name for p in simulated.processes][:2] == ["emulator", "tabletop_camera"]
     real = load_stack("jaka_policy", {"simulate": "false", "robot_ip": "10.5.5.100"}, run_dir=tmp_path)

@@ -8,12 +8,13 @@ import pytest
 import yaml
 
 from lavla_ros.bringup.domain import DomainError, claim_role
-from lavla_ros.bringup.stack import StackError, load_stack, stack_names
+from lavla_ros.bringup.stack import StackError, load_stack
+from lavla_ros.resources import config_path
 
 LOCKSTEP = ("lockstep", "libero", "robotwin")
 
 
-@pytest.mark.parametrize("name", stack_names())
+@pytest.mark.parametrize("name", sorted(file.stem for file in config_path("stacks").iterdir()))
 def test_every_node_of_a_stack_goes_to_its_namespace_with_its_parameters_and_its_clock(
     name: str, tmp_path: Path
 ) -> None:

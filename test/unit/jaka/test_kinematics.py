@@ -11,7 +11,16 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from lavla_ros.control.arm import JointLimits
-from lavla_ros.jaka.kinematics import MINICOBO_DH, IKConfig, IKError, forward, inverse, jacobian, rotation_vector
+from lavla_ros.jaka.kinematics import (
+    MINICOBO_DH,
+    IKConfig,
+    IKError,
+    forward,
+    inverse,
+    jacobian,
+    joint_frames,
+    rotation_vector,
+)
 from lavla_ros.jaka.limits import MINICOBO_LIMITS
 
 LOWER, UPPER = MINICOBO_LIMITS.lower(), MINICOBO_LIMITS.upper()
@@ -50,7 +59,7 @@ def test_jacobian_equals_central_differences(q: NDArray[np.float64]) -> None:
         ahead, behind = forward(q + delta), forward(q - delta)
         numeric[:3, j] = (ahead[:3, 3] - behind[:3, 3]) / (2 * step)
         numeric[3:, j] = rotation_vector(ahead[:3, :3] @ behind[:3, :3].T) / (2 * step)
-    np.testing.assert_allclose(jacobian(q), numeric, atol=1e-7)
+    np.testing.assert_allclose(jacobian(joint_frames(q)), numeric, atol=1e-7)
 
 
 @given(q=positions, offset=st.tuples(*[st.floats(-0.3, 0.3)] * 6).map(np.array))

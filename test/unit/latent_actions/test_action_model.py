@@ -11,6 +11,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from records import load_training_record
 
 from lavla_ros.config import ConfigError, read_config
 from lavla_ros.contract import load_contract
@@ -28,7 +29,7 @@ from training.latent_actions.action_model import (
     masked_distance,
 )
 from training.latent_actions.action_train import ActionTask
-from training.latent_actions.checkpoint import load_latent_model, load_training_record
+from training.latent_actions.checkpoint import load_latent_model
 from training.latent_actions.quantize import QuantizeError
 from training.loop import Trainer, TrainingError
 from training.samples import DataError, split_episodes

@@ -13,11 +13,12 @@ import pytest
 import torch
 import yaml
 from moving_square import FEATURES, SMALL, square_contract, write_squares
+from records import load_training_record
 
 from lavla_ros.config import ConfigError, read_config, to_plain
 from lavla_ros.policy.checkpoint import CheckpointError
 from training.dataset import EpisodeDataset
-from training.latent_actions.checkpoint import load_latent_model, load_training_record
+from training.latent_actions.checkpoint import load_latent_model
 from training.latent_actions.features import load_features
 from training.latent_actions.image_config import ImageDataConfig, ImageLamTrainConfig
 from training.latent_actions.image_data import (

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 import yaml
+from records import load_training_record
 from safetensors.torch import load_file, save_file
 
 from lavla_ros.policy import folder
@@ -18,7 +19,6 @@ from training.latent_actions.checkpoint import (
     LatentModel,
     content_hash,
     load_latent_model,
-    load_training_record,
     save_latent_model,
 )
 

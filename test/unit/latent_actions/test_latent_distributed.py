@@ -13,13 +13,13 @@ import numpy as np
 import pytest
 import yaml
 from moving_square import SMALL, square_contract, write_squares
+from records import load_training_record
 from safetensors.torch import load_file
 
 from lavla_ros.config import to_plain
 from lavla_ros.resources import config_path
 from training.latent_actions.action_config import ActionDataConfig, ActionLamConfig, ActionLamTrainConfig
 from training.latent_actions.action_train import train_action_lam
-from training.latent_actions.checkpoint import load_training_record
 from training.latent_actions.image_config import ImageDataConfig, ImageLamTrainConfig
 from training.latent_actions.image_train import train_image_lam
 
