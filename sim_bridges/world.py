@@ -205,7 +205,7 @@ class Live(Protocol):
 
     @property
     def episode_s(self) -> float:
-        """An episode without success has failed after this."""
+        """Time after which an episode without success has failed."""
         ...
 
     def show(

@@ -12,7 +12,9 @@ class LockstepParameters(NodeParameters):
     commander: str = parameter("topic", "Who acts: /action_chunk, or the expert.", choices=("topic", "expert"))
     disturb: bool = parameter(False, "Expert: push the arm now and then; the published commands stay clean (DART).")
     replan_steps: int = parameter(0, "Steps between two pictures for the policy; 0: the suite's own.", low=0, high=256)
-    max_steps: int = parameter(0, "An episode this long has failed; 0: the official limit.", low=0, high=10_000)
+    max_steps: int = parameter(
+        0, "Number of steps after which an episode has failed; 0: the official limit.", low=0, high=10_000
+    )
     episodes: int = parameter(0, "Episodes that begin by themselves; 0: only at /episode/reset.", low=0, high=10_000)
     every: int = parameter(1, "Distance between the initial states, or seeds, of two of them.", low=1, high=64)
     exit_when_done: bool = parameter(False, "End after the last of these; with status 1 after an error.")

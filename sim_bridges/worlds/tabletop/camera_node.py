@@ -61,7 +61,9 @@ class TabletopCameraParameters(NodeParameters):
     layout: str = parameter(TRAINED_LAYOUT, "Layout of the physics process.", choices=get_args(LayoutName))
     instruction: str = parameter("", "What to do, in words; empty: the task's own words.")
     rate_hz: float = parameter(10.0, "Frames per second.", low=0.5, high=60.0)
-    episode_s: float = parameter(30.0, "An episode without success has failed after this.", low=1.0, high=3600.0)
+    episode_s: float = parameter(
+        30.0, "Seconds after which an episode without success has failed.", low=1.0, high=3600.0
+    )
     wait_for_reset: bool = parameter(False, "Begin the first episode at /episode/reset, not at once.")
     stale_after_s: float = parameter(0.5, "Physics silent for longer: no pictures.", low=0.05, high=10.0, unit="s")
 
