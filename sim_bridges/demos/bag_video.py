@@ -17,7 +17,11 @@ def write_bag_video(bag: Path, out: Path, contract: Contract, *, caption: str) -
     """Raises BagError for a bag that cannot be read, or holds no pictures or no commands."""
     from lavla_ros.observation import decode_image
 
-    topics = {spec.observation_topic: spec.name for spec in contract.cameras}
+    topics = {  # a bag has one of them for each camera
+        topic: spec.name
+        for spec in contract.cameras
+        for topic in (spec.observation_topic, spec.topic, f"{spec.topic}/compressed")
+    }
     frames: dict[str, dict[int, Any]] = {name: {} for name in contract.camera_names}
     command_ns: list[int] = []
     commands: list[list[float]] = []

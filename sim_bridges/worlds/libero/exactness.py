@@ -10,7 +10,7 @@ from __future__ import annotations
 import importlib
 import multiprocessing
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -139,8 +139,13 @@ def differences(expected: Trace, found: Trace) -> list[str]:
     return lines
 
 
+def each(function: Callable[[Case], Trace], cases: Sequence[Case]) -> list[Trace]:
+    """The cases one after another in this process."""
+    return [function(case) for case in cases]
+
+
 def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
-    """robosuite allows one environment that draws per process: two would draw garbage."""
+    """robosuite allows one environment that draws at a time per process: two would draw garbage."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         return pool.submit(function, *arguments).result()
@@ -172,15 +177,15 @@ class ExactnessConfig:
 def main() -> int:
     config = tyro.cli(ExactnessConfig, description=__doc__)
     unequal = 0
+    common = {"assets": str(config.assets or ""), "steps": config.steps, "resolution": config.resolution}
     for suite in config.suites:
-        for task in config.tasks:
-            folder = str(config.assets or "")
-            case = Case(suite=suite, task=task, assets=folder, steps=config.steps, resolution=config.resolution)
-            expected = in_own_process(direct, case)
-            lines = differences(expected, in_own_process(bridged, case))
+        cases = [Case(suite=suite, task=task, **common) for task in config.tasks]
+        of_both = (in_own_process(each, function, cases) for function in (direct, bridged))
+        for case, expected, found in zip(cases, *of_both, strict=True):
+            lines = differences(expected, found)
             unequal += bool(lines)
             count = f"{len(expected.states)} states, {len(expected.pictures)} pictures"
-            print(f"{suite} {task}: {'; '.join(lines) or f'equal bit for bit ({count})'}", flush=True)
+            print(f"{suite} {case.task}: {'; '.join(lines) or f'equal bit for bit ({count})'}", flush=True)
     return 1 if unequal else 0
 
 

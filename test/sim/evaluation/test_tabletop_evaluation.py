@@ -15,7 +15,7 @@ from lavla_ros.contract import Observation
 from sim_bridges.episode import ExpertActor, Observer, run_episode
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
-from sim_bridges.evaluation.results import same_episodes
+from sim_bridges.evaluation.results import Results, same_episodes
 from sim_bridges.lockstep.record import RecordConfig
 from sim_bridges.world import Plan
 from sim_bridges.worlds.tabletop.suite import EVALUATION_SEED_BASE, TabletopSuite
@@ -32,12 +32,16 @@ SHORT = EvaluationConfig(suite="tabletop", policy="bundled", episodes=2, max_ste
 EXPERT = replace(SHORT, policy="expert")
 
 
-def test_bundled_policy_twice_and_with_two_workers_is_the_same_bit_for_bit() -> None:
-    once = evaluate(SHORT)
+@pytest.fixture(scope="module")
+def once() -> Results:
+    """The bundled policy's episodes, by one worker and without videos."""
+    return evaluate(SHORT)
+
+
+def test_bundled_policy_twice_is_the_same_bit_for_bit(once: Results) -> None:
     assert [e.error for e in once.episodes] == [None, None]
     assert all(e.length_steps > 0 and e.inferences == 2 and len(e.trajectory) == 16 for e in once.episodes)
     assert same_episodes(once, evaluate(SHORT))
-    assert same_episodes(once, evaluate(SHORT, workers=2))
 
 
 def test_another_seed_is_another_episode() -> None:
@@ -71,10 +75,12 @@ def test_training_and_evaluation_seeds_do_not_meet(tmp_path: Path) -> None:
         RecordConfig(out=tmp_path, episodes=11, seed=EVALUATION_SEED_BASE - 10)
 
 
-def test_videos_of_what_the_policy_saw_are_in_the_report_and_change_nothing(tmp_path: Path) -> None:
+def test_videos_of_what_the_policy_saw_are_in_the_report_and_change_nothing_nor_do_two_workers(
+    once: Results, tmp_path: Path
+) -> None:
     config = replace(SHORT, videos=1)
     results = evaluate(config, out=tmp_path, workers=2)
-    assert same_episodes(results, evaluate(SHORT))
+    assert same_episodes(results, once)
     kept = sorted(int(file.stem) for file in (tmp_path / "clips").iterdir())
     first = {e.success: e.index for e in reversed(results.episodes)}
     assert kept == sorted(first.values())

@@ -9,7 +9,7 @@ import pytest
 
 from lavla_ros.contract import Contract, load_contract
 from sim_bridges.worlds.libero.environment import WAIT_ACTION, LiberoEnvironment
-from sim_bridges.worlds.libero.exactness import Case, Trace, bridged, differences, direct, in_own_process
+from sim_bridges.worlds.libero.exactness import Case, Trace, bridged, differences, direct, each, in_own_process
 from sim_bridges.worlds.libero.tasks import LiberoError
 
 pytestmark = pytest.mark.sim
@@ -38,16 +38,24 @@ def random_actions(count: int, seed: int = 0) -> np.ndarray:
 
 
 # Fixtures of a scene stand elsewhere for every seed, and the solver starts from wherever the one before left it: a
-# second episode in the same process is where a short cut at the reset would show.
-@pytest.mark.parametrize(
-    ("suite", "task"), [("libero_spatial", 4), ("libero_object", 3), ("libero_goal", 2), ("libero_10", 2)]
-)
+# further episode in the same process is where a short cut at the reset would show.
+TASKS = {"libero_spatial": 4, "libero_object": 3, "libero_goal": 2, "libero_10": 2}
+
+
+@pytest.fixture(scope="module")
+def traces(libero_assets: str) -> dict[str, tuple[Trace, Trace]]:
+    """Of every suite: LIBERO's own, and ours."""
+    cases = [Case(suite=name, task=task, assets=libero_assets, steps=24, resolution=64) for name, task in TASKS.items()]
+    own, ours = (in_own_process(each, function, cases) for function in (direct, bridged))
+    return dict(zip(TASKS, zip(own, ours, strict=True), strict=True))
+
+
+@pytest.mark.parametrize("suite", TASKS)
 @pytest.mark.timeout(600)
-def test_states_and_pictures_are_liberos_own_bit_for_bit(libero_assets: str, suite: str, task: int) -> None:
-    case = Case(suite=suite, task=task, assets=libero_assets, steps=24, resolution=64)
-    expected = in_own_process(direct, case)
+def test_states_and_pictures_are_liberos_own_bit_for_bit(traces: dict[str, tuple[Trace, Trace]], suite: str) -> None:
+    expected, found = traces[suite]
     assert len(expected.states) == 48 and len(expected.pictures) == 12
-    assert differences(expected, in_own_process(bridged, case)) == []
+    assert differences(expected, found) == []
 
 
 def test_a_difference_of_one_bit_is_seen() -> None:
