@@ -359,3 +359,19 @@ class Evaluated:
     backbone: str = ""
     """Of a checkpoint: tiny or pretrained."""
     options: Options = field(default_factory=dict)
+
+
+def judge(benchmark: str, evaluated: Evaluated, reasons: Sequence[str], statement: str) -> Comparability:
+    """Whether figures may stand beside a benchmark's published ones. ``reasons``: what its suite knows to be otherwise;
+    ``statement``: of the scenes."""
+    reasons = [*reasons]
+    if evaluated.policy == "expert" or evaluated.policy.startswith("replay:"):
+        reasons.append("what acted is no policy: it looks at no image")
+    if evaluated.latency_steps:
+        reasons.append(f"every chunk arrived {evaluated.latency_steps} steps late")
+    words = f"Comparable with published {benchmark} numbers: its official protocol. {statement}"
+    if reasons:
+        words = f"Not comparable with published {benchmark} numbers: {'; '.join(reasons)}."
+    if evaluated.backbone == "tiny":
+        words += " The policy has the package's tiny backbone, trained from scratch, not the paper's Qwen3-VL."
+    return Comparability(comparable=not reasons, statement=words)

@@ -29,6 +29,7 @@ from sim_bridges.world import (
     Rules,
     Start,
     SuiteError,
+    judge,
 )
 from sim_bridges.worlds.libero.assets import find_assets
 from sim_bridges.worlds.libero.tasks import PROTOCOL_SEED, PROTOCOL_TRIALS, STEP_LIMITS, suite_tasks
@@ -116,23 +117,10 @@ class LiberoSuite:
         )
 
     def comparability(self, evaluated: Evaluated) -> Comparability:
-        reasons = self._departures(evaluated)
-        if not reasons:
-            words = f"Comparable with published LIBERO numbers: the standard protocol. {self.assets().statement}"
-        else:
-            words = f"Not comparable with published LIBERO numbers: {'; '.join(reasons)}."
-        if evaluated.backbone == "tiny":
-            words += " The policy has the package's tiny backbone, trained from scratch, not the paper's Qwen3-VL."
-        return Comparability(comparable=not reasons, statement=words)
-
-    def _departures(self, evaluated: Evaluated) -> list[str]:
-        """What differs from the standard protocol."""
         rules, assets = self.rules, self.assets()
         reasons = []
         if assets.stand_ins:
             reasons.append(f"{assets.stand_ins} of the scenes' files are not LIBERO's own but stand-ins")
-        if evaluated.policy == "expert" or evaluated.policy.startswith("replay:"):
-            reasons.append("what acted is no policy: it looks at no image")
         if evaluated.tasks != self.tasks:
             reasons.append(f"{len(evaluated.tasks)} of the suite's {len(self.tasks)} tasks")
         for word, ours, theirs in (
@@ -143,9 +131,7 @@ class LiberoSuite:
         ):
             if ours != theirs:
                 reasons.append(f"{ours} {word} in place of {theirs}")
-        if evaluated.latency_steps:
-            reasons.append(f"every chunk arrived {evaluated.latency_steps} steps late")
-        return reasons
+        return judge("LIBERO", evaluated, reasons, assets.statement)
 
     def bench(self, task: str, actions_NA: NDArray[np.float64]) -> dict[str, Any]:
         """LIBERO's own environment, drawn on every step, with the same actions."""

@@ -39,6 +39,7 @@ from sim_bridges.world import (
     Rules,
     Start,
     SuiteError,
+    judge,
 )
 from sim_bridges.worlds.robotwin.environment import RobotwinEnvironment, RobotwinError, View
 from sim_bridges.worlds.robotwin.search import search
@@ -179,23 +180,13 @@ class RobotwinSuite:
         made, reasons = self.source.provenance(), []
         if not made.comparable:
             reasons.append("the scenes are a stand-in's, not RoboTwin's")
-        if evaluated.policy == "expert" or evaluated.policy.startswith("replay:"):
-            reasons.append("what acted is no policy: it looks at no image")
         if evaluated.episodes != PROTOCOL_EPISODES:
             reasons.append(f"{evaluated.episodes} episodes a task in place of {PROTOCOL_EPISODES}")
         if self.instructions != "unseen":
             reasons.append(f"{self.instructions} instructions in place of unseen ones")
         if evaluated.max_steps < max(map(self.source.step_limit, evaluated.tasks)):
             reasons.append(f"{evaluated.max_steps} steps at most in place of RoboTwin's limits")
-        if evaluated.latency_steps:
-            reasons.append(f"every chunk arrived {evaluated.latency_steps} steps late")
-        if reasons:
-            words = f"Not comparable with published RoboTwin 2.0 numbers: {'; '.join(reasons)}."
-        else:
-            words = f"Comparable with published RoboTwin 2.0 numbers of its official protocol. {made.statement}"
-        if evaluated.backbone == "tiny":
-            words += " The policy has the package's tiny backbone, trained from scratch, not the paper's Qwen3-VL."
-        return Comparability(comparable=not reasons, statement=words)
+        return judge("RoboTwin 2.0", evaluated, reasons, made.statement)
 
     def bench(self, task: str, actions_NA: FloatArray) -> dict[str, Any]:
         """Physics steps per second of an episode without pictures: the expert's, whose arms move."""

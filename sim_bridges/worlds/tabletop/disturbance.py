@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
-from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk
 from lavla_ros.jaka.limits import JOINT_NAMES
 from sim_bridges.disturbance import BurstConfig, Bursts
@@ -19,16 +18,12 @@ class DisturbanceConfig(BurstConfig):
 
     start_probability: float = 0.07
     steps: tuple[int, int] = (5, 9)
-    joint_std_rad: tuple[float, ...] = (0.060, 0.040, 0.040, 0.015, 0.030, 0.080)
-    """Standard deviation of the burst's largest offset, joint_1 first. It swells and ebbs away within the
+    size = len(JOINT_NAMES)
+    std: tuple[float, ...] = (0.060, 0.040, 0.040, 0.015, 0.030, 0.080)
+    """Of the burst's largest offset, rad, joint_1 first. It swells and ebbs away within the
     burst, so that the executor can follow. Steps add up: the expert goes on from where it was pushed to."""
     clearance_m: float = 0.004
     """A push that would bring the fingertips nearer to the table than this is turned around, or left out."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.joint_std_rad) != len(JOINT_NAMES) or min(self.joint_std_rad) < 0:
-            raise ConfigError(f"joint_std_rad is {self.joint_std_rad}; expected {len(JOINT_NAMES)} values >= 0")
 
 
 class DisturbanceSource:
@@ -36,7 +31,7 @@ class DisturbanceSource:
 
     def __init__(self, config: DisturbanceConfig, seed: int) -> None:
         self.config = config
-        self._bursts = Bursts(config, config.joint_std_rad, seed)
+        self._bursts = Bursts(config, seed)
 
     def apply(self, chunk: ActionChunk) -> ActionChunk:
         """The chunk with the step's offset on its joints; the chunk itself between bursts."""

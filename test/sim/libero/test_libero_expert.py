@@ -139,7 +139,7 @@ def test_what_is_no_libero_environment_is_refused() -> None:
         (lambda: GraspConfig(tall_m=-1.0), "tall_m is -1.0"),
         (lambda: DisturbanceConfig(start_probability=1.5), "start_probability is 1.5"),
         (lambda: DisturbanceConfig(steps=(5, 2)), "shortest <= longest"),
-        (lambda: DisturbanceConfig(action_std=(0.1,)), "expected 6 values"),
+        (lambda: DisturbanceConfig(std=(0.1,)), "expected 6 values"),
     ],
 )
 def test_bad_configurations_are_refused(config: Any, message: str) -> None:

@@ -80,7 +80,7 @@ def test_a_rejected_chunk_is_reported(session: LockstepSession) -> None:
 
 
 def test_a_disturbance_moves_the_arm_but_not_the_chunk(session: LockstepSession) -> None:
-    config = DisturbanceConfig(start_probability=1.0, steps=(1, 1), joint_std_rad=(0.02, 0.0, 0.0, 0.0, 0.0, 0.0))
+    config = DisturbanceConfig(start_probability=1.0, steps=(1, 1), std=(0.02, 0.0, 0.0, 0.0, 0.0, 0.0))
     ends, pushes = [], []
     for source in (None, DisturbanceSource(config, 0)):
         session.reset(0)

@@ -17,21 +17,17 @@ class DisturbanceConfig(BurstConfig):
 
     start_probability: float = 0.04
     steps: tuple[int, int] = (4, 8)
-    action_std: tuple[float, ...] = (0.5, 0.5, 0.3, 0.05, 0.05, 0.15)
-    """Standard deviation of a burst's largest offset: position and axis-angle commands, where 1 is 5 cm or 0.5 rad.
+    size = 6
+    std: tuple[float, ...] = (0.5, 0.5, 0.3, 0.05, 0.05, 0.15)
+    """Of a burst's largest offset: position and axis-angle commands, where 1 is 5 cm or 0.5 rad.
     The vertical offset is taken upwards: pushed down, fingers would press on the table and on what is under them."""
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if len(self.action_std) != 6 or min(self.action_std) < 0:
-            raise ConfigError(f"action_std is {self.action_std}; expected 6 values >= 0")
 
 
 class DisturbanceSource:
     """The bursts of one episode: the same seed gives the same bursts. Call :meth:`apply` once per step."""
 
     def __init__(self, config: DisturbanceConfig, seed: int) -> None:
-        self._bursts = Bursts(config, config.action_std, seed)
+        self._bursts = Bursts(config, seed)
 
     def apply(self, chunk: ActionChunk) -> ActionChunk:
         """What to execute instead of the expert's action (1, 7), within ±1. The gripper's command is left alone.

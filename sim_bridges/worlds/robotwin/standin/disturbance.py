@@ -23,16 +23,15 @@ class DisturbanceConfig(BurstConfig):
 
     start_probability: float = 0.05
     steps: tuple[int, int] = (3, 6)
-    joint_std_rad: tuple[float, ...] = (0.05, 0.03, 0.03, 0.02, 0.03, 0.08)
-    """Standard deviation of a burst's largest offset, the first joint first, of either arm. Commands add up: the expert
+    size = ARM_JOINTS
+    std: tuple[float, ...] = (0.05, 0.03, 0.03, 0.02, 0.03, 0.08)
+    """Of a burst's largest offset, rad, the first joint first, of either arm. Commands add up: the expert
     goes on from where it was pushed to."""
     holding: float = 0.3
     """Part of a push that an arm gets whose gripper is closed: hands that hold one thing must not tear it apart."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if len(self.joint_std_rad) != ARM_JOINTS or min(self.joint_std_rad) < 0:
-            raise ConfigError(f"joint_std_rad is {self.joint_std_rad}; expected {ARM_JOINTS} values >= 0")
         if not 0.0 <= self.holding <= 1.0:
             raise ConfigError(f"holding is {self.holding}; expected 0 to 1")
 
@@ -42,7 +41,7 @@ class DisturbanceSource:
 
     def __init__(self, config: DisturbanceConfig, seed: int) -> None:
         self._holding = config.holding
-        self._bursts = [Bursts(config, config.joint_std_rad, 2 * seed + arm) for arm in range(len(SIDES))]
+        self._bursts = [Bursts(config, 2 * seed + arm) for arm in range(len(SIDES))]
 
     def apply(self, chunk: ActionChunk) -> ActionChunk:
         """What to execute instead of the expert's command (1, 14), within the joints' limits. Grippers are left alone;
