@@ -60,14 +60,16 @@ def parse_options(pairs: Sequence[str]) -> dict[str, str]:
 def spell_options(arguments: Sequence[str], own: Mapping[str, inspect.Parameter]) -> list[str]:
     """A command's arguments with ``--name value`` written as ``-o name=value`` if ``name`` is an option of the suite.
 
-    ``own``: parameters of the command itself, which are left alone. The suite is what ``suite`` among them is, else the
-    first argument that names one; where there is none of that name, the command is left to say so.
+    ``own``: parameters of the command itself, which are left alone. The suite is what ``--suite`` says, if that is one
+    of them, else the first argument that names one, else the command's default; if there is none of that name, the
+    command is left to say so.
     """
     if "suite" in own and own["suite"].kind is not inspect.Parameter.POSITIONAL_ONLY:
         given = [text for flag, text in pairwise(arguments) if flag == "--suite"]
-        suite = given[0] if given else own["suite"].default
     else:
-        suite = next((text for text in arguments if text in SUITES or (":" in text and "=" not in text)), "")
+        given = [text for text in arguments if text in SUITES or (":" in text and "=" not in text)]
+    default = own["suite"].default if "suite" in own else ""
+    suite = given[0] if given else default if isinstance(default, str) else ""
     try:
         names = set(options_of(suite)) - set(own)
     except SuiteError:

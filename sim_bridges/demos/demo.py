@@ -101,7 +101,7 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> Results:
         wall_s=time.perf_counter() - began,
         simulated_s=sum(episode.length_steps for episode in episodes) / contract.rate_hz if live else 0.0,
         live=live is not None,
-        comparable=f"A demonstration of a few episodes; the command lavla eval measures success. {assets.statement}",
+        comparable=f"A demonstration of a few episodes; lavla eval measures success. {assets.statement}".rstrip(),
     )
     write_json(config.out / "results.json", results.to_dict())
     acts = "the scripted expert" if config.policy == "expert" else "policy node"

@@ -12,7 +12,7 @@ import multiprocessing
 import sys
 from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -177,9 +177,11 @@ class ExactnessConfig:
 def main() -> int:
     config = tyro.cli(ExactnessConfig, description=__doc__)
     unequal = 0
-    common = {"assets": str(config.assets or ""), "steps": config.steps, "resolution": config.resolution}
     for suite in config.suites:
-        cases = [Case(suite=suite, task=task, **common) for task in config.tasks]
+        first = Case(
+            suite=suite, task=0, assets=str(config.assets or ""), steps=config.steps, resolution=config.resolution
+        )
+        cases = [replace(first, task=task) for task in config.tasks]
         of_both = (in_own_process(each, function, cases) for function in (direct, bridged))
         for case, expected, found in zip(cases, *of_both, strict=True):
             lines = differences(expected, found)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -95,9 +96,13 @@ def config(importable: Path) -> StudyConfig:
     )
 
 
-def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig) -> None:
-    told: list[str] = []
-    table = run_study(config, told.append, lavla=LAVLA).read_text()
+@pytest.fixture(scope="module")
+def table(config: StudyConfig) -> str:
+    """Of the study, which is run here."""
+    return run_study(config, lambda text: None, lavla=LAVLA).read_text()
+
+
+def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig, table: str) -> None:
     rows = json.loads((config.out / "study.json").read_text())["rows"]
     assert [row["strategy"] for row in rows] == ["la_cond", OUTSIDE]
     assert all((row["episodes"], row["best_step"]) == (2, 3) for row in rows)
@@ -114,21 +119,29 @@ def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig) -> Non
         assert results["method"] == strategy and (METHODS | {OUTSIDE: OUTSIDE})[strategy] in page
     seconds = json.loads((config.out / "study.json").read_text())["seconds"]
 
-    told.clear()
+    told: list[str] = []
     assert run_study(config, told.append, lavla=LAVLA).read_text() == table
     assert told and all(line.endswith("done before") for line in told)
     assert json.loads((config.out / "study.json").read_text())["seconds"] == seconds
 
 
+@pytest.mark.usefixtures("table")
 def test_a_stage_that_fails_is_named_with_its_log_and_the_others_are_kept(config: StudyConfig, tmp_path: Path) -> None:
+    """In a study that has made everything but its action model."""
+    out = tmp_path / "out"
+    for kept in ("dataset", "latent_image", "logs"):
+        shutil.copytree(config.out / kept, out / kept)
+    (out / "logs" / "latent_action.json").unlink()
     broken = recipe("latent/action_tabletop", tmp_path / "broken.yaml", learning_rate=-1.0)
-    failing = replace(config, out=tmp_path / "out", action_recipe=broken)
+    told: list[str] = []
     with pytest.raises(
         StudyError, match=r"latent_action ended with status 1; the end of .*latent_action\.log"
     ) as caught:
-        run_study(failing, lambda text: None, lavla=LAVLA)
+        run_study(replace(config, out=out, action_recipe=broken), told.append, lavla=LAVLA)
     assert "learning_rate is -1.0" in str(caught.value)
-    assert (tmp_path / "out" / "dataset" / "meta").is_dir()
+    assert {"convert: done before", "latent_image: done before"} <= set(told)
+    assert (out / "dataset" / "meta").is_dir() and (out / "latent_image" / "model").is_dir()
+    assert not (out / "logs" / "latent_action.json").exists()
 
 
 def test_strategies_are_checked_before_anything_runs(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from inspect import signature
 
 import pytest
 
+from lavla_ros.cli.run import demo
 from sim_bridges.suites import SUITES, load_suite, options_of, parse_options, spell_options
 from sim_bridges.world import SuiteError
 
@@ -42,6 +43,7 @@ def test_a_parameter_of_the_command_stays_its_own() -> None:
     arguments = ["bags", "--contract", "x", "--suite", "libero_10"]
     assert spell_options([*arguments, "--assets", "a"], own) == [*arguments, "-o", "assets=a"]
     assert spell_options(["my:bags", "--layout", "ood"], own) == ["my:bags", "-o", "layout=ood"]
+    assert spell_options(["--seed", "1", "--layout", "ood"], signature(demo).parameters)[2:] == ["-o", "layout=ood"]
     assert spell_options(["no.such:suite", "--layout", "ood"], OWN) == ["no.such:suite", "--layout", "ood"]
     with pytest.raises(SuiteError, match="--layout of suite tabletop needs a value"):
         spell_options(["tabletop", "--layout"], OWN)
