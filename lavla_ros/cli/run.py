@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime
 from pathlib import Path
+from typing import Any
 
 import tyro
 
@@ -66,7 +67,8 @@ def demo(
     """
     from sim_bridges.suites import parse_options
 
-    _demonstrate("demo", suite, parse_options(option), out, policy, task, episodes, seed, disturb)
+    what = {"policy": policy, "tasks": task, "episodes": episodes, "seed": seed, "disturb": disturb}
+    _demonstrate("demo", out, suite=suite, options=parse_options(option), **what)
 
 
 def demo_bimanual(
@@ -82,7 +84,8 @@ def demo_bimanual(
         seed: Seed of the evaluation whose first scenes are shown.
         disturb: Push the arms now and then, to show how the expert recovers.
     """
-    _demonstrate("demo-bimanual", "robotwin_standin", {}, out, "expert", tasks, episodes, seed, disturb)
+    what = {"tasks": tasks, "episodes": episodes, "seed": seed, "disturb": disturb}
+    _demonstrate("demo-bimanual", out, suite="robotwin_standin", policy="expert", **what)
 
 
 def emulator(arguments: Sequence[str]) -> Callable[[], None]:
@@ -96,29 +99,10 @@ def _new_folder(name: str) -> Path:
     return Path("runs") / f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
 
 
-def _demonstrate(
-    name: str,
-    suite: str,
-    options: Mapping[str, str],
-    out: Path | None,
-    policy: str,
-    tasks: tuple[str, ...],
-    episodes: int,
-    seed: int,
-    disturb: bool,
-) -> None:
+def _demonstrate(name: str, out: Path | None, **what: Any) -> None:
     from sim_bridges.demos.demo import DemoConfig, run_demo
 
-    config = DemoConfig(
-        out=out or _new_folder(name),
-        suite=suite,
-        options=options,
-        policy=policy,
-        tasks=tasks,
-        episodes=episodes,
-        seed=seed,
-        disturb=disturb,
-    )
+    config = DemoConfig(out=out or _new_folder(name), **what)
     results, out = run_demo(config, lambda text: print(f"demo: {text}", flush=True)), config.out
     print(f"demo: {results.summary()}")
     print(f"demo: open {out}/report.html; videos {out}/episode_*.mp4, bags {out}/bags, {out}/results.json")

@@ -7,6 +7,7 @@ own, for 5 tasks of each of the paper's suites, and compares everything.
 
 from __future__ import annotations
 
+import functools
 import importlib
 import multiprocessing
 import sys
@@ -71,21 +72,11 @@ class Trace:
 
 def direct(case: Case) -> Trace:
     """LIBERO's own environment, as the evaluations that figures are published from step it."""
-    task = find_task(case.suite, case.task)
-    envs = import_libero(find_assets(case.assets).folder)
-    draw_linear_colours()
-    to_axis_angle = importlib.import_module("robosuite.utils.transform_utils").quat2axisangle
-    states, trace = read_initial_states(task.initial_states_file), Trace()
+    trace = Trace()
     for index in case.initial_states:
         # A new one for every episode: what LIBERO draws depends on how often an environment was reset before.
-        env = envs.OffScreenRenderEnv(
-            bddl_file_name=str(task.bddl_file), camera_heights=case.resolution, camera_widths=case.resolution
-        )
-        env.seed(case.seed)
-        env.reset()
-        observed = env.set_init_state(states[index])
-        for _ in range(WAIT_STEPS):
-            observed = env.step(list(WAIT_ACTION))[0]
+        env, observed = begun(case.suite, case.task, case.assets, index, case.seed, case.resolution)
+        to_axis_angle = importlib.import_module("robosuite.utils.transform_utils").quat2axisangle
         for step, action in enumerate(case.actions):
             trace.seen.append(
                 np.concatenate(
@@ -103,6 +94,24 @@ def direct(case: Case) -> Trace:
             trace.done.append(bool(done))
         env.close()
     return trace
+
+
+def begun(
+    suite: str, task: int | str, assets: str, initial_state: int, seed: int, resolution: int
+) -> tuple[Any, dict[str, Any]]:
+    """LIBERO's own environment where an episode begins, after the protocol's waiting steps, and what it observes."""
+    found = find_task(suite, task)
+    envs = import_libero(find_assets(assets).folder)
+    draw_linear_colours()
+    env = envs.OffScreenRenderEnv(
+        bddl_file_name=str(found.bddl_file), camera_heights=resolution, camera_widths=resolution
+    )
+    env.seed(seed)
+    env.reset()
+    observed = env.set_init_state(read_initial_states(found.initial_states_file)[initial_state])
+    for _ in range(WAIT_STEPS):
+        observed = env.step(list(WAIT_ACTION))[0]
+    return env, observed
 
 
 def bridged(case: Case) -> Trace:
@@ -151,6 +160,7 @@ def in_own_process(function: Callable[..., T], *arguments: Any) -> T:
         return pool.submit(function, *arguments).result()
 
 
+@functools.cache
 def draw_linear_colours() -> None:
     """Let robosuite draw the colours that LIBERO's demonstrations have (see :mod:`.pictures`)."""
     contexts = importlib.import_module("robosuite.utils.binding_utils").MjRenderContext

@@ -15,12 +15,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from sim_bridges.worlds.libero.assets import find_assets
-from sim_bridges.worlds.libero.environment import RESOLUTION, WAIT_ACTION, WAIT_STEPS, LiberoEnvironment
-from sim_bridges.worlds.libero.exactness import draw_linear_colours, in_own_process
-from sim_bridges.worlds.libero.initial_states import read_initial_states
-from sim_bridges.worlds.libero.package import import_libero
-from sim_bridges.worlds.libero.tasks import PROTOCOL_SEED, find_task
+from sim_bridges.worlds.libero.environment import RESOLUTION, LiberoEnvironment
+from sim_bridges.worlds.libero.exactness import begun, in_own_process
+from sim_bridges.worlds.libero.tasks import PROTOCOL_SEED
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -69,17 +66,7 @@ def compare_speed(episode: Episode, *, rounds: int = 3) -> dict[str, Any]:
 
 def plain(episode: Episode) -> Timing:
     """LIBERO's own environment; both pictures drawn on every step."""
-    task = find_task(episode.suite, episode.task)
-    envs = import_libero(find_assets(episode.assets).folder)
-    draw_linear_colours()
-    env = envs.OffScreenRenderEnv(
-        bddl_file_name=str(task.bddl_file), camera_heights=RESOLUTION, camera_widths=RESOLUTION
-    )
-    env.seed(PROTOCOL_SEED)
-    env.reset()
-    env.set_init_state(read_initial_states(task.initial_states_file)[0])
-    for _ in range(WAIT_STEPS):
-        env.step(list(WAIT_ACTION))
+    env, _ = begun(episode.suite, episode.task, episode.assets, 0, PROTOCOL_SEED, RESOLUTION)
     timing = _timed(episode, lambda step, action: env.step(action), lambda: env.get_sim_state().tolist())
     env.close()
     return timing
