@@ -1,6 +1,6 @@
-"""ROS domains: one that nobody else on this machine is in, and who may do what in one.
+"""ROS domains: one that no other program of this machine is in, and who may do what in one.
 
-A name is claimed by binding an abstract socket to it: one process has it at a time, whoever's it is; the kernel gives
+A name is claimed by binding an abstract socket to it: one process has it at a time, of any user; the kernel gives
 it back when the process ends, however it ends; and it reaches exactly as far as ROS on this machine does, the network
 namespace.
 """
@@ -46,7 +46,7 @@ class Claim:
         address = f"\0lavla/{name}"
         try:
             self._socket.bind(address)
-            self._socket.listen(64)  # nobody is answered; who asks learns our process id
+            self._socket.listen(64)  # no answer: who connects learns our process id
         except OSError:
             self._socket.close()
             raise DomainError(f"process {_owner(address)}") from None
@@ -65,17 +65,17 @@ def claim_role(role: str, domain: int, namespace: str = "/") -> Claim:
     except DomainError as error:
         where = f"ROS domain {domain}" if namespace == "/" else f"namespace {namespace} of ROS domain {domain}"
         raise DomainError(
-            f"{where} has a {role} of another lavla stack already ({error}); stop that one, or give this "
+            f"{where} already has the {role} of another lavla stack ({error}); stop that one, or give this "
             f"one a namespace of its own (namespace:=left), or a domain: {VARIABLE}=1 to 101"
         ) from None
 
 
 @contextmanager
 def free_domains(count: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]]:
-    """``count`` domains that nobody else is in, and the file descriptors that keep them (for children).
+    """``count`` domains that no other program is in, and the file descriptors that keep them (for children).
 
-    The environment's own domain is taken first, where one is set and nobody is in it. Raises DomainError where there
-    are not enough.
+    The environment's own domain is taken first, if it names one and that is free. Raises DomainError if there are not
+    enough.
     """
     own = [domain_id()] if os.environ.get(VARIABLE) else []
     first = os.getpid() % MOST_DOMAINS  # what has just been left is not what is taken next

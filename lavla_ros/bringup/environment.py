@@ -65,7 +65,7 @@ def ros_environment(base: Mapping[str, str] | None = None) -> dict[str, str]:
 
 
 def enter_ros() -> None:
-    """What a ROS process does before ``rclpy.init``: the same environment, whoever started it; end with its starter."""
+    """What a ROS process does before ``rclpy.init``: the same environment in every case; end with its starter."""
     os.environ.update(ros_environment())
     die_with_parent()
 

@@ -271,7 +271,7 @@ def up(
 ) -> int:
     """Run a stack until Ctrl-C, SIGTERM, the end of the terminal, or a process's death; the exit status.
 
-    Raises StackError for a wrong stack or argument, DomainError where another stack is in its ROS domain, LaunchError
+    Raises StackError for a wrong stack or argument, DomainError if another stack is in its ROS domain, LaunchError
     when a process does not come up.
     """
     out = log if log is not None else sys.stderr
@@ -305,8 +305,8 @@ def up(
 def stack_domain(stack: Stack) -> Iterator[tuple[dict[str, str], tuple[int, ...]]]:
     """The ROS domain that a stack runs in: what its processes' environment needs, and file descriptors for them.
 
-    A stack without a real arm has a domain to itself where the caller's environment names none: nobody who only tries
-    something moves the arm of somebody else. Raises DomainError where another stack is there already.
+    A stack without a real arm has a domain to itself if the caller's environment names none: a trial never moves the
+    arm of somebody else. Raises DomainError if another stack is there already.
     """
     with contextlib.ExitStack() as held:
         fds: tuple[int, ...] = ()

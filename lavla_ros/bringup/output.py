@@ -1,4 +1,4 @@
-"""Lines of all processes of a stack on one stream. Whatever becomes of the stream, nobody who writes ever waits."""
+"""Lines of all processes of a stack on one stream. Writing never waits, even if the stream blocks or breaks."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A stack file as a launch description, for ``ros2 launch``. Needs launch (a ROS distribution).
 
 launch starts one process, ``lavla up``, which starts, watches and stops the stack's own: launch stops all of its
-processes at once and lets go of them when it is terminated itself, and neither will do where an arm has to come to
+processes at once and lets go of them when it is terminated itself, and neither will do if an arm has to come to
 rest first.
 """
 

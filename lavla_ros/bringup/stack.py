@@ -3,7 +3,7 @@
 .. code-block:: yaml
 
     description: What the stack is for.
-    simulated: simulate              # where this holds (or: true) no real arm can move
+    simulated: simulate              # if this holds (or: true) no real arm can move
     arguments:
       simulate: {default: true, description: Use the simulated arm.}
       robot_ip: {default: "", description: Address of the controller., required_unless: simulate}
@@ -79,7 +79,7 @@ class Argument:
     required_unless: str = ""
     zero_means: int = 0
     free_when: str = ""
-    """Of a port: 0 is any that is free where this holds, ``zero_means`` elsewhere."""
+    """Of a port: 0 is any free one if this holds, else ``zero_means``."""
 
     def parse(self, text: str) -> Any:
         """The value of ``name:=text``. Raises StackError naming it."""

@@ -34,23 +34,26 @@ from lavla_ros.ros.process import run_node
 @dataclass(frozen=True, kw_only=True)
 class CameraParameters(NodeParameters):
     contract: str = parameter(DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file.")
-    transport: str = parameter("raw", "What the drivers publish.", choices=("raw", "compressed"))
+    transport: str = parameter("raw", "Images that the drivers publish.", choices=("raw", "compressed"))
     sources: tuple[str, ...] = parameter(
-        (), "Cameras without a driver, as <camera>=<source>: /dev/video0, rtsp://…, or a video file."
+        (), "Cameras without a driver, as <camera>=<source>; a source is /dev/video0, rtsp://… or a video file."
     )
     loop: bool = parameter(False, "Play video files again from the start when they end.")
-    missing_after_s: float = parameter(1.0, "Silence after which a camera is missing.", low=0.05, high=60.0, unit="s")
+    missing_after_s: float = parameter(
+        1.0, "A camera without a frame for this long is reported as missing.", low=0.05, high=60.0, unit="s"
+    )
     frozen_after_s: float = parameter(
         1.0,
-        "Unchanged pixels after which a camera is frozen: nothing is passed on until they change. 0: never, for "
-        "rendered scenes, which repeat themselves at rest; a real sensor's noise does not.",
+        "A camera whose pixels have not changed for this long is frozen: its frames are not passed on until they "
+        "change. 0 turns this off: a rendered scene repeats itself at rest, but the noise of a real sensor never does.",
         low=0.0,
         high=600.0,
         unit="s",
     )
     clock_tolerance_s: float = parameter(
         1.0,
-        "Age of a frame on arrival from which its stamp is of another clock. 0, and with use_sim_time: not judged.",
+        "A frame that is older on arrival has a stamp of another clock, and is reported. 0 turns this off, and so does "
+        "use_sim_time.",
         low=0.0,
         high=60.0,
         unit="s",
@@ -90,7 +93,7 @@ class _Camera:
 
 
 class CameraNode(LavlaNode):
-    """See the module."""
+    """Cameras of the contract, from their drivers or by OpenCV, as observations."""
 
     parameters_type = CameraParameters
     parameters: CameraParameters
@@ -183,7 +186,7 @@ class CameraNode(LavlaNode):
         elif self.active:
             missing = camera.health.missing(now_ns)
             for text in camera.health.problems(now_ns):
-                # Whoever would send it knows more of its silence.
+                # The graph tells why nothing comes.
                 cause = f"; {camera.input.absence(now_ns)}" if missing and camera.input is not None else ""
                 report.error(f"{name}: {text}{cause}")
         refused = dict(camera.health.counters - camera.reported)

@@ -36,11 +36,17 @@ from lavla_ros.ros.tick_messages import Statistics, TickMessages, announcement, 
 HEARTBEAT_S = 0.05
 SILENT_S, FROZEN_S = 0.1, 1.0
 """A servo process that has not ticked for so long is reported; for longer, it is ended."""
-SERVICES = ("hold", "acknowledge", "power_on", "enable", "resume")
+SERVICES = {
+    "hold": topics.EXECUTOR_HOLD,
+    "acknowledge": topics.EXECUTOR_ACKNOWLEDGE,
+    "power_on": topics.EXECUTOR_POWER_ON,
+    "enable": topics.EXECUTOR_ENABLE,
+    "resume": topics.EXECUTOR_RESUME,
+}
 
 
 class ExecutorNode(LavlaNode):
-    """See the module."""
+    """The servo process's owner: its link, its ticks as messages, and the services of a person."""
 
     parameters_type = ExecutorParameters
     parameters: ExecutorParameters
@@ -72,7 +78,7 @@ class ExecutorNode(LavlaNode):
         self._states = made.publisher(JointState, contract.wire(contract.state.topic), STATE_QOS)
         self._commands = made.publisher(JointTrajectory, contract.wire(contract.action.topic), STATE_QOS)
         self._announcements = made.publisher(String, topics.EXECUTOR_STATE, LATCHED_QOS)
-        self._acknowledge = self.resolve_service_name(topics.executor_service("acknowledge"))
+        self._acknowledge = self.resolve_service_name(topics.EXECUTOR_ACKNOWLEDGE)
         self._gate = ChunkGate(self, contract, self.parameters.command_source)
         self._link = link = ServoLink(config)
         made.callback(self._end_link)
@@ -84,8 +90,8 @@ class ExecutorNode(LavlaNode):
         made.callback(self._forwarding.clear)
         made.timer(HEARTBEAT_S, self._beat)
         made.subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, CHUNK_QOS, raw=True)
-        for name in SERVICES:
-            made.service(Trigger, topics.executor_service(name), self._serve(name))
+        for verb, name in SERVICES.items():
+            made.service(Trigger, name, self._serve(verb))
 
     def start(self) -> None:
         assert self._link is not None and self._gate is not None
@@ -96,7 +102,7 @@ class ExecutorNode(LavlaNode):
         if conflict is not None:
             raise ServoLinkError(conflict)
         if not self._link.activate():
-            raise ServoLinkError(f"servo mode was refused: {self._link.reason}")
+            raise ServoLinkError(f"servo mode was refused: {self._named(self._link.reason)}")
 
     def stop(self) -> None:
         """The arm ramps to rest and leaves servo mode."""
@@ -178,7 +184,7 @@ class ExecutorNode(LavlaNode):
         self._say()
 
     def _say(self, fault: str | None = None) -> None:
-        """Announce the newest state (or a fault that this side sees) on /executor/state, where it is another."""
+        """Announce the newest state (or a fault that this side sees) on executor/state, if it has changed."""
         with self._announcing:
             said = announcement(self._newest, fault)
             if said == self._announced:
@@ -200,10 +206,14 @@ class ExecutorNode(LavlaNode):
                 response.success, response.message = False, conflict
             else:
                 response.success = bool(getattr(link, name)())
-                response.message = link.reason
+                response.message = self._named(link.reason)
             return response
 
         return answer
+
+    def _named(self, text: str) -> str:
+        """The servo process knows the services by their names without a namespace."""
+        return text.replace("/executor/", f"{self.get_namespace().rstrip('/')}/executor/")
 
     def _on_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Those that may be set while the node runs take effect at once."""

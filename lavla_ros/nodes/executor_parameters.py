@@ -23,15 +23,15 @@ from lavla_ros.ros.parameters import NodeParameters, Section, parameter
 class ExecutorParameters(NodeParameters):
     config: str = parameter(
         "jaka_minicobo",
-        "Servo configuration: a shipped name or a YAML file as config/control/jaka_minicobo.yaml. It gives the "
-        "defaults of the parameters below, and everything that is none.",
+        "Servo configuration: a shipped name, or a YAML file like config/control/jaka_minicobo.yaml. It gives the "
+        "defaults of the parameters below, and every setting that is no parameter.",
     )
     standby: bool = parameter(
         False, "Report the arm's state, but never enter servo mode: to guide it by hand, or to rehearse a policy."
     )
     replan_steps: int = parameter(
         0,
-        "Contract steps between two chunks, as the policy has it; 0: not known, chunk_timeout_s holds.",
+        "Contract steps between two chunks, the same as the policy's. 0 if they are not known: chunk_timeout_s counts.",
         low=0,
         high=256,
     )
@@ -40,8 +40,8 @@ class ExecutorParameters(NodeParameters):
     )
     command_source: str = parameter(
         ANY,
-        "Nodes that may publish /action_chunk, by name, separated by commas; * is one node of any name. Chunks are "
-        "refused while another one publishes them.",
+        "Nodes that may publish action_chunk, by name, separated by commas; a name without a slash before it is of the "
+        "executor's namespace; * is one node of any name. Chunks are refused while another one publishes them.",
         settable=True,
     )
     servo: Mapping[str, Any] = field(default_factory=dict)

@@ -1,6 +1,6 @@
 """Observations → action chunks: the aligned step of the topics goes to the policy, its chunk to the executor.
 
-The arm has one master: the node does not come up where another one publishes /action_chunk, and pauses while one does.
+The arm has one master: the node does not come up if another one publishes action_chunk, and pauses while one does.
 """
 
 from __future__ import annotations
@@ -36,20 +36,22 @@ from lavla_ros.ros.starvation import Starvation
 @dataclass(frozen=True, kw_only=True)
 class PolicyParameters(NodeParameters):
     contract: str = parameter(
-        DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file; must agree with the checkpoint's."
+        DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file. It must agree with the checkpoint's."
     )
-    policy: str = parameter(BUNDLED_POLICY, "Checkpoint directory, or bundled.")
-    instruction: str = parameter("", "What to do, in words, until somebody says it on the instruction topic.")
+    policy: str = parameter(
+        BUNDLED_POLICY, "Directory of the checkpoint; bundled is the one that comes with the package."
+    )
+    instruction: str = parameter("", "What to do, in words, until a message on the instruction topic says it.")
     replan_steps: int = parameter(REPLAN_STEPS, "Contract steps between two inferences.", low=1, high=256)
-    device: str = parameter(DEFAULT_DEVICE, "Where the policy runs: cpu, cuda, cuda:1, …")
-    torch_threads: int = parameter(1, "CPU threads of one inference.", low=1, high=256)
+    device: str = parameter(DEFAULT_DEVICE, "Device that the policy runs on: cpu, cuda, cuda:1, …")
+    torch_threads: int = parameter(1, "CPU threads that one inference uses.", low=1, high=256)
     silent_after_s: float = parameter(
-        2.0, "Warn where no observation is complete for this long.", low=0.1, high=600.0, unit="s"
+        2.0, "Warn if no observation has been complete for this long.", low=0.1, high=600.0, unit="s"
     )
 
 
 class PolicyNode(LavlaNode):
-    """See the module."""
+    """The policy, a worker that runs it, and the publisher of its chunks."""
 
     parameters_type = PolicyParameters
     parameters: PolicyParameters
@@ -88,7 +90,7 @@ class PolicyNode(LavlaNode):
         self.configured.callback(self._offer, False)
 
     def start(self) -> None:
-        contract = self._contract  # topics and tolerances are this robot's, whatever they were where it was learned
+        contract = self._contract  # topics and tolerances are this robot's, not those of the robot that it learned from
         self._policy.reset()
         self._pipeline = ObservationPipeline(contract, instruction=self.parameters.instruction or None)
         self._running_scenes = {}
@@ -101,7 +103,7 @@ class PolicyNode(LavlaNode):
         )
         self.activated.callback(self._worker.stop)
         self._inputs = inputs = Inputs(self.activated)
-        # Where several wait they are taken in this order: an episode's start and instruction before its pictures.
+        # Waiting messages are taken in this order: an episode's start and instruction before its pictures.
         inputs.add(String, topics.EPISODE_STATE, self._on_episode, latched=True)
         topic = contract.instruction_topic
         inputs.add(String, contract.wire(topic), partial(self._on_input, topic), latched=True)
@@ -151,7 +153,7 @@ class PolicyNode(LavlaNode):
         return f"paused: {rivals} publishes {self._chunk_topic} too, and the arm obeys one; end one of them"
 
     def _pace(self) -> None:
-        """Infer while an episode runs, or nobody speaks of episodes, and nobody else commands the arm."""
+        """Infer while an episode runs, or there are no episodes, and no other node commands the arm."""
         if self._rivals or not all(self._running_scenes.values()):
             self._worker.pause()
         else:
@@ -167,7 +169,7 @@ class PolicyNode(LavlaNode):
             self._worker.offer(observation)
 
     def _on_episode(self, message: String) -> None:
-        """Whoever resets the scene says when an episode runs; in between there is nothing to infer."""
+        """The simulator says when an episode runs; in between there is nothing to infer."""
         try:
             state = EpisodeState.from_json(message.data)
         except EpisodeError as error:

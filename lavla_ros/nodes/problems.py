@@ -1,4 +1,4 @@
-"""Prints every new warning and error of /diagnostics once, beside a stack: what nobody shows is not seen."""
+"""Prints every new warning and error of a stack's diagnostics once, in its terminal."""
 
 from __future__ import annotations
 

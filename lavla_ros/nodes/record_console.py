@@ -71,7 +71,7 @@ class RecordConsole(Node):  # type: ignore[misc]  # rclpy is untyped
         if instruction:
             self._instruction = self.create_publisher(String, instruction_topic, LATCHED_QOS)
             self._instruction.publish(String(data=instruction))
-            # Before an episode can begin, whoever is there has it.
+            # Every subscriber has the instruction before an episode can begin.
             self._instruction.wait_for_all_acked(Duration(seconds=2))
 
     def converse(self, lines: Iterable[str]) -> None:
@@ -166,7 +166,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--instruction", default="", help="published for the episodes; empty: somebody else says it")
     parser.add_argument("--instruction-topic", default="instruction")
     parser.add_argument("--convert", required=True, help="command that converts a bag, to judge a recorded episode")
-    parser.add_argument("--episodes", type=int, default=0, help="end after so many successful ones; 0: at q")
+    parser.add_argument(
+        "--episodes", type=int, default=0, help="number of successful episodes to end after; 0: only q ends it"
+    )
     enter_ros()
     options = parser.parse_args(own_arguments(argv))
     rclpy.init(args=argv)

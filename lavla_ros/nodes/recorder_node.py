@@ -38,19 +38,21 @@ from lavla_ros.ros.process import run_node
 class RecorderParameters(NodeParameters):
     contract: str = parameter(DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file; it names the topics.")
     root: str = parameter(
-        "runs/bags", "Folder of the bags, one per episode; in a namespace, its subfolder of that name."
+        "runs/bags", "Folder of the bags, one per episode. In a namespace they go to its subfolder of that name."
     )
     images: str = parameter(
         "observation",
-        "Camera images to record: what the policy sees, or what the driver sends.",
+        "Camera images to record: observation is what the policy sees, the others are what the driver sends.",
         choices=("observation", "raw", "compressed"),
     )
-    auto_start: bool = parameter(False, "Record from activation on, without waiting for /episode/start.")
-    silent_after_s: float = parameter(2.0, "Warn of a topic silent for this long.", low=0.1, high=60.0, unit="s")
+    auto_start: bool = parameter(False, "Record from activation on, without waiting for episode/start.")
+    silent_after_s: float = parameter(
+        2.0, "Warn if a topic has been silent for this long.", low=0.1, high=60.0, unit="s"
+    )
 
 
 class RecorderNode(LavlaNode):
-    """See the module."""
+    """The inputs of an episode, its writer, and the services that begin and end it."""
 
     parameters_type = RecorderParameters
     parameters: RecorderParameters
@@ -196,7 +198,8 @@ class RecorderNode(LavlaNode):
     def _on_mark(self, request: Any, response: Any) -> Any:
         def mark() -> str:
             if (path := self._recorder.path) is None:
-                raise RecordingError("no episode is being recorded; call /episode/start first")
+                begin = self.resolve_service_name(topics.EPISODE_START)
+                raise RecordingError(f"no episode is being recorded; call {begin} first")
             self._mark = bool(request.data)
             return f"{path.name} is marked as a {'success' if self._mark else 'failure'}"
 

@@ -1,6 +1,6 @@
-"""Who may command the arm: one publisher of /action_chunk at a time, and one executor in the graph.
+"""Who may command the arm: one publisher of its chunks at a time, and one executor in its namespace.
 
-A message does not say who published it, but the graph says who could: where that is ambiguous nothing is executed.
+A message does not say who published it, but the graph says who could have: if those are several, nothing is executed.
 """
 
 from __future__ import annotations
@@ -28,17 +28,18 @@ LEASE = "a node that was killed stays in the graph for up to 20 s"
 
 
 class CommandSources:
-    """Judges the publishers of /action_chunk. ``allowed``: node names, separated by commas; ``*`` stands for one
-    node of any name. Empty is ``*``."""
+    """Judges the publishers of ``topic``. ``allowed``: node names, separated by commas, those without a slash relative
+    to ``namespace``; ``*`` stands for one node of any name. Empty is ``*``."""
 
-    def __init__(self, allowed: str = ANY) -> None:
+    def __init__(self, allowed: str = ANY, *, namespace: str = "/", topic: str = "/action_chunk") -> None:
         names = [name.strip() for name in allowed.split(",") if name.strip()] or [ANY]
         self._any = ANY in names
-        self._allowed = {absolute(name) for name in names if name != ANY}
+        self._allowed = {absolute(name if name[0] == "/" else f"{namespace}/{name}") for name in names if name != ANY}
+        self._topic = topic
         self._unnamed_since_ns: dict[bytes, int] = {}
 
     def conflict(self, publishers: Iterable[Any], now_ns: int) -> str | None:
-        """Why nobody's chunks may be executed now, or None. ``publishers``: rclpy's TopicEndpointInfo."""
+        """Why no chunk may be executed now, or None. ``publishers``: rclpy's TopicEndpointInfo."""
         known: list[str] = []
         unnamed: dict[bytes, int] = {}
         for endpoint in publishers:
@@ -54,24 +55,25 @@ class CommandSources:
         if len(others) > self._any:
             if self._allowed and not self._any:
                 return (
-                    f"{' and '.join(sorted(others))} may not publish /action_chunk: the parameter command_source names "
+                    f"{' and '.join(sorted(others))} may not publish {self._topic}: the parameter command_source names "
                     f"{', '.join(sorted(self._allowed))}; stop the former"
                 )
             return (
-                f"/action_chunk is published by {' and '.join(sorted(known))}: one may command the arm; stop the "
+                f"{self._topic} is published by {' and '.join(sorted(known))}: one may command the arm; stop the "
                 f"others ({LEASE}), or name those that take turns in the parameter command_source"
             )
         twice = sorted({name for name in known if known.count(name) > 1})
         if twice:
-            return f"several nodes of the name {' and '.join(twice)} publish /action_chunk; stop all but one ({LEASE})"
+            return f"several nodes of the name {' and '.join(twice)} publish {self._topic}; stop all but one ({LEASE})"
         return None
 
 
 class ChunkGate:
-    """What comes from /action_chunk: from whom, and only of the size that the contract has."""
+    """What comes from action_chunk: from whom, and only of the size that the contract has."""
 
     def __init__(self, node: Any, contract: Contract, allowed: str) -> None:
         self._node, self._contract = node, contract
+        self._topic = node.resolve_topic_name(topics.ACTION_CHUNK)
         self.allow(allowed)
         dims = contract.action.names
         # Deserializing costs 10 µs a point: what is too large to be a chunk is not read at all. Four times
@@ -80,13 +82,13 @@ class ChunkGate:
 
     def allow(self, allowed: str) -> None:
         """Other sources from now on: see :class:`CommandSources`."""
-        self._sources = CommandSources(allowed)
+        self._sources = CommandSources(allowed, namespace=self._node.get_namespace(), topic=self._topic)
         self._since_ns: int | None = None
 
     def look(self) -> str | None:
-        """Why nobody's chunks may be executed now, or None: asks the graph."""
+        """Ask the graph: why no chunk may be executed now, or None."""
         now_ns = time.monotonic_ns()
-        conflict = self._sources.conflict(self._node.get_publishers_info_by_topic(topics.ACTION_CHUNK), now_ns)
+        conflict = self._sources.conflict(self._node.get_publishers_info_by_topic(self._topic), now_ns)
         if conflict is None:
             self._since_ns = None
         elif self._since_ns is None:
@@ -103,13 +105,13 @@ class ChunkGate:
         """A serialized JointTrajectory → the chunk. Raises MessageError."""
         if len(payload) > self._largest:
             raise MessageError(
-                f"/action_chunk carries a message of {len(payload)} bytes; a chunk of {self._contract.chunk_size} "
+                f"{self._topic} carries a message of {len(payload)} bytes; a chunk of {self._contract.chunk_size} "
                 f"steps (contract {self._contract.name}) has at most {self._largest}"
             )
         message = deserialize_message(payload, JointTrajectory)
         if len(message.points) > self._contract.chunk_size:
             raise MessageError(
-                f"/action_chunk carries {len(message.points)} points; contract {self._contract.name} has at most "
+                f"{self._topic} carries {len(message.points)} points; contract {self._contract.name} has at most "
                 f"{self._contract.chunk_size} (chunk_size)"
             )
         return trajectory_to_chunk(message, self._contract)

@@ -126,11 +126,11 @@ class Input:
                     subscription.callback(*taken)
 
     def silent_for_s(self, now_ns: int) -> float:
-        """Since the newest message, or since the subscription where none has come."""
+        """Since the newest message, or since the subscription if none has come."""
         return (now_ns - (self.last_ns if self.last_ns is not None else self._since_ns)) * 1e-9
 
     def absence(self, now_ns: int) -> str:
-        """Why nothing comes: nobody publishes, somebody publishes another type, or is there and silent."""
+        """Why nothing comes: there is no publisher, it publishes another type, or it is silent."""
         others = [p for p in self.publishers if p.type_name != self.kind]
         fitting = [p for p in self.publishers if p.type_name == self.kind]
         if fitting:

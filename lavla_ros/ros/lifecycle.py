@@ -122,7 +122,7 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
             return TransitionCallbackReturn.FAILURE
         if not self._run(self.start, "activate"):
             self._deactivate(anyway=True)
-            # What a person can put right where the node is: it may be asked again.
+            # A person can put it right without configuring the node: it may be asked again.
             self.refusal, self.fault = self.fault or "", None
             return TransitionCallbackReturn.FAILURE
         self.refusal = ""

@@ -62,9 +62,11 @@ class NodeParameters:
     """Parameters that every node of the package has."""
 
     autostart: bool = parameter(
-        True, "Configure and activate at start-up; a failure ends the process. False: a lifecycle manager decides."
+        True, "Configure and activate at start-up; a failure ends the process. If false, a lifecycle manager decides."
     )
-    diagnostics_period_s: float = parameter(1.0, "Interval of /diagnostics.", low=0.1, high=60.0, unit="s")
+    diagnostics_period_s: float = parameter(
+        1.0, "Interval between two messages on diagnostics.", low=0.1, high=60.0, unit="s"
+    )
 
     def __post_init__(self) -> None:
         for name, _, meta in describe(type(self)):
@@ -168,7 +170,7 @@ def _kind(hint: Any) -> tuple[Any, bool]:
 
 
 def refuse_unknown(node: Node) -> None:
-    """Raise ParameterError where a value was given to a parameter that ``node``, now complete, does not have."""
+    """Raise ParameterError if a value was given for a parameter that ``node``, now complete, does not have."""
     known = sorted(node._parameters)
     for name in node._parameter_overrides:
         if name not in known and not name.startswith("qos_overrides."):

@@ -203,7 +203,7 @@ class LockstepNode(LavlaNode):
         except ValueError as error:
             response.success, response.message = False, str(error)
             return response
-        self._end_batch("/episode/reset was called")
+        self._end_batch(f"{self.resolve_service_name(topics.EPISODE_RESET)} was called")
         self._put(request)
         response.success, response.message = True, json.dumps(asdict(request))
         return response

@@ -57,6 +57,7 @@ class LockstepTopics:
         """
         self._node, self._contract, self._timeout_s = node, contract, timeout_s
         self._commanded, self._ended = commanded, ended
+        self._chunk_topic = node.resolve_topic_name(topics.ACTION_CHUNK)
         self._publishers: list[Any] = []
         self._cameras = {
             c.name: self._out(Image, contract.wire(c.observation_topic if prepared else c.topic), DEPTH)
@@ -142,8 +143,8 @@ class LockstepTopics:
         if message is None or newest_ns != wanted_ns:
             last = "none came" if message is None else f"the newest is of {newest_ns} ns"
             raise BridgeError(
-                f"no /action_chunk for the observation of {wanted_ns} ns within {self._timeout_s:g} s ({last}); does "
-                "the policy node run, active, on the same contract, with use_sim_time and the same replan_steps?"
+                f"no {self._chunk_topic} for the observation of {wanted_ns} ns within {self._timeout_s:g} s ({last}); "
+                "does the policy node run, active, on the same contract, with use_sim_time and the same replan_steps?"
             )
         chunk = trajectory_to_chunk(message, self._contract)
         if chunk.horizon < steps:
@@ -163,7 +164,7 @@ class LockstepTopics:
         while True:
             missing = [f"subscriber of {p.topic_name}" for p in needed if p.get_subscription_count() == 0]
             if self._commanded and self._node.count_publishers(topics.ACTION_CHUNK) == 0:
-                missing.append("publisher of /action_chunk")
+                missing.append(f"publisher of {self._chunk_topic}")
             if not missing:
                 return
             if why := self._ended():

@@ -6,6 +6,7 @@ import copy
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,11 +14,13 @@ import yaml
 from rclpy.context import Context
 from rclpy.node import Node
 from rclpy.parameter import Parameter
+from std_srvs.srv import Trigger
 
 from lavla_ros.config import ConfigError
 from lavla_ros.control.config import ExecutorOptions
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.jaka.driver_config import JakaDriverConfig
+from lavla_ros.nodes.executor_node import ExecutorNode
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
 from lavla_ros.resources import config_path
 from lavla_ros.ros.arbitration import UNNAMED, CommandSources
@@ -144,8 +147,8 @@ def test_no_default_is_written_twice() -> None:
 
 
 class Endpoint:
-    def __init__(self, name: str, gid: int = 0) -> None:
-        self.node_namespace, self.node_name, self.endpoint_gid = "/", name, [gid] * 16
+    def __init__(self, name: str, gid: int = 0, namespace: str = "/") -> None:
+        self.node_namespace, self.node_name, self.endpoint_gid = namespace, name, [gid] * 16
 
 
 @pytest.mark.parametrize(
@@ -167,6 +170,26 @@ class Endpoint:
 def test_one_node_commands_the_arm(allowed: str, names: list[str], conflict: str) -> None:
     found = CommandSources(allowed).conflict([Endpoint(n) for n in names], 0)
     assert conflict in found if conflict else found is None, found
+
+
+def test_a_name_without_a_slash_is_of_the_executors_namespace() -> None:
+    policy, stranger = Endpoint("policy", namespace="/left"), Endpoint("policy")
+    for allowed in ("policy", "/left/policy"):
+        sources = CommandSources(allowed, namespace="/left", topic="/left/action_chunk")
+        assert sources.conflict([policy], 0) is None
+        assert "/policy may not publish /left/action_chunk" in str(sources.conflict([stranger], 0))
+
+
+def test_what_the_servo_process_answers_names_services_in_the_nodes_namespace() -> None:
+    context = Context()
+    context.init()
+    node = ExecutorNode(context=context, namespace="/left")
+    try:
+        node._link = SimpleNamespace(alive=True, reason="next: /executor/resume", acknowledge=lambda: True)
+        assert node._serve("acknowledge")(None, Trigger.Response()).message == "next: /left/executor/resume"
+    finally:
+        node.destroy_node()
+        context.shutdown()
 
 
 def test_a_publisher_without_a_node_counts_once_it_had_time_to_get_one() -> None:

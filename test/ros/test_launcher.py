@@ -409,7 +409,7 @@ def test_a_second_stack_in_the_same_domain_is_refused(tmp_path: Path) -> None:
     refused = Up(second)
     assert refused.wait_exit() == 1
     domain = os.environ["ROS_DOMAIN_ID"]
-    assert f"ROS domain {domain} has a executor of another lavla stack already" in refused.output, refused.output
+    assert f"ROS domain {domain} already has the executor of another lavla stack" in refused.output, refused.output
     assert "emulator" not in refused.output.replace("jaka_controller.emulator", ""), "nothing was started"
     up.popen.send_signal(signal.SIGINT)
     assert up.wait_exit() == 0, up.output
@@ -475,7 +475,7 @@ def test_a_parameter_that_a_node_does_not_have_is_refused(tmp_path: Path) -> Non
 def test_one_executor_in_a_domain(tmp_path: Path) -> None:
     with running("lavla_ros.nodes.executor_node", "left", tmp_path, loopback=True, standby=True) as first:
         output = fails_to_start("lavla_ros.nodes.executor_node", "right", tmp_path, loopback=True, standby=True)
-        assert f"has a executor of another lavla stack already (process {first.popen.pid}: " in output
+        assert f"already has the executor of another lavla stack (process {first.popen.pid}: " in output
 
 
 def test_no_node_overwrites_what_rclpy_keeps_under_the_same_name() -> None:

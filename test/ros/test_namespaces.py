@@ -10,8 +10,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import cv2
 import numpy as np
-from ros_harness import World, wait_until
+from random_policy import write_random_checkpoint
+from ros_harness import World, picture, wait_until
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -21,10 +23,25 @@ from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.episode import EpisodePhase, EpisodeState
 from lavla_ros.recording.reader import BagReader
 from lavla_ros.ros.inputs import publishers_of
-from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_INPUT_QOS, STATE_QOS, chunk_to_trajectory
+from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_INPUT_QOS, LATCHED_QOS, STATE_QOS, chunk_to_trajectory
 
 CONTRACT = load_contract("jaka_minicobo")
 EVERYBODYS = {"/parameter_events", "/rosout"}
+
+
+CLOSED_LOOP = """
+description: A policy moves an arm that is simulated by the loop-back driver, and sees a film.
+simulated: true
+arguments:
+  policy: {default: bundled, description: Checkpoint.}
+  film: {default: "", description: What both cameras see.}
+processes:
+  - {name: executor, node: lavla_ros.nodes.executor_node, stop_first: true, parameters: {loopback: true}}
+  - name: camera
+    node: lavla_ros.nodes.camera_node
+    parameters: {sources: ["front=${film}", "wrist=${film}"], loop: true}
+  - {name: policy, node: lavla_ros.nodes.policy_node, parameters: {policy: "${policy}"}}
+"""
 
 
 class Side:
@@ -32,6 +49,7 @@ class Side:
 
     def __init__(self, world: World, name: str) -> None:
         self._world, self.name = world, name
+        self.chunks = world.collect(JointTrajectory, f"/{name}/action_chunk")
         self._states = world.collect(JointState, f"/{name}/joint_states", STATE_QOS)
         self._episodes = world.collect(String, f"/{name}/episode/state", LATCHED_INPUT_QOS)
 
@@ -65,16 +83,14 @@ class Side:
 
 
 @contextlib.contextmanager
-def stacks(folder: Path) -> Iterator[None]:
-    """``lavla up record_demos`` twice, in the same ROS domain; both have to end in order."""
+def stacks(folder: Path, stack: str, *arguments: str) -> Iterator[None]:
+    """``lavla up`` twice, in the same ROS domain; both have to end in order."""
     logs = {name: folder / f"{name}.log" for name in ("left", "right")}
-    arguments = [f"bags:={folder / 'bags'}", "wait_for_reset:=true", "episode_s:=2.0"]
     with contextlib.ExitStack() as held:
         running = {}
-        for seed, (name, log) in enumerate(logs.items()):
-            command = [sys.executable, "-m", "lavla_ros.cli", "up", "record_demos", f"namespace:={name}"]
+        for name, log in logs.items():
             running[name] = subprocess.Popen(
-                [*command, f"seed:={seed}", *arguments],
+                [sys.executable, "-m", "lavla_ros.cli", "up", stack, f"namespace:={name}", *arguments],
                 env=ros_environment(),
                 stdout=held.enter_context(log.open("wb")),
                 stderr=subprocess.STDOUT,
@@ -96,9 +112,39 @@ def stacks(folder: Path) -> Iterator[None]:
     assert statuses == {"left": 0, "right": 0}, "\n".join(log.read_text() for log in logs.values())
 
 
-def test_two_arms_in_one_graph(world: World, tmp_path: Path) -> None:
+def check_graph(world: World) -> None:
+    """Whatever is in the graph is in one of the namespaces, and has to do with nodes of that one alone."""
+    for topic in {name for name, _ in world.node.get_topic_names_and_types()} - EVERYBODYS:
+        _, side, *_ = topic.split("/")
+        assert side in ("left", "right"), f"{topic} is outside both namespaces"
+        heard = world.node.get_subscriptions_info_by_topic(topic)
+        nodes = {p.node for p in publishers_of(world.node, topic)} - {"/world"}
+        nodes |= {f"{e.node_namespace}/{e.node_name}" for e in heard if e.node_name != "world"}
+        assert all(node.startswith(f"/{side}/") for node in nodes), f"{topic}: {nodes}"
+
+
+def test_two_policies_move_two_arms_in_one_graph(world: World, tmp_path: Path) -> None:
+    """The second policy waits for an instruction in its own namespace."""
+    film, stack = tmp_path / "film.avi", tmp_path / "closed_loop.yaml"
+    stack.write_text(CLOSED_LOOP, encoding="utf-8")
+    writer = cv2.VideoWriter(str(film), cv2.VideoWriter.fourcc(*"MJPG"), 20.0, (224, 224))
+    for seed in range(20):
+        writer.write(picture(seed))
+    writer.release()
+    policy = write_random_checkpoint(tmp_path / "policy")
     left, right = Side(world, "left"), Side(world, "right")
-    with stacks(tmp_path):
+    with stacks(tmp_path, str(stack), f"film:={film}", f"policy:={policy}"):
+        for side, other in ((left, right), (right, None)):
+            instruction = world.publisher(String, f"/{side.name}/instruction", LATCHED_QOS)
+            instruction.publish(String(data="Put the mango into the bowl."))
+            wait_until(lambda side=side: side.chunks and side.moved_rad > 0.005, f"motion of the arm {side.name}", 30.0)
+            assert other is None or not (other.chunks or other.moved_rad > 0.001), "only one was told to"
+        check_graph(world)
+
+
+def test_two_simulated_arms_in_one_graph(world: World, tmp_path: Path) -> None:
+    left, right = Side(world, "left"), Side(world, "right")
+    with stacks(tmp_path, "record_demos", f"bags:={tmp_path / 'bags'}", "wait_for_reset:=true", "episode_s:=2.0"):
         wait_until(lambda: left.phases and right.phases, "both simulators")
         bag = left.call("episode/start")
         assert Path(bag).is_relative_to(tmp_path / "bags" / "left")
@@ -112,14 +158,8 @@ def test_two_arms_in_one_graph(world: World, tmp_path: Path) -> None:
         for side in (left, right):
             wait_until(lambda side=side: side.phases[-1].final, f"the verdict on {side.name}", 20.0)
         left.call("episode/stop")
-        graph = world.node.get_topic_names_and_types()
-        for topic in {name for name, _ in graph} - EVERYBODYS:
-            _, side, *_ = topic.split("/")
-            assert side in ("left", "right"), f"{topic} is outside both namespaces"
-            heard = world.node.get_subscriptions_info_by_topic(topic)
-            nodes = {p.node for p in publishers_of(world.node, topic)} - {"/world"}
-            nodes |= {f"{e.node_namespace}/{e.node_name}" for e in heard if e.node_name != "world"}
-            assert all(node.startswith(f"/{side}/") for node in nodes), f"{topic}: {nodes}"
+        assert "call /right/episode/start first" in world.call("/right/episode/mark", True).message
+        check_graph(world)
     with BagReader(Path(bag)) as reader:  # named as in a stack without a namespace
         assert reader.counts["/joint_states"] > 0 and reader.counts["/observation/front"] > 0
     assert not (tmp_path / "bags" / "right").exists() or not list((tmp_path / "bags" / "right").iterdir())

@@ -161,7 +161,7 @@ def test_the_arm_has_one_master(world: World, tmp_path: Path, checkpoint: Path) 
             second = tmp_path / "second"
             second.mkdir()
             refusal = fails_to_start(MODULE, "policy", second, policy=str(checkpoint))
-            assert "has a policy of another lavla stack already" in refusal
+            assert "already has the policy of another lavla stack" in refusal
             streams = Streams(world)
             streams.run(6)
             wait_until(lambda: chunks, "a chunk")

@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from lavla_ros import cli
+from lavla_ros import cli, topics
 from lavla_ros.bringup.stack import load_stack
 from lavla_ros.config import from_plain
 from lavla_ros.contract import Contract
@@ -171,6 +171,12 @@ def test_yaml_blocks_are_read(page: str, block: str) -> None:
     data = load_yaml(block)
     if set(data) >= {"cameras", "state", "action"}:
         from_plain(Contract if "robot" in data else LeRobotMapping, data, source=page)
+
+
+def test_the_page_of_topics_says_what_the_code_says() -> None:
+    said = (ROOT / "docs/reference/topics.md").read_text(encoding="utf-8")
+    assert said == topics.page(), "stale; run: python -m lavla_ros.topics > docs/reference/topics.md"
+    assert all(f"`{name}`" in said for name in (topics.ACTION_CHUNK, topics.EPISODE_STOP, topics.EXECUTOR_RESUME))
 
 
 def test_links_lead_somewhere() -> None:

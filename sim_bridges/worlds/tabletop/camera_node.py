@@ -217,12 +217,13 @@ class TabletopCameraNode(LavlaNode):
         self._executor = ExecutorReport.from_json(message.data)
 
     def _on_reset(self, _: Any, response: Any) -> Any:
+        follow = f"follow {self._episodes.topic_name}"
         if self._state in (EpisodePhase.HOMING, EpisodePhase.STARTING):
             response.success, response.message = False, "a reset is going on already"
             return response
         if self._state is EpisodePhase.WAITING:  # nothing has moved yet
             self._state = EpisodePhase.STARTING
-            response.success, response.message = True, f"seed {self._sim.seed}; follow /episode/state"
+            response.success, response.message = True, f"seed {self._sim.seed}; {follow}"
             return response
         if self._executor.state not in ("holding", "tracking"):
             response.success = False
@@ -232,7 +233,7 @@ class TabletopCameraNode(LavlaNode):
         self._homing_since_ns = wall_ns()
         self._announce(EpisodePhase.HOMING)
         self._take_over()
-        response.success, response.message = True, f"homing; then seed {self._next.seed}; follow /episode/state"
+        response.success, response.message = True, f"homing; then seed {self._next.seed}; {follow}"
         return response
 
     def _take_over(self) -> None:

@@ -85,7 +85,8 @@ def test_a_role_is_one_programs_until_it_is_gone() -> None:
     )
     try:
         assert other.stdout is not None and other.stdout.readline()
-        with pytest.raises(DomainError, match=f"231 has a executor .*process {other.pid}: .*python.*ROS_DOMAIN_ID"):
+        match = f"231 already has the executor .*process {other.pid}: .*python.*ROS_DOMAIN_ID"
+        with pytest.raises(DomainError, match=match):
             claim_role("executor", 231)
         claim_role("executor", 230).close()
         claim_role("policy", 231).close()

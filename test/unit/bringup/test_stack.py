@@ -48,7 +48,7 @@ def test_a_role_is_claimed_for_a_namespace() -> None:
     left, right = claim_role("executor", 199, "/left"), claim_role("executor", 199, "/right")
     try:
         claim_role("executor", 199).close()
-        with pytest.raises(DomainError, match="namespace /left of ROS domain 199 has a executor"):
+        with pytest.raises(DomainError, match="namespace /left of ROS domain 199 already has the executor"):
             claim_role("executor", 199, "/left")
     finally:
         left.close()
