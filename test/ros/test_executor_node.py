@@ -216,14 +216,6 @@ def test_two_publishers_of_chunks_command_nothing(world: World, tmp_path: Path, 
         wait_until(lambda: arm.state == "tracking", "tracking again")
 
 
-def test_a_second_executor_is_refused_by_name(world: World, tmp_path: Path) -> None:
-    with running(MODULE, "executor", tmp_path, loopback=True):
-        folder = tmp_path / "second"
-        folder.mkdir()
-        text = fails_to_start(MODULE, "executor", folder, loopback=True)
-        assert "/executor" in text or ("executor" in text and "already" in text)
-
-
 def test_floods_cost_neither_the_heartbeat_nor_the_motion(world: World, tmp_path: Path) -> None:
     arm, diagnostics = Arm(world), world.diagnostics()
     with running(MODULE, "executor", tmp_path, loopback=True):

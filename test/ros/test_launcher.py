@@ -128,9 +128,16 @@ class Up:
                 os.killpg(self.popen.pid, signal.SIGKILL)
 
 
-def test_one_interrupt_ends_everything_with_status_0(tmp_path: Path) -> None:
+def test_a_second_stack_is_refused_and_one_interrupt_ends_everything_with_status_0(tmp_path: Path) -> None:
     up = Up(tmp_path)
     up.wait_ready()
+    second = tmp_path / "second"
+    second.mkdir()
+    refused = Up(second)
+    assert refused.wait_exit() == 1
+    domain = os.environ["ROS_DOMAIN_ID"]
+    assert f"ROS domain {domain} already has the executor of another lavla stack" in refused.output, refused.output
+    assert "emulator" not in refused.output.replace("jaka_controller.emulator", ""), "nothing was started"
     assert up.output.index("commands on") < up.output.index("executor | INFO: active")
     children = [up.child(n) for n in ("emulator", "executor_node", "recorder_node")]
     up.popen.send_signal(signal.SIGINT)
@@ -191,10 +198,13 @@ def test_what_the_start_waits_for_is_told_meanwhile(tmp_path: Path, monkeypatch:
 
 def test_a_simulated_stack_is_brought_up_twice_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROS_DOMAIN_ID")
+    arm = tmp_path / "arm.yaml"
+    executor = {"name": "executor", "node": "lavla_ros.nodes.executor_node", "parameters": {"loopback": True}}
+    arm.write_text(yaml.safe_dump({"description": "An arm.", "simulated": True, "processes": [executor]}))
     logs = [tmp_path / f"up_{i}.log" for i in range(2)]
     stacks = []
-    for i, log in enumerate(logs):
-        command = [sys.executable, "-m", "lavla_ros.cli", "up", "record_demos", f"bags:={tmp_path}/bags_{i}"]
+    for log in logs:
+        command = [sys.executable, "-m", "lavla_ros.cli", "up", str(arm)]
         with log.open("wb") as file:
             stacks.append(subprocess.Popen(command, env=ros_environment(), stdout=file, stderr=file))
     try:
@@ -399,20 +409,6 @@ def test_an_error_of_the_launcher_itself_at_the_start_stops_what_runs(tmp_path: 
     assert launcher.statuses["emulator"] == 0
     with socket.create_server(("127.0.0.1", int(ports["port"]))):
         pass  # nobody has it
-
-
-def test_a_second_stack_in_the_same_domain_is_refused(tmp_path: Path) -> None:
-    up = Up(tmp_path)
-    up.wait_ready()
-    second = tmp_path / "second"
-    second.mkdir()
-    refused = Up(second)
-    assert refused.wait_exit() == 1
-    domain = os.environ["ROS_DOMAIN_ID"]
-    assert f"ROS domain {domain} already has the executor of another lavla stack" in refused.output, refused.output
-    assert "emulator" not in refused.output.replace("jaka_controller.emulator", ""), "nothing was started"
-    up.popen.send_signal(signal.SIGINT)
-    assert up.wait_exit() == 0, up.output
 
 
 def test_a_simulated_stack_has_a_domain_to_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
