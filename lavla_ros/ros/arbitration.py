@@ -14,7 +14,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Contract
-from lavla_ros.ros.inputs import UNNAMED, publishers_of
+from lavla_ros.ros.inputs import NAMELESS, UNNAMED, publishers_of
 from lavla_ros.ros.messages import MessageError, trajectory_to_chunk
 
 ANY = "*"
@@ -118,12 +118,14 @@ class ChunkGate:
 
 
 def rivals_of(node: Any, topic: str) -> list[str]:
-    """Nodes that publish ``topic`` already, sorted, as soon as one is found; none once ``node`` has been there for
-    ``DISCOVERY_S``. To be asked before ``node``, a LavlaNode, publishes it itself.
+    """Nodes that publish ``topic`` already, sorted, as soon as one is found by its name; once ``node`` has been there
+    for ``DISCOVERY_S``, whatever there is. To be asked before ``node``, a LavlaNode, publishes it itself.
     """
-    while not (found := publishers_of(node, topic)) and time.monotonic() < node.made_s + DISCOVERY_S:
+    while True:
+        found = [publisher.node for publisher in publishers_of(node, topic)]
+        if set(found) - {NAMELESS} or time.monotonic() >= node.made_s + DISCOVERY_S:
+            return found
         time.sleep(0.02)
-    return [publisher.node for publisher in found]
 
 
 def absolute(name: str) -> str:

@@ -24,6 +24,7 @@ from lavla_ros.ros.scope import Scope
 FOLLOW_PERIOD_S = 0.25
 UNNAMED = "_NODE_NAME_UNKNOWN_"
 """rclpy's word for a publisher that is found before the name of its node is."""
+NAMELESS = "a node whose name is not known yet"
 LOST_SHARE = 0.1
 """More lost messages than this since the last report are a warning."""
 
@@ -46,7 +47,7 @@ class Publisher:
 
 def _name_of(endpoint: Any) -> str:
     if endpoint.node_name == UNNAMED:
-        return "a node whose name is not known yet"
+        return NAMELESS
     return f"{endpoint.node_namespace.rstrip('/')}/{endpoint.node_name}"
 
 

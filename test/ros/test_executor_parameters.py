@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from collections.abc import Iterator
 from dataclasses import fields
 from pathlib import Path
@@ -23,7 +24,7 @@ from lavla_ros.jaka.driver_config import JakaDriverConfig
 from lavla_ros.nodes.executor_node import ExecutorNode
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
 from lavla_ros.resources import config_path
-from lavla_ros.ros.arbitration import UNNAMED, CommandSources
+from lavla_ros.ros.arbitration import DISCOVERY_S, NAMELESS, UNNAMED, CommandSources, rivals_of
 from lavla_ros.ros.parameters import ParameterError, declare, describe
 
 SHIPPED: dict[str, Any] = yaml.safe_load(config_path("control/jaka_minicobo.yaml").read_text())
@@ -190,6 +191,16 @@ def test_what_the_servo_process_answers_names_services_in_the_nodes_namespace() 
     finally:
         node.destroy_node()
         context.shutdown()
+
+
+@pytest.mark.parametrize(("age_s", "rivals"), [(0.0, ["/policy"]), (DISCOVERY_S, [NAMELESS])])
+def test_a_rival_is_waited_for_until_it_has_a_name(
+    age_s: float, rivals: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looks = iter([[], [NAMELESS], ["/policy"]] if not age_s else [[NAMELESS]])
+    found = lambda *_: [SimpleNamespace(node=name) for name in next(looks)]  # noqa: E731
+    monkeypatch.setattr("lavla_ros.ros.arbitration.publishers_of", found)
+    assert rivals_of(SimpleNamespace(made_s=time.monotonic() - age_s), "action_chunk") == rivals
 
 
 def test_a_publisher_without_a_node_counts_once_it_had_time_to_get_one() -> None:
