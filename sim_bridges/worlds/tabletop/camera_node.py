@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_args
@@ -23,7 +24,6 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.contract import load_contract
-from lavla_ros.control.ring import Ring
 from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorReport
 from lavla_ros.ros.diagnostics import Rate, Report, Window
@@ -76,10 +76,6 @@ class TabletopCameraNode(LavlaNode):
 
     def __init__(self, **options: Any) -> None:
         super().__init__("tabletop_camera", **options)
-        self._state_ring: Ring | None = None
-        self._request_ring: Ring | None = None
-        self._renderer: TabletopRenderer | None = None
-        self._entities: list[Any] = []
         self._executor = ExecutorReport()
         self._rate = Rate()
         self._render_ms = Window()
@@ -87,7 +83,10 @@ class TabletopCameraNode(LavlaNode):
     def setup(self) -> None:
         self._contract = contract = load_contract(self.parameters.contract)
         require_tabletop_contract(contract)
+        made = self.configured
         self._state_ring, self._request_ring = open_rings(Path(self.parameters.state_file))
+        for ring in (self._state_ring, self._request_ring):
+            made.callback(ring.close)
         layout: Any = self.parameters.layout
         task: Any = self.parameters.task
         self._sim, self._next = TabletopSim(task, layout=layout), TabletopSim(task, layout=layout)
@@ -95,13 +94,11 @@ class TabletopCameraNode(LavlaNode):
         size = {(c.height, c.width) for c in contract.cameras}
         if len(size) != 1:
             raise ParameterError(f"the tabletop renders all cameras in one size; contract {contract.name} has {size}")
-        self._renderer = TabletopRenderer(self._sim, size.pop())
+        self._renderer = made.enter_context(closing(TabletopRenderer(self._sim, size.pop())))
         self._buffers = {c.name: ImageBuffer(f"{c.name}_optical_frame") for c in contract.cameras}
-        self._images = {
-            c.name: self.create_publisher(Image, contract.wire(c.topic), IMAGE_QOS) for c in contract.cameras
-        }
-        self._instruction = self.create_publisher(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
-        self._episodes = self.create_publisher(String, topics.EPISODE_STATE, LATCHED_QOS)
+        self._images = {c.name: made.publisher(Image, contract.wire(c.topic), IMAGE_QOS) for c in contract.cameras}
+        self._instruction = made.publisher(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
+        self._episodes = made.publisher(String, topics.EPISODE_STATE, LATCHED_QOS)
         self._chunks: Any = None
 
     def start(self) -> None:
@@ -113,39 +110,17 @@ class TabletopCameraNode(LavlaNode):
         self._state = EpisodePhase.STARTING
         if self.parameters.wait_for_reset:
             self._announce(EpisodePhase.WAITING)
-        self._entities = [
-            self.create_timer(1.0 / self.parameters.rate_hz, self._on_frame),
-            self.create_timer(HOMING_PERIOD_S, self._on_homing),
-            self.create_service(Trigger, topics.EPISODE_RESET, self._on_reset),
-            self.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, CHUNK_QOS),
-            self.create_subscription(String, topics.EXECUTOR_STATE, self._on_executor, LATCHED_INPUT_QOS),
-        ]
+        self.activated.timer(1.0 / self.parameters.rate_hz, self._on_frame)
+        self.activated.timer(HOMING_PERIOD_S, self._on_homing)
+        self.activated.service(Trigger, topics.EPISODE_RESET, self._on_reset)
+        self.activated.subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, CHUNK_QOS)
+        self.activated.subscription(String, topics.EXECUTOR_STATE, self._on_executor, LATCHED_INPUT_QOS)
 
     def stop(self) -> None:
         self._release()
-        if self._entities:
-            frames, homing, service, *subscriptions = self._entities
-            self.destroy_timer(frames)
-            self.destroy_timer(homing)
-            self.destroy_service(service)
-            for subscription in subscriptions:
-                self.destroy_subscription(subscription)
-            self._entities = []
-
-    def teardown(self) -> None:
-        if self._renderer is not None:
-            self._renderer.close()
-            self._renderer = None
-            for publisher in (*self._images.values(), self._instruction, self._episodes):
-                self.destroy_publisher(publisher)
-        for ring in (self._state_ring, self._request_ring):
-            if ring is not None:
-                ring.close()
-        self._state_ring = self._request_ring = None
 
     def _read_state(self) -> SceneState:
         """The newest state. ParameterError where the physics process is silent."""
-        assert self._state_ring is not None
         payload = self._state_ring.newest()
         state = SceneState.decode(payload) if payload is not None else None
         if state is None or wall_ns() - state.stamp_ns > self.parameters.stale_after_s * 1e9:
@@ -157,7 +132,6 @@ class TabletopCameraNode(LavlaNode):
     # Pictures.
 
     def _on_frame(self) -> None:
-        assert self._renderer is not None
         try:
             state = self._read_state()
         except ParameterError as error:
@@ -260,7 +234,6 @@ class TabletopCameraNode(LavlaNode):
             return
         distance = float(np.abs(self._sim.joint_position_rad - homing.goal_rad).max())
         if now_ns > homing.begin_ns + homing.duration_s * 1e9 and distance < HOME_TOLERANCE_RAD:
-            assert self._request_ring is not None
             self._release()
             self._request_ring.write(encode_reset(self._next.seed))
             self._episode += 1
