@@ -11,16 +11,17 @@ import gc
 import platform
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from transformers import Qwen3VLConfig, Qwen3VLModel
 
+from benchmarks.config import TrainBench
 from lavla_ros.config import read_config
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.errors import FailedError
@@ -50,18 +51,9 @@ VISION = {
 MROPE = {"2b": [24, 20, 20], "small": [2, 1, 1]}
 
 
-def run(
-    *,
-    size: Literal["2b", "small"] = "2b",
-    batch_size: int = 32,
-    steps: int = 8,
-    warmup: int = 3,
-    strategies: Sequence[str] = (),
-) -> dict[str, Any]:
-    """Median of ``steps`` steps after ``warmup`` others, per strategy (none: all that come with the package).
-
-    Raises RuntimeError at full size without GPU.
-    """
+def run(bench: TrainBench) -> dict[str, Any]:
+    """Median of ``steps`` steps after ``warmup`` others, per strategy. Raises RuntimeError at full size without GPU."""
+    size, batch_size = bench.size, bench.batch_size
     cuda = torch.cuda.is_available()
     if size == "2b" and not cuda:
         raise FailedError("torch sees no GPU, and a full-size step on the CPU takes hours; --size small runs anywhere")
@@ -80,11 +72,11 @@ def run(
         if size == "small":
             backbone = replace(backbone, lora=LoraConfig(rank=4))
         for checkpointing in (False, True) if size == "2b" else (False,):
-            for strategy in strategies or STRATEGIES:
+            for strategy in bench.strategies or STRATEGIES:
                 name = strategy + (", gradient checkpointing" if checkpointing else "")
-                config = _config(folder / name, backbone, strategy, batch_size, steps + warmup)
+                config = _config(folder / name, backbone, strategy, batch_size, bench.steps + bench.warmup)
                 config = replace(config, gradient_checkpointing=checkpointing)
-                figures["strategies"][name] = _measure(config, contract, warmup)
+                figures["strategies"][name] = _measure(config, contract, bench.warmup)
     return figures
 
 

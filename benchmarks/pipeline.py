@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.config import PipelineBench
 from lavla_ros.errors import FailedError
 from sim_bridges.files import read_rows
 from sim_bridges.worlds.tabletop.live_episodes import LiveEpisodes
@@ -29,7 +30,7 @@ PROBES = {
 FOLDER_VARIABLE = "LAVLA_PROBE_FOLDER"
 
 
-def run(*, policy: str = "bundled", duration_s: float = 30.0, replan_steps: int = 2) -> dict[str, Any]:
+def run(config: PipelineBench) -> dict[str, Any]:
     """Figures in milliseconds over all chunks of ``duration_s``.
 
     Raises RuntimeError when the stack does not last, or fewer than 10 chunks were executed.
@@ -39,12 +40,12 @@ def run(*, policy: str = "bundled", duration_s: float = 30.0, replan_steps: int 
         live = LiveEpisodes(
             folder,
             episodes=1000,
-            arguments={"policy": policy, "replan_steps": str(replan_steps)},
+            arguments={"policy": config.policy, "replan_steps": str(config.replan_steps)},
             modules=PROBES,
             environment={FOLDER_VARIABLE: name},
         )
         with live:
-            live.run_for(duration_s)
+            live.run_for(config.duration_s)
         cameras = {row["stamp_ns"]: row for row in read_rows(folder / "camera.jsonl")}
         predicted = {row["stamp_ns"]: row for row in read_rows(folder / "policy.jsonl")}
         executed = read_rows(folder / "executor.jsonl")
@@ -58,7 +59,7 @@ def run(*, policy: str = "bundled", duration_s: float = 30.0, replan_steps: int 
     ]
     if len(chunks) < 10:
         raise FailedError(
-            f"only {len(chunks)} of {len(predicted)} predicted chunks were executed in {duration_s:.0f} s"
+            f"only {len(chunks)} of {len(predicted)} predicted chunks were executed in {config.duration_s:.0f} s"
         )
     total = np.array([(e["tick_ns"] - p["stamp_ns"]) * 1e-6 for _, p, e in chunks])
     rendering = np.array([(c["published_ns"] - c["stamp_ns"]) * 1e-6 for c, _, _ in chunks])
@@ -68,7 +69,7 @@ def run(*, policy: str = "bundled", duration_s: float = 30.0, replan_steps: int 
         "benchmark": "pipeline",
         "unit": "ms",
         "chunks": len(chunks),
-        "duration_s": duration_s,
+        "duration_s": config.duration_s,
         "capture_to_command_without_rendering_and_inference": _summary(total - rendering - inference),
         "capture_to_command_without_inference": _summary(total - inference),
         "rendering": _summary(rendering),

@@ -22,6 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.config import ServoBench
 from benchmarks.stalls import StallDetector
 from lavla_ros.errors import FailedError
 from sim_bridges.jaka_controller.emulator import emulator_command
@@ -67,30 +68,25 @@ def analyse(arrivals_ns: NDArray[np.int64], stalls: Sequence[tuple[int, int]] | 
     }
 
 
-def run(
-    duration_s: float = 60.0, *, burn: bool = False, policy: str = "bundled", settle_s: float = 3.0
-) -> dict[str, Any]:
-    """Measure for ``duration_s`` after ``settle_s``. ``burn``: a busy process per core beside the stack.
-
-    Raises RuntimeError where the stack does not last.
-    """
+def run(config: ServoBench) -> dict[str, Any]:
+    """Measure for ``duration_s`` after ``settle_s``. Raises RuntimeError if the stack does not last."""
     detector = StallDetector()
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="lavla-bench-")))
-        live = LiveEpisodes(folder, episodes=1000, arguments={"policy": policy}, modules=PROBES)
+        live = LiveEpisodes(folder, episodes=1000, arguments={"policy": config.policy}, modules=PROBES)
         stack.enter_context(live)
         stack.enter_context(detector)
-        for _ in os.sched_getaffinity(0) if burn else ():
+        for _ in os.sched_getaffinity(0) if config.burn else ():
             stack.enter_context(_process([sys.executable, "-c", _BURN], env={"OMP_NUM_THREADS": "1"}))
-        live.run_for(settle_s)
+        live.run_for(config.settle_s)
         emulator_command(HOST, live.port, clear="servo_log")
-        live.run_for(duration_s)
+        live.run_for(config.duration_s)
         arrivals, counters = _arrivals(HOST, live.port)
         episodes = [row["state"] for row in live.finished]
     return {
         "benchmark": "servo",
-        "duration_s": duration_s,
-        "burn": burn,
+        "duration_s": config.duration_s,
+        "burn": config.burn,
         **analyse(arrivals, detector.stalls),
         "controller": counters,
         "episodes": {state: episodes.count(state) for state in sorted(set(episodes))},

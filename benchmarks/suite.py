@@ -27,6 +27,7 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.config import SuiteBench
 from lavla_ros.bringup.domain import free_domains
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.contract import ActionChunk, Observation
@@ -70,44 +71,36 @@ class Case:
         return ActionChunk(stamp_ns=stamp_ns, dt_ns=contract.dt_ns, actions_HA=due, names=contract.action.names)
 
 
-def run(
-    suite: str,
-    *,
-    options: Options | None = None,
-    task: str = "",
-    steps: int = 160,
-    replan_steps: int | None = None,
-    workers: tuple[int, ...] = (1, 2),
-    rounds: int = 3,
-    policy: str = "",
-    episodes: int = 10,
-) -> dict[str, Any]:
-    """Figures of one task. ``policy``: evaluated on ``episodes``, as the expert is; empty: the one that the package has
-    for the suite, if any. Raises SuiteError where the suite has no expert for the task."""
-    if 1 not in workers:
-        raise FailedError(f"the workers to try are {list(workers)}; one alone is what the others are compared with")
-    loaded = load_suite(suite, options)
-    task = choose_tasks(loaded, (task,) if task else ())[0]
+def run(config: SuiteBench) -> dict[str, Any]:
+    """Figures of one task. The policy is evaluated as the expert is; without one, that of the suite is, if it has any.
+
+    Raises SuiteError if the suite has no expert for the task.
+    """
+    rounds, episodes = config.rounds, config.episodes
+    loaded = load_suite(config.suite, config.options)
+    task = choose_tasks(loaded, (config.task,) if config.task else ())[0]
     case = Case(
-        suite=suite,
-        options=dict(options or {}),
+        suite=config.suite,
+        options=config.options,
         task=task,
-        steps=steps,
-        replan_steps=loaded.rules.replan_steps if replan_steps is None else replan_steps,
+        steps=config.steps,
+        replan_steps=loaded.rules.replan_steps if config.replan_steps is None else config.replan_steps,
     )
     case = replace(case, actions=tuple(map(tuple, _measured("shown", case)["actions"])))
     extra = getattr(loaded, "bench", None)
     return {
         "benchmark": "suite",
         "cores": os.cpu_count(),
-        "suite": suite,
+        "suite": config.suite,
         "task": task,
         "rounds": rounds,
         "assets": asdict(loaded.assets()),
-        "lockstep": lockstep(case, rounds, workers),
-        "lockstep_picture_for_every_step": lockstep(replace(case, replan_steps=1, steps=min(steps, 50)), rounds, (1,)),
+        "lockstep": lockstep(case, rounds, config.workers),
+        "lockstep_picture_for_every_step": lockstep(
+            replace(case, replan_steps=1, steps=min(config.steps, 50)), rounds, (1,)
+        ),
         "pictures": _measured("pictures", case),
-        "evaluations": _evaluations(case, policy or getattr(loaded, "policy", ""), episodes),
+        "evaluations": _evaluations(case, config.policy or getattr(loaded, "policy", ""), episodes),
         "own": {} if extra is None else extra(task, np.asarray(case.actions, np.float64)),
         "goal": {"lockstep": {"topics_overhead": 0.10, "equal_states": True}},
     }

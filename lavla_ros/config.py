@@ -118,6 +118,14 @@ def read_plain(path: Path) -> Any:
     return _read(path, ())
 
 
+def parse_options(pairs: Sequence[str]) -> dict[str, str]:
+    """``name=value`` texts of a command line → options. Raises ConfigError for one that is none."""
+    for pair in pairs:
+        if not pair.partition("=")[0].isidentifier() or "=" not in pair:
+            raise ConfigError(f"{pair!r} is no option; write -o name=value")
+    return dict(pair.split("=", 1) for pair in pairs)
+
+
 def _read(path: Path, children: tuple[Path, ...]) -> Any:
     if path.resolve() in children:
         raise ConfigError(f"{path} extends itself, by way of {[str(child) for child in children]}")

@@ -7,19 +7,15 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lavla_ros.outputs import replacing
+
 
 def write_json(path: Path, data: object) -> None:
     """Write all of it or nothing, durably: a temporary file beside ``path``, synced, then an atomic rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(json.dumps(data, indent=2) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
+        file.write(json.dumps(data, indent=2) + "\n")
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def read_rows(file: Path) -> list[dict[str, Any]]:

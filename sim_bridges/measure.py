@@ -13,11 +13,11 @@ from typing import Annotated
 
 import tyro
 
-from lavla_ros.config import ConfigError
+from lavla_ros.config import ConfigError, parse_options
 from lavla_ros.contract import Contract
 from lavla_ros.errors import one_line_errors
 from sim_bridges.episode import Episode, ExpertActor, PlayedExpert, run_episode
-from sim_bridges.suites import choose_tasks, load_suite, make_plans, parse_options, protocol_starts
+from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
 from sim_bridges.world import Environment, HasDisturbance, Plan, PlaysByItself, SuiteError
 
 

@@ -49,14 +49,6 @@ def options_of(name: str) -> dict[str, Any]:
     return {} if kind is None else {f.name: f.default for f in fields(kind)}
 
 
-def parse_options(pairs: Sequence[str]) -> dict[str, str]:
-    """``name=value`` pairs → options. Raises SuiteError for one that is none."""
-    for pair in pairs:
-        if not pair.partition("=")[0].isidentifier() or "=" not in pair:
-            raise SuiteError(f"{pair!r} is no option of a suite; write -o name=value")
-    return dict(pair.split("=", 1) for pair in pairs)
-
-
 def spell_options(arguments: Sequence[str], own: Mapping[str, inspect.Parameter]) -> list[str]:
     """A command's arguments with ``--name value`` written as ``-o name=value`` if ``name`` is an option of the suite.
 

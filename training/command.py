@@ -22,8 +22,8 @@ def run_command(
     prog: str,
     description: str | None,
     argv: Sequence[str] | None,
-) -> int:
-    """Build the configuration from ``--config`` and options, train, print the result's path; returns 0.
+) -> None:
+    """Build the configuration from ``--config`` and options, train, print the result's path.
 
     An error that the user can mend ends the process, with a message on standard error and status 1.
     """
@@ -37,4 +37,3 @@ def run_command(
 
     if is_first_process():
         print(result)
-    return 0

@@ -35,24 +35,25 @@ class DataConfig:
     dataset: Path = Path("data/tabletop")
     """A LeRobotDataset v3.0 directory, as written by `lavla convert` and `lavla import`."""
     mixture: tuple[MixturePart, ...] = ()
-    """Several datasets to train on jointly (App. E.3), in place of ``dataset``; weights of 1 put them together."""
+    """Several datasets that are trained on jointly (App. E.3), in place of ``dataset``; with weights of 1, each
+    sample is as likely as any other."""
     contract: str = DEFAULT_CONTRACT
     """Name of a contract in config/contracts, or a file; it must be that of every dataset."""
     fraction: float = 1.0
-    """Share of the training episodes to use, per instruction, whole episodes drawn by the seed (App. E.1).
-    A smaller share is part of a larger one, and all are validated on the same episodes."""
+    """Share of the training episodes that is used, per instruction; the seed draws whole episodes (App. E.1). A smaller
+    share is part of a larger one, and all are validated on the same episodes."""
     validation_fraction: float = 0.03
     """Share of the episodes that is never trained on; it picks the best checkpoint."""
     frames: Literal["auto", "memory", "file", "video"] = "auto"
-    """Where frames come from while training. memory: decoded in advance. file: decoded once into ``cache_dir``.
-    video: decoded from the dataset at random access, again and again. auto: memory up to ``cache_bound_gib``
-    (with one process per machine), then file if the disk has room for it, else video."""
+    """Where frames come from while training. With "memory" they are decoded in advance, with "file" once into
+    ``cache_dir``, with "video" whenever they are needed. "auto" takes memory up to ``cache_bound_gib`` (with one
+    process per machine), then a file if the disk has room for it, or else the video."""
     cache_bound_gib: float = 4.0
-    """Frames kept in memory by ``frames: auto``, at most."""
+    """Largest size of the frames, in GiB, that "auto" keeps in memory."""
     cache_dir: Path | None = None
-    """Folder of the frame files, shared by runs and processes; None: inside the run's directory."""
+    """Folder of the frame files, which runs and processes share. The default is inside the run's directory."""
     decode_threads: int = DECODE_THREADS
-    """Threads that decode videos, per process."""
+    """Number of threads that decode videos, per process."""
 
     def __post_init__(self) -> None:
         check(0 < self.fraction <= 1, "data.fraction", self.fraction, "in (0, 1]")
@@ -73,18 +74,18 @@ class AugmentConfig:
     """Random changes of the images, one draw per image; the defaults change nothing."""
 
     shift_px: int = 0
-    """Largest shift in each direction, pixels at the backbone's resolution; edges are repeated."""
+    """Largest shift in each direction, in pixels at the backbone's resolution; edges are repeated."""
     crop_area: float = 1.0
-    """A square of an area drawn from [this, 1], at a random place, is enlarged to the whole image. What is seen
-    live, uncropped, lies within that range, so nothing has to be cropped there."""
+    """Smallest share of the image's area that is enlarged to the whole image, as a square at a random place. Live
+    images need no crop, because the whole image is in the range."""
     brightness: float = 0.0
-    """Factor drawn from 1 ± this."""
+    """Largest change of the brightness; the factor is drawn from 1 ± this."""
     contrast: float = 0.0
-    """Factor drawn from 1 ± this, about the image's mean."""
+    """Largest change of the contrast about the image's mean; the factor is drawn from 1 ± this."""
     saturation: float = 0.0
-    """Factor drawn from 1 ± this, about the image's grey values."""
+    """Largest change of the saturation; the factor is drawn from 1 ± this."""
     hue: float = 0.0
-    """Turn of the colour wheel drawn from ± this, in whole turns."""
+    """Largest turn of the colour wheel, in whole turns; the turn is drawn from ± this."""
 
     def __post_init__(self) -> None:
         check(0 <= self.shift_px <= 32, "augment.shift_px", self.shift_px, "in [0, 32]")
@@ -101,11 +102,12 @@ class OptimConfig:
     learning_rate: float = 1e-4
     """Highest learning rate of the schedule."""
     weight_decay: float = 0.01
-    """Applied to matrices only, never to 1-D parameters."""
+    """Weight decay, which is applied to matrices only."""
     betas: tuple[float, ...] = (0.9, 0.95)
     """The two decay rates of AdamW's moving averages."""
     schedule: Literal["step", "cosine", "constant"] = "step"
-    """step: × decay_factor every decay_steps (Table 8). cosine: to ``final_fraction`` at the end."""
+    """How the learning rate falls: "step" multiplies it by decay_factor every decay_steps (Table 8), "cosine" lets
+    it fall to final_fraction at the end."""
     warmup_steps: int = 0
     """Number of steps in which the learning rate rises linearly from 0."""
     decay_steps: int = 10_000
@@ -117,7 +119,7 @@ class OptimConfig:
     gradient_clip: float = 1.0
     """Largest norm of the gradient; longer gradients are scaled down to it."""
     ema_decay: float | None = None
-    """Decay of the averaged weights that are validated and saved; None: no averaging."""
+    """Decay of the averaged weights that are validated and saved. By default weights are not averaged."""
 
     def __post_init__(self) -> None:
         check(0 < self.learning_rate < 1, "optim.learning_rate", self.learning_rate, "in (0, 1)")
@@ -150,21 +152,21 @@ class RunConfig:
     output: Path = Path("runs/train")
     """Folder of the run."""
     steps: int = 30_000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     batch_size: int = 128
-    """Samples per optimizer step, over all processes and accumulation steps."""
+    """Number of samples per optimizer step, over all processes and accumulation steps."""
     accumulation: int = 1
-    """Forward and backward passes per optimizer step; more of them need less memory."""
+    """Number of forward and backward passes per optimizer step; more of them need less memory."""
     seed: int = 0
     """Seed of every random choice: weights, split, order and augmentation of the samples."""
     threads: int | None = None
-    """CPU threads of torch; None leaves torch's choice."""
+    """Number of CPU threads of torch. The default is torch's own choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
-    """auto: a GPU if there is one. With several processes each has one of its own."""
+    """Device that trains; "auto" takes a GPU if there is one. With several processes each has one of its own."""
     precision: Literal["float32", "bfloat16"] = "float32"
-    """bfloat16: autocast; weights, optimizer and codebooks stay float32."""
+    """Precision of the computation; weights, optimizer and codebooks stay float32 with bfloat16 too."""
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
-    """Where figures go besides metrics.jsonl; wandb has to be installed separately."""
+    """Trackers that get the figures besides metrics.jsonl; wandb has to be installed separately."""
     wandb_project: str = "lavla"
     """Project on wandb that the figures go to."""
     log_every: int = 50
@@ -174,9 +176,10 @@ class RunConfig:
     save_every: int = 1_000
     """Number of steps between two checkpoints that the run can be resumed from."""
     max_minutes: float | None = None
-    """Stop this long after the start (or the resume), with everything saved; schedules still assume ``steps``."""
+    """Number of minutes after which the run stops, with everything saved; schedules still assume ``steps``. By default
+    it runs to the end."""
     resume: bool = True
-    """Continue from ``output/resume`` if it exists; false refuses to overwrite it."""
+    """Continue from output/resume if it exists; without, a run that is there is refused."""
 
     def __post_init__(self) -> None:
         for key in ("steps", "batch_size", "accumulation", "log_every", "validate_every", "save_every"):
@@ -201,7 +204,7 @@ class TrainConfig(RunConfig):
     output: Path = Path("runs/train")
     """Folder of the run: best/, last/, resume/, metrics.jsonl, tensorboard/."""
     gradient_checkpointing: bool = False
-    """Recompute the backbone's activations in the backward pass: a third more time, far less memory."""
+    """Recompute the backbone's activations in the backward pass, which takes a third more time and far less memory."""
     loss_on_padding: bool = False
     """Count the repeated last action beyond an episode's end as a target (hold still)."""
     half_checkpoints: bool = False

@@ -11,13 +11,11 @@ What one process holds of N samples with C cameras at s × s pixels:
 from __future__ import annotations
 
 import copy
-import fcntl
 import hashlib
 import json
 import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Generic, Protocol, TypeVar
 
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.contract import Contract
 from lavla_ros.errors import UserError
+from lavla_ros.outputs import sole_writer
 from lavla_ros.policy.images import shrink
 from training.config import DataConfig
 from training.dataset import EpisodeDataset
@@ -216,7 +215,7 @@ def open_frames(
             array[index, c] = image
         return MemoryFrames(array)
     if choice == "file":
-        with _locked(folder):
+        with sole_writer(folder, wait=True):  # another process may be making the same
             if not _is_whole(folder):
                 _write_file(folder, shape, _decoded(dataset, count, contract, config, size, on_frame))
         return FileFrames(folder)
@@ -269,12 +268,3 @@ def _write_file(folder: Path, shape: tuple[int, ...], frames: Iterator[tuple[int
 
 def _is_whole(folder: Path) -> bool:
     return (folder / "frames.json").exists()
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process writes, others that want the same file wait for it; a dead one's lock is free."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with (folder / "lock").open("w", encoding="utf-8") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -8,7 +8,6 @@ either: n of them compute what one does, but for the rounding of sums.
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import math
 import os
@@ -32,6 +31,7 @@ from torch import Tensor, nn
 from lavla_ros.config import to_plain
 from lavla_ros.contract import Contract
 from lavla_ros.errors import UserError
+from lavla_ros.outputs import sole_writer
 from lavla_ros.policy.device import resolve_device
 from lavla_ros.policy.folder import CheckpointError, trained_parameters
 from lavla_ros.yaml_text import dump_yaml
@@ -184,7 +184,7 @@ class Trainer:
     def run(self) -> Path:
         """Train to the end, to ``max_minutes`` or to a SIGTERM; returns the folder of what was learned."""
         config, output, task = self.config, self.config.output, self.task
-        with self._alone_in_output(), self._stop_on_sigterm():
+        with sole_writer(self.config.output) if self.is_main else nullcontext(), self._stop_on_sigterm():
             self._resume()
             self.log = RunLog(config, step=self.step, enabled=self.is_main)
             if self.is_main:
@@ -366,22 +366,6 @@ class Trainer:
             # the results, and the state twice: while it is replaced, its successor is there too
             needed, what = len(self.task.results) * trained + 2 * state, ", ".join((*self.task.results, "resume"))
             require_disk(needed, self.config.output, f"saving {what}", "Free some, or set output to a larger disk")
-
-    @contextmanager
-    def _alone_in_output(self) -> Iterator[None]:
-        """Raise TrainingError if another run, or what is left of a killed one, still writes into ``output``."""
-        if not self.is_main:
-            yield
-            return
-        self.config.output.mkdir(parents=True, exist_ok=True)
-        with (self.config.output / "lock").open("w", encoding="utf-8") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise TrainingError(
-                    f"another process is training into {self.config.output}; end it, or choose another output"
-                ) from None
-            yield
 
     @contextmanager
     def _stop_on_sigterm(self) -> Iterator[None]:

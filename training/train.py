@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -53,10 +52,10 @@ def train(config: TrainConfig) -> Path:
         return best
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 on success, 1 with a message on standard error otherwise."""
-    return run_command(TrainConfig, train, prog="lavla train", description=__doc__, argv=argv)
+def main(argv: Sequence[str] | None = None) -> None:
+    """What `accelerate launch -m training.train` runs in each process."""
+    run_command(TrainConfig, train, prog="lavla train", description=__doc__, argv=argv)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""Runs the scenarios and shows what came of them: ``python -m benchmarks.safety.campaign --out FILE.json``."""
+"""Runs the scenarios and shows what came of them: ``lavla bench safety --out FILE.json``."""
 
 from __future__ import annotations
 
@@ -6,13 +6,13 @@ import logging
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.config import SafetyBench
 from benchmarks.safety import skips
 from benchmarks.safety.motion import LIMITS, after, largest
 from benchmarks.safety.rig import running
@@ -23,13 +23,13 @@ DETERMINISTIC = "skips"
 """Name of the part without processes, among the scenarios that may be asked for."""
 
 
-def run(names: Sequence[str] = ()) -> dict[str, Any]:
-    """Every scenario whose name contains one of ``names``; none: all of them. About seven minutes for all.
+def run(config: SafetyBench) -> dict[str, Any]:
+    """Every scenario whose name contains one of those given; none: all of them. About seven minutes for all.
 
     A scenario that cannot be run is a row with ``error``; none of them ends the campaign. ValueError names what none
     contains.
     """
-    began_s = time.monotonic()
+    began_s, names = time.monotonic(), config.scenarios
     with tempfile.TemporaryDirectory(prefix="lavla-safety-") as folder:
         known = scenarios(Path(folder))
         for name in names:
@@ -111,22 +111,3 @@ def show(figures: dict[str, Any], console: Console | None = None) -> None:
 
 def _escape(text: str) -> str:
     return text.replace("[", r"\[")
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """For a checkout whose ``lavla bench`` does not know the campaign yet."""
-    import json
-
-    import tyro
-
-    def options(out: Path | None = None, scenarios: tuple[str, ...] = ()) -> int:
-        figures = run(scenarios)
-        if out is not None:
-            out.write_text(json.dumps(figures, indent=2), encoding="utf-8")
-        return 0
-
-    return tyro.cli(options, args=argv)
-
-
-if __name__ == "__main__":
-    sys.exit(main())

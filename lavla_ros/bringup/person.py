@@ -9,6 +9,7 @@ from pathlib import Path
 from lavla_ros.bringup.session import Session
 from lavla_ros.bringup.stack import load_stack
 from lavla_ros.contract import load_contract
+from lavla_ros.outputs import sole_writer
 
 
 def record_person(
@@ -18,9 +19,9 @@ def record_person(
 
     ``convert``: command that converts a bag; each recorded episode is judged by it.
 
-    Raises StackError, LaunchError or SessionError; recorded bags are kept below ``out``.
+    Raises StackError, LaunchError, SessionError, or OutputError if another process records into ``out``; recorded bags
+    are kept below ``out``.
     """
-    out.mkdir(parents=True, exist_ok=True)
     contract = load_contract(arguments["contract"])
     console = ["lavla_ros.nodes.record_console", "--instruction", instruction]
     console += ["--instruction-topic", contract.wire(contract.instruction_topic), "--convert"]
@@ -33,7 +34,8 @@ def record_person(
         out / "stack.log",
         interactive=True,
     )
-    print(f"starting the arm, its cameras and the recorder (log: {session.log_file})", flush=True)
-    with session:
-        while session.running(0.5):
-            pass
+    with sole_writer(out):
+        print(f"starting the arm, its cameras and the recorder (log: {session.log_file})", flush=True)
+        with session:
+            while session.running(0.5):
+                pass

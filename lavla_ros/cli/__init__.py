@@ -37,7 +37,7 @@ class Command(NamedTuple):
 
 
 COMMANDS = {
-    "record": Command("record", "record", "Record demonstrations over ROS, one bag per episode."),
+    "record": Command("record", "record", "Record demonstrations over ROS, one bag per episode.", parses=True),
     "convert": Command("data", "convert", "Convert recorded episodes to a LeRobotDataset v3.0."),
     "recover": Command(
         "data", "recover", "Make a readable bag from one that was cut off when its recorder was killed."
@@ -47,7 +47,8 @@ COMMANDS = {
         "import_demonstrations",
         "Import demonstrations: a benchmark's HDF5 files, LeRobot (v2.0, v2.1, v3.0), or a format of your own.",
     ),
-    "dataset": Command("data", "dataset", "Check a dataset, or repair what a crash or a damaged disk left of it."),
+    "dataset check": Command("data", "check", "Check a dataset."),
+    "dataset repair": Command("data", "repair", "Mend what a crash or a damaged disk left of a dataset."),
     "latent train": Command("latent", "train", "Train an action or an image latent action model.", parses=True),
     "latent label": Command("latent", "label", "Write the latent actions of every step beside a dataset."),
     "latent encode": Command("latent", "encode", "Turn action chunks into codes with an action model."),
@@ -64,7 +65,16 @@ COMMANDS = {
     "emulator": Command(
         "run", "emulator", "Run the emulator of JAKA's controller over a live, simulated table.", parses=True
     ),
-    "bench": Command("bench", "bench", "Measure speed, memory, punctuality or safety on this machine."),
+    "bench servo": Command("bench", "servo", "Measure the punctuality of the 125 Hz loop, at the controller."),
+    "bench safety": Command("bench", "safety", "Measure what the arm does when something breaks."),
+    "bench pipeline": Command("bench", "pipeline", "Measure the time from a camera's capture to the first command."),
+    "bench train": Command("bench", "train", "Measure time and memory of an optimizer step, for every strategy."),
+    "bench": Command("bench", "suite", 'Measure the speed of a suite: "lavla bench SUITE".'),
+}
+_GROUPS = {
+    "dataset": "Datasets: find what is wrong with one, and mend it.",
+    "latent": "Latent action models: train them, label datasets, look at what their codes mean.",
+    "bench": "Benchmarks: the figures of this machine, printed as JSON.",
 }
 
 
@@ -88,41 +98,33 @@ def main(argv: Sequence[str] | None = None) -> None:
 
 def parse(arguments: Sequence[str]) -> Callable[[], None]:
     """The call that the arguments describe. Ends the process, with status 2, if they describe none."""
-    group, rest = ("latent", arguments[1:]) if arguments[:1] == ["latent"] else ("", arguments)
-    if rest and rest[0] in ("-h", "--help"):
+    group = arguments[0] if arguments and arguments[0] in _GROUPS else ""
+    if list(arguments[bool(group) :][:1]) in (["-h"], ["--help"]):
         return lambda: print(_help(group))
     if arguments == ["--version"]:
         return lambda: print(f"lavla_ros {metadata.version('lavla_ros')}")
-    name = " ".join([*filter(None, [group]), *(word.replace("_", "-") for word in rest[:1])])
-    if name not in COMMANDS:
-        print(
-            f"{_help(group)}\n\nlavla: {f'there is no command {name!r}' if rest else 'name a command'}", file=sys.stderr
-        )
+    words = [word.replace("_", "-") for word in arguments[:2]]
+    name = " ".join(words) if " ".join(words) in COMMANDS else "".join(words[:1])
+    if name not in COMMANDS or list(arguments) == [group]:
+        wrong = " ".join(words) if group else name
+        said = f"there is no command {wrong!r}" if words[bool(group) :] else "name a command"
+        print(f"{_help(group)}\n\nlavla: {said}", file=sys.stderr)
         sys.exit(2)
-    command, rest = COMMANDS[name], list(rest[1:])
+    command, rest = COMMANDS[name], list(arguments[len(name.split()) :])
     function = getattr(importlib.import_module(f"{__name__}.{command.module}"), command.function)
     if command.parses:
         described: Callable[[], None] = function(rest)
         return described
     if name == "up" and len(rest) > 1 and {"-h", "--help"} & set(rest[1:]):
         rest = [rest[0], "help"]
-    from lavla_ros.cli.arguments import own_options, parse_function
+    from lavla_ros.cli.arguments import parse_function
 
-    if "option" in (own := own_options(function)) and name != "import" and not {"-h", "--help"} & set(rest):
-        from sim_bridges.suites import spell_options
-
-        rest = spell_options(rest, own)
     return parse_function(function, rest, prog=f"lavla {name}", summary=command.summary)
 
 
 def _help(group: str) -> str:
     """The commands, of ``group`` or at the top, a line each."""
-    if group:
-        title = "Latent action models: train them, label datasets, look at what their codes mean."
-        shown = {name: command.summary for name, command in COMMANDS.items() if name.startswith(f"{group} ")}
-    else:
-        title = _DESCRIPTION
-        shown = {name: command.summary for name, command in COMMANDS.items()}
+    shown = {name: each.summary for name, each in COMMANDS.items() if f"{name} ".startswith(f"{group} ") or not group}
     width = max(map(len, shown)) + 4
     lines = [
         textwrap.fill(summary, 100, initial_indent=f"  {name}".ljust(width), subsequent_indent=" " * width)
@@ -130,7 +132,7 @@ def _help(group: str) -> str:
     ]
     usage = " ".join(["usage: lavla", *filter(None, [group]), "COMMAND …"])
     ending = f'"lavla {f"{group} " if group else ""}COMMAND --help" lists the options of a command.'
-    return "\n".join([usage, "", title, "", *lines, "", ending])
+    return "\n".join([usage, "", _GROUPS.get(group, _DESCRIPTION), "", *lines, "", ending])
 
 
 @contextmanager

@@ -1,74 +1,63 @@
-"""``lavla bench``."""
+"""``lavla bench``: figures of this machine, printed as JSON."""
 
 from __future__ import annotations
 
-import json
+from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Any
 
 import tyro
 
-from lavla_ros.cli.arguments import SuiteOptions
+from benchmarks.config import PipelineBench, SafetyBench, ServoBench, SuiteBench, TrainBench
+from lavla_ros.cli.arguments import fields_of
+from lavla_ros.cli.terminal import to_json
+from lavla_ros.outputs import new_file
+
+Servo = Annotated[ServoBench, fields_of(ServoBench, duration_s="duration")]
+Pipeline = Annotated[PipelineBench, fields_of(PipelineBench, duration_s="duration")]
+Out = Annotated[Path | None, tyro.conf.arg(help="Name of a JSON file that the figures are written to as well.")]
 
 
-def bench(
-    name: tyro.conf.Positional[str],
-    /,
-    out: Path | None = None,
-    scenarios: tuple[str, ...] = (),
-    duration: float = 60.0,
-    burn: bool = False,
-    policy: str = "",
-    option: SuiteOptions = (),
-    task: str = "",
-    strategies: tuple[str, ...] = (),
-    size: Literal["2b", "small"] = "2b",
-    batch_size: int = 32,
-) -> None:
-    """The figures are printed as JSON, and written to a file if --out names one.
+def servo(config: Servo, out: Out = None) -> None:
+    """The live stack runs with the emulated controller, which notes when each command arrives."""
+    from benchmarks.servo import run
 
-    servo: punctuality of the 125 Hz loop, measured at the controller. safety: what the arm does when something breaks;
-    it takes about seven minutes. pipeline: time from a camera capture to the first command. train: time and memory of
-    an optimizer step, for every strategy. The name of a suite, or module:factory of yours: steps per second in
-    lock-step, in process and over topics, pictures, memory, and speed of an evaluation relative to real time.
+    _show(run, config, out)
 
-    Args:
-        name: What to measure.
-        out: Name of the JSON file.
-        scenarios: For safety, run only the scenarios whose names contain one of these texts.
-        duration: For servo and pipeline, number of seconds to measure.
-        burn: For servo, load every core with matrix products meanwhile.
-        policy: The policy that runs. The default is the bundled one; for a suite, the one that the package has for it.
-        option: Option of the suite, written name=value; it may be given several times. --name value does the same.
-        task: Task of the suite. The default is the first of those that it usually runs.
-        strategies: For train, strategies to measure, by name or as module:attribute. The default is all that come with
-            the package.
-        size: For train, whether to measure the full-size model, which needs a GPU, or a small one that runs anywhere.
-        batch_size: For train, number of samples per step.
-    """
-    from sim_bridges.files import write_json
 
-    if name == "servo":
-        from benchmarks import servo
+def safety(config: Annotated[SafetyBench, fields_of(SafetyBench)], out: Out = None) -> None:
+    """Each scenario breaks something while the emulated arm moves, and reports how the arm moved after it."""
+    from benchmarks.safety.campaign import run
 
-        figures = servo.run(duration_s=duration, burn=burn, policy=policy or "bundled")
-    elif name == "safety":
-        from benchmarks.safety import campaign
+    _show(run, config, out)
 
-        figures = campaign.run(scenarios)
-    elif name == "pipeline":
-        from benchmarks import pipeline
 
-        figures = pipeline.run(policy=policy or "bundled", duration_s=duration)
-    elif name == "train":
-        from benchmarks import gpu_train
+def pipeline(config: Pipeline, out: Out = None) -> None:
+    """The live stack runs with probes in its nodes; the time that rendering takes is shown apart."""
+    from benchmarks.pipeline import run
 
-        figures = gpu_train.run(size=size, batch_size=batch_size, strategies=strategies)
-    else:
-        from benchmarks import suite
-        from sim_bridges.suites import parse_options
+    _show(run, config, out)
 
-        figures = suite.run(name, options=parse_options(option), task=task, policy=policy)
-    if out is not None:
-        write_json(out, figures)
-    print(json.dumps(figures, indent=2))
+
+def train(config: Annotated[TrainBench, fields_of(TrainBench)], out: Out = None) -> None:
+    """The trainer runs on random weights and random data, with every strategy in turn."""
+    from benchmarks.gpu_train import run
+
+    _show(run, config, out)
+
+
+def suite(config: Annotated[SuiteBench, fields_of(SuiteBench, positional=["suite"])], out: Out = None) -> None:
+    """The figures are steps per second in lock-step, in process and over topics, the time that a picture takes, memory,
+    and the speed of an evaluation relative to real time."""
+    from benchmarks.suite import run
+
+    _show(run, config, out)
+
+
+def _show(run: Callable[[Any], dict[str, Any]], config: Any, out: Path | None) -> None:
+    with new_file(out) if out else nullcontext() as file:
+        text = to_json(run(config))
+        if file is not None:
+            file.write_text(text + "\n", encoding="utf-8")
+    print(text)

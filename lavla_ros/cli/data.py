@@ -1,7 +1,8 @@
-"""``lavla convert``, ``lavla recover``, ``lavla import`` and ``lavla dataset``."""
+"""``lavla convert``, ``lavla recover``, ``lavla import`` and ``lavla dataset …``."""
 
 from __future__ import annotations
 
+import dataclasses
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -10,9 +11,12 @@ from typing import Annotated, Any, Literal
 
 import tyro
 
-from lavla_ros.cli.arguments import Json, fields_of
+from lavla_ros.cli.arguments import Json, OptionTexts, fields_of
 from lavla_ros.cli.terminal import CommandError, Progress, to_json
+from lavla_ros.config import parse_options
 from lavla_ros.defaults import DEFAULT_CONTRACT
+from lavla_ros.yaml_text import load_yaml
+from training.bag_options import BagOptions
 from training.scale import Workers
 
 
@@ -39,13 +43,8 @@ def convert(
     /,
     target: IntoDataset,
     workers: LocalOrRay,
+    options: Annotated[BagOptions, fields_of(BagOptions)],
     contract: str = DEFAULT_CONTRACT,
-    outcomes: tuple[str, ...] = ("succeeded",),
-    instruction: str | None = None,
-    allow_gaps: bool = False,
-    min_steps: int = 2,
-    allow_contract_differences: bool = False,
-    log_time: tuple[str, ...] = (),
 ) -> None:
     """The page docs/bags.md says which bags can be converted.
 
@@ -54,23 +53,8 @@ def convert(
     Args:
         bags: Bags, or folders that are searched for bags.
         contract: Name of a contract in config/contracts, or a file. Bags recorded under another one are rejected.
-        outcomes: Outcomes of the episodes to convert; add "unmarked" for bags of other recorders.
-        instruction: Instruction for bags that contain none.
-        allow_gaps: Keep episodes that lost steps.
-        min_steps: Smallest number of steps of an episode; shorter ones are rejected.
-        allow_contract_differences: Convert bags that were recorded under another contract, if topics and names fit.
-        log_time: Streams (cameras, state, command) whose log times are used, because their stamps are 0 or come from
-            another clock.
     """
-    options = {
-        "outcomes": outcomes,
-        "instruction": instruction,
-        "allow_gaps": allow_gaps,
-        "min_steps": min_steps,
-        "allow_contract_differences": allow_contract_differences,
-        "log_time": log_time,
-    }
-    _ingest("bag", bags, contract, options, target, workers)
+    _ingest("bag", bags, contract, dataclasses.asdict(options), target, workers)
 
 
 def _ingest(
@@ -139,7 +123,7 @@ def import_demonstrations(
     mapping: Path | None = None,
     instruction: str | None = None,
     upright: bool = False,
-    option: Annotated[tuple[str, ...], tyro.conf.arg(aliases=("-o",))] = (),
+    option: OptionTexts = (),
 ) -> None:
     """Afterwards, look at meta/first_frames.png of the new dataset: it shows whether the pictures are upright.
 
@@ -152,66 +136,62 @@ def import_demonstrations(
         mapping: For lerobot, a YAML file that maps the dataset's cameras and dimensions to those of the contract and
             gives the rotation of its pictures; docs/training.md explains it.
         instruction: Instruction of episodes that carry none, or in place of theirs.
-        upright: For libero, the pictures are upright already. LIBERO's own files and OpenVLA's are upside down.
-        option: Options of other formats, each written name=value; the value is read as YAML.
+        upright: For libero, whether the pictures are upright; LIBERO's own files and OpenVLA's are upside down.
+        option: Option of another format, written name=value, with the value in YAML; it may be given several times.
     """
     named = {"mapping": mapping, "instruction": instruction, "upright": upright or None}
-    options = {name: value for name, value in named.items() if value is not None} | _named_values(option)
+    options = {name: value for name, value in named.items() if value is not None}
+    options |= {name: load_yaml(text) for name, text in parse_options(option).items()}
     _ingest(kind, [source], contract, options, target, workers)
 
 
-def _named_values(texts: Sequence[str]) -> dict[str, Any]:
-    """``name=value`` of an own kind's options; values are YAML."""
-    from lavla_ros.yaml_text import load_yaml
-
-    values = {}
-    for text in texts:
-        name, separator, value = text.partition("=")
-        if not separator or not name:
-            raise CommandError(f"{text!r} is no option; write name=value")
-        values[name] = load_yaml(value)
-    return values
-
-
-def dataset(
-    action: tyro.conf.Positional[Literal["check", "repair"]],
+def check(
     path: tyro.conf.Positional[Path],
     /,
     deep: bool = False,
     strict: bool = False,
     jobs: int | None = None,
-    dry_run: bool = False,
-    removed: Path | None = None,
     as_json: Json = False,
 ) -> None:
-    """A check reads every file once: counts, checksums, values, units, jumps, capture times, statistics. With --deep it
-    also decodes the videos (1 ms of one core per frame of 224x224) and finds black, frozen, late and exchanged cameras.
+    """The check reads every file once: counts, checksums, values, units, jumps, capture times, statistics. With --deep,
+    it also decodes the videos (1 ms of one core per frame of 224x224) and finds black, frozen, late and exchanged
+    cameras. The exit status is 1 if there is an error.
 
     Example: lavla dataset check runs/dataset --deep
 
-    Example: lavla dataset repair runs/dataset --dry-run
-
     Args:
-        action: "check" lists what is wrong, and exits with status 1 if there is an error. "repair" mends what can be
-            mended and moves the rest aside.
         path: Folder of the dataset.
-        deep: For check, decode every video.
-        strict: For check, count warnings as errors.
-        jobs: For check, number of threads that decode. The default is one per core.
-        dry_run: For repair, only print what would be done.
-        removed: For repair, the folder that receives what is taken out. The default is removed/ in the dataset.
-        as_json: Print the report of the check as JSON; for repair, the report of a check made afterwards.
+        deep: Decode every video.
+        strict: Count warnings as errors.
+        jobs: Number of threads that decode. The default is one per core.
+        as_json: Print the report as JSON.
     """
-    from training.dataset import check, repair
+    from training.dataset import check
 
-    if action == "repair":
-        lines = repair(path, dry_run=dry_run, removed=removed)
-        for line in lines or ["nothing to mend"]:
-            print(f"would: {line}" if dry_run and lines else line, file=sys.stderr if as_json else sys.stdout)
-        if dry_run:
-            return
     with Progress("decoding", quiet=as_json or not deep) as progress:
         report = check(path, deep=deep, jobs=jobs, progress=progress.show)
     print(to_json(report) if as_json else str(report))
     if report.errors or (strict and report.warnings):
         raise CommandError(f"{path} has {len(report.errors)} errors and {len(report.warnings)} warnings")
+
+
+def repair(
+    path: tyro.conf.Positional[Path], /, dry_run: bool = False, removed: Path | None = None, as_json: Json = False
+) -> None:
+    """What can be mended is mended, the rest is moved aside; a check follows.
+
+    Example: lavla dataset repair runs/dataset --dry-run
+
+    Args:
+        path: Folder of the dataset.
+        dry_run: Only print what would be done.
+        removed: Folder that receives what is taken out. The default is removed/ in the dataset.
+        as_json: Print the report of the check as JSON.
+    """
+    from training.dataset import repair
+
+    lines = repair(path, dry_run=dry_run, removed=removed)
+    for line in lines or ["nothing to mend"]:
+        print(f"would: {line}" if dry_run and lines else line, file=sys.stderr if as_json else sys.stdout)
+    if not dry_run:
+        check(path, as_json=as_json)

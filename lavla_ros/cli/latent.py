@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated, Literal
@@ -13,13 +12,18 @@ import tyro
 
 from lavla_ros.cli.arguments import Json, fields_of
 from lavla_ros.cli.terminal import CommandError, Progress, say
+from lavla_ros.cli.train import training
 from lavla_ros.config import read_plain
 from training.scale import Workers
 
-TRAIN = """Train an action or an image latent action model.
+TRAIN = """Train an {kind} latent action model.
 
-Example: lavla latent train action --config config/latent/action_tabletop.yaml --output runs/latent_action"""
-_KINDS = ("action", "image")
+Example: lavla latent train {kind} --config config/latent/{kind}_tabletop.yaml --output runs/latent_{kind}"""
+_KINDS = {
+    "action": ("action_config:ActionLamTrainConfig", "action_train:train_action_lam"),
+    "image": ("image_config:ImageLamTrainConfig", "image_train:train_image_lam"),
+}
+"""Kind of model → its configuration, and what trains it, in training.latent_actions."""
 
 
 def train(arguments: Sequence[str]) -> Callable[[], None]:
@@ -30,34 +34,13 @@ def train(arguments: Sequence[str]) -> Callable[[], None]:
     kind, options = (arguments[0], arguments[1:]) if arguments[:1] and arguments[0] in _KINDS else ("", arguments)
     kind = kind or _kind_of_file(arguments)
     if not kind and {"-h", "--help"} & set(arguments):
-        return lambda: print(f'{TRAIN}\n\n"lavla latent train action --help" and "… image --help" list the options.')
+        return lambda: print(
+            '"lavla latent train action --help" and "lavla latent train image --help" list the options.'
+        )
     if kind not in _KINDS:
         raise CommandError("say which model to train: lavla latent train action|image [--config YAML] [options]")
-    return lambda: sys.exit(_train_action(options) if kind == "action" else _train_image(options))
-
-
-def _train_action(options: Sequence[str]) -> int:
-    from training.command import run_command
-    from training.latent_actions.action_config import ActionLamTrainConfig
-
-    def run(config: ActionLamTrainConfig) -> Path:
-        from training.latent_actions import action_train
-
-        return action_train.train_action_lam(config)
-
-    return run_command(ActionLamTrainConfig, run, prog="lavla latent train action", description=TRAIN, argv=options)
-
-
-def _train_image(options: Sequence[str]) -> int:
-    from training.command import run_command
-    from training.latent_actions.image_config import ImageLamTrainConfig
-
-    def run(config: ImageLamTrainConfig) -> Path:
-        from training.latent_actions import image_train
-
-        return image_train.train_image_lam(config)
-
-    return run_command(ImageLamTrainConfig, run, prog="lavla latent train image", description=TRAIN, argv=options)
+    config, run = (f"training.latent_actions.{each}" for each in _KINDS[kind])
+    return training(config, run, f"lavla latent train {kind}", TRAIN.format(kind=kind), options)
 
 
 def _kind_of_file(arguments: Sequence[str]) -> str:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import tyro
+
+from lavla_ros.cli.terminal import CommandError
+from lavla_ros.plugins import find
 
 TRAIN = """Train a policy on a dataset.
 
@@ -16,15 +18,19 @@ Example: lavla train --config config/training/tabletop_tiny.yaml --data.dataset 
 
 def train(arguments: Sequence[str]) -> Callable[[], None]:
     """The run that the arguments of ``lavla train`` describe: its options are the keys of its configuration."""
+    return training("training.config:TrainConfig", "training.train:train", "lavla train", TRAIN, arguments)
+
+
+def training(config: str, run: str, prog: str, description: str, arguments: Sequence[str]) -> Callable[[], None]:
+    """The run of ``module:function``, imported when it begins, with the ``module:Config`` of the arguments."""
     from training.command import run_command
-    from training.config import TrainConfig
 
-    def run(config: TrainConfig) -> Path:
-        from training import train
+    def train(config: Any) -> Path:
+        trained: Path = find(run, {}, "training", CommandError)(config)
+        return trained
 
-        return train.train(config)
-
-    return lambda: sys.exit(run_command(TrainConfig, run, prog="lavla train", description=TRAIN, argv=arguments))
+    config_class = find(config, {}, "configuration", CommandError)
+    return lambda: run_command(config_class, train, prog=prog, description=description, argv=arguments)
 
 
 def export(

@@ -15,9 +15,9 @@ class TinyConfig:
     """Sizes of the ``tiny`` backbone: a Qwen3-VL with a convolutional stem, trained from scratch."""
 
     image_size: int = 112
-    """Side of the image that the stem sees, pixels; the contract's size must be a multiple of it."""
+    """Side of the image that the stem sees, in pixels; the contract's size must be a multiple of it."""
     stem_channels: tuple[int, ...] = (32, 64)
-    """Channels of the stem's stages before the last one; the first reduces by 4, the others by 2."""
+    """Number of channels of each stage of the stem but the last; the first stage reduces by 4, the others by 2."""
     vision_width: int = 128
     """Hidden size of the vision encoder."""
     vision_depth: int = 1
@@ -27,7 +27,7 @@ class TinyConfig:
     width: int = 128
     """Hidden size of the language model."""
     depth: int = 3
-    """Decoder layers of the language model."""
+    """Number of decoder layers of the language model."""
     heads: int = 4
     """Number of attention heads of the language model."""
     kv_heads: int = 2
@@ -82,13 +82,13 @@ class BackboneConfig:
     """Which vision-language model, and how it is trained."""
 
     kind: Literal["tiny", "pretrained"] = "tiny"
-    """tiny: from scratch, no download. pretrained: a Qwen3-VL checkpoint with LoRA."""
+    """Backbone: "tiny" is trained from scratch, "pretrained" is a Qwen3-VL checkpoint with LoRA."""
     path: str = "Qwen/Qwen3-VL-2B-Instruct"
-    """pretrained only: local folder or hub name. In a checkpoint, one that begins with ./ is inside it."""
+    """For pretrained, local folder or hub name. In a checkpoint, one that begins with ./ is inside it."""
     revision: str = "main"
-    """pretrained only: revision on the hub."""
+    """For pretrained, revision on the hub."""
     lora: LoraConfig | None = field(default_factory=LoraConfig)
-    """pretrained only; null: the backbone stays as it is."""
+    """For pretrained, the adapters; without them the backbone stays as it is."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Implementation of attention in transformers; flash_attention_2 needs its own package."""
@@ -99,13 +99,13 @@ class HeadConfig:
     """The bridge-attention action head (after VLA-Adapter)."""
 
     width: int | None = None
-    """Width of the head; None: the backbone's."""
+    """Width of the head. The default is the backbone's."""
     heads: int = 8
     """Number of attention heads."""
     ffn_ratio: float = 1.0
     """Hidden width of the feed-forward layers, as a multiple of the head's width."""
     vision_gate: float = 0.0
-    """Initial g of the gate tanh(g) on the attention to image states; 0 opens it during training."""
+    """Initial value g of the gate tanh(g) on the attention to image states; with 0, training opens it."""
 
     def __post_init__(self) -> None:
         check(self.heads >= 1, "head.heads", self.heads, "at least 1")
@@ -128,11 +128,11 @@ class ActionCodingConfig:
     """How actions are coded for the network; undone on the way out."""
 
     relative_actions: bool = True
-    """Absolute joint targets are predicted relative to the observed state of the same name."""
+    """Whether absolute joint targets are predicted relative to the observed state of the same name."""
     per_step_statistics: bool = True
-    """Quantiles for each step of the chunk, so that near steps are resolved as well as far ones."""
+    """Whether each step of the chunk has its own quantiles, so that near steps are resolved as well as far ones."""
     normalization: Literal["quantile", "min_max"] = "quantile"
-    """quantile: q01–q99 → [-1, 1], clipped. min_max: min–max → [-1, 1]."""
+    """What is mapped to [-1, 1]: "quantile" maps q01 to q99, clipped, "min_max" the extremes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

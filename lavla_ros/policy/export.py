@@ -11,8 +11,9 @@ from pathlib import Path
 
 from peft import PeftModel
 
+from lavla_ros.outputs import new_folder
 from lavla_ros.policy.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
-from lavla_ros.policy.folder import CheckpointError, staged, trained_parameters
+from lavla_ros.policy.folder import CheckpointError, trained_parameters
 from lavla_ros.policy.normalization import load_stats
 
 BACKBONE = "backbone"
@@ -23,10 +24,10 @@ def export_adapters(checkpoint: Path, out: Path) -> None:
     """Write ``adapter_config.json`` and ``adapter_model.safetensors``, as peft does.
 
     Placeholder embeddings, latent heads and the action head are no adapters and not among them. Raises
-    CheckpointError for a policy without adapters and for an ``out`` that exists.
+    CheckpointError for a policy without adapters, OutputError for an ``out`` that exists or is being written.
     """
-    _, adapted = _load(checkpoint, out)
-    with staged(out) as folder:
+    with new_folder(out) as folder:
+        _, adapted = _load(checkpoint)
         # the adapters leave the embeddings alone, so peft need not ask the hub for the base model's vocabulary
         adapted.save_pretrained(str(folder), save_embedding_layers=False)
 
@@ -35,16 +36,14 @@ def export_merged(checkpoint: Path, out: Path) -> None:
     """Write a checkpoint that stands alone: W + (α/r)·B·A in the place of every adapted W.
 
     The same policy up to the rounding of float32, a little faster, and as large as the base model. Raises
-    CheckpointError as :func:`export_adapters` does.
+    CheckpointError and OutputError as :func:`export_adapters` does.
     """
-    loaded, adapted = _load(checkpoint, out)
-    backbone = replace(loaded.config.backbone, path=f"./{BACKBONE}", lora=None)
-    kept = {n: p for n, p in trained_parameters(loaded.model).items() if not n.startswith("backbone.vlm.")}
-    with staged(out) as folder:
-        adapted.merge_and_unload().save_pretrained(str(folder / BACKBONE))
-        checkpoint_only = folder / "checkpoint"
+    with new_folder(out) as folder:
+        loaded, adapted = _load(checkpoint)
+        backbone = replace(loaded.config.backbone, path=f"./{BACKBONE}", lora=None)
+        kept = {n: p for n, p in trained_parameters(loaded.model).items() if not n.startswith("backbone.vlm.")}
         save_checkpoint(
-            checkpoint_only,
+            folder,
             config=replace(loaded.config, backbone=backbone),
             contract=loaded.contract,
             stats=load_stats(checkpoint / "stats.json"),
@@ -52,14 +51,10 @@ def export_merged(checkpoint: Path, out: Path) -> None:
             tensors=kept,
             training=loaded.training,
         )
-        for item in checkpoint_only.iterdir():
-            item.rename(folder / item.name)
-        checkpoint_only.rmdir()
+        adapted.merge_and_unload().save_pretrained(str(folder / BACKBONE))
 
 
-def _load(checkpoint: Path, out: Path) -> tuple[LoadedCheckpoint, PeftModel]:
-    if out.exists():
-        raise CheckpointError(f"{out} exists already; choose another folder, or remove it")
+def _load(checkpoint: Path) -> tuple[LoadedCheckpoint, PeftModel]:
     loaded = load_checkpoint(checkpoint)
     if not isinstance(loaded.model.backbone.vlm, PeftModel):
         raise CheckpointError(f"{checkpoint} has no adapters: its backbone is {_describe(loaded)}")

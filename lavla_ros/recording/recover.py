@@ -26,6 +26,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 from zstandard import ZstdError
 
 from lavla_ros.episode import EpisodePhase
+from lavla_ros.outputs import new_folder
 from lavla_ros.recording.reader import BagError, BagReader, storage_files
 from lavla_ros.recording.types import CUSTOM_KEY, EPISODE_TOPIC, EPISODE_TYPE, EpisodeMarks, jazzy
 
@@ -71,21 +72,15 @@ def recover_bag(path: Path, out: Path | None = None) -> RecoveryReport:
     """Copy every whole message of ``path`` (bag folder or storage file) into a new bag ``out``.
 
     ``out`` defaults to ``<name>_recovered`` beside it. Raises BagError when the bag is whole, when there is nothing to
-    recover, when ``out`` exists, or when the storage is not rosbag2.
+    recover, or when the storage is not rosbag2; OutputError when ``out`` exists or is being written.
     """
     path = Path(path)
     files = _files(path)
     target = Path(out) if out is not None else path.with_name(f"{path.name if path.is_dir() else path.stem}_recovered")
-    if target.exists():
-        raise BagError(f"{target} exists already; remove it or name another folder")
-    if _is_whole(path):
-        raise BagError(f"{path} is whole: every message that it counts can be read, so there is nothing to recover")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{target.name}.", dir=target.parent) as staging:
-        made = Path(staging) / target.name
-        report = _copy(path, files, made, target)
-        made.rename(target)
-    return report
+    with new_folder(target) as made:
+        if _is_whole(path):
+            raise BagError(f"{path} is whole: every message that it counts can be read, so there is nothing to recover")
+        return _copy(path, files, made, target)
 
 
 def _is_whole(path: Path) -> bool:

@@ -9,76 +9,43 @@ from __future__ import annotations
 import shlex
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from lavla_ros.bringup.launcher import LaunchError, up
-from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract
+from lavla_ros.outputs import folder_of_run
 from lavla_ros.recording import find_bags
 from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.demos.bag_video import write_bag_video
+from sim_bridges.demos.config import DemoConfig
 from sim_bridges.evaluation.policies import policy_hash
 from sim_bridges.evaluation.report import write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results
 from sim_bridges.files import read_rows, write_json
-from sim_bridges.suites import choose_tasks, load_suite
-from sim_bridges.world import Live, Options, Suite
-from sim_bridges.worlds import DEFAULT_SUITE
+from sim_bridges.suites import load_suite
+from sim_bridges.world import Live, Suite
 
 
-@dataclass(frozen=True, kw_only=True)
-class DemoConfig:
-    """What is shown."""
+def run_demo(config: DemoConfig, say: Callable[[str], None], *, name: str = "demo") -> Results:
+    """Bring the stack up for one task after another, and write everything below ``config.out``, or runs/NAME-TIME.
 
-    out: Path
-    """New folder for everything that the demo writes."""
-    suite: str = DEFAULT_SUITE
-    """Name of the suite, or module:factory."""
-    options: Options = field(default_factory=dict)
-    """Of the suite."""
-    tasks: tuple[str, ...] = ()
-    """Names or numbers; none: the suite's usual ones."""
-    policy: str = ""
-    """Checkpoint directory, ``bundled`` or ``expert``; empty: the policy that comes with the suite, else the expert."""
-    episodes: int = 5
-    """Of each task."""
-    seed: int = 0
-    """Of the evaluation whose first scenes are shown: none that a policy was trained on."""
-    disturb: bool = False
-    """Push the arm of the expert now and then."""
-
-    def __post_init__(self) -> None:
-        suite = load_suite(self.suite, self.options)
-        object.__setattr__(self, "tasks", choose_tasks(suite, self.tasks))
-        object.__setattr__(self, "policy", self.policy or getattr(suite, "policy", "expert"))
-        if not 1 <= self.episodes <= 1000:
-            raise ConfigError(f"episodes is {self.episodes}; expected 1 to 1000")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; expected an integer >= 0")
-        if self.disturb and self.policy != "expert":
-            raise ConfigError(f"disturb pushes the expert's arm, and {self.policy} is to act; leave it out")
-
-
-def run_demo(config: DemoConfig, say: Callable[[str], None]) -> Results:
-    """Bring the stack up for one task after another, and write everything below ``config.out``.
-
-    Raises SessionError or LaunchError naming what went wrong and where its log is; FileExistsError if ``out`` exists.
+    Raises SessionError or LaunchError naming what went wrong and where its log is; OutputError if ``out`` exists.
     """
-    config.out.mkdir(parents=True, exist_ok=False)
+    out = folder_of_run(config.out, name)
     suite = load_suite(config.suite, config.options)
     live: Live | None = getattr(suite, "live", None)
     contract, began = suite.contract, time.perf_counter()
     episodes: list[EpisodeResult] = []
     videos: dict[int, Path] = {}
     for task in config.tasks:
-        say(f"{task}: starting the stack (log: {config.out / f'{task}.log'})")
-        for row in _in_lockstep(config, suite, task) if live is None else _live(config, live, suite, task, say):
+        say(f"{task}: starting the stack (log: {out / f'{task}.log'})")
+        rows = _in_lockstep(config, out, suite, task) if live is None else _live(config, out, live, suite, task, say)
+        for row in rows:
             index, state = len(episodes), row["state"]
             episodes.append(_episode(index, task, row, contract))
             say(f"{task}, seed {row['seed']}: {state} after {episodes[-1].length_steps} steps")
-            videos[index] = config.out / f"episode_{index}.mp4"
+            videos[index] = out / f"episode_{index}.mp4"
             write_bag_video(Path(row["bag"]), videos[index], contract, caption=f"{task}: {state}")
     assets = suite.assets()
     starts = [suite.plan(task, 0, config.seed) for task in config.tasks]
@@ -103,17 +70,19 @@ def run_demo(config: DemoConfig, say: Callable[[str], None]) -> Results:
         live=live is not None,
         comparable=f"A demonstration of a few episodes; lavla eval measures success. {assets.statement}".rstrip(),
     )
-    write_json(config.out / "results.json", results.to_dict())
+    write_json(out / "results.json", results.to_dict())
     acts = "the scripted expert" if config.policy == "expert" else "policy node"
     ran = f"simulator, camera node, {acts} and recorder, over ROS 2" if live is None else live.ran
     write_report(
-        config.out / "report.html",
+        out / "report.html",
         results,
         title=f"lavla_ros demo: {', '.join(config.tasks)} ({suite.name})",
         reproduce=_command(config),
         videos=videos,
         notes={"What ran": f"{ran}. The videos are made from the bags"},
     )
+    say(results.summary())
+    say(f"open {out}/report.html; videos {out}/episode_*.mp4, bags {out}/bags, {out}/results.json")
     return results
 
 
@@ -124,16 +93,14 @@ def _command(config: DemoConfig) -> str:
 
 
 def _live(
-    config: DemoConfig, live: Live, suite: Suite, task: str, say: Callable[[str], None]
+    config: DemoConfig, out: Path, live: Live, suite: Suite, task: str, say: Callable[[str], None]
 ) -> list[Mapping[str, Any]]:
     seed = suite.plan(task, 0, 0).seed + config.seed
-    return live.show(config.out, task=task, policy=config.policy, episodes=config.episodes, seed=seed, say=say)
+    return live.show(out, task=task, policy=config.policy, episodes=config.episodes, seed=seed, say=say)
 
 
-def _in_lockstep(config: DemoConfig, suite: Suite, task: str) -> list[Mapping[str, Any]]:
-    contract, progress, log_file = (
-        config.out / f"{name}" for name in ("contract.yaml", f"{task}.jsonl", f"{task}.log")
-    )
+def _in_lockstep(config: DemoConfig, out: Path, suite: Suite, task: str) -> list[Mapping[str, Any]]:
+    contract, progress, log_file = (out / f"{name}" for name in ("contract.yaml", f"{task}.jsonl", f"{task}.log"))
     contract.write_text(dump_yaml(suite.contract.to_dict()), encoding="utf-8")
     expert = config.policy == "expert"
     arguments = {
@@ -148,7 +115,7 @@ def _in_lockstep(config: DemoConfig, suite: Suite, task: str) -> list[Mapping[st
         "disturb": str(config.disturb).lower(),
         "seed": str(suite.plan(task, 0, config.seed).seed),
         "episodes": str(config.episodes),
-        "bags": str(config.out / "bags" / task),
+        "bags": str(out / "bags" / task),
         "progress": str(progress),
     }
     with log_file.open("w", encoding="utf-8") as log:
@@ -158,7 +125,7 @@ def _in_lockstep(config: DemoConfig, suite: Suite, task: str) -> list[Mapping[st
         tail = "\n  ".join(log_file.read_text(errors="replace", encoding="utf-8").splitlines()[-6:])
         ran = f"{len(rows)} of {config.episodes} episodes of {task} ran, status {status}"
         raise LaunchError(f"{ran}; the end of {log_file}:\n  {tail}")
-    bags = find_bags([config.out / "bags" / task])
+    bags = find_bags([out / "bags" / task])
     return [{**row, "bag": bag} for row, bag in zip(rows, bags, strict=True)]
 
 

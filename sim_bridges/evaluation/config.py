@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from lavla_ros.config import ConfigError
@@ -29,13 +29,13 @@ class EvaluationConfig:
     """Whether a checkpoint runs in the worker's process, or in a policy node behind ROS topics. The episodes are the
     same."""
     episodes: int | None = None
-    """Number of episodes per task."""
+    """Number of episodes per task. The default is the benchmark's official number."""
     seed: int | None = None
-    """Seed of the evaluation; episode i of a seed always begins in the same state."""
+    """Seed of the evaluation; episode i of a seed always begins in the same state. The default is the benchmark's."""
     max_steps: int | None = None
-    """Number of contract steps after which an episode has failed."""
+    """Number of contract steps after which an episode has failed. The default is the benchmark's official limit."""
     replan_steps: int | None = None
-    """Number of contract steps executed from a chunk before the next inference."""
+    """Number of contract steps executed from a chunk before the next inference. The default is the benchmark's."""
     latency_steps: int = 0
     """Number of contract steps between an observation and the arrival of its chunk; 0 means that inference is free."""
     device: str = DEFAULT_DEVICE
@@ -43,7 +43,7 @@ class EvaluationConfig:
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of the suite."""
     method: str = ""
-    """Row of the published tables, if it is not the one that the checkpoint names."""
+    """Row of the published tables. The default is the one that the checkpoint names."""
     videos: int = 2
     """Number of successful and of failed episodes shown as videos."""
     timeout_s: float = 120.0
@@ -67,19 +67,14 @@ class EvaluationConfig:
 
     def command(self) -> str:
         """The shell command that repeats this."""
-        words = ["lavla", "eval", self.suite]
-        if self.tasks:
-            words += ["--task", *self.tasks]
-        words += ["--policy", self.policy]
-        for name in ("episodes", "seed", "max_steps", "replan_steps"):
-            if (value := getattr(self, name)) is not None:
-                words += [f"--{name.replace('_', '-')}", str(value)]
-        if self.latency_steps:
-            words += ["--latency-steps", str(self.latency_steps)]
-        if self.through != "process":
-            words += ["--through", self.through]
-        if self.device != "cpu":
-            words += ["--device", self.device]
+        words = ["lavla", "eval", self.suite, *(["--task", *self.tasks] if self.tasks else []), "--policy", self.policy]
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if (
+                item.name not in ("suite", "tasks", "policy", "options", "videos", "timeout_s")
+                and value != item.default
+            ):
+                words += [f"--{item.name.replace('_', '-')}", str(value)]
         for name, value in self.options.items():
             if value:
                 words += ["-o", f"{name}={value}"]

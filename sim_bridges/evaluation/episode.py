@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import traceback
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -10,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.contract import Contract, Observation
+from lavla_ros.errors import is_users
 from sim_bridges.episode import Actor, Observer, run_episode
 from sim_bridges.evaluation.results import EpisodeResult, latency_summary
 from sim_bridges.world import Environment, Plan
@@ -70,6 +72,8 @@ def evaluate_episode(
         success, score, trajectory = episode.success, episode.score, episode.trajectory
     except Exception as raised:  # noqa: BLE001  # whatever went wrong is the episode's error, not its failure
         error = f"{type(raised).__name__}: {raised}"
+        if not is_users(raised):
+            traceback.print_exc()
     latencies_ms = [] if error else judge.latencies_ms
     return result_of(
         plan,

@@ -9,16 +9,15 @@ results.json, report.html   when all are done
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Self, TextIO
+from typing import Any, Self
 
 from lavla_ros.errors import UserError
+from lavla_ros.outputs import sole_writer
 from sim_bridges.evaluation.results import EpisodeResult, read_episode
 from sim_bridges.files import write_json
 
@@ -37,38 +36,21 @@ class EvaluationFolder:
         """Episodes that need not be run: scored in an earlier run. Those in error are to be repeated."""
         self._settings = json.loads(json.dumps(settings))
         self._episodes = path / "episodes"
-        self._lock: TextIO | None = None
+        self._alone = contextlib.ExitStack()
 
     def __enter__(self) -> Self:
-        """Raises StoreError where another evaluation runs in the folder, is finished there, or is a different one."""
-        with self._telling("make"):
+        """Raises StoreError if another evaluation is finished there, or is a different one; OutputError if one runs."""
+        with self._telling("make"), contextlib.ExitStack() as stack:
             self._episodes.mkdir(parents=True, exist_ok=True)
-            self._lock = (self.path / ".lock").open("a+", encoding="utf-8")
-        try:
-            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            self._lock.seek(0)
-            holder = self._lock.read().strip()
-            self._lock.close()
-            raise StoreError(
-                f"another evaluation (process {holder or '?'}) is writing into {self.path}; give another --out"
-            ) from None
-        try:
-            with self._telling("write"):
-                self._lock.truncate(0)
-                self._lock.write(str(os.getpid()))
-                self._lock.flush()
+            stack.enter_context(sole_writer(self.path))
             self._open()
-        except BaseException:
-            self._lock.close()
-            raise
+            self._alone = stack.pop_all()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        assert self._lock is not None
-        self._lock.close()  # the kernel lets go of the lock here, or when the process dies
+        self._alone.close()
 
     def _open(self) -> None:
         settings_file, results = self.path / "evaluation.json", self.path / "results.json"

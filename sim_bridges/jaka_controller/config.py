@@ -28,35 +28,35 @@ class ControllerConfig:
     clock_drift: float = 0.0
     """Fraction by which a cycle of the controller is longer than 8 ms; shorter if negative."""
     servo_depth: int = 100
-    """Periods (8 ms) of servo motion that the queue holds."""
+    """Number of periods (8 ms) of servo motion that the queue holds."""
     overflow: Literal["refuse", "drop_newest", "drop_oldest"] = "refuse"
     """What happens to a servo command that does not fit: an error is answered, or it is lost, or the oldest is."""
     servo_lead_periods: int = 1
-    """Periods between the first servo target and its execution."""
+    """Number of periods (8 ms) between the first servo target and its execution."""
     outside_servo: Literal["refuse", "ignore"] = "refuse"
     """Whether servo commands outside servo mode are answered with an error, or acknowledged without effect."""
     modes_refuse: bool = True
-    """Motion commands are refused in drag and in manual mode. False: they are carried out."""
+    """Whether motion commands are refused in drag and in manual mode, or carried out."""
     filter_acts: bool = True
-    """The servo filter of type 2 limits velocity, acceleration and jerk. False: accepted, without effect."""
+    """Whether the servo filter of type 2 limits velocity, acceleration and jerk, or is accepted without effect."""
     network_exception_acts: bool = True
-    """set_network_exception_handle acts in servo mode. False: in planned motion only."""
+    """Whether set_network_exception_handle acts in servo mode, or in planned motion only."""
     collision_sensitivity: int = 0
     """Collision sensitivity before set_clsn_sensitivity is called: 0 is off, 1 is 25 N, 5 is 125 N."""
     power_loss_clears_outputs: bool = False
-    """The tool outputs fall with the arm's power."""
+    """Whether the tool outputs fall with the arm's power."""
     reports_safety: bool = True
-    """The status push has protective_stop, emergency_stop and on_soft_limit. Older firmware: False."""
+    """Whether the status push has protective_stop, emergency_stop and on_soft_limit; older firmware has not."""
     reports_commanded: bool = True
-    """The status push has the commanded joint_position. Older firmware: False."""
+    """Whether the status push has the commanded joint_position; older firmware has not."""
     reports_modes: bool = True
-    """The status push has drag_status and task_mode. Older firmware: False."""
+    """Whether the status push has drag_status and task_mode; older firmware has not."""
     power_on_s: float = 0.05
-    """Time that switching the power on takes."""
+    """Number of seconds that switching the power on takes."""
     enable_s: float = 0.05
-    """Time that enabling takes."""
+    """Number of seconds that enabling takes."""
     log_size: int = 131072
-    """Arrivals of servo commands, and cycles of motion, that are kept (17 minutes at 125 Hz)."""
+    """Number of servo commands, and of cycles of motion, that are kept (17 minutes at 125 Hz)."""
     limits: Annotated[JointLimits, Suppress] = MINICOBO_LIMITS
     """Soft limits; only the positions are used."""
 
@@ -91,11 +91,11 @@ class EmulatorOptions:
     """Where an emulator listens, and how its controller behaves."""
 
     host: str = "127.0.0.1"
-    """Address to listen on."""
+    """Address that the emulator listens on."""
     port: int = COMMAND_PORT
     """Port for commands; 0 takes a free one."""
     status_port: int = STATUS_PORT
     """Port that pushes the status; 0 takes a free one."""
     status_rate_hz: float = 125.0
-    """Rate of the status push. Controllers push at 10 to 125 Hz."""
+    """Rate of the status push, in Hz. Controllers push at 10 to 125 Hz."""
     controller: ControllerConfig = field(default_factory=ControllerConfig)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Callable
 from typing import Any
 
@@ -12,6 +13,7 @@ from std_srvs.srv import SetBool, Trigger
 from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Observation
 from lavla_ros.episode import EpisodePhase
+from lavla_ros.errors import is_users
 from lavla_ros.ros.client import call
 from sim_bridges.episode import Actor, ExpertActor, Observer, PlayedExpert, run_episode
 from sim_bridges.lockstep.parameters import LockstepParameters
@@ -94,6 +96,8 @@ class Episodes:
             reason, score = episode.reason, episode.score
         except (RuntimeError, ValueError) as error:
             reason = str(error) or type(error).__name__
+            if not is_users(error):
+                traceback.print_exc()
         steps, trajectory = (0, "") if publisher is None else (publisher.steps, publisher.trajectory)
         self._topics.announce(phase, reason=reason, steps=steps)
         over = {"state": phase, "reason": reason, "score": score, "steps": steps, "trajectory": trajectory}

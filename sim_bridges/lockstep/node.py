@@ -32,6 +32,7 @@ from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
 from lavla_ros import topics
+from lavla_ros.config import parse_options
 from lavla_ros.contract import load_contract, require_same_contract
 from lavla_ros.episode import EpisodePhase
 from lavla_ros.ros.client import ServiceError
@@ -43,7 +44,7 @@ from sim_bridges.lockstep.episodes import Episodes, Recorder
 from sim_bridges.lockstep.parameters import LockstepParameters, Request
 from sim_bridges.lockstep.thread import SimulatorThread
 from sim_bridges.lockstep.topics import LockstepTopics
-from sim_bridges.suites import choose_tasks, load_suite, options_of, parse_options
+from sim_bridges.suites import choose_tasks, load_suite, options_of
 from sim_bridges.world import Assets, ExtraTopics, HasExtraTopics, Start, Suite, SuiteError
 from sim_bridges.worlds import DEFAULT_SUITE
 

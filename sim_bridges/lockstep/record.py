@@ -22,6 +22,7 @@ from lavla_ros.bringup.stack import Process
 from lavla_ros.config import ConfigError
 from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
+from lavla_ros.outputs import sole_writer
 from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.suites import choose_tasks, load_suite
 from sim_bridges.world import Options
@@ -37,21 +38,27 @@ class RecordConfig:
     """A batch of scripted demonstrations."""
 
     out: Path
+    """Folder for the bags."""
     suite: str = DEFAULT_SUITE
-    """Name, or ``module:factory``."""
+    """Name of a suite, or module:factory of yours: the simulator that the expert acts in."""
     task: str = ""
-    """Name or number; empty: the suite's first usual one."""
+    """Task that is demonstrated, by name or number. The default is the suite's first usual task."""
     options: Options = field(default_factory=dict)
-    """Of the suite."""
+    """Options of the suite."""
     episodes: int = 400
+    """Number of episodes."""
     seed: int = 0
-    """Episode i uses seed ``seed + i``, or, in a suite with recorded initial states, always this one."""
+    """Seed of the first scene; episode i has that of seed + i, or, in a suite with recorded initial states, always this
+    one."""
     initial_state: int = 0
-    """Episode i begins in initial state ``initial_state + i``, in a suite that has them."""
+    """Number of the first initial state, in a suite that has recorded ones; each episode begins in the next one."""
     workers: int = 1
+    """Number of parallel simulators, each with a recorder and a ROS domain of its own."""
     disturb: bool = True
+    """Whether short random pushes move the arm off its path, so that the demonstrations show recoveries."""
     max_steps: int | None = None
-    """Contract steps after which a demonstration has failed; None: what the suite says, else the official limit."""
+    """Number of contract steps after which a demonstration has failed. The default is the suite's, or else the official
+    limit."""
 
     def __post_init__(self) -> None:
         if self.episodes < 1 or not 1 <= self.workers <= 16:
@@ -74,16 +81,15 @@ class RecordSummary:
 
 
 def record_expert(config: RecordConfig, on_episode: Callable[[dict[str, object]], None]) -> RecordSummary:
-    """Run all workers to the end. Raises RecordError with the last lines of the worker that failed, DomainError where
-    there are not enough free ROS domains."""
+    """Run all workers to the end. Raises RecordError with the last lines of the worker that failed, DomainError if
+    there are not enough free ROS domains, OutputError if another process records into the same folder."""
     began = time.monotonic()
-    config.out.mkdir(parents=True, exist_ok=True)
-    if any(config.out.glob("*/episode_*")):
-        raise RecordError(f"{config.out} holds recorded episodes already; give another --out")
     count = min(config.workers, config.episodes)
     workers: list[_Worker] = []
     episodes: list[dict[str, object]] = []
-    with ExitStack() as stack:
+    with sole_writer(config.out), ExitStack() as stack:
+        if any(config.out.glob("*/episode_*")):
+            raise RecordError(f"{config.out} holds recorded episodes already; give another --out")
         domains, keep = stack.enter_context(free_domains(count))
         for i in range(count):
             workers.append(worker := _Worker(config, i, domains[i], keep[i]))

@@ -14,83 +14,37 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from lavla_ros.config import ConfigError, read_plain
+from lavla_ros.config import read_plain
 from lavla_ros.errors import UserError
+from lavla_ros.outputs import sole_writer
 from lavla_ros.policy.config import StrategyConfig
-from lavla_ros.policy.strategies import STRATEGIES, BackboneShape, build_strategy, find_strategy
+from lavla_ros.policy.strategies import BackboneShape, build_strategy
 from lavla_ros.yaml_text import dump_yaml, load_yaml
 from sim_bridges.evaluation.statistics import wilson95
 from sim_bridges.files import write_json
+from sim_bridges.paper.config import StudyConfig
 from sim_bridges.suites import load_suite
-from sim_bridges.world import Options, Recipes, Suite
-from sim_bridges.worlds import DEFAULT_SUITE
 
 
 class StudyError(UserError, RuntimeError):
     """A stage failed; the stages before it are kept."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class StudyConfig:
-    """One study."""
-
-    bags: tuple[Path, ...]
-    """Recorded episodes, or folders of them."""
-    out: Path
-    suite: str = DEFAULT_SUITE
-    """Where the policies are evaluated, and the bags were recorded."""
-    options: Options = field(default_factory=dict)
-    """Of the suite."""
-    tasks: tuple[str, ...] = ()
-    """Of the suite; none: its default ones."""
-    steps: int = 2_000
-    """Optimizer steps of every policy (Table 8: the same for all methods)."""
-    strategies: tuple[str, ...] = ()
-    """By name or as ``module:attribute``; none: all that come with the package."""
-    episodes: int | None = None
-    """Lock-step episodes per task and policy, the same for all; None: those of the suite's recipes."""
-    evaluation_seed: int | None = None
-    """None: that of the suite's recipes, else of its rules."""
-    replan_steps: int | None = None
-    """Contract steps between two inferences; None: the suite's."""
-    live_episodes: int = 3
-    """Episodes of each policy through the policy node on the suite's live stack; 0: none."""
-    workers: int = 2
-    """Policies that are trained and evaluated at a time."""
-    action_recipe: Path | None = None
-    """Configuration of the action latent action model; None: the suite's, as for the next two."""
-    image_recipe: Path | None = None
-    """Configuration of the image latent action model."""
-    policy_recipe: Path | None = None
-    """Configuration of the policies; its strategy is replaced."""
-
-    def __post_init__(self) -> None:
-        if not self.strategies:
-            object.__setattr__(self, "strategies", tuple(STRATEGIES))
-        for strategy in self.strategies:
-            find_strategy(strategy)
-        for key, low in (("steps", 1), ("episodes", 1), ("replan_steps", 1), ("live_episodes", 0), ("workers", 1)):
-            if (value := getattr(self, key)) is not None and value < low:
-                raise ConfigError(f"{key} is {value}; expected at least {low}")
-        suite = load_suite(self.suite, self.options)
-        recipes = _recipes_of(suite, self)
-        seed = suite.rules.seed if recipes.seed is None else recipes.seed
-        for key, value in (("episodes", recipes.episodes), ("evaluation_seed", seed)):
-            if getattr(self, key) is None:
-                object.__setattr__(self, key, value)
-
-
 def run_study(config: StudyConfig, say: Callable[[str], None], *, lavla: Sequence[str]) -> Path:
     """Run what is not done yet; returns the table (Markdown). ``lavla``: the program whose commands the stages are.
 
-    Raises StudyError naming the stage and its log.
+    Raises StudyError naming the stage and its log, OutputError if another study writes ``out``.
     """
+    with sole_writer(config.out):
+        return _run(config, say, lavla)
+
+
+def _run(config: StudyConfig, say: Callable[[str], None], lavla: Sequence[str]) -> Path:
     suite = load_suite(config.suite, config.options)
-    stages, recipes = _Stages(config.out, lavla, say), _recipes_of(suite, config)
+    stages, recipes = _Stages(config.out, lavla, say), config.recipes(suite)
     shown = [config.suite, *(text for option in config.options.items() for text in ("-o", "=".join(option)))]
     shown += ["--task", *config.tasks] if config.tasks else []
     contract = stages.write("contract.yaml", suite.contract.to_dict())
@@ -221,20 +175,6 @@ class _Stages:
         file = self._configs / name
         file.write_text(dump_yaml(dict(recipe)), encoding="utf-8")
         return file
-
-
-def _recipes_of(suite: Suite, config: StudyConfig) -> Recipes:
-    """The suite's recipes with those that the study was given. Raises StudyError for one that neither has."""
-    ours: Recipes | None = getattr(suite, "recipes", None)
-    given = {name: getattr(config, f"{name}_recipe") for name in ("action", "image", "policy")}
-    if ours is not None:
-        return replace(ours, **{name: file for name, file in given.items() if file is not None})
-    if missing := [name for name, file in given.items() if file is None]:
-        raise StudyError(
-            f"suite {suite.name} has no recipes for studies; give your own for {', '.join(missing)} "
-            f"({', '.join(f'--{name}-recipe FILE' for name in missing)}), or let the suite have `recipes`"
-        )
-    return Recipes(**given, episodes=suite.rules.episodes)
 
 
 def _file_name(strategy: str) -> str:

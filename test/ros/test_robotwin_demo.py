@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import av
 import pytest
 
 from lavla_ros.bringup.launcher import LaunchError
+from lavla_ros.outputs import OutputError
 from lavla_ros.recording import BagReader, find_bags
-from sim_bridges.demos.demo import DemoConfig, run_demo
+from sim_bridges.demos.config import DemoConfig
+from sim_bridges.demos.demo import run_demo
 from sim_bridges.evaluation.results import Results
 from sim_bridges.world import SuiteError
 
@@ -18,14 +22,22 @@ pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("vulkan")]
 SUITE, TASK = "robotwin_standin", "move_blocks_to_pads"
 
 
-def test_two_arms_solve_a_task_and_it_is_shown(tmp_path: Path) -> None:
+def test_two_arms_solve_a_task_and_it_is_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Here, and at the same time from another shell, where it goes the same way."""
     said: list[str] = []
     out = tmp_path / "demo"
+    monkeypatch.delenv("ROS_DOMAIN_ID")
+    command = [sys.executable, "-m", "lavla_ros.cli", "demo-bimanual", "--tasks", TASK]
+    other = subprocess.Popen(
+        [*command, "--out", str(tmp_path / "other")], text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
+    )
     results = run_demo(DemoConfig(out=out, suite=SUITE, tasks=(TASK,), episodes=1), said.append)
     (episode,) = results.episodes
     assert episode.success and episode.seed == 100_000 and episode.task == TASK
     assert f"{TASK}, seed 100000: succeeded after {episode.length_steps} steps" in said
-    assert Results.read(out).fingerprint == results.fingerprint
+    told, _ = other.communicate(timeout=200.0)
+    assert other.returncode == 0, told
+    assert Results.read(out).fingerprint == results.fingerprint == Results.read(tmp_path / "other").fingerprint
     (bag,) = find_bags([out / "bags"])
     with BagReader(bag) as reader:
         commands = sum(1 for _ in reader.messages(["/joint_command"]))
@@ -48,7 +60,7 @@ def test_what_it_refuses(tmp_path: Path) -> None:
         DemoConfig(out=tmp_path, suite=SUITE, seed=-1)
     with pytest.raises(ValueError, match="disturb pushes the expert's arm, and bundled is to act"):
         DemoConfig(out=tmp_path, disturb=True)
-    with pytest.raises(FileExistsError):
+    with pytest.raises(OutputError, match="exists already; choose another folder"):
         run_demo(DemoConfig(out=tmp_path, suite=SUITE), print)
 
 

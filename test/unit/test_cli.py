@@ -63,7 +63,11 @@ def test_help_waits_for_no_heavy_import() -> None:
 
 
 @pytest.mark.parametrize(
-    "name", [*sorted(set(cli.COMMANDS) - {"latent train"}), "latent train action", "latent train image"]
+    "name",
+    [
+        *sorted(set(cli.COMMANDS) - {"latent train", "bench"}),
+        *("latent train action", "latent train image", "bench tabletop", "record --by person"),
+    ],
 )
 def test_every_option_of_every_command_is_explained(name: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):

@@ -9,6 +9,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +75,7 @@ def parts(words: list[str]) -> Iterator[list[str]]:
 def check_lavla(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     if words[0].isupper():
         return
-    name = " ".join(words[:2]) if words[0] == "latent" and words[1:] else words[0]
+    name = " ".join(words[:2]) if " ".join(words[:2]) in cli.COMMANDS or words[0] == "latent" else words[0]
     rest = words[len(name.split()) :]
     if name not in ("latent", "--version"):
         assert name in cli.COMMANDS
@@ -88,10 +89,9 @@ def check_lavla(words: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         monkeypatch.setattr(module, run, lambda config: tmp_path)
     if name == "emulator":
         monkeypatch.setattr(emulator, "run_emulator", lambda *_: 0)
-    if name in TRAIN or name == "emulator":
-        with pytest.raises(SystemExit) as ended:  # these read their options as they begin
+    if name in TRAIN or name == "emulator":  # these read their options as they begin
+        with pytest.raises(SystemExit, match=r"^0$") if name == "emulator" else nullcontext():
             call()
-        assert ended.value.code == 0
     if "--stack" in rest:
         given = rest[rest.index("--stack") + 1 :]
         load_stack("record_demos", dict(word.split(":=", 1) for word in given), run_dir=tmp_path)

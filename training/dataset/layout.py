@@ -12,9 +12,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +21,7 @@ import pyarrow.parquet as pq
 
 from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.errors import UserError
+from lavla_ros.outputs import replacing
 from lavla_ros.yaml_text import dump_yaml
 
 CODEBASE_VERSION = "v3.0"
@@ -148,22 +147,9 @@ def data_schema(contract: Contract) -> pa.Schema:
 # ---------------------------------------------------------------------- files, written whole or not at all
 
 
-@contextmanager
-def _replacing(path: Path) -> Iterator[Path]:
-    """A file beside ``path`` to write; it takes its place where all went well, and goes where not (disk full)."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    except BaseException:
-        temporary.unlink(missing_ok=True)
-        raise
-
-
 def write_text(path: Path, text: str) -> None:
     """Replace a file atomically."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
@@ -173,7 +159,7 @@ def write_json(path: Path, value: Any) -> None:
 
 def write_table(path: Path, table: pa.Table) -> None:
     """Replace a parquet file atomically (snappy)."""
-    with _replacing(path) as temporary:
+    with replacing(path) as temporary:
         pq.write_table(table, temporary, compression="snappy")
 
 

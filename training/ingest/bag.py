@@ -18,6 +18,7 @@ from lavla_ros.contract import Contract, ContractError, Observation, recording_d
 from lavla_ros.observation import ObservationPipeline, camera_topic_choices, stamp_ns
 from lavla_ros.recording import BagError, BagReader, EpisodeInfo, find_bags
 from lavla_ros.typing import NS_PER_S
+from training.bag_options import BagOptions
 from training.dataset import layout
 from training.dataset.labels import LabelTrack
 from training.ingest.build import EpisodeReport, IngestError, Kind, Rejected, Rejection, Step
@@ -34,24 +35,11 @@ _IMAGES = ("sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Bags:
+class Bags(BagOptions):
     """What to take from bags, and how."""
 
     default_contract: ClassVar[str | None] = None
     first_frames: ClassVar[bool] = False
-
-    outcomes: tuple[str, ...] = ("succeeded",)
-    """Episode marks to convert; add ``unmarked`` for bags of other recorders."""
-    instruction: str | None = None
-    """Instruction for bags that have neither an instruction message nor one in their metadata."""
-    allow_gaps: bool = False
-    """Keep episodes with lost steps (their true times are in ``capture_ns``)."""
-    min_steps: int = 2
-    """Shorter episodes are rejected."""
-    allow_contract_differences: bool = False
-    """Convert bags that were recorded under another contract, where topics and names fit."""
-    log_time: tuple[str, ...] = ()
-    """Streams (cameras, ``state``, ``command``) to take by their log times: their stamps are 0, or another clock's."""
 
     def __post_init__(self) -> None:
         if self.min_steps < 1:

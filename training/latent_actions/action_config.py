@@ -17,15 +17,15 @@ class ActionLamConfig:
     """The model and its objective (paper, App. A.2); the defaults are the paper's."""
 
     chunk_size: int | None = None
-    """The contract says H. A file that says it too, as a checkpoint does, must agree with the contract."""
+    """Number of steps of a chunk, H. The default is the contract's, and no other value is accepted."""
     frequency_features: Literal["fft", "none"] = "fft"
     """Whether the encoder sees the spectrum of the chunk (fft) beside its actions."""
     width: int = 128
-    """d: width of the encoder and of the codebook."""
+    """Width d of the encoder and of the codebook."""
     dilations: tuple[int, ...] = (1, 2, 4)
     """Dilations of the convolutions over time, which have kernel size 3."""
     layers: int = 2
-    """Layers of the Transformer encoder."""
+    """Number of layers of the Transformer encoder."""
     heads: int = 4
     """Number of attention heads of the Transformer encoder."""
     feedforward: int = 256
@@ -33,17 +33,17 @@ class ActionLamConfig:
     decoder_width: int = 256
     """Hidden width of the per-timestep decoder."""
     codebook_size: int = 256
-    """K: number of codes."""
+    """Number of codes, K."""
     codebook_decay: float = 0.99
     """Decay of the codebook's moving averages, per batch."""
     restart_below: float = 0.5
-    """A code used less often than this per batch (moving average) is put on a latent of the batch."""
+    """Number of uses per batch (moving average) below which a code is put on a latent of the batch."""
     mask_ratio: float = 0.15
     """Probability that a timestep's latent is masked for Eq. 18."""
     mask_weight: float = 0.1
-    """λ_mask of Eq. 16."""
+    """Weight λ_mask of the masked term in Eq. 16."""
     commit_weight: float = 0.25
-    """β of Eq. 16."""
+    """Weight β of the commitment term in Eq. 16."""
     actions: ActionCodingConfig = field(default_factory=ActionCodingConfig)
     """How chunks are normalised before they are encoded."""
 
@@ -65,7 +65,8 @@ class ActionDataConfig:
     """Whose action chunks are learned."""
 
     datasets: tuple[Path, ...] = (Path("data/tabletop"),)
-    """LeRobotDataset v3.0 directories of one robot, mixed (paper: one model per benchmark, all its tasks)."""
+    """LeRobotDataset v3.0 directories of one robot, which are mixed; the paper has one model per benchmark, for all
+    tasks."""
     contract: str = DEFAULT_CONTRACT
     """Name of a contract in config/contracts, or a file; it must be that of the datasets."""
     validation_fraction: float = 0.05
@@ -81,7 +82,7 @@ class ActionLamTrainConfig(CodebookRunConfig):
     """One training run of the action model."""
 
     kind: Literal["action"] = "action"
-    """Tells `lavla latent train` which of the two models a file is about."""
+    """Kind of the model, by which `lavla latent train` knows what a file is about."""
     output: Path = Path("runs/latent_action")
     """Folder of the run: model/, resume/, metrics.jsonl, tensorboard/, codebook_usage.png."""
     validate_every: int = 2_000

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lavla_ros.contract import Contract, load_contract
-from training.command import run_command
 from training.latent_actions.action_config import ActionLamTrainConfig
 from training.latent_actions.action_data import ActionChunks, chunk_stats, constant_dimensions, load_chunks
 from training.latent_actions.action_model import ActionLamLoss, ActionLatentModel
@@ -125,18 +123,3 @@ def train_action_lam(config: ActionLamTrainConfig) -> Path:
         chunks = load_chunks(config.data, contract)
         reporter.message(f"{len(chunks)} chunks of {len(np.unique(chunks.episode_N))} episodes")
         return Trainer(ActionTask(config, contract, chunks), reporter).run()
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 on success, 1 with a message on standard error otherwise."""
-    return run_command(
-        ActionLamTrainConfig,
-        train_action_lam,
-        prog="lavla latent train",
-        description=__doc__,
-        argv=argv,
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -13,7 +13,7 @@ class CodebookRunConfig(RunConfig):
     """One training run of a latent action model; each model adds its own settings."""
 
     steps: int = 50_000
-    """Optimizer steps."""
+    """Number of optimizer steps."""
     learning_rate: float = 1e-4
     """Learning rate; it is constant."""
     log_every: int = 100

@@ -9,6 +9,7 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.errors import UserError
+from lavla_ros.outputs import new_file
 from lavla_ros.policy.device import resolve_device
 from lavla_ros.policy.normalization import relative_indices
 from training.dataset import EpisodeDataset
@@ -119,26 +121,26 @@ class ActionTokenizer:
 
 def encode_file(source: Path, model: Path, out: Path, states: Path | None = None) -> tuple[int, ...]:
     """Encode ``source``, a .npy of chunks or a dataset (every step's chunk), into ``out``; returns the codes' shape."""
-    _require_npy(out)
-    tokenizer = ActionTokenizer.load(model)
-    if source.is_dir():
-        if states is not None:
-            raise EncodeError(f"{source} is a dataset and has states of its own; leave --states out")
-        dataset = EpisodeDataset(source, tokenizer.model.contract)
-        actions = np.stack([dataset.chunk(i)[0] for i in range(len(dataset))])
-        codes = tokenizer.encode(actions, dataset.states)
-    else:
-        codes = tokenizer.encode(_floats(read_array(source), source), _read_states(states, tokenizer))
-    _write_array(out, codes.astype(np.int32))
+    with _new_array(out) as path:
+        tokenizer = ActionTokenizer.load(model)
+        if source.is_dir():
+            if states is not None:
+                raise EncodeError(f"{source} is a dataset and has states of its own; leave --states out")
+            dataset = EpisodeDataset(source, tokenizer.model.contract)
+            actions = np.stack([dataset.chunk(i)[0] for i in range(len(dataset))])
+            codes = tokenizer.encode(actions, dataset.states)
+        else:
+            codes = tokenizer.encode(_floats(read_array(source), source), _read_states(states, tokenizer))
+        _save(path, codes.astype(np.int32))
     return codes.shape
 
 
 def decode_file(source: Path, model: Path, out: Path, states: Path | None = None) -> tuple[int, ...]:
     """Decode a .npy of codes into a .npy of actions; ``states``: a .npy or the dataset that the codes come from."""
-    _require_npy(out)
-    tokenizer = ActionTokenizer.load(model)
-    actions = tokenizer.decode(read_array(source), _read_states(states, tokenizer))
-    _write_array(out, actions)
+    with _new_array(out) as path:
+        tokenizer = ActionTokenizer.load(model)
+        actions = tokenizer.decode(read_array(source), _read_states(states, tokenizer))
+        _save(path, actions)
     return actions.shape
 
 
@@ -173,11 +175,12 @@ def _require_finite(what: str, values: NDArray[np.floating[Any]]) -> None:
         raise EncodeError(f"{what} hold {len(bad)} values that are not finite, the first at index {bad[0].tolist()}")
 
 
-def _require_npy(path: Path) -> None:
+def _new_array(path: Path) -> AbstractContextManager[Path]:
     if path.suffix != ".npy":
         raise EncodeError(f"the output {path} should end with .npy")
+    return new_file(path)
 
 
-def _write_array(path: Path, array: NDArray[Any]) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, array, allow_pickle=False)
+def _save(path: Path, array: NDArray[Any]) -> None:
+    with path.open("wb") as file:  # a name without .npy would get one
+        np.save(file, array, allow_pickle=False)

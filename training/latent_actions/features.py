@@ -8,11 +8,9 @@ what else of the file is in memory is the kernel's cache, which gives way when m
 
 from __future__ import annotations
 
-import fcntl
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -31,6 +29,7 @@ from transformers import (
 )
 
 from lavla_ros.config import ConfigError, check
+from lavla_ros.outputs import sole_writer
 from training.dataset import EpisodeDataset
 from training.latent_actions.image_config import FeatureConfig, TextConfig
 from training.machine import require_disk
@@ -215,7 +214,11 @@ def cached_features(
     folder = folder or dataset.path / "latent" / "features"
     shape = (len(dataset), extractor.config.tokens, extractor.config.width)
     file = folder / f"{camera}-{feature_key(dataset, camera, extractor)}.npy"
-    with _locked(folder):
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DataError(f"features cannot be kept in {folder}: {error.strerror}; set data.cache_dir") from None
+    with sole_writer(folder, wait=True):
         if not file.exists():
             _write_features(file, shape, dataset, camera, extractor, batch, threads, on_frame)
     features: NDArray[np.float16] = np.load(file, mmap_mode="r")
@@ -307,16 +310,3 @@ def _hash_of_weights(network: nn.Module) -> str:
 def _vector_of(word: str, width: int) -> Tensor:
     seed = int.from_bytes(hashlib.sha256(word.encode()).digest()[:8], "big")
     return torch.from_numpy(np.random.default_rng(seed).standard_normal(width, dtype=np.float32))
-
-
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """One process writes, others that want the same wait for it; the lock of a dead one is free."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = (folder / "lock").open("w", encoding="utf-8")
-    except OSError as error:
-        raise DataError(f"features cannot be kept in {folder}: {error.strerror}; set data.cache_dir") from None
-    with lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield

@@ -21,26 +21,27 @@ class FeatureConfig:
     """The frozen image encoder: N patch tokens of F numbers. The defaults are UniVLA's."""
 
     kind: Literal["dinov2", "random"] = "dinov2"
-    """dinov2: a pretrained DINOv2 with registers. random: a small one with random weights, for tests and
-    small recipes; it needs no download, and keeps what is where in a picture, not what it is."""
+    """Encoder: "dinov2" is a pretrained DINOv2 with registers, "random" a small one with random weights, for tests
+    and small recipes. The latter needs no download, and keeps what is where in a picture, not what it is."""
     path: str = "facebook/dinov2-with-registers-base"
-    """dinov2 only: local folder or hub name."""
+    """For dinov2, local folder or hub name."""
     revision: str = "main"
-    """dinov2 only: revision on the hub."""
+    """For dinov2, revision on the hub."""
     image_size: int = 224
-    """Side to which images are brought, pixels."""
+    """Side of the square that images are scaled to, in pixels."""
     patch_size: int = 14
-    """Side of a patch, pixels."""
+    """Side of a patch, in pixels."""
     width: int = 768
-    """F: width of the features; a pretrained network must have it."""
+    """Width F of the features; a pretrained network must have it."""
     depth: int = 2
-    """random only: number of layers."""
+    """For random, number of layers."""
     heads: int = 2
-    """random only: number of attention heads."""
+    """For random, number of attention heads."""
     seed: int = 0
-    """random only: seed of the weights."""
+    """For random, seed of the weights."""
     fingerprint: str = ""
-    """Hash of the network's weights, written by training: another network is refused. Empty: any."""
+    """Hash of the network's weights, which training writes; another network is then refused. By default any is
+    taken."""
 
     def __post_init__(self) -> None:
         for key in ("image_size", "patch_size", "width", "depth", "heads"):
@@ -65,15 +66,15 @@ class TextConfig:
     """The frozen text encoder of stage 1: up to L tokens of E numbers. The defaults are UniVLA's."""
 
     kind: Literal["t5", "hashed"] = "t5"
-    """t5: the encoder of a T5. hashed: a fixed random vector per word, for tests and small recipes."""
+    """Encoder: "t5" is that of a T5, "hashed" a fixed random vector per word, for tests and small recipes."""
     path: str = "google-t5/t5-base"
-    """t5 only: local folder or hub name."""
+    """For t5, local folder or hub name."""
     revision: str = "main"
-    """t5 only: revision on the hub."""
+    """For t5, revision on the hub."""
     width: int = 768
-    """E: width of a token; a pretrained network must have it."""
+    """Width E of a token; a pretrained network must have it."""
     max_tokens: int = 128
-    """L: number of tokens of an instruction; longer ones are cut."""
+    """Largest number of tokens of an instruction, L; longer ones are cut."""
 
     def __post_init__(self) -> None:
         check(self.width >= 1, "text.width", self.width, "at least 1")
@@ -85,12 +86,14 @@ class ImageLamConfig:
     """The model (paper, Sec. 3.2.1, App. A.1, Fig. 7); the defaults are the paper's, which are UniVLA's."""
 
     stage: Literal[1, 2] = 2
-    """1: conditioned on language, so its codes hold what language does not tell: the uncontrollable part.
-    2: without language; new tokens and a new codebook hold the controllable part, beside those of stage 1."""
+    """Stage of the model. Stage 1 is conditioned on language, so its codes hold what language does not tell: the
+    uncontrollable part. Stage 2 is not; its new tokens and codebook hold the controllable part, beside those of
+    stage 1."""
     delta: int = 32
-    """δ of Eq. 1, steps between the two images; at an episode's end the later one is its last."""
+    """Number of steps between the two images, δ of Eq. 1; at an episode's end the later one is its last."""
     cameras: tuple[str, ...] = ()
-    """Cameras whose transitions are learned; labels are made from the first. Empty: the contract's first."""
+    """Cameras whose transitions are learned; labels are made from the first. The default is the contract's first
+    camera."""
     width: int = 768
     """Width of encoder and decoder."""
     encoder_blocks: int = 12
@@ -102,17 +105,17 @@ class ImageLamConfig:
     dropout: float = 0.0
     """Probability that a hidden value is dropped while training."""
     tokens: int = 4
-    """P: latent tokens of a transition, of each kind (controllable, uncontrollable)."""
+    """Number of latent tokens of a transition, P, of each kind (controllable, uncontrollable)."""
     latent_width: int = 128
-    """d: width of a latent token and of the codebooks."""
+    """Width d of a latent token and of the codebooks."""
     codebook_size: int = 16
-    """K: codes of this stage's tokens."""
+    """Number of codes of this stage's tokens, K."""
     environment_codebook_size: int = 16
-    """Stage 2 only: codes of stage 1's codebook, which is kept."""
+    """For stage 2, number of codes of stage 1's codebook, which is kept."""
     commit_weight: float = 0.25
-    """β of Eq. 11."""
+    """Weight β of the commitment term in Eq. 11."""
     restart_below: float = 0.05
-    """A code whose moving share of the tokens falls below this / K is put on a latent of the batch."""
+    """Share of the tokens (moving average), times K, below which a code is put on a latent of the batch."""
     usage_decay: float = 0.99
     """Decay of that moving share, per batch; short runs need a shorter memory."""
     features: FeatureConfig = field(default_factory=FeatureConfig)
@@ -146,17 +149,18 @@ class ImageDataConfig:
     """Whose transitions are learned."""
 
     datasets: tuple[Path, ...] = (Path("data/tabletop"),)
-    """LeRobotDataset v3.0 directories of one robot, mixed."""
+    """LeRobotDataset v3.0 directories of one robot, which are mixed."""
     contract: str = DEFAULT_CONTRACT
     """Name of a contract in config/contracts, or a file; it must be that of the datasets."""
     validation_fraction: float = 0.05
     """Share of the episodes that is never trained on."""
     cache_dir: Path | None = None
-    """Folder of the feature files, shared by runs and by labelling; None: latent/features inside each dataset."""
+    """Folder of the feature files, which runs and labelling share. The default is latent/features inside each
+    dataset."""
     feature_batch: int = 64
-    """Images that go through the frozen encoder at once."""
+    """Number of images that go through the frozen encoder at once."""
     decode_threads: int = DECODE_THREADS
-    """Threads that decode videos."""
+    """Number of threads that decode videos."""
 
     def __post_init__(self) -> None:
         check(len(self.datasets) > 0, "data.datasets", self.datasets, "at least one directory")
@@ -170,29 +174,30 @@ class ImageLamTrainConfig(CodebookRunConfig):
     """One training run of the image model."""
 
     kind: Literal["image"] = "image"
-    """Tells `lavla latent train` which of the two models a file is about."""
+    """Kind of the model, by which `lavla latent train` knows what a file is about."""
     output: Path = Path("runs/latent_image")
     """Folder of the run: model/, resume/, metrics.jsonl, tensorboard/, codebook_usage.png; stage1/ if it trains that
     too."""
     initial: Path | None = None
-    """Model to begin from. One of the same stage gives all weights (the paper fine-tunes UniVLA's stage 2 so); for
-    stage 2 one of stage 1 gives its latent tokens and its codebook, as in UniVLA."""
+    """Model that the training begins from. One of the same stage gives all weights (so the paper fine-tunes UniVLA's
+    stage 2); for stage 2, one of stage 1 gives its latent tokens and its codebook, as in UniVLA."""
     stage_one_steps: int = 50_000
-    """Stage 2 without ``initial`` only: number of steps for which stage 1 is trained first, into output/stage1."""
+    """Number of steps of stage 1, which is trained first, into output/stage1, if stage 2 has no ``initial``."""
     warmup_steps: int = 0
-    """Steps at the start of each stage in which the decoder sees the latents themselves, not codes. The codebook is
-    then seeded with latents that tell transitions apart; with latents of an untrained encoder, which hardly differ, a
-    short run ends with one code per token. 0 if ``initial`` gives a trained codebook."""
+    """Number of steps at the start of each stage in which the decoder sees the latents themselves, not codes. The
+    codebook is then seeded with latents that tell transitions apart; with those of an untrained encoder, which
+    hardly differ, a short run ends with one code per token. It has to be 0 if ``initial`` gives a trained
+    codebook."""
     batch_size: int = 64
-    """Transitions per optimizer step, over all processes and accumulation steps."""
+    """Number of transitions per optimizer step, over all processes and accumulation steps."""
     weight_decay: float = 1e-2
     """Weight decay of AdamW."""
     gradient_clip: float = 0.1
     """Largest norm of the gradient; longer gradients are scaled down to it."""
     action_weight: float = 1.0
-    """λ_act of Eq. 15; 0 leaves the action head out (Table 6)."""
+    """Weight λ_act of the action term in Eq. 15; 0 leaves the action head out (Table 6)."""
     action_fraction: float = 0.05
-    """Share of the training transitions whose action is known to the action head: a fixed draw by ``seed``."""
+    """Share of the training transitions whose action the action head is shown; ``seed`` draws them."""
     action_head_width: int = 256
     """Hidden width of the action head."""
     model: ImageLamConfig = field(default_factory=ImageLamConfig)

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,6 @@ from torch import Tensor, nn
 
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.policy.device import resolve_device
-from training.command import run_command
 from training.latent_actions.checkpoint import load_latent_model
 from training.latent_actions.codebook_task import CodebookTask, refuse_finished, to_record
 from training.latent_actions.features import TextEncoder, TextStates, load_features
@@ -207,18 +205,3 @@ def _stage_one(config: ImageLamTrainConfig, contract: Contract, transitions: Tra
             reporter.message("stage 1: conditioned on language")
             Trainer(ImageTask(first, contract, transitions), reporter).run()
     return load_latent_model(target, ImageLatentModel)
-
-
-def main(argv: Sequence[str] | None = None) -> int:
-    """Entry point; 0 on success, 1 with a message on standard error otherwise."""
-    return run_command(
-        ImageLamTrainConfig,
-        train_image_lam,
-        prog="lavla latent train",
-        description=__doc__,
-        argv=argv,
-    )
-
-
-if __name__ == "__main__":
-    sys.exit(main())

@@ -7,9 +7,7 @@ that was killed goes on. What is done for one shard is in ``label_shard``.
 
 from __future__ import annotations
 
-import fcntl
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -19,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lavla_ros.config import to_plain
+from lavla_ros.outputs import sole_writer
 from lavla_ros.policy.device import resolve_device
 from training.dataset import Episode, EpisodeDataset, layout
 from training.latent_actions.action_model import ActionLatentModel
@@ -96,8 +95,7 @@ def label(
     if name is not None and (not name or "/" in name or name in ("features", "..", ".")):
         raise LabelError(f"{name!r} can't be a label set's name; use letters and digits, not 'features'")
     folder = dataset_path / FOLDER / (name or manifest.kind)
-    folder.mkdir(parents=True, exist_ok=True)
-    with _alone(folder):
+    with sole_writer(folder):
         _begin(folder, manifest, log)
         left = [shard for shard in manifest.shards if not _is_done(folder, manifest, shard)]
         bytes_per_step = 8 + sum(info.bytes_per_step for info in manifest.keys.values())
@@ -213,17 +211,6 @@ def _is_done(folder: Path, manifest: Manifest, shard: Shard) -> bool:
     except (OSError, pa.ArrowException):
         return False
     return bool(read.num_rows == shard.steps and (read.metadata or {}).get(IDENTITY) == manifest.identity.encode())
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Two runs on one label set would remove each other's files."""
-    with (folder / "lock").open("w", encoding="utf-8") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise LabelError(f"{folder} is being labelled by another process; wait for it, or end it") from None
-        yield
 
 
 def _cached_features(dataset: EpisodeDataset, model: ImageLatentModel, cache_dir: Path | None) -> Path | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 from lavla_ros.contract import Contract
+from lavla_ros.outputs import new_folder
 from lavla_ros.policy.config import ActionCodingConfig
 from lavla_ros.policy.normalization import Normalizer, StatsError, compute_stats
 from training.dataset import EpisodeDataset, layout
@@ -78,11 +79,14 @@ class Meaning:
 def inspect(dataset_path: Path, model_path: Path, out: Path, *, examples: int = 6, seed: int = 0) -> Meaning:
     """Write what the codes of ``model_path`` mean on a labelled dataset into the new folder ``out``.
 
-    Raises MeaningError when ``out`` holds something, or the labels have no embeddings or a single episode;
-    LabelError when there are no usable labels of this model.
+    Raises MeaningError when the labels have no embeddings or a single episode; LabelError when there are no usable
+    labels of this model; OutputError when ``out`` holds something or is being written.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise MeaningError(f"{out} exists already; choose another folder or remove it")
+    with new_folder(out) as made:
+        return _inspect(dataset_path, model_path, made, examples, seed)
+
+
+def _inspect(dataset_path: Path, model_path: Path, out: Path, examples: int, seed: int) -> Meaning:
     folder, manifest = labels_of(dataset_path, model_path)
     if not any(key.startswith("c_") for key in manifest.keys):
         raise MeaningError(f"the labels in {folder} are codes only; label again without --codes-only")
@@ -99,7 +103,7 @@ def inspect(dataset_path: Path, model_path: Path, out: Path, *, examples: int = 
     used = np.flatnonzero(health.counts_K).tolist()
     near = {code: _nearest(dataset, manifest, labels, code, centres_Kd[code], examples) for code in used}
 
-    out.mkdir(parents=True, exist_ok=True)
+    out.mkdir()
     health.plot_usage(out / "usage.png", title=f"{manifest.kind} codes of {dataset_path.name}")
     frames = _frames(dataset, _camera(manifest, model.contract), near.values())
     means = _mean_target(labels, targets, manifest.codebook_size)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import slider_suite
 
 from benchmarks import suite
+from benchmarks.config import SuiteBench
 from sim_bridges.lockstep.record import RecordConfig, record_expert
 from training.ingest import ingest
 
@@ -39,9 +41,8 @@ def test_its_expert_is_recorded_and_converted(tmp_path: Path) -> None:
 
 
 def test_in_process_and_over_topics_the_same_steps_are_taken() -> None:
-    figures = suite.run(
-        slider_suite.NAME, options={"mass_kg": "2.0"}, task="far", steps=6, workers=(1,), rounds=1, episodes=1
-    )
+    bench = SuiteBench(suite=slider_suite.NAME, options={"mass_kg": "2.0"}, task="far", steps=6, workers=(1,))
+    figures = suite.run(replace(bench, rounds=1, episodes=1))
     for every, name in ((2, "lockstep"), (1, "lockstep_picture_for_every_step")):
         measured = figures[name]
         assert (measured["steps"], measured["replan_steps"]) == (6, every)

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from rich.console import Console
 
+from benchmarks.config import SafetyBench
 from benchmarks.safety import campaign, skips
 from benchmarks.safety.motion import LIMITS, after, largest
 from lavla_ros.jaka.driver_config import JakaDriverConfig
@@ -53,7 +54,7 @@ def test_left_out_cycles_of_the_executor_are_the_same_every_time() -> None:
 
 
 def test_a_scenario_in_real_processes() -> None:
-    figures = campaign.run(["protective stop"])
+    figures = campaign.run(SafetyBench(scenarios=("protective stop",)))
     [row] = figures["scenarios"]
     assert "error" not in row, row
     assert any("protective stop" in text for text in row["said"])
@@ -65,4 +66,4 @@ def test_a_scenario_in_real_processes() -> None:
 
 def test_an_unknown_scenario_is_named() -> None:
     with pytest.raises(ValueError, match="no scenario contains 'flying'"):
-        campaign.run(["flying"])
+        campaign.run(SafetyBench(scenarios=("flying",)))

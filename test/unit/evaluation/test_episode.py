@@ -10,6 +10,7 @@ import pytest
 
 from lavla_ros.contract import ActionChunk, Observation, load_contract
 from sim_bridges.episode import Episode, ExpertActor, Observer, PlayedExpert, PolicyError, run_episode
+from sim_bridges.evaluation.episode import evaluate_episode
 from sim_bridges.world import Outcome, Plan
 
 CONTRACT = load_contract("libero")
@@ -159,3 +160,19 @@ def test_an_expert_that_plays_by_itself_is_seen_frame_by_frame() -> None:
     assert (episode.success, episode.steps, episode.reason) == (False, 2, "dropped it")
     assert notes.seen == environment.pictures == [0, 1, 2] and environment.arrived == []
     assert notes.labels == [(0, 1.0), (1, 2.0)], "a frame's label is where the robot is commanded to at the next"
+
+
+@pytest.mark.parametrize(
+    ("raised", "kept"), [(PolicyError("no chunk"), False), (ValueError("shapes (3, 4) and (5, 6) not aligned"), True)]
+)
+def test_a_fault_within_an_episode_keeps_its_traceback(
+    raised: Exception, kept: bool, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fault(self: Counter, chunk: ActionChunk | None) -> None:
+        raise raised
+
+    monkeypatch.setattr(Counter, "step", fault)
+    environment = Counter()
+    result = evaluate_episode(environment, Policy(environment.expert()), CONTRACT, PLAN)
+    assert result.error == f"{type(raised).__name__}: {raised}"
+    assert ("in fault\n" in capsys.readouterr().err) == kept

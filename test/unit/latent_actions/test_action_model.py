@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import signal
@@ -13,8 +12,10 @@ import pytest
 import torch
 from records import load_training_record
 
+from lavla_ros import cli
 from lavla_ros.config import ConfigError, read_config
 from lavla_ros.contract import load_contract
+from lavla_ros.outputs import OutputError, sole_writer
 from training.latent_actions import action_train
 from training.latent_actions.action_config import (
     ActionDataConfig,
@@ -391,10 +392,8 @@ def test_sigterm_ends_the_run_saved_and_without_a_model(tmp_path, small, contrac
     with pytest.raises(TrainingError, match=r"stopped at step 5 of 12.*the same command goes on"):
         Preempted(ActionTask(config, contract, chunks), Log()).run()
     assert not (config.output / "model").exists()
-    with (config.output / "lock").open() as held:
-        fcntl.flock(held, fcntl.LOCK_EX)
-        with pytest.raises(TrainingError, match="another process is training into"):
-            Trainer(ActionTask(config, contract, chunks), Log()).run()
+    with sole_writer(config.output), pytest.raises(OutputError, match=f"being written by another .*{os.getpid()}"):
+        Trainer(ActionTask(config, contract, chunks), Log()).run()
     resumed = Trainer(ActionTask(config, contract, chunks), log)
     assert resumed.run() == config.output / "model"
     assert log.messages[0] == "resumed at step 5 of 12"
@@ -488,9 +487,8 @@ def test_command_trains_from_a_configuration_file(tmp_path, contract, chunks, mo
     )
     monkeypatch.setattr(action_train, "load_contract", lambda name: contract)
     monkeypatch.setattr(action_train, "load_chunks", lambda data, contract: chunks)
-    status = action_train.main(["--config", str(config), "--steps", "8", "--output", str(tmp_path / "out")])
+    cli.main(["latent", "train", "--config", str(config), "--steps", "8", "--output", str(tmp_path / "out")])
     output = capsys.readouterr()
-    assert status == 0, output.err
     assert output.out.strip() == str(tmp_path / "out" / "model")
     assert "perplexity" in output.err
     assert json.loads((tmp_path / "out" / "model" / "training.json").read_text())["steps"] == 8
@@ -511,7 +509,7 @@ def test_command_names_what_is_wrong(tmp_path, text, message, capsys):
     config = tmp_path / "run.yaml"
     config.write_text(text)
     with pytest.raises(SystemExit, match=r"^1$"):
-        action_train.main(["--config", str(config), "--output", str(tmp_path / "out")])
+        cli.main(["latent", "train", "action", "--config", str(config), "--output", str(tmp_path / "out")])
     import re
 
     assert re.search(message, capsys.readouterr().err)

@@ -223,7 +223,7 @@ def test_an_interruption_leaves_nothing_that_looks_whole(dataset, extractor, tmp
 
     with pytest.raises(KeyboardInterrupt):
         cached_features(dataset, "front", extractor, tmp_path, batch=4, on_frame=interrupt)
-    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["lock"]
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == [".lock"]
     assert len(cached_features(dataset, "front", extractor, tmp_path)) == 16
 
 

@@ -15,6 +15,7 @@ import yaml
 from moving_square import FEATURES, SMALL, square_contract, write_squares
 from records import load_training_record
 
+from lavla_ros import cli
 from lavla_ros.config import ConfigError, read_config, to_plain
 from lavla_ros.policy.checkpoint import CheckpointError
 from training.dataset import EpisodeDataset
@@ -29,7 +30,7 @@ from training.latent_actions.image_data import (
     supervised_rows,
 )
 from training.latent_actions.image_model import ImageLatentModel
-from training.latent_actions.image_train import ImageTask, main, train_image_lam
+from training.latent_actions.image_train import ImageTask, train_image_lam
 from training.loop import Trainer, TrainingError
 from training.samples import DataError, split_episodes
 
@@ -247,6 +248,10 @@ def test_time_limit_ends_the_run_with_a_model(transitions, tmp_path):
 # ------------------------------------------------------------------ the command
 
 
+def main(*arguments: str) -> None:
+    cli.main(["latent", "train", "image", *arguments])
+
+
 def write_config(path: Path, config: ImageLamTrainConfig) -> Path:
     path.write_text(yaml.safe_dump(to_plain(config)))
     return path
@@ -269,7 +274,7 @@ def config(data, tmp_path, contract_file) -> ImageLamTrainConfig:
 
 def test_command_trains_both_stages_and_can_fine_tune_the_result(config, tmp_path, capsys):
     file = write_config(tmp_path / "image.yaml", config)
-    assert main(["--config", str(file), "--steps", "5"]) == 0
+    main("--config", str(file), "--steps", "5")
     out = capsys.readouterr()
     assert out.out.strip() == str(tmp_path / "run/model"), out.err
     first = load_latent_model(tmp_path / "run/stage1/model", ImageLatentModel)
@@ -281,7 +286,7 @@ def test_command_trains_both_stages_and_can_fine_tune_the_result(config, tmp_pat
     kept = "latents.environment.quantizer.codebook_Kd"
     assert torch.equal(second.state_dict()[kept], first.state_dict()[kept])
     again = [*("--config", str(file), "--output", str(tmp_path / "tuned"))]
-    assert main([*again, "--initial", str(tmp_path / "run/model"), "--steps", "1", "--learning-rate", "1e-12"]) == 0
+    main(*again, "--initial", str(tmp_path / "run/model"), "--steps", "1", "--learning-rate", "1e-12")
     tuned = load_latent_model(tmp_path / "tuned/model", ImageLatentModel)
     assert not (tmp_path / "tuned/stage1").exists()
     torch.testing.assert_close(tuned.encoder.state_dict(), second.encoder.state_dict())
@@ -290,7 +295,7 @@ def test_command_trains_both_stages_and_can_fine_tune_the_result(config, tmp_pat
 def test_command_says_what_is_wrong(config, tmp_path, capsys):
     def error(changed: ImageLamTrainConfig, *options: str) -> str:
         with pytest.raises(SystemExit, match=r"^1$"):
-            main(["--config", str(write_config(tmp_path / "c.yaml", changed)), *options])
+            main("--config", str(write_config(tmp_path / "c.yaml", changed)), *options)
         return capsys.readouterr().err
 
     assert "nowhere does not exist; make it with `lavla convert`" in error(

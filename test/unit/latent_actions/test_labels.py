@@ -18,10 +18,10 @@ import torch
 from labelled_squares import CODES, save_action_model, save_image_model
 from moving_square import FEATURES, SMALL, square_contract, write_squares
 
+from lavla_ros.outputs import OutputError, sole_writer
 from lavla_ros.policy.checkpoint import CheckpointError
 from training import machine
 from training.dataset import DatasetError, EpisodeDataset, layout
-from training.latent_actions import labelling
 from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import load_latent_model
 from training.latent_actions.features import FeatureExtractor, cached_features, load_features
@@ -66,7 +66,7 @@ def data(whole: Path, tmp_path: Path) -> Path:
 
 
 def content(folder: Path) -> dict[str, str]:
-    files = [p for p in folder.iterdir() if p.name != "lock"]
+    files = [p for p in folder.iterdir() if p.name != ".lock"]
     return {p.name: hashlib.sha256(p.read_bytes()).hexdigest() for p in sorted(files)}
 
 
@@ -216,7 +216,7 @@ def test_a_killed_run_goes_on_where_it_was(models: dict[str, Path], tmp_path: Pa
 
 
 def test_two_runs_on_one_set_do_not_meet(data: Path, models: dict[str, Path]) -> None:
-    with labelling._alone(data / "latent/action"), pytest.raises(LabelError, match="labelled by another process"):
+    with sole_writer(data / "latent/action"), pytest.raises(OutputError, match="being written by another process"):
         label(data, models["action"], workers=ONE)
 
 

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from rosbags.rosbag2 import StoragePlugin, Writer
 
+from lavla_ros.outputs import OutputError
 from lavla_ros.recording import BagError, BagReader, EpisodeRecorder, RecordingError, find_bags, recover_bag
 from lavla_ros.recording.types import EpisodeMarks, jazzy, string_cdr
 
@@ -175,7 +176,7 @@ def test_kill_9_loses_less_than_a_second(tmp_path: Path) -> None:
         assert reader.episode().outcome == "interrupted" and reader.episode().scene == {"task": "t"}
     assert numbers == list(range(len(numbers))) and len(numbers) == report.messages["/data"]
     assert killed_ns - data[-1].stamp_ns < 10**9
-    with pytest.raises(BagError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already"):
         recover_bag(bag)
 
 

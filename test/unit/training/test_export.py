@@ -16,6 +16,7 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLModel
 
 from lavla_ros import cli
 from lavla_ros.contract import Observation
+from lavla_ros.outputs import OutputError
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, trained_parameters
 from lavla_ros.policy.export import export_adapters, export_merged
 from lavla_ros.policy.policy import BUNDLED, VlaPolicy
@@ -114,7 +115,7 @@ def test_a_merged_checkpoint_stands_alone_and_acts_alike(
     )
     with pytest.raises(CheckpointError, match=r"has no adapters: its backbone is '\./backbone' without LoRA"):
         export_merged(tmp_path / "moved", tmp_path / "twice")
-    with pytest.raises(CheckpointError, match="exists already"):
+    with pytest.raises(OutputError, match="exists already"):
         export_adapters(trained / "policy", tmp_path / "moved")
 
 

@@ -10,6 +10,7 @@ import torch
 from accelerate.state import AcceleratorState
 
 from benchmarks import gpu_train
+from benchmarks.config import TrainBench
 from lavla_ros.policy.strategies import STRATEGIES
 
 
@@ -22,9 +23,9 @@ def forgetful() -> Iterator[None]:
 
 
 def test_every_strategy_is_measured() -> None:
-    compared = [*STRATEGIES, outside_strategy.NAME]
-    figures = gpu_train.run(size="small", batch_size=2, steps=2, warmup=1, strategies=compared)
-    assert list(figures["strategies"]) == compared
+    compared = (*STRATEGIES, outside_strategy.NAME)
+    figures = gpu_train.run(TrainBench(size="small", batch_size=2, steps=2, warmup=1, strategies=compared))
+    assert list(figures["strategies"]) == list(compared)
     for measured in figures["strategies"].values():
         assert 0 < measured["step_s"] <= measured["step_s_slowest"]
         assert measured["samples_per_s"] == pytest.approx(2 / measured["step_s"])
@@ -37,4 +38,4 @@ def test_every_strategy_is_measured() -> None:
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
 def test_full_size_needs_a_gpu() -> None:
     with pytest.raises(RuntimeError, match="torch sees no GPU"):
-        gpu_train.run(size="2b")
+        gpu_train.run(TrainBench(size="2b"))

@@ -1,0 +1,92 @@
+"""What each benchmark measures. Imports little: the help of the command line waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from lavla_ros.defaults import BUNDLED_POLICY
+from lavla_ros.errors import FailedError
+
+
+@dataclass(frozen=True, kw_only=True)
+class LiveBench:
+    """What benchmarks of the live stack have in common."""
+
+    duration_s: float = 60.0
+    """Number of seconds to measure."""
+    policy: str = BUNDLED_POLICY
+    """Checkpoint directory of the policy that runs, or "bundled"."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ServoBench(LiveBench):
+    """Punctuality of the 125 Hz loop, measured at the controller."""
+
+    settle_s: float = 3.0
+    """Number of seconds that the stack runs before it is measured."""
+    burn: bool = False
+    """Load every core with a busy process meanwhile."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SafetyBench:
+    """What the arm does when something breaks."""
+
+    scenarios: tuple[str, ...] = ()
+    """Run only the scenarios whose names contain one of these texts. The default is all of them: seven minutes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineBench(LiveBench):
+    """Time from a camera's capture to the first servo command of the chunk."""
+
+    replan_steps: int = 2
+    """Number of contract steps between two inferences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainBench:
+    """Time and memory of an optimizer step."""
+
+    strategies: tuple[str, ...] = ()
+    """Strategies to measure, by name or as module:attribute. The default is all that come with the package."""
+    size: Literal["2b", "small"] = "2b"
+    """Whether the full-size model is measured, which needs a GPU, or a small one that runs anywhere."""
+    batch_size: int = 32
+    """Number of samples per step."""
+    steps: int = 8
+    """Number of steps whose median is taken."""
+    warmup: int = 3
+    """Number of steps before those."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SuiteBench:
+    """Speed of a suite."""
+
+    suite: str
+    """Name of a suite, or module:factory of yours."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Options of the suite."""
+    task: str = ""
+    """Task of the suite. The default is the first of those that it usually runs."""
+    policy: str = ""
+    """Policy whose evaluation is timed. The default is the one that the package has for the suite."""
+    steps: int = 160
+    """Largest number of contract steps of the timed episode."""
+    replan_steps: int | None = None
+    """Number of contract steps between two chunks. The default is the suite's."""
+    workers: tuple[int, ...] = (1, 2)
+    """Numbers of simulators that step side by side; 1 must be among them."""
+    rounds: int = 3
+    """Number of repetitions, whose median is taken."""
+    episodes: int = 10
+    """Number of episodes of a timed evaluation."""
+
+    def __post_init__(self) -> None:
+        if 1 not in self.workers:
+            raise FailedError(
+                f"the workers to try are {list(self.workers)}; one alone is what the others are compared with"
+            )
