@@ -6,6 +6,7 @@ the vision model's input, and in which parameters are trained.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -16,7 +17,7 @@ from lavla_ros.config import ConfigError
 from lavla_ros.policy.config import BackboneConfig, LoraConfig
 from lavla_ros.policy.prompt import TokenIds, add_placeholder_tokens, token_ids
 from lavla_ros.policy.strategies.base import BackboneShape, SegmentKind
-from lavla_ros.policy.tiny import tiny_vlm
+from lavla_ros.policy.tiny import batch_vision_attention, tiny_vlm
 
 PRETRAINED_IMAGE_SIZE = 224
 
@@ -45,62 +46,74 @@ class Backbone(nn.Module):
         self.image_tokens = (side // self.merge_size) ** 2
         self.placeholder_embeddings = nn.Embedding(len(ids.placeholders), self.shape.width)
         nn.init.normal_(self.placeholder_embeddings.weight, std=0.02)
+        batch_vision_attention(vlm)
         if not tiny:
             vlm = vlm.requires_grad_(False) if config.lora is None else _with_lora(vlm, config.lora)
         self.vlm = vlm
-        self._positions: dict[tuple[int, ...], Tensor] = {}
-        self._vision_cache: dict[tuple[int, torch.device], dict[str, Tensor]] = {}
+        self._constants: dict[tuple[object, ...], dict[str, Tensor]] = {}
+        """What depends on the number and size of images and the prompt's length alone."""
 
     def forward(self, images: Tensor, token_ids_BL: Tensor) -> tuple[Tensor, ...]:
         """Hidden states of the embedding and of all N layers, each (B, L, D); the last is normalised.
 
-        ``images``: (B, cameras, size, size, 3) uint8 RGB, in the order of the prompt's image tokens.
+        ``images``: (B, cameras, size, size, 3) uint8 RGB, in the order of the prompt's image tokens. Nothing here
+        waits for the device or depends on the values of a tensor.
         """
-        vision = self._encode_images(images)
-        embeddings = self._embed(token_ids_BL)
-        is_image = token_ids_BL == self.ids.image
-        image_states = vision.pooler_output.to(embeddings.dtype)
-        embeddings = embeddings.masked_scatter(is_image.unsqueeze(-1), image_states)
-        outputs = self.vlm.language_model(
-            inputs_embeds=embeddings,
-            position_ids=self._position_ids(token_ids_BL),
-            visual_pos_masks=is_image,
-            deepstack_visual_embeds=vision.deepstack_features or None,
-            use_cache=False,
-            output_hidden_states=True,
-        )
-        states: tuple[Tensor, ...] = outputs.hidden_states
-        return states
+        cameras, length = images.shape[1], token_ids_BL.shape[1]
+        columns = self.image_columns(cameras, images.device)
+        image_states, deepstack = self.encode_images(images)
+        text = self.vlm.language_model
+        x = self.embed(token_ids_BL)
+        x = x.index_copy(1, columns, image_states.to(x.dtype))
+        rope = self.rope_tables(cameras, length, x)
+        mask = _causal_mask(x) if self.config.attention == "eager" else None  # the others know that they are causal
+        states = [x]
+        for k, layer in enumerate(text.layers):
+            x = layer(x, position_embeddings=rope, attention_mask=mask)
+            states.append(x)
+            if k < len(deepstack):
+                x = x.index_add(1, columns, deepstack[k].to(x.dtype))
+        states[-1] = text.norm(x)
+        return tuple(states)
 
-    def _embed(self, token_ids_BL: Tensor) -> Tensor:
+    def embed(self, token_ids_BL: Tensor) -> Tensor:
+        """(B, L, D) embeddings of the tokens, with our own of the placeholders; images are not in yet."""
         embeddings: Tensor = self.vlm.language_model.embed_tokens(token_ids_BL)
         for row, (_, token) in enumerate(self.ids.placeholders):
             own = self.placeholder_embeddings.weight[row].to(embeddings.dtype)
             embeddings = torch.where((token_ids_BL == token).unsqueeze(-1), own, embeddings)
         return embeddings
 
-    def _encode_images(self, images: Tensor):  # type: ignore[no-untyped-def]
-        count = images.shape[0] * images.shape[1]
-        flat = images.reshape(count, *images.shape[2:]).permute(0, 3, 1, 2)
-        dtype = self.placeholder_embeddings.weight.dtype
-        pixels = flat.to(dtype) / 127.5 - 1.0
+    def encode_images(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        """(B, cameras · tokens, D): what stands at the image tokens, and what DeepStack adds there after a layer."""
+        batch, count = images.shape[0], images.shape[0] * images.shape[1]
+        fixed = self.vision_inputs(count, images.device)
+        vision = self.vlm.visual(self.vision_pixels(images), **fixed, return_dict=True)
+
+        def shape(states: Tensor) -> Tensor:
+            return states.view(batch, -1, states.shape[-1])
+
+        return shape(vision.pooler_output), [shape(states) for states in vision.deepstack_features]
+
+    def vision_pixels(self, images: Tensor) -> Tensor:
+        """(B, cameras, size, size, 3) uint8 → what the patch embedding takes, in [-1, 1]."""
+        flat = images.flatten(0, 1).permute(0, 3, 1, 2)
+        pixels = flat.to(self.placeholder_embeddings.weight.dtype) / 127.5 - 1.0
         if self.config.kind != "tiny":
             pixels = patchify(pixels, self.patch_size, self.merge_size, self.temporal_patch_size)
-        fixed = self._vision_inputs(count, images.device)
-        return self.vlm.visual(pixels, **fixed, return_dict=True)
+        return pixels
 
-    def _vision_inputs(self, count: int, device: torch.device) -> dict[str, Tensor]:
+    def vision_inputs(self, count: int, device: torch.device) -> dict[str, Tensor]:
         """Grid, positions and segment bounds of ``count`` equal images; they depend on nothing else."""
-        key = (count, device)
-        if key not in self._vision_cache:
-            from transformers.vision_utils import (
-                get_vision_cu_seqlens,
-                get_vision_interpolation_indices_and_weights,
-                get_vision_position_ids,
-            )
+        from transformers.vision_utils import (
+            get_vision_cu_seqlens,
+            get_vision_interpolation_indices_and_weights,
+            get_vision_position_ids,
+        )
 
+        def make() -> dict[str, Tensor]:
             visual = self.vlm.visual
-            one = torch.tensor([self.grid], dtype=torch.int64)
+            one = torch.tensor([self.grid], dtype=torch.int64, device="cpu")
             grid = one.expand(count, 3)
             indices, weights = get_vision_interpolation_indices_and_weights(
                 one,
@@ -110,44 +123,70 @@ class Backbone(nn.Module):
                 spatial_merge_size=self.merge_size,
             )
             positions = get_vision_position_ids(one, self.merge_size)
-            fixed = {
+            return {
                 "grid_thw": grid,
                 "interp_indices": indices.repeat(count, 1),
                 "interp_weights": weights.repeat(count, 1),
                 "position_ids": positions.repeat(count, 1),
                 "cu_seqlens": get_vision_cu_seqlens(grid),
             }
-            if len(self._vision_cache) >= 8:
-                self._vision_cache.clear()
-            self._vision_cache[key] = {name: value.to(device) for name, value in fixed.items()}
-        return dict(self._vision_cache[key])
 
-    def _position_ids(self, token_ids_BL: Tensor) -> Tensor:
-        """(3, B, L) multimodal rotary positions; computed once per distinct prompt."""
-        if token_ids_BL.device.type == "meta":
-            return torch.zeros((3, *token_ids_BL.shape), dtype=torch.int64, device="meta")
-        rows = []
-        for ids in token_ids_BL.tolist():
-            key = tuple(ids)
-            if key not in self._positions:
-                if len(self._positions) >= 4096:
-                    self._positions.clear()
-                self._positions[key] = self._rope_index(torch.tensor([ids], dtype=torch.int64))
-            rows.append(self._positions[key])
-        return torch.cat(rows, dim=1).to(token_ids_BL.device)
+        return dict(self._constant(("vision", count), device, make))
 
-    def _rope_index(self, row_1L: Tensor) -> Tensor:
-        is_image = row_1L == self.ids.image
-        images = int(is_image.sum()) // self.image_tokens
-        positions: Tensor = self.vlm.get_rope_index(
-            row_1L,
-            mm_token_type_ids=is_image.to(torch.int32),
-            image_grid_thw=torch.tensor([self.grid] * images, dtype=torch.int64),
-        )[0]
-        return positions
+    def image_columns(self, cameras: int, device: torch.device) -> Tensor:
+        """(cameras · tokens,) places of the image tokens: every prompt begins with its images."""
+
+        def make() -> dict[str, Tensor]:
+            return {"columns": torch.tensor(image_columns(cameras, self.image_tokens), device="cpu")}
+
+        return self._constant(("columns", cameras), device, make)["columns"]
+
+    def rope_tables(self, cameras: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
+        """Cosines and sines (1, L, d) of the multimodal rotary positions, in the type and place of ``like``.
+
+        They depend on the number of images and the length alone, since the images come first.
+        """
+
+        def make() -> dict[str, Tensor]:
+            row = torch.full((1, length), -1, dtype=torch.int64, device="cpu")
+            row[0, image_columns(cameras, self.image_tokens)] = self.ids.image
+            positions: Tensor = self.vlm.get_rope_index(
+                row,
+                mm_token_type_ids=(row == self.ids.image).to(torch.int32),
+                image_grid_thw=torch.tensor([self.grid] * cameras, dtype=torch.int64, device="cpu"),
+            )[0]
+            cos, sin = self.vlm.language_model.rotary_emb(like, positions.to(like.device))
+            return {"cos": cos, "sin": sin}
+
+        tables = self._constant(("rope", cameras, length, like.dtype), like.device, make)
+        return tables["cos"], tables["sin"]
+
+    def _constant(
+        self, key: tuple[object, ...], device: torch.device, make: Callable[[], dict[str, Tensor]]
+    ) -> dict[str, Tensor]:
+        """What ``make`` gives, on ``device``; made once."""
+        key = (*key, device)
+        if key not in self._constants:
+            if len(self._constants) >= 64:
+                self._constants.clear()
+            off = torch.autocast("cpu" if device.type == "meta" else device.type, enabled=False)
+            with torch.inference_mode(False), torch.no_grad(), off:
+                self._constants[key] = {name: tensor.to(device) for name, tensor in make().items()}
+        return self._constants[key]
 
     def placeholder_id(self, kind: SegmentKind) -> int:
         return self.ids.placeholder(kind)
+
+
+def image_columns(cameras: int, tokens: int) -> list[int]:
+    """Where the image tokens stand in a prompt: <start> image <end> for each camera, before anything else."""
+    return [1 + camera * (tokens + 2) + i for camera in range(cameras) for i in range(tokens)]
+
+
+def _causal_mask(like_BLD: Tensor) -> Tensor:
+    """(1, 1, L, L): nothing sees what comes later."""
+    length = like_BLD.shape[1]
+    return like_BLD.new_full((1, 1, length, length), torch.finfo(like_BLD.dtype).min).triu(1)
 
 
 def patchify(pixels: Tensor, patch: int, merge: int, temporal: int) -> Tensor:

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import NamedTuple, overload
 
 import torch
 from torch import Tensor, nn
@@ -73,14 +73,14 @@ class LatentActionVLA(nn.Module):
         """Actions and placeholder states; positions are selected by token id."""
         hidden = self.backbone(images, tokens_BL)
         segments = {s.kind: s for s in self.strategy.segments()}
-        index = {kind: token_positions(tokens_BL, self.backbone.placeholder_id(kind)) for kind in segments}
-        states: dict[SegmentKind, tuple[Tensor, ...]] = {
-            kind: tuple(select(layer, positions) for layer in hidden) for kind, positions in index.items()
-        }
+        states: dict[SegmentKind, Sequence[Tensor]] = {}
+        for kind, segment in segments.items():
+            positions = token_positions(tokens_BL, self.backbone.placeholder_id(kind), segment.count)
+            states[kind] = LayerStates(hidden, positions)
         seen = self.strategy.head_segments()
-        image_index = token_positions(tokens_BL, self.backbone.ids.image)
+        columns = self.backbone.image_columns(images.shape[1], images.device)
         actions = self.head(
-            [select(hidden[k], image_index) for k in self.layers],
+            [hidden[k].index_select(1, columns) for k in self.layers],
             [torch.cat([pool_steps(states[s][k], segments[s]) for s in seen], dim=1) for k in self.layers],
             state_BS,
         )
@@ -105,20 +105,39 @@ def aggregated_layers(layers: int) -> tuple[int, ...]:
     return tuple(range(math.ceil(layers / 2), layers + 1))
 
 
-def token_positions(tokens_BL: Tensor, token: int) -> Tensor:
-    """(B, n) positions of ``token`` in each row, in order.
+def token_positions(tokens_BL: Tensor, token: int, count: int) -> Tensor:
+    """(B, count) positions of ``token`` in each row, in order; found where the tokens are, without waiting for them.
 
-    Raises ValueError unless every row has the same number of them.
+    Raises RuntimeError (on a GPU, later) unless it occurs ``count`` times in every row.
     """
-    if tokens_BL.device.type == "meta":
-        raise ValueError("token positions need real token ids, not the meta device")
     found = tokens_BL == token
-    counts = found.sum(dim=1)
-    if not bool((counts == counts[0]).all()):
-        raise ValueError(f"token {token} occurs {counts.tolist()} times in the rows of a batch; expected equal numbers")
-    return found.nonzero()[:, 1].view(tokens_BL.shape[0], -1)
+    torch._assert_async((found.sum(dim=1) == count).all(), f"token {token} does not occur {count} times in every row")
+    return found.to(torch.uint8).argsort(dim=1, descending=True, stable=True)[:, :count]
 
 
 def select(states_BLD: Tensor, positions_Bn: Tensor) -> Tensor:
     """(B, L, D) and (B, n) → (B, n, D)."""
     return states_BLD.gather(1, positions_Bn.unsqueeze(-1).expand(-1, -1, states_BLD.shape[-1]))
+
+
+class LayerStates(Sequence[Tensor]):
+    """The states (B, n, D) of some positions at every layer; each is gathered when it is asked for."""
+
+    def __init__(self, hidden: Sequence[Tensor], positions_Bn: Tensor) -> None:
+        self._hidden, self._positions = hidden, positions_Bn
+        self._gathered: dict[int, Tensor] = {}
+
+    def __len__(self) -> int:
+        return len(self._hidden)
+
+    @overload
+    def __getitem__(self, index: int) -> Tensor: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Tensor]: ...
+    def __getitem__(self, index: int | slice) -> Tensor | Sequence[Tensor]:
+        places = range(len(self._hidden))[index]
+        if isinstance(places, range):
+            return [self[k] for k in places]
+        if places not in self._gathered:
+            self._gathered[places] = select(self._hidden[places], self._positions)
+        return self._gathered[places]

@@ -1,9 +1,8 @@
 """The ``tiny`` backbone: a Qwen3-VL small enough to be trained from scratch on a CPU.
 
-The language model and the vision transformer are transformers' Qwen3-VL, built from a config. Two
-parts differ. A convolutional stem (112² pixels, stride 16, 7 × 7 = 49 tokens) stands in for the
-linear patch embedding, because from scratch it learns from fewer samples. And the attention among
-the patches of an image is batched over images, which the stock one loops over.
+The language model and the vision transformer are transformers' Qwen3-VL, built from a config. One
+part differs: a convolutional stem (112² pixels, stride 16, 7 × 7 = 49 tokens) stands in for the
+linear patch embedding, because from scratch it learns from fewer samples.
 """
 
 from __future__ import annotations
@@ -119,10 +118,14 @@ def tiny_vlm(config: TinyConfig, ids: TokenIds, vocab_size: int) -> Qwen3VLModel
             attn_implementation="sdpa",
         )
     )
-    visual = vlm.visual
-    visual.patch_embed = ConvStem(config)
-    for block in visual.blocks:
-        stock = block.attn
-        block.attn = BatchedVisionAttention(stock.config)
-        block.attn.load_state_dict(stock.state_dict())
+    vlm.visual.patch_embed = ConvStem(config)
     return vlm
+
+
+def batch_vision_attention(vlm: Qwen3VLModel) -> None:
+    """Let the vision model treat all images, which are of one size, at once. Same weights, same results."""
+    for block in vlm.visual.blocks:
+        stock = block.attn
+        with torch.device("meta"):
+            block.attn = BatchedVisionAttention(stock.config)
+        block.attn.load_state_dict(stock.state_dict(), assign=True)

@@ -7,7 +7,7 @@ the same for all strategies (Sec. 3.3); the trainer knows only this interface.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
 
@@ -47,7 +47,7 @@ class BackboneShape:
 class PlaceholderStates:
     """States of every placeholder at every layer of the backbone."""
 
-    segments: Mapping[SegmentKind, tuple[Tensor, ...]]
+    segments: Mapping[SegmentKind, Sequence[Tensor]]
     """Segment kind → N + 1 tensors (B, count, D), layer 0 (embeddings) to N."""
 
 

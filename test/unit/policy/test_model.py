@@ -56,14 +56,15 @@ def test_every_step_has_its_own_output(model, prompt):
 def test_positions_are_found_by_token_id(model, prompt):
     tokens = prompt([TEXT, "stack the bowls on top of each other"])
     ids = model.backbone.ids
-    image = token_positions(tokens, ids.image)
-    assert image.shape == (2, 2 * model.backbone.image_tokens)
-    assert (tokens.gather(1, image) == ids.image).all()
-    action = token_positions(tokens, ids.placeholder("action"))
+    columns = model.backbone.image_columns(2, torch.device("cpu"))
+    assert (tokens == ids.image).sum(dim=1).tolist() == [2 * model.backbone.image_tokens] * 2
+    assert (tokens[:, columns] == ids.image).all()
+    action = token_positions(tokens, ids.placeholder("action"), 6)
     assert action.shape == (2, 6)
+    assert (tokens.gather(1, action) == ids.placeholder("action")).all() and (action.diff(dim=1) == 1).all()
     assert action[0, 0] != action[1, 0], "prompts of different length have their placeholders elsewhere"
-    with pytest.raises(ValueError, match="expected equal numbers"):
-        token_positions(torch.tensor([[1, 1], [1, 2]]), 1)
+    with pytest.raises(RuntimeError, match="token 1 does not occur 2 times in every row"):
+        token_positions(torch.tensor([[1, 1], [1, 2]]), 1, 2)
 
 
 def test_padding_changes_nothing(model, prompt):

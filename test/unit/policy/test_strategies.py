@@ -124,7 +124,7 @@ def test_one_forward_pass_and_a_different_action_at_every_step(make, variant):
     model, prompt = make(variant)
     batch = batch_of(model, prompt)
     passes = []
-    model.backbone.vlm.language_model.register_forward_hook(lambda *_: passes.append(1))
+    model.backbone.register_forward_hook(lambda *_: passes.append(1))
     loss = model.loss(batch)
     assert len(passes) == 1 and torch.isfinite(loss.total)
     actions = model(batch.images, batch.tokens_BL, batch.state_BS).actions_BHA
