@@ -85,17 +85,18 @@ class LockstepNode(LavlaNode):
             described = ParameterDescriptor(description="Contract of the other nodes, which must be the suite's.")
             self.declare_parameter("contract", "", described)
         loaded = self._load_suite(name)
-        task = (*loaded.default_tasks, *loaded.tasks)[0]
-        seed = loaded.plan(task, 0, loaded.rules.seed).seed
-        for key, default, words in (
-            ("task", task, "Its number in the suite, or its name."),
-            ("seed", seed, "Seed of the scene."),
-        ):
-            described = ParameterDescriptor(dynamic_typing=True, description=f"{words} Default is {default}.")
-            if self.declare_parameter(key, default, described).value == "":
-                self.set_parameters([Parameter(key, value=default)])
+        task = self._declare("task", (*loaded.default_tasks, *loaded.tasks)[0], "Its number in the suite, or its name.")
+        (first, *_) = choose_tasks(loaded, [str(task)])
+        self._declare("seed", loaded.plan(first, 0, loaded.rules.seed).seed, "Seed of the scene.")
         self.declare_parameter("initial_state", 0, ParameterDescriptor(description="Recorded initial state, from 0."))
         return loaded
+
+    def _declare(self, key: str, default: str | int, words: str) -> Any:
+        """Its value; an empty text stands for the default."""
+        described = ParameterDescriptor(dynamic_typing=True, description=f"{words} Default is {default}.")
+        if self.declare_parameter(key, default, described).value == "":
+            self.set_parameters([Parameter(key, value=default)])
+        return self.get_parameter(key).value
 
     # Lifecycle.
 

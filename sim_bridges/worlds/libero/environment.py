@@ -72,9 +72,11 @@ class LiberoEnvironment:
         assets: LiberoAssets | str | Path | None = None,
         cameras: Sequence[str] | None = None,
         contract: Contract | str = "libero",
+        initial_states: FloatArray | None = None,
     ) -> None:
         """``task``: number or name. ``assets``: see :func:`find_assets`. ``cameras``: those of the contract that will
-        be looked at (None: all; empty: none, and nothing is ever kept for pictures).
+        be looked at (None: all; empty: none, and nothing is ever kept for pictures). ``initial_states``: (N, 1 + nq +
+        nv) in place of the task's recorded ones.
 
         Raises LiberoError for an unknown suite, task or camera, a contract that is not LIBERO's, or missing assets.
         """
@@ -88,7 +90,9 @@ class LiberoEnvironment:
             raise LiberoError(f"contract {self.contract.name} has no cameras {unknown}: {self.contract.camera_names}")
         self.task = find_task(suite, task)
         self.assets = assets if isinstance(assets, LiberoAssets) else find_assets(assets)
-        self._initial_states = read_initial_states(self.task.initial_states_file)
+        if initial_states is None:
+            initial_states = read_initial_states(self.task.initial_states_file)
+        self._initial_states = initial_states
         self.env: Any = self._make_env()
         """LIBERO's own wrapper; ``env.env`` is robosuite's environment. Stepping them directly loses count."""
         self._pictures = Pictures(self.env.sim.model._model, resolution) if self.cameras else None

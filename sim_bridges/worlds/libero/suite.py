@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
@@ -32,9 +33,10 @@ from sim_bridges.world import (
     judge,
 )
 from sim_bridges.worlds.libero.assets import find_assets
-from sim_bridges.worlds.libero.tasks import PROTOCOL_SEED, PROTOCOL_TRIALS, STEP_LIMITS, suite_tasks
+from sim_bridges.worlds.libero.tasks import PROTOCOL_SEED, PROTOCOL_TRIALS, STEP_LIMITS, find_task, suite_tasks
 
 if TYPE_CHECKING:
+    from sim_bridges.worlds.libero.demonstrations import Demonstrations
     from sim_bridges.worlds.libero.environment import LiberoEnvironment
 
 NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
@@ -51,6 +53,9 @@ class LiberoOptions:
     """Contract: a shipped name or a YAML file."""
     resolution: int = 256
     """Edge of the simulator's pictures, pixels."""
+    demonstrations: str = ""
+    """Folder of LIBERO's demonstration files (<task>_demo.hdf5). Episodes begin in their initial states, and the expert
+    repeats their actions without the pauses."""
 
 
 class LiberoSuite:
@@ -66,6 +71,7 @@ class LiberoSuite:
         self.default_tasks = self.tasks
         self.rules = Rules(episodes=PROTOCOL_TRIALS, seed=PROTOCOL_SEED, max_steps=STEP_LIMITS[name], replan_steps=8)
         self._assets, self._resolution = options.assets, options.resolution
+        self._demonstrations = Path(options.demonstrations) if options.demonstrations else None
         self.recipes = Recipes(
             action=config_path("latent/action_libero_tiny.yaml"),
             image=config_path("latent/image_libero_tiny.yaml"),
@@ -75,16 +81,26 @@ class LiberoSuite:
 
     def plan(self, task: str, trial: int, seed: int) -> Start:
         """The seed is the simulator's for every trial; what differs is the initial state."""
-        if not 0 <= trial < PROTOCOL_TRIALS:
+        demonstrated = self.demonstrated(task)
+        count = PROTOCOL_TRIALS if demonstrated is None else len(demonstrated.names)
+        if not 0 <= trial < count:
             raise SuiteError(
-                f"initial state {trial} of {self.name} is out of range: a task has {PROTOCOL_TRIALS}, 0 to "
-                f"{PROTOCOL_TRIALS - 1}, so --episodes is {PROTOCOL_TRIALS} at most"
+                f"initial state {trial} of {self.name} is out of range: a task has {count}, 0 to {count - 1}, so "
+                f"--episodes is {count} at most"
             )
         return Start(seed, trial)
 
+    def demonstrated(self, task: str) -> Demonstrations | None:
+        """The recorded demonstrations of a task, if the options name some. Raises LiberoError for unusable files."""
+        if self._demonstrations is None:
+            return None
+        from sim_bridges.worlds.libero.demonstrations import read_demonstrations
+
+        return read_demonstrations(self._demonstrations, find_task(self.name, task))
+
     def describe(self, plan: Plan) -> dict[str, Any]:
         assets = self.assets()
-        return {
+        scene = {
             "suite": self.name,
             "task": self.tasks.index(plan.task),
             "initial_state": plan.state_index,
@@ -92,11 +108,16 @@ class LiberoSuite:
             "assets": assets.hash,
             "comparable": not assets.stand_ins,
         }
+        demonstrated = self.demonstrated(plan.task)
+        if demonstrated is not None and plan.state_index is not None:
+            scene["demonstration"] = f"{demonstrated.file.name}:{demonstrated.names[plan.state_index]}"
+        return scene
 
     def environment(self, task: str, *, images: bool) -> LiberoTaskEnvironment:
         from sim_bridges.worlds.libero.environment import LiberoEnvironment
 
         cameras = None if images else ()
+        demonstrated = self.demonstrated(task)
         environment = LiberoEnvironment(
             self.name,
             task,
@@ -104,8 +125,9 @@ class LiberoSuite:
             assets=find_assets(self._assets),
             cameras=cameras,
             contract=self.contract,
+            initial_states=None if demonstrated is None else demonstrated.initial_states,
         )
-        return LiberoTaskEnvironment(environment, self.contract)
+        return LiberoTaskEnvironment(environment, self.contract, demonstrated)
 
     def assets(self) -> Assets:
         found = find_assets(self._assets).provenance
@@ -121,6 +143,8 @@ class LiberoSuite:
         reasons = []
         if assets.stand_ins:
             reasons.append(f"{assets.stand_ins} of the scenes' files are not LIBERO's own but stand-ins")
+        if self._demonstrations is not None:
+            reasons.append("the episodes begin in the initial states of demonstrations")
         if evaluated.tasks != self.tasks:
             reasons.append(f"{len(evaluated.tasks)} of the suite's {len(self.tasks)} tasks")
         for word, ours, theirs in (
@@ -157,13 +181,19 @@ libero_90 = partial(LiberoSuite, "libero_90")
 class LiberoTaskEnvironment:
     """One task as an environment of the harness: chunks of relative actions are executed action by action."""
 
-    def __init__(self, environment: LiberoEnvironment, contract: Contract) -> None:
+    def __init__(
+        self, environment: LiberoEnvironment, contract: Contract, demonstrated: Demonstrations | None = None
+    ) -> None:
+        """``demonstrated``: the recorded demonstrations that its expert repeats."""
         self._environment = environment
         self._contract = contract
+        self._demonstrated = demonstrated
+        self._number = 0
         self._actions = RelativeActions(contract)
 
     def reset(self, plan: Plan) -> str:
         assert plan.state_index is not None
+        self._number = plan.state_index
         self._environment.reset(plan.state_index, plan.seed)
         self._actions = RelativeActions(self._contract)
         return hashlib.sha256(self._environment.states().tobytes()).hexdigest()[:16]
@@ -193,6 +223,10 @@ class LiberoTaskEnvironment:
         return self._environment.trajectory
 
     def expert(self) -> Expert:
+        if (demonstrated := self._demonstrated) is not None:
+            from sim_bridges.worlds.libero.demonstrations import RepeatedActions
+
+            return ChunksOfOne(lambda: RepeatedActions(demonstrated.actions[self._number]), self._environment)
         from sim_bridges.worlds.libero.expert import LiberoExpert, require_expert
 
         require_expert(self._environment.task.suite)
@@ -207,6 +241,8 @@ class LiberoTaskEnvironment:
     def disturbance(self, plan: Plan) -> Disturbance:
         from sim_bridges.worlds.libero.expert import DisturbanceConfig, DisturbanceSource
 
+        if self._demonstrated is not None:
+            raise SuiteError("demonstrations are repeated as they are: leave disturbances out (--no-disturb)")
         assert plan.state_index is not None
         return DisturbanceSource(DisturbanceConfig(), plan.seed + plan.state_index)
 
