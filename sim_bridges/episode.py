@@ -98,7 +98,7 @@ def run_episode(
     disturbance: Disturbance | None = None,
     latency_steps: int = 0,
 ) -> Episode:
-    """Run to success, to ``plan.max_steps``, or until the actor gives up.
+    """Run to success, to one of the plan's limits, or until the actor gives up.
 
     ``latency_steps``: contract steps that pass between an observation and its chunk arriving. ``disturbance`` changes
     what is executed, never what the observer is told. Raises what the environment, the actor and the observer raise,
@@ -113,9 +113,13 @@ def run_episode(
     executed = 1 if actor.every == 1 else actor.every + latency_steps
     pending: list[tuple[int, ActionChunk]] = []
     newest: tuple[int, ActionChunk] | None = None
-    outcome, steps, stamp_ns, gave_up = environment.outcome(), 0, 0, False
-    while steps < plan.max_steps and not outcome.success:
-        if gave_up := actor.done:
+    outcome, steps, stamp_ns, reason = environment.outcome(), 0, 0, ""
+    best, best_at = outcome.score, 0
+    while not outcome.success:
+        reason = _why_over(plan, steps, steps - best_at)
+        if not reason and actor.done:
+            reason = "the expert did not reach the goal"
+        if reason:
             break
         asked = steps % actor.every == 0
         if asked or seen.every_step:
@@ -136,18 +140,22 @@ def run_episode(
         seen.stepped(stamp_ns, _due(newest, steps))
         steps += 1
         outcome = environment.outcome()
+        if outcome.score > best:
+            best, best_at = outcome.score, steps
     trajectory = environment.trajectory
     actor.finish(success=outcome.success)
     if seen.end:
         seen.observed(seen.look(environment, images=actor.needs_images or seen.images))
-    reason = "the expert did not reach the goal" if gave_up else f"the limit of {plan.max_steps} steps is reached"
-    return Episode(
-        success=outcome.success,
-        score=outcome.score,
-        steps=steps,
-        trajectory=trajectory,
-        reason="" if outcome.success else reason,
-    )
+    return Episode(success=outcome.success, score=outcome.score, steps=steps, trajectory=trajectory, reason=reason)
+
+
+def _why_over(plan: Plan, steps: int, since_progress: int) -> str:
+    """Which of the plan's limits is reached; empty for none."""
+    if steps >= plan.max_steps:
+        return f"the limit of {plan.max_steps} steps is reached"
+    if plan.patience_steps is not None and since_progress >= plan.patience_steps:
+        return f"there was no progress for {plan.patience_steps} steps"
+    return ""
 
 
 def _due(newest: tuple[int, ActionChunk] | None, step: int) -> NDArray[np.float64] | None:

@@ -114,8 +114,10 @@ def protocol_starts(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: 
     return {task: [suite.plan(task, trial, seed) for trial in range(episodes)] for task in tasks}
 
 
-def make_plans(starts: Mapping[str, Sequence[Start]], *, max_steps: int) -> tuple[Plan, ...]:
-    """One episode for each start, numbered task by task; ``max_steps``, or a task's own limit where that is less."""
+def make_plans(
+    starts: Mapping[str, Sequence[Start]], *, max_steps: int, patience_steps: int | None = None
+) -> tuple[Plan, ...]:
+    """One episode for each start, numbered task by task; ``max_steps``, or a task's own limit if that is less."""
     listed = [(task, trial, start) for task, of_task in starts.items() for trial, start in enumerate(of_task)]
     return tuple(
         Plan(
@@ -125,6 +127,7 @@ def make_plans(starts: Mapping[str, Sequence[Start]], *, max_steps: int) -> tupl
             seed=start.seed,
             state_index=start.state_index,
             max_steps=min(max_steps, start.max_steps or max_steps),
+            patience_steps=patience_steps,
             instruction=start.instruction,
         )
         for index, (task, trial, start) in enumerate(listed)

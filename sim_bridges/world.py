@@ -39,6 +39,8 @@ class Plan:
     """Which of the benchmark's recorded initial states; None where the seed decides the scene."""
     max_steps: int
     """Contract steps after which it has failed."""
+    patience_steps: int | None = None
+    """Contract steps without progress, that is without a higher score, after which it has failed; None: any number."""
     instruction: str = ""
     """What is said, where the task alone does not decide it."""
 
@@ -343,6 +345,8 @@ class Rules:
     """The most of any task."""
     replan_steps: int
     """Contract steps between two inferences."""
+    patience_steps: int | None = None
+    """Contract steps without progress, that is without a higher score, after which an episode has failed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

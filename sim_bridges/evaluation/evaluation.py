@@ -121,6 +121,7 @@ class _Evaluation:
         return {
             **config,
             "tasks": list(self.config.tasks),
+            **({} if (patience := self.suite.rules.patience_steps) is None else {"patience_steps": patience}),
             "options": {key: value for key, value in sorted(self.config.options.items()) if value},
             "policy_hash": self.policy_hash,
             "contract_hash": self.suite.contract.full_hash,
@@ -189,7 +190,7 @@ class _Evaluation:
             starts = self.finder.find(
                 config.tasks, episodes=config.episodes, seed=config.seed, folder=folder, workers=workers
             )
-        return make_plans(starts, max_steps=config.max_steps)
+        return make_plans(starts, max_steps=config.max_steps, patience_steps=self.suite.rules.patience_steps)
 
     def _job(self, links: tuple[Link, ...], clips: Path | None) -> Job:
         environment: dict[str, str] = {}

@@ -137,6 +137,7 @@ class Episodes:
             seed=start.seed,
             state_index=start.state_index,
             max_steps=min(limit, start.max_steps or limit),
+            patience_steps=suite.rules.patience_steps,
             instruction=start.instruction,
         )
 

@@ -176,3 +176,31 @@ def test_a_fault_within_an_episode_keeps_its_traceback(
     result = evaluate_episode(environment, Policy(environment.expert()), CONTRACT, PLAN)
     assert result.error == f"{type(raised).__name__}: {raised}"
     assert ("in fault\n" in capsys.readouterr().err) == kept
+
+
+class Halves(Counter):
+    """Half of the task is done after ``half`` steps."""
+
+    def __init__(self, half: int) -> None:
+        super().__init__()
+        self._half = half
+
+    def outcome(self) -> Outcome:
+        return Outcome(success=False, score=0.5 * (self.steps >= self._half))
+
+
+@pytest.mark.parametrize(
+    ("half", "max_steps", "steps", "reason"),
+    [
+        (99, 50, 4, "there was no progress for 4 steps"),
+        (3, 50, 7, "there was no progress for 4 steps"),  # progress starts the clock again
+        (4, 50, 8, "there was no progress for 4 steps"),  # made on the last step that counts
+        (5, 50, 4, "there was no progress for 4 steps"),
+        (3, 5, 5, "the limit of 5 steps is reached"),
+    ],
+)
+def test_an_episode_without_progress_ends(half: int, max_steps: int, steps: int, reason: str) -> None:
+    environment = Halves(half)
+    plan = replace(PLAN, max_steps=max_steps, patience_steps=4)
+    episode = run_episode(environment, ExpertActor(environment.expert()), plan, contract=CONTRACT)
+    assert (episode.success, episode.steps, episode.reason) == (False, steps, reason)
