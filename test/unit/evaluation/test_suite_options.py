@@ -55,7 +55,12 @@ def test_a_parameter_of_the_command_stays_its_own() -> None:
 def test_every_shipped_suite_says_its_options_and_their_defaults() -> None:
     defaults = {name: options_of(name) for name in SUITES}
     assert defaults["tabletop"] == {"layout": "id", "contract": "jaka_minicobo"}
-    assert defaults["libero_10"] == {"assets": "", "contract": "libero", "resolution": 256}
+    assert defaults["libero_10"] == {
+        "assets": "",
+        "contract": "libero",
+        "resolution": 256,
+        "demonstrations": "",
+    }
     assert defaults["robotwin_standin"] == {"instructions": "", "seeds": "", "contract": "robotwin_aloha"}
     assert defaults["robotwin"] == defaults["robotwin_standin"] | {"robotwin_root": "", "task_config": ""}
 
