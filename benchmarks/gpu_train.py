@@ -188,12 +188,18 @@ def _save_backbone(folder: Path, size: str, contract: Contract) -> Path:
     return folder
 
 
-def qwen_config(size: str, ids: TokenIds) -> Qwen3VLConfig:
-    """That of Qwen3-VL-2B (2,127,532,032 parameters), or of something small in the same layout."""
+def qwen_config(size: str, ids: TokenIds, *, deep: bool = False) -> Qwen3VLConfig:
+    """That of Qwen3-VL-2B (2,127,532,032 parameters), or of something small in the same layout.
+
+    ``deep``: with as many layers as the real one, whatever their width.
+    """
     rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": MROPE[size], "mrope_interleaved": True}
+    layers, depth = TEXT["2b" if deep else size]["num_hidden_layers"], VISION["2b" if deep else size]
     return Qwen3VLConfig(
-        text_config=TEXT[size] | {"rope_parameters": rope},
-        vision_config=VISION[size] | {"patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2},
+        text_config=TEXT[size] | {"rope_parameters": rope, "num_hidden_layers": layers},
+        vision_config=VISION[size]
+        | {key: depth[key] for key in ("depth", "deepstack_visual_indexes")}
+        | {"patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2},
         image_token_id=ids.image,
         video_token_id=ids.video,
         vision_start_token_id=ids.vision_start,

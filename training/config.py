@@ -213,3 +213,19 @@ class TrainConfig(RunConfig):
     data: DataConfig = field(default_factory=DataConfig)
     augment: AugmentConfig = field(default_factory=AugmentConfig)
     optim: OptimConfig = field(default_factory=OptimConfig)
+
+    def __post_init__(self) -> None:
+        super(TrainConfig, self).__post_init__()  # a slotted dataclass is another class than the one written here
+        if self.policy.backbone.kind == "pretrained" and self.policy.backbone.attention == "flash_attention_2":
+            check(
+                "bfloat16" in (self.precision, self.policy.backbone.dtype),
+                "precision",
+                self.precision,
+                "bfloat16, which backbone.attention: flash_attention_2 needs",
+            )
+
+    @property
+    def frozen_dtype(self) -> Literal["float32", "bfloat16"]:
+        """Type of the backbone's frozen weights."""
+        name = self.policy.backbone.dtype
+        return self.precision if name == "auto" else name

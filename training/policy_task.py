@@ -55,7 +55,8 @@ class PolicyTask(Task):
         del run
         config, contract, data = self.config, self.contract, self.data
         self.tokenizer = _tokenizer(config, contract, data)
-        self.model = LatentActionVLA(config.policy, contract, build_backbone(config.policy.backbone, self.tokenizer))
+        backbone = build_backbone(config.policy.backbone, self.tokenizer, getattr(torch, config.frozen_dtype))
+        self.model = LatentActionVLA(config.policy, contract, backbone)
         if config.gradient_checkpointing:
             self.model.backbone.vlm.activation_checkpointing_enable()
         self.batches = BatchMaker(
@@ -160,6 +161,7 @@ class PolicyTask(Task):
                 "minutes": round(run.seconds / 60, 1),
                 "validation": dict(figures),
             },
+            base=self.model.backbone.fingerprint,
             half=config.half_checkpoints,
         )
 

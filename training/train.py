@@ -7,6 +7,7 @@ from pathlib import Path
 
 from lavla_ros.contract import load_contract
 from lavla_ros.policy.backbone import image_size_of, require_backbone
+from lavla_ros.policy.device import resolve_device, resolve_dtype
 from lavla_ros.policy.images import require_sizes
 from lavla_ros.policy.strategies import label_specs
 from training.command import run_command
@@ -33,6 +34,8 @@ def train(config: TrainConfig) -> Path:
     contract = load_contract(config.data.contract)
     require_sizes(contract, image_size_of(config.policy.backbone))
     require_backbone(config.policy.backbone)
+    if "bfloat16" in (config.precision, config.policy.backbone.dtype):
+        resolve_dtype("bfloat16", resolve_device(config.device))
     specs = label_specs(config.policy.strategy, chunk_size=contract.chunk_size)
     sources = open_sources(config.data, contract, specs)
     with TerminalReporter(config.steps, _SHOWN) as reporter:

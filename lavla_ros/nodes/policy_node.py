@@ -44,6 +44,9 @@ class PolicyParameters(NodeParameters):
     instruction: str = parameter("", "What to do, in words, until a message on the instruction topic says it.")
     replan_steps: int = parameter(REPLAN_STEPS, "Contract steps between two inferences.", low=1, high=256)
     device: str = parameter(DEFAULT_DEVICE, "Device that the policy runs on: cpu, cuda, cuda:1, …")
+    dtype: str = parameter(
+        "auto", "What the policy computes in: auto (bfloat16 on a GPU, else float32), float32, bfloat16."
+    )
     torch_threads: int = parameter(1, "CPU threads that one inference uses.", low=1, high=256)
     silent_after_s: float = parameter(
         2.0, "Warn if no observation has been complete for this long.", low=0.1, high=600.0, unit="s"
@@ -70,9 +73,8 @@ class PolicyNode(LavlaNode):
 
     def setup(self) -> None:
         contract = load_contract(self.parameters.contract)
-        self._policy = load_policy(
-            self.parameters.policy, device=self.parameters.device, threads=self.parameters.torch_threads
-        )
+        p = self.parameters
+        self._policy = load_policy(p.policy, device=p.device, threads=p.torch_threads, dtype=p.dtype)
         require_same_contract(
             contract,
             self._policy.contract,

@@ -6,12 +6,16 @@ the vision model's input, and in which parameters are trained.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLModel
+from transformers.utils import is_flash_attn_2_available
 
 from lavla_ros.config import ConfigError
 from lavla_ros.policy.config import BackboneConfig, LoraConfig
@@ -46,6 +50,8 @@ class Backbone(nn.Module):
         self.image_tokens = (side // self.merge_size) ** 2
         self.placeholder_embeddings = nn.Embedding(len(ids.placeholders), self.shape.width)
         nn.init.normal_(self.placeholder_embeddings.weight, std=0.02)
+        self.fingerprint = None if tiny else weights_fingerprint(vlm)
+        """Of the weights that are not in a checkpoint; None: all are."""
         batch_vision_attention(vlm)
         if not tiny:
             vlm = vlm.requires_grad_(False) if config.lora is None else _with_lora(vlm, config.lora)
@@ -202,34 +208,77 @@ def patchify(pixels: Tensor, patch: int, merge: int, temporal: int) -> Tensor:
     return x.reshape(count * rows * columns * merge * merge, channels * temporal * patch * patch)
 
 
-def build_backbone(config: BackboneConfig, tokenizer: PreTrainedTokenizerBase) -> Backbone:
+def build_backbone(
+    config: BackboneConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype | Literal["auto"] = torch.float32
+) -> Backbone:
     """The configured backbone for a tokenizer that has the placeholder tokens.
 
-    Raises ConfigError when pretrained weights cannot be read.
+    ``dtype``: of the frozen weights (auto: as they are stored); adapters and our own embeddings are float32, and so is
+    all of ``tiny``. Raises ConfigError when pretrained weights cannot be read or are not all there.
     """
     ids = token_ids(tokenizer)
     if config.kind == "tiny":
         return Backbone(config, tiny_vlm(config.tiny, ids, len(tokenizer)), ids)
     try:
-        vlm = Qwen3VLModel.from_pretrained(
-            config.path, revision=config.revision, attn_implementation=config.attention, dtype=torch.float32
+        vlm, found = Qwen3VLModel.from_pretrained(
+            config.path,
+            revision=config.revision,
+            attn_implementation=config.attention,
+            dtype=dtype,
+            output_loading_info=True,
         )
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
         raise _unusable(config.path, "no Qwen3-VL could be loaded from it", error) from None
+    if missing := sorted(found["missing_keys"]):
+        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
+        raise ConfigError(
+            f"backbone.path is {config.path!r}: its weights lack {len(missing)} tensors that its config.json speaks of "
+            f"({shown}); download the model again"
+        )
+    _require_vocabulary(config, vlm.config, tokenizer)
     return Backbone(config, vlm, ids)
 
 
+def _require_vocabulary(config: BackboneConfig, found: Qwen3VLConfig, tokenizer: PreTrainedTokenizerBase) -> None:
+    largest, size = max(tokenizer.get_vocab().values()), found.text_config.vocab_size
+    if largest >= size:
+        raise ConfigError(
+            f"backbone.path is {config.path!r}: the tokenizer has ids up to {largest}, the model embeddings for {size} "
+            "tokens; tokenizer and model do not belong together, or there is no room for our placeholder tokens"
+        )
+
+
+def weights_fingerprint(vlm: Qwen3VLModel) -> str:
+    """Changes with the names, shapes and values of the weights (of which 64 of each tensor are looked at).
+
+    It does not depend on the type that they were loaded in.
+    """
+    found = hashlib.sha256()
+    for name, parameter in vlm.named_parameters():
+        if parameter.is_meta:
+            return "no weights"
+        flat = parameter.detach().flatten()
+        values = flat[:: max(1, flat.numel() // 64)].to(torch.bfloat16).float().cpu()
+        found.update(f"{name}{tuple(parameter.shape)}".encode() + values.numpy().tobytes())
+    return found.hexdigest()[:16]
+
+
 def require_backbone(config: BackboneConfig) -> None:
-    """Raise ConfigError unless the configured backbone can be found. Reads its description only, no weights."""
+    """Raise ConfigError unless the configured backbone can be found and trained here. Reads no weights."""
     if config.kind == "tiny":
         return
+    if config.attention == "flash_attention_2" and not is_flash_attn_2_available():
+        raise ConfigError(
+            "backbone.attention is 'flash_attention_2', but the flash-attn package is not installed, or there is no "
+            "GPU for it; install it, or use sdpa"
+        )
     try:
         found = AutoConfig.from_pretrained(config.path, revision=config.revision)
     except (OSError, ValueError) as error:
         raise _unusable(config.path, "no model is described there", error) from None
     if found.model_type != "qwen3_vl":
         raise ConfigError(f"backbone.path is {config.path!r}: a {found.model_type} model; expected a Qwen3-VL")
-    load_pretrained_tokenizer(config.path, config.revision)
+    _require_vocabulary(config, found, load_pretrained_tokenizer(config.path, config.revision))
 
 
 def _unusable(path: str, what: str, error: Exception) -> ConfigError:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
@@ -56,21 +56,28 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerBase,
     tensors: Mapping[str, Tensor],
     training: Mapping[str, Any],
+    base: str | None = None,
     half: bool = False,
 ) -> None:
     """Write a checkpoint directory, replacing ``path`` whole: a crash leaves the old one or the new one.
 
-    ``half`` stores the weights as float16; they are used as float32 again.
+    ``base``: fingerprint of the weights that are not in it, which are required when it is loaded. ``half`` stores the
+    weights as float16; they are used as float32 again.
     """
     dtype = torch.float16 if half else torch.float32
     with staged(path) as folder:
-        document = {"policy": config.to_dict(), "training": dict(training)}
+        document: dict[str, Any] = {"policy": config.to_dict(), "training": dict(training)}
+        if base is not None:
+            document["base"] = base
         write_files(folder, document, contract, stats, {name: tensor.to(dtype) for name, tensor in tensors.items()})
         tokenizer.save_pretrained(str(folder / TOKENIZER))
 
 
-def load_checkpoint(path: Path) -> LoadedCheckpoint:
-    """Rebuild the network around its weights, checking every file. Raises CheckpointError."""
+def load_checkpoint(path: Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32) -> LoadedCheckpoint:
+    """Rebuild the network around its weights, checking every file. Raises CheckpointError.
+
+    ``dtype``: of what is not in the checkpoint, the frozen weights of a base model; auto: as they are stored.
+    """
     files = read_files(path, "checkpoint", section="policy", also=(TOKENIZER,))
     try:
         config = from_plain(PolicyConfig, files.document["policy"], source=str(path / CONFIG))
@@ -79,14 +86,21 @@ def load_checkpoint(path: Path) -> LoadedCheckpoint:
         raise CheckpointError(f"checkpoint {path}: {error}") from None
     contract, training = files.contract, files.document.get("training")
     tokenizer = _read_tokenizer(path / TOKENIZER, config)
-    backbone = config.backbone
+    backbone = replace(config.backbone, attention="sdpa")  # whatever it was trained with, and maybe is not here
     if backbone.path.startswith("./"):
         backbone = replace(backbone, path=str(path / backbone.path))
     try:
-        model = LatentActionVLA(config, contract, build_backbone(backbone, tokenizer))
+        model = LatentActionVLA(config, contract, build_backbone(backbone, tokenizer, dtype))
         prompt = prompt_builder(model, contract, tokenizer)
     except (ConfigError, PromptError) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from None
+    base, found = files.document.get("base"), model.backbone.fingerprint
+    if base is not None and base != found:
+        raise CheckpointError(
+            f"checkpoint {path} was trained on a base model with the fingerprint {base}; that in "
+            f"{backbone.path!r} (revision {backbone.revision}) has {found}: give back the one it was trained on, by "
+            "backbone.path and backbone.revision in config.yaml"
+        )
     _load_weights(path / WEIGHTS, model, contract)
     return LoadedCheckpoint(
         path=path,

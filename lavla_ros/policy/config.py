@@ -91,7 +91,11 @@ class BackboneConfig:
     """For pretrained, the adapters; without them the backbone stays as it is."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Implementation of attention in transformers; flash_attention_2 needs its own package."""
+    """Implementation of attention while training; flash_attention_2 needs its own package, a GPU and bfloat16.
+    Inference always uses that of PyTorch."""
+    dtype: Literal["auto", "float32", "bfloat16"] = "auto"
+    """pretrained only: type of the frozen weights while training; adapters and head are float32 always. auto: bfloat16
+    with ``precision: bfloat16``, else float32. Inference chooses by its device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

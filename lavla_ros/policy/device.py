@@ -36,3 +36,34 @@ def resolve_device(name: str) -> torch.device:
             first = str(error).partition("\n")[0]
             raise DeviceError(f"device is {name!r}, which this machine cannot use ({first}); use device cpu") from None
     return device
+
+
+def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
+    """The torch type of ``float32``, ``bfloat16`` or ``auto``: bfloat16 on a GPU that has it, else float32.
+
+    Raises DeviceError for bfloat16 on a GPU without it, and for another name.
+    """
+    if name not in ("auto", "float32", "bfloat16"):
+        raise DeviceError(f"dtype is {name!r}; expected auto, float32 or bfloat16")
+    if name == "float32" or (name == "auto" and device.type == "cpu"):
+        return torch.float32
+    if not _has_bfloat16(device):
+        if name == "auto":
+            return torch.float32
+        raise DeviceError(
+            f"dtype is bfloat16, which device {str(device)!r} does not compute in; use dtype float32 "
+            "(in training: precision: float32)"
+        )
+    return torch.bfloat16
+
+
+def _has_bfloat16(device: torch.device) -> bool:
+    if device.type == "cuda":
+        with torch.cuda.device(device):
+            found: bool = torch.cuda.is_bf16_supported(including_emulation=False)
+            return found
+    one = torch.ones(2, 2, dtype=torch.bfloat16)
+    try:
+        return float(one.to(device).mm(one.to(device)).sum()) == 8.0
+    except (RuntimeError, TypeError, NotImplementedError):
+        return False

@@ -7,6 +7,8 @@ at layer i; image states at layer i], the image part gated by tanh(g).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -31,6 +33,26 @@ class BridgeBlock(nn.Module):
         self.out = nn.Linear(width, width)
         hidden = round(width * config.ffn_ratio)
         self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
+
+    def folded_sources(self) -> Iterator[tuple[str, Tensor, Tensor]]:
+        """(place or image, weight (2 · width, source), bias): keys and values of *normalised* states of that source.
+
+        The affine part of the norms and the gate are within, in float32; for inference.
+        """
+        gate = torch.cat(
+            [
+                torch.tanh(self.gate.detach()).expand(self.out.in_features),
+                self.gate.new_ones(1).detach().expand(self.out.in_features),
+            ]
+        )
+        for name, norm, linear, scale in (
+            ("place", self.norm_placeholder, self.kv_placeholder, None),
+            ("image", self.norm_image, self.kv_image, gate),
+        ):
+            weight, bias = linear.weight.detach().float(), linear.bias.detach().float()
+            bias = bias + weight @ norm.bias.detach().float()
+            weight = weight * norm.weight.detach().float()
+            yield (name, weight, bias) if scale is None else (name, weight * scale[:, None], bias * scale)
 
     def forward(self, x_BHW: Tensor, placeholders_BND: Tensor, images_BMD: Tensor) -> Tensor:
         batch, steps, width = x_BHW.shape

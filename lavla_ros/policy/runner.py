@@ -1,0 +1,147 @@
+"""One inference after another with the same network: prepared prompts, and on a GPU one CUDA graph for all of it."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from lavla_ros.policy.fused import FusedPolicy, PreparedPrompt
+
+PROMPTS = 64
+"""Instructions that stay prepared."""
+GRAPHS = 4
+"""Prompt lengths that stay recorded; each takes the memory of its intermediate results."""
+LENGTH_STEP = 16
+"""On a GPU prompts are padded to a multiple of this, so that most instructions share a recording."""
+
+Replay = Callable[[], None]
+Record = Callable[[Callable[[], None]], Replay]
+
+
+class Runner:
+    """Pixels, state and instruction to normalised actions."""
+
+    def __init__(
+        self,
+        network: FusedPolicy,
+        tokens: Callable[[str], Tensor],
+        *,
+        pad: int,
+        record: Record | None = None,
+    ) -> None:
+        """``tokens``: the token ids (L,) of an instruction; ``pad``: the id that they are padded with.
+
+        ``record``: given a function that computes from fixed buffers into fixed buffers, one that repeats it; None on
+        the CPU, where there is nothing to be gained by it.
+        """
+        self._network, self._tokens, self._pad, self._record = network, tokens, pad, record
+        self._prompts: OrderedDict[str, PreparedPrompt] = OrderedDict()
+        self._recorded: OrderedDict[int, _Recorded] = OrderedDict()
+
+    @torch.inference_mode()
+    def __call__(
+        self, pixels: NDArray[np.uint8], state_S: NDArray[np.float32], instruction: str
+    ) -> NDArray[np.float32]:
+        """(cameras, size, size, 3) and (S,) → (H, A). Raises PromptError for an instruction that cannot be used."""
+        prompt = self._prompt(instruction)
+        if self._record is None:
+            actions: Tensor = self._network(
+                torch.from_numpy(pixels),
+                torch.from_numpy(state_S),
+                prompt.embeddings_LD,
+                prompt.columns_n,
+                prompt.tables,
+            )
+            found: NDArray[np.float32] = actions.numpy()
+            return found
+        if prompt.length not in self._recorded:
+            self._recorded[prompt.length] = _Recorded(self._network, prompt, pixels, state_S, self._record)
+        self._recorded.move_to_end(prompt.length)
+        _trim(self._recorded, GRAPHS)
+        return self._recorded[prompt.length](prompt, pixels, state_S)
+
+    def _prompt(self, instruction: str) -> PreparedPrompt:
+        if instruction not in self._prompts:
+            tokens = self._tokens(instruction)
+            if self._record is not None:  # attention is causal: what stands behind the placeholders changes nothing
+                tokens = torch.nn.functional.pad(tokens, (0, -len(tokens) % LENGTH_STEP), value=self._pad)
+            self._prompts[instruction] = self._network.prompt(tokens)
+        self._prompts.move_to_end(instruction)
+        _trim(self._prompts, PROMPTS)
+        return self._prompts[instruction]
+
+
+class _Recorded:
+    """The network on buffers that stay where they are: one copy in, one replay, one copy out.
+
+    Pixels and state share one buffer of bytes, pinned where the device can fetch from it by itself.
+    """
+
+    def __init__(
+        self,
+        network: FusedPolicy,
+        prompt: PreparedPrompt,
+        pixels: NDArray[np.uint8],
+        state_S: NDArray[np.float32],
+        record: Record,
+    ) -> None:
+        device, count = network.device, pixels.size
+        cuda = device.type == "cuda"
+        bytes_in = count + -count % 16 + state_S.nbytes
+        self._host = torch.zeros(bytes_in, dtype=torch.uint8, pin_memory=cuda)
+        self._input = torch.zeros(bytes_in, dtype=torch.uint8, device=device)
+        self._embeddings, self._columns = prompt.embeddings_LD.clone(), prompt.columns_n.clone()
+        self._prompt = prompt
+        places = slice(0, count), slice(count + -count % 16, None)
+        self._pixels_in = self._host[places[0]].numpy().reshape(pixels.shape)
+        self._state_in = self._host[places[1]].view(torch.float32).numpy()
+        images, state = self._input[places[0]].view(pixels.shape), self._input[places[1]].view(torch.float32)
+
+        def compute() -> None:
+            self._output = network(images, state, self._embeddings, self._columns, prompt.tables)
+
+        self._pixels_in[:], self._state_in[:] = pixels, state_S
+        self._input.copy_(self._host)
+        self._replay = record(compute)
+        self._result = torch.empty(self._output.shape, dtype=torch.float32, pin_memory=cuda)
+
+    def __call__(
+        self, prompt: PreparedPrompt, pixels: NDArray[np.uint8], state_S: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        if prompt is not self._prompt:
+            self._embeddings.copy_(prompt.embeddings_LD)
+            self._columns.copy_(prompt.columns_n)
+            self._prompt = prompt
+        self._pixels_in[:], self._state_in[:] = pixels, state_S
+        self._input.copy_(self._host, non_blocking=True)
+        self._replay()
+        self._result.copy_(self._output, non_blocking=True)
+        if self._input.is_cuda:
+            torch.cuda.current_stream(self._input.device).synchronize()
+        found: NDArray[np.float32] = self._result.numpy().copy()
+        return found
+
+
+def record_cuda_graph(compute: Callable[[], None]) -> Replay:
+    """Run it a few times, which lets libraries choose their kernels, then once more to record it."""
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        for _ in range(3):
+            compute()
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        compute()
+    return graph.replay
+
+
+def _trim(kept: OrderedDict[Any, Any], most: int) -> None:
+    while len(kept) > most:
+        kept.popitem(last=False)
