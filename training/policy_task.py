@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from accelerate.utils import DistributedType
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
@@ -22,6 +23,7 @@ from lavla_ros.policy.prompt import train_tokenizer
 from training.augment import augment_images, draw_numbers
 from training.config import TrainConfig
 from training.data import BatchMaker, LoadedData, to_device
+from training.footprint import require_training_memory
 from training.loop import Task, Trainer
 from training.samples import split_episodes
 from training.state import forget_whole_parameters, gather
@@ -52,10 +54,12 @@ class PolicyTask(Task):
         self.stats = training_stats(config, contract, data, self.train_rows)
 
     def build(self, run: Trainer) -> nn.Module:
-        del run
         config, contract, data = self.config, self.contract, self.data
+        if run.accelerator.distributed_type != DistributedType.FSDP:  # which divides what is counted
+            require_training_memory(config, contract, run.micro_batch, run.accelerator.device)
         self.tokenizer = _tokenizer(config, contract, data)
-        backbone = build_backbone(config.policy.backbone, self.tokenizer, getattr(torch, config.frozen_dtype))
+        at_rest, computing = getattr(torch, config.frozen_dtype), getattr(torch, config.precision)
+        backbone = build_backbone(config.policy.backbone, self.tokenizer, at_rest, computing=computing)
         self.model = LatentActionVLA(config.policy, contract, backbone)
         if config.gradient_checkpointing:
             self.model.backbone.vlm.activation_checkpointing_enable()

@@ -20,6 +20,7 @@ from transformers.utils import is_flash_attn_2_available
 from lavla_ros.config import ConfigError
 from lavla_ros.policy.config import BackboneConfig, LoraConfig
 from lavla_ros.policy.prompt import TokenIds, add_placeholder_tokens, token_ids
+from lavla_ros.policy.resting import rest
 from lavla_ros.policy.strategies.base import BackboneShape, SegmentKind
 from lavla_ros.policy.tiny import batch_vision_attention, tiny_vlm
 
@@ -209,12 +210,17 @@ def patchify(pixels: Tensor, patch: int, merge: int, temporal: int) -> Tensor:
 
 
 def build_backbone(
-    config: BackboneConfig, tokenizer: PreTrainedTokenizerBase, dtype: torch.dtype | Literal["auto"] = torch.float32
+    config: BackboneConfig,
+    tokenizer: PreTrainedTokenizerBase,
+    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    *,
+    computing: torch.dtype | None = None,
 ) -> Backbone:
     """The configured backbone for a tokenizer that has the placeholder tokens.
 
     ``dtype``: of the frozen weights (auto: as they are stored); adapters and our own embeddings are float32, and so is
-    all of ``tiny``. Raises ConfigError when pretrained weights cannot be read or are not all there.
+    all of ``tiny``. ``computing``: what is computed in; None: in that of the weights. Raises ConfigError when
+    pretrained weights cannot be read or are not all there.
     """
     ids = token_ids(tokenizer)
     if config.kind == "tiny":
@@ -236,6 +242,8 @@ def build_backbone(
             f"({shown}); download the model again"
         )
     _require_vocabulary(config, vlm.config, tokenizer)
+    if computing == torch.float32 and vlm.dtype != torch.float32:
+        rest(vlm)
     return Backbone(config, vlm, ids)
 
 

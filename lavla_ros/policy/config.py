@@ -94,8 +94,8 @@ class BackboneConfig:
     """Implementation of attention while training; flash_attention_2 needs its own package, a GPU and bfloat16.
     Inference always uses that of PyTorch."""
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
-    """pretrained only: type of the frozen weights while training; adapters and head are float32 always. auto: bfloat16
-    with ``precision: bfloat16``, else float32. Inference chooses by its device."""
+    """pretrained only: type that the frozen weights rest in while training; ``precision`` is what is computed in, and
+    adapters and head are float32 always. auto: that of ``precision``. Inference chooses by its device."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -19,10 +19,13 @@ from lavla_ros.config import ConfigError
 from lavla_ros.policy import device
 from lavla_ros.policy.backbone import build_backbone, load_pretrained_tokenizer, require_backbone
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint
-from lavla_ros.policy.config import BackboneConfig
+from lavla_ros.policy.config import BackboneConfig, LoraConfig
 from lavla_ros.policy.device import DeviceError, resolve_dtype
 from lavla_ros.policy.export import export_adapters, export_merged
+from lavla_ros.policy.resting import RestingLinear
+from training import footprint
 from training.loop import Trainer
+from training.machine import RoomError
 from training.policy_task import PolicyTask
 
 
@@ -60,6 +63,29 @@ def test_frozen_weights_rest_in_bfloat16_and_what_is_trained_in_float32(trained:
     assert {p.dtype for p in parameters.values() if not p.requires_grad} == {torch.bfloat16}
     assert {p.dtype for p in parameters.values() if p.requires_grad} == {torch.float32}
     assert any("lora_" in name for name, p in parameters.items() if p.requires_grad)
+
+
+def test_weights_that_rest_in_bfloat16_may_be_computed_with_in_float32(trained: tuple[Path, Trainer]) -> None:
+    """Half the memory; the same numbers but for rounding as with those weights in float32, gradients too."""
+    config = BackboneConfig(kind="pretrained", path=str(trained[0] / "qwen"), lora=LoraConfig(rank=2))
+    tokenizer = load_pretrained_tokenizer(config.path)
+    found = []
+    for at_rest in (torch.float32, torch.bfloat16):
+        backbone = build_backbone(config, tokenizer, at_rest, computing=torch.float32)
+        rng = torch.Generator().manual_seed(0)
+        for parameter in backbone.parameters():
+            if parameter.requires_grad:
+                torch.nn.init.normal_(parameter, std=0.1, generator=rng)
+        images = torch.arange(2 * 224 * 224 * 3, dtype=torch.uint8).view(1, 2, 224, 224, 3)
+        tokens = torch.full((1, 110), backbone.ids.placeholder("action"))
+        last = backbone(images, tokens)[-1]
+        (last * torch.linspace(-1, 1, last.numel()).view_as(last)).sum().backward()
+        found.append([last, *(p.grad for p in backbone.parameters() if p.grad is not None)])
+    linears = [m.weight.dtype for m in backbone.modules() if isinstance(m, RestingLinear)]
+    assert len(linears) > 30 and set(linears) == {torch.bfloat16}
+    assert len(found[0]) == len(found[1]) > 60
+    for one, other in zip(*found, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
 
 
 def test_an_export_is_in_the_base_models_type_and_no_larger(trained: tuple[Path, Trainer], tmp_path: Path) -> None:
@@ -132,3 +158,25 @@ def test_what_a_device_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:
         resolve_dtype("bfloat16", cuda)
     with pytest.raises(DeviceError, match="expected auto, float32 or bfloat16"):
         resolve_dtype("half", cpu)
+
+
+@pytest.mark.parametrize(
+    ("free_mib", "says"),
+    [
+        (3.0, "It fits with gradient_checkpointing: true$"),
+        (2.2, "It fits with gradient_checkpointing: true, accumulation: 4$"),
+        (0.01, "no setting of this recipe fits"),
+    ],
+)
+def test_too_little_memory_is_said_before_weights_are_read(
+    trained: tuple[Path, Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, free_mib: float, says: str
+) -> None:
+    config, contract, _ = qwen_run(trained[0], "other")
+    described = shutil.copytree(trained[0] / "qwen", tmp_path / "qwen")
+    (described / "model.safetensors").unlink()
+    backbone = replace(config.policy.backbone, path=str(described))
+    config = replace(config, policy=replace(config.policy, backbone=backbone))
+    monkeypatch.setattr(footprint, "available_memory", lambda: int(free_mib * 2**20))
+    with pytest.raises(RoomError, match=says) as told:
+        footprint.require_training_memory(config, contract, 4, torch.device("cpu"))
+    assert "training needs at least" in str(told.value)
