@@ -1,6 +1,7 @@
 # make demo           a learned policy moves the simulated JAKA arm over ROS 2 (about 3 minutes on a bare machine)
 # make demo-bimanual  two arms in the stand-in for RoboTwin, moved by its scripted expert over ROS 2
 # make test           linters, type checks and every test tier
+# make full-size      a policy on a Qwen3-VL-2B of random weights, trained, exported and run on the CPU (hours, 16 GiB)
 # They do all their own set-up: system libraries (apt, where permitted), .venv, Python packages.
 
 PYTHON ?= python3.11
@@ -10,7 +11,7 @@ READY  := $(VENV)/.ready
 # One thread a process: many processes share few cores, and single-threaded sums are reproducible.
 export OMP_NUM_THREADS ?= 1
 
-.PHONY: setup demo demo-bimanual test lint unit ros sim clean
+.PHONY: setup demo demo-bimanual test lint unit ros sim full-size clean
 
 setup: $(READY)
 
@@ -47,6 +48,9 @@ sim: $(READY)
 
 ros: $(READY)
 	$(BIN)/python -m pytest -q $(AGAIN) $(ABREAST) test/ros
+
+full-size: $(READY)
+	OMP_NUM_THREADS= $(BIN)/python -m benchmarks.full_size $(FULL_SIZE)
 
 clean:
 	rm -rf $(VENV) build *.egg-info .mypy_cache .ruff_cache .pytest_cache

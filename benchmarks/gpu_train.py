@@ -19,36 +19,22 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from transformers import Qwen3VLConfig, Qwen3VLModel
+from transformers import Qwen3VLModel
 
 from benchmarks.config import TrainBench
+from benchmarks.qwen import INSTRUCTION, qwen_config
 from lavla_ros.config import read_config
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.errors import FailedError
 from lavla_ros.policy.backbone import PRETRAINED_IMAGE_SIZE
 from lavla_ros.policy.config import BackboneConfig, LoraConfig, StrategyConfig
-from lavla_ros.policy.prompt import TokenIds, token_ids, train_tokenizer
+from lavla_ros.policy.prompt import token_ids, train_tokenizer
 from lavla_ros.policy.strategies import STRATEGIES, label_specs
 from lavla_ros.resources import config_path
 from training.config import DataConfig, TrainConfig
 from training.data import Source, load_data
 from training.loop import Trainer
 from training.policy_task import PolicyTask
-
-INSTRUCTION = "put the mango into the bowl"
-TEXT = {
-    "2b": {"hidden_size": 2048, "num_hidden_layers": 28, "num_attention_heads": 16, "num_key_value_heads": 8}
-    | {"head_dim": 128, "intermediate_size": 6144, "vocab_size": 151_936},
-    "small": {"hidden_size": 32, "num_hidden_layers": 4, "num_attention_heads": 4, "num_key_value_heads": 2}
-    | {"head_dim": 8, "intermediate_size": 64, "vocab_size": 512},
-}
-VISION = {
-    "2b": {"depth": 24, "hidden_size": 1024, "intermediate_size": 4096, "num_heads": 16, "out_hidden_size": 2048}
-    | {"deepstack_visual_indexes": [5, 11, 17]},
-    "small": {"depth": 3, "hidden_size": 32, "intermediate_size": 64, "num_heads": 4, "out_hidden_size": 32}
-    | {"deepstack_visual_indexes": [0, 1]},
-}
-MROPE = {"2b": [24, 20, 20], "small": [2, 1, 1]}
 
 
 def run(bench: TrainBench) -> dict[str, Any]:
@@ -74,17 +60,19 @@ def run(bench: TrainBench) -> dict[str, Any]:
         for checkpointing in (False, True) if size == "2b" else (False,):
             for strategy in bench.strategies or STRATEGIES:
                 name = strategy + (", gradient checkpointing" if checkpointing else "")
-                config = _config(folder / name, backbone, strategy, batch_size, bench.steps + bench.warmup)
+                total = bench.steps + bench.warmup
+                config = recipe(folder / name, backbone, strategy, batch_size=batch_size, steps=total)
                 config = replace(config, gradient_checkpointing=checkpointing)
                 figures["strategies"][name] = _measure(config, contract, bench.warmup)
     return figures
 
 
-def _config(output: Path, backbone: BackboneConfig, strategy: str, batch_size: int, steps: int) -> TrainConfig:
-    recipe = read_config(TrainConfig, config_path("training/jaka.yaml"))
-    policy = replace(recipe.policy, backbone=backbone, strategy=StrategyConfig(name=strategy))
+def recipe(output: Path, backbone: BackboneConfig, strategy: str, *, batch_size: int, steps: int) -> TrainConfig:
+    """The JAKA recipe with a few steps that are not interrupted by anything."""
+    jaka = read_config(TrainConfig, config_path("training/jaka.yaml"))
+    policy = replace(jaka.policy, backbone=backbone, strategy=StrategyConfig(name=strategy))
     return replace(
-        recipe,
+        jaka,
         output=output,
         policy=policy,
         batch_size=batch_size,
@@ -98,11 +86,8 @@ def _config(output: Path, backbone: BackboneConfig, strategy: str, batch_size: i
     )
 
 
-def _measure(config: TrainConfig, contract: Contract, warmup: int) -> dict[str, Any]:
-    cuda = torch.cuda.is_available()
-    if cuda:
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+def task_of(config: TrainConfig, contract: Contract) -> PolicyTask:
+    """Training on random data, labels included."""
     dataset = _RandomData(contract, samples=2 * config.batch_size)
     labels = {
         key: _random_labels(spec.shape, spec.codebook, len(dataset.states))
@@ -115,8 +100,16 @@ def _measure(config: TrainConfig, contract: Contract, warmup: int) -> dict[str, 
         image_size=PRETRAINED_IMAGE_SIZE,
         cache_dir=config.output,
     )
+    return PolicyTask(config, contract, data)
+
+
+def _measure(config: TrainConfig, contract: Contract, warmup: int) -> dict[str, Any]:
+    cuda = torch.cuda.is_available()
+    if cuda:
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
     clock = _Clock()
-    trainer = Trainer(PolicyTask(config, contract, data), clock)
+    trainer = Trainer(task_of(config, contract), clock)
     counts = {name: p.numel() for name, p in trainer.module.named_parameters() if p.requires_grad}
     head = sum(count for name, count in counts.items() if name.startswith("head."))
     trainer.run()
@@ -131,7 +124,7 @@ def _measure(config: TrainConfig, contract: Contract, warmup: int) -> dict[str, 
         "head_parameters": head,
         "losses": [losses[0], losses[-1]],
     }
-    del trainer, data
+    del trainer
     gc.collect()
     return result
 
@@ -151,6 +144,15 @@ class _Clock:
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
         self.times.append(time.perf_counter())
+
+    def message(self, text: str) -> None:
+        print(text, flush=True)
+
+
+class Silent:
+    """A reporter that says nothing of steps."""
+
+    def step(self, step: int, figures: Mapping[str, float]) -> None: ...
 
     def message(self, text: str) -> None:
         print(text, flush=True)
@@ -186,23 +188,3 @@ def _save_backbone(folder: Path, size: str, contract: Contract) -> Path:
         Qwen3VLModel(qwen_config(size, token_ids(tokenizer))).to(torch.bfloat16).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
-
-
-def qwen_config(size: str, ids: TokenIds, *, deep: bool = False) -> Qwen3VLConfig:
-    """That of Qwen3-VL-2B (2,127,532,032 parameters), or of something small in the same layout.
-
-    ``deep``: with as many layers as the real one, whatever their width.
-    """
-    rope = {"rope_type": "default", "rope_theta": 5e6, "mrope_section": MROPE[size], "mrope_interleaved": True}
-    layers, depth = TEXT["2b" if deep else size]["num_hidden_layers"], VISION["2b" if deep else size]
-    return Qwen3VLConfig(
-        text_config=TEXT[size] | {"rope_parameters": rope, "num_hidden_layers": layers},
-        vision_config=VISION[size]
-        | {key: depth[key] for key in ("depth", "deepstack_visual_indexes")}
-        | {"patch_size": 16, "spatial_merge_size": 2, "temporal_patch_size": 2},
-        image_token_id=ids.image,
-        video_token_id=ids.video,
-        vision_start_token_id=ids.vision_start,
-        vision_end_token_id=ids.vision_end,
-        tie_word_embeddings=True,
-    )

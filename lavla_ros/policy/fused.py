@@ -89,7 +89,7 @@ class FusedPolicy(nn.Module):
     @torch.inference_mode()
     def prompt(self, tokens_L: Tensor) -> PreparedPrompt:
         """Prepare the token ids of an instruction."""
-        tokens = tokens_L[None].cpu()
+        tokens = tokens_L[None].to(self._embed.vlm.language_model.embed_tokens.weight.device)
         ids = dict(self._embed.ids.placeholders)
         columns = [token_positions(tokens, ids[s.kind], s.count)[0] for s in self._segments]
         return PreparedPrompt(
@@ -99,7 +99,8 @@ class FusedPolicy(nn.Module):
         )
 
     def _tables(self, length: int) -> Tensor:
-        cos, sin = (t[0, :, None] for t in self._embed.rope_tables(self._cameras, length, torch.empty(0)))
+        like = torch.empty(0, device=self._embed.vlm.language_model.rotary_emb.inv_freq.device)
+        cos, sin = (t[0, :, None].float().cpu() for t in self._embed.rope_tables(self._cameras, length, like))
         tables = [_folded(cos, sin, weight.float()) for weight in self.norms]
         return torch.stack(tables).to(self.device, self.dtype)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from benchmarks.gpu_train import qwen_config
+from benchmarks.qwen import qwen_config
 from lavla_ros.contract import load_contract
 from lavla_ros.policy.backbone import build_pretrained_on_meta
 from lavla_ros.policy.config import BackboneConfig, PolicyConfig, StrategyConfig

@@ -11,8 +11,8 @@ from small_world import INSTRUCTION
 from torch import Tensor
 from transformers import Qwen3VLModel
 
-from benchmarks.gpu_train import qwen_config
 from benchmarks.kernels import count
+from benchmarks.qwen import qwen_config
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.policy.backbone import Backbone, build_backbone
 from lavla_ros.policy.checkpoint import load_checkpoint, prompt_builder
