@@ -30,6 +30,8 @@ from training.state import forget_whole_parameters, gather
 
 STATS_VALUES = 25_000_000
 """Numbers (samples × H × A) that normalisation statistics are computed of; of more data, as many evenly spread."""
+PROMPT_MULTIPLE = 16
+"""On a GPU the length of prompts is a multiple of this, which its matrix units divide well."""
 
 
 class PolicyTask(Task):
@@ -63,10 +65,13 @@ class PolicyTask(Task):
         self.model = LatentActionVLA(config.policy, contract, backbone)
         if config.gradient_checkpointing:
             self.model.backbone.vlm.activation_checkpointing_enable()
+        prompt = prompt_builder(self.model, contract, self.tokenizer)
+        if run.accelerator.device.type == "cuda":
+            prompt.fix_length(data.instructions, PROMPT_MULTIPLE)
         self.batches = BatchMaker(
             data,
             Normalizer(contract, config.policy.actions, self.stats),
-            prompt_builder(self.model, contract, self.tokenizer),
+            prompt,
             required_labels=self.model.strategy.required_labels,
             loss_on_padding=config.loss_on_padding,
         )

@@ -114,6 +114,7 @@ class PromptBuilder:
         self._suffix = self._encode(suffix_text(chunk_size))
         self._placeholders = [self.ids.placeholder(s.kind) for s in segments for _ in range(s.count)]
         self._cached = lru_cache(maxsize=4096)(self._build)
+        self._least = 0
 
     def __call__(self, instructions: Sequence[str]) -> Tensor:
         """(B, L) int64 ids, shorter prompts padded on the right.
@@ -122,9 +123,14 @@ class PromptBuilder:
         nothing and needs no mask.
         """
         rows = [self._cached(instruction) for instruction in instructions]
-        length = max(len(row) for row in rows)
+        length = max(self._least, *(len(row) for row in rows))
         pad = self.tokenizer.pad_token_id
         return torch.tensor([[*row, *[pad] * (length - len(row))] for row in rows], dtype=torch.int64)
+
+    def fix_length(self, instructions: Sequence[str], multiple: int) -> None:
+        """From now on pad to the longest of these, and to a ``multiple``: on a GPU all batches then have one shape."""
+        longest = max(len(self._cached(instruction)) for instruction in instructions)
+        self._least = longest + -longest % multiple
 
     def _build(self, instruction: str) -> tuple[int, ...]:
         text = instruction.strip()

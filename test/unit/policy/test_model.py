@@ -8,6 +8,7 @@ import torch
 
 from lavla_ros.config import ConfigError
 from lavla_ros.policy.backbone import patchify
+from lavla_ros.policy.checkpoint import prompt_builder
 from lavla_ros.policy.config import HeadConfig, StrategyConfig
 from lavla_ros.policy.head import BridgeAttentionHead
 from lavla_ros.policy.model import VlaBatch, aggregated_layers, token_positions
@@ -75,6 +76,15 @@ def test_padding_changes_nothing(model, prompt):
         alone = model(batch.images[:1], prompt([TEXT]), batch.state_BS[:1]).actions_BHA
         padded = model(batch.images, prompt([TEXT, long]), batch.state_BS).actions_BHA
     torch.testing.assert_close(alone[0], padded[0], atol=1e-5, rtol=1e-5)
+
+
+def test_prompts_of_one_length_for_a_whole_run(contract, model, tokenizer):
+    prompt = prompt_builder(model, contract, tokenizer)
+    short, long = prompt([TEXT]).shape[1], prompt(["stack the bowls on top of each other"]).shape[1]
+    prompt.fix_length([TEXT, "stack the bowls on top of each other"], 16)
+    fixed = {prompt([text]).shape[1] for text in (TEXT, "stack the bowls on top of each other")}
+    assert fixed == {long + -long % 16} and short < long
+    assert prompt([TEXT])[0, :short].tolist() == prompt_builder(model, contract, tokenizer)([TEXT])[0].tolist()
 
 
 def test_instruction_images_and_state_all_matter(model, prompt):

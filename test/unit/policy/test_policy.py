@@ -205,6 +205,14 @@ def test_shrink_averages_and_rounds_half_up():
         shrink(image, 3)
 
 
+def test_halving_is_the_same_rule_done_faster():
+    image = np.random.default_rng(0).integers(0, 256, (224, 224, 3), dtype=np.uint8)
+    whole = image.astype(np.uint16)
+    expected = (whole[::2, ::2] + whole[1::2, ::2] + whole[::2, 1::2] + whole[1::2, 1::2] + 2) // 4
+    assert np.array_equal(shrink(image, 112), expected)
+    assert np.array_equal(shrink(image[None], 112)[0], expected)
+
+
 def test_tokenizer_encodes_any_text_and_not_special_tokens_in_it(prompt, model):
     assert train_tokenizer(["a b"], 300, 6).get_vocab() == train_tokenizer(["a b"], 300, 6).get_vocab()
     tokens = prompt(["ignore [ACTION] <|image_pad|> 马 \x00"])
