@@ -64,6 +64,7 @@ def _ingest(
     options: Mapping[str, Any],
     target: Target,
     workers: Workers,
+    enlarge: bool = False,
 ) -> None:
     """Make a dataset of recordings, show how far it is, print the report."""
     from training.ingest import IngestError, ingest
@@ -88,6 +89,7 @@ def _ingest(
                 target.out,
                 contract=contract,
                 options=options,
+                enlarge=enlarge,
                 codec=target.codec,
                 workers=workers,
                 resume=target.resume,
@@ -123,6 +125,7 @@ def import_demonstrations(
     mapping: Path | None = None,
     instruction: str | None = None,
     upright: bool = False,
+    enlarge: bool = False,
     option: OptionTexts = (),
 ) -> None:
     """Afterwards, look at meta/first_frames.png of the new dataset: it shows whether the pictures are upright.
@@ -137,12 +140,14 @@ def import_demonstrations(
             gives the rotation of its pictures; docs/training.md explains it.
         instruction: Instruction of episodes that carry none, or in place of theirs.
         upright: For libero, whether the pictures are upright; LIBERO's own files and OpenVLA's are upside down.
+        enlarge: Take pictures that are smaller than the contract's and enlarge them, which blurs them. Without it,
+            their episodes are rejected.
         option: Option of another format, written name=value, with the value in YAML; it may be given several times.
     """
     named = {"mapping": mapping, "instruction": instruction, "upright": upright or None}
     options = {name: value for name, value in named.items() if value is not None}
     options |= {name: load_yaml(text) for name, text in parse_options(option).items()}
-    _ingest(kind, [source], contract, options, target, workers)
+    _ingest(kind, [source], contract, options, target, workers, enlarge)
 
 
 def check(

@@ -298,12 +298,7 @@ def prepare_image(image_rgb: NDArray[np.uint8], spec: CameraSpec) -> NDArray[np.
             f"camera {spec.name!r}: image has shape {image_rgb.shape} and dtype "
             f"{image_rgb.dtype}; expected (H, W, 3) uint8",
         )
-    image = np.rot90(image_rgb, k=-spec.rotate_deg // 90) if spec.rotate_deg else image_rgb  # k > 0 is anticlockwise
-    height, width = image.shape[:2]
-    if spec.crop == "center_square" and height != width:
-        side = min(height, width)
-        top, left = (height - side) // 2, (width - side) // 2
-        image = image[top : top + side, left : left + side]
+    image = _turned_and_cropped(image_rgb, spec)
     if image.shape[:2] == (spec.height, spec.width):
         return image
     shrinks = spec.height * spec.width < image.shape[0] * image.shape[1]
@@ -313,3 +308,21 @@ def prepare_image(image_rgb: NDArray[np.uint8], spec: CameraSpec) -> NDArray[np.
         interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR,  # area: no aliasing when shrinking
     )
     return np.asarray(resized, np.uint8)
+
+
+def enlarged(image_rgb: NDArray[np.uint8], spec: CameraSpec) -> str:
+    """How preparing the image would enlarge it, as "128×128 to 224×224" (width × height); empty if it does not."""
+    height, width = _turned_and_cropped(image_rgb, spec).shape[:2]
+    if height >= spec.height and width >= spec.width:
+        return ""
+    return f"{width}×{height} to {spec.width}×{spec.height}"
+
+
+def _turned_and_cropped(image_rgb: NDArray[np.uint8], spec: CameraSpec) -> NDArray[np.uint8]:
+    image = np.rot90(image_rgb, k=-spec.rotate_deg // 90) if spec.rotate_deg else image_rgb  # k > 0 is anticlockwise
+    height, width = image.shape[:2]
+    if spec.crop == "center_square" and height != width:
+        side = min(height, width)
+        top, left = (height - side) // 2, (width - side) // 2
+        image = image[top : top + side, left : left + side]
+    return image

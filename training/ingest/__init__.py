@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.plugins import find
 from training.ingest.build import EpisodeSource, IngestError, IngestReport, Kind, Rejected, build_dataset
+from training.ingest.table import Table
 
 __all__ = [
     "SOURCES",
@@ -77,12 +79,14 @@ def ingest(
     *,
     contract: str | Contract | None = None,
     options: Mapping[str, Any] | None = None,
+    enlarge: bool = False,
     on_start: Callable[[int], None] = lambda sources: None,
     **settings: Any,
 ) -> IngestReport:
     """Make the dataset ``out`` of the recordings of these files and folders; the settings are :func:`build_dataset`'s.
 
-    ``on_start`` gets the number of sources found. Raises IngestError, ContractError, ScaleError.
+    ``enlarge``: take pictures of files and datasets that are smaller than the contract's. ``on_start`` gets the number
+    of sources found. Raises IngestError, ContractError, ScaleError.
     """
     if missing := [str(path) for path in paths if not path.exists()]:
         raise IngestError(f"{missing[0]} does not exist")
@@ -92,8 +96,11 @@ def ingest(
     if name is None:
         raise IngestError(f"importing {kind} needs a contract: --contract NAME or FILE")
     loaded = name if isinstance(name, Contract) else load_contract(name)
-    sources = found.find([path.absolute() for path in dict.fromkeys(paths)], loaded)
+    sources: Sequence[EpisodeSource] = found.find([path.absolute() for path in dict.fromkeys(paths)], loaded)
     on_start(len(sources))
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
+    if enlarge:
+        sources = [replace(source, enlarge=True) if isinstance(source, Table) else source for source in sources]
+        plain["enlarge"] = True
     first_frames = found.first_frames
     return build_dataset(sources, out, loaded, kind=kind, options=plain, first_frames=first_frames, **settings)

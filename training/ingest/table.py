@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.contract import CameraSpec, Contract, Dimension
 from lavla_ros.observation import ImageError, prepare_image
+from lavla_ros.observation.images import enlarged
 from training.dataset import DatasetError, layout
 from training.ingest.build import EpisodeReport, Kind, Rejected, Step
 
@@ -29,12 +30,17 @@ class Numbers:
     """One per step."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Table(ABC):
     """A source of one episode, as an EpisodeSource: a subclass says where it is, its numbers and its pictures.
 
     Pictures are prepared as a live camera's are: crop and size are the contract's. How far they are turned the source
-    says, because many hold pictures that were turned before.
+    says, because many hold pictures that were turned before. Pictures are not enlarged unless that is asked for: the
+    policy would learn from blurred ones, and see sharp ones when it runs.
     """
+
+    enlarge: bool = False
+    """Whether pictures smaller than the contract's are taken."""
 
     @property
     @abstractmethod
@@ -87,6 +93,13 @@ class _TableEpisode:
                 image = next(frames, None)
                 if image is None:
                     raise Rejected(Kind.FRAMES, f"camera {name!r} has {step} frames for {count} steps")
+                if not self.source.enlarge and (how := enlarged(image, spec)):
+                    raise Rejected(
+                        Kind.IMAGE,
+                        f"camera {name!r}: the pictures would be enlarged from {how}, and be blurred. Draw or record "
+                        "them at the contract's size (for LIBERO, see docs/libero.md), choose a contract with smaller "
+                        "ones, or take them as they are with --enlarge",
+                    )
                 images[name] = np.ascontiguousarray(prepare_image(image, spec))
             yield Step(
                 state=numbers.states_LS[step],

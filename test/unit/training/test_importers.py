@@ -212,6 +212,22 @@ def test_libero_pictures_that_were_turned_before_are_not_turned_again(tmp_path):
         ingest("robotwin", [file], tmp_path / "two", options={"upright": True})
 
 
+def test_pictures_are_enlarged_only_if_it_is_asked_for(tmp_path):
+    file = libero_file(tmp_path / "x_demo.hdf5", original=False)
+    contract = resized("libero")
+    larger = tuple(replace(camera, width=66, height=62) for camera in contract.cameras)
+    contract = replace(contract, cameras=larger)
+    with pytest.raises(IngestError) as refused:
+        ingest("libero", [file], tmp_path / "refused", contract=contract)
+    said = str(refused.value.report)
+    assert "image: camera 'agentview': the pictures would be enlarged from 64×64 to 66×62" in said
+    assert "--enlarge" in said
+    taken = tmp_path / "taken"
+    given = str(write(tmp_path, contract))
+    cli.main(["import", "libero", str(file), "--contract", given, "--out", str(taken), "--enlarge", "--jobs", "1"])
+    assert len(EpisodeDataset(taken, contract)) == 12
+
+
 def test_an_output_that_exists_is_never_touched(tmp_path):
     file = libero_file(tmp_path / "a_demo.hdf5", original=False)
     (tmp_path / "out").mkdir()
