@@ -41,7 +41,17 @@ from training.logs import RunLog
 from training.machine import require_disk, require_memory
 from training.reporting import Reporter
 from training.samples import SampleStream
-from training.state import Ema, Progress, differences, gather_state, load_progress, load_state, recover, save_state
+from training.state import (
+    Ema,
+    Progress,
+    differences,
+    gather_state,
+    is_divided,
+    load_progress,
+    load_state,
+    recover,
+    save_state,
+)
 
 _MAY_DIFFER = frozenset(
     {
@@ -69,6 +79,8 @@ class Task(ABC):
     """Largest norm of the gradients of a step."""
     ema_decay: float | None = None
     """Decay of the averaged weights that are validated and saved; None: no averaging."""
+    objective: str | None = None
+    """Which version of the objective is learned, where there have been several; a run is not resumed with another."""
     evaluated_on: str = "validation"
     """What :meth:`evaluate` looks at, for the log."""
 
@@ -119,6 +131,11 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, run: Trainer) -> Mapping[str, float]:
         """Figures of the averaged weights, in evaluation mode; empty if there is nothing to evaluate on."""
+
+    def compare_gradients(self, run: Trainer) -> Mapping[str, float]:
+        """Figures that need a backward pass, of the weights that are trained, at every validation; not under FSDP."""
+        del run
+        return {}
 
     def save(self, run: Trainer) -> None:
         """Called whenever the run's state is about to be saved."""
@@ -294,9 +311,12 @@ class Trainer:
 
     @torch.no_grad()
     def _validate(self) -> None:
+        figures: dict[str, float] = {}
+        if not is_divided(self.objective):  # a part of the parameters has no gradient of the whole
+            figures |= self.task.compare_gradients(self)  # in training mode: activations are recomputed if they are
         self.objective.eval()
         with self.ema.applied() if self.ema is not None else nullcontext():
-            figures = self.task.evaluate(self)
+            figures |= self.task.evaluate(self)
         if figures:
             self._report({self.task.evaluated_on: figures}, prefix=f"{self.task.evaluated_on}_")
 
@@ -341,7 +361,8 @@ class Trainer:
             data.update(np.ascontiguousarray(array).data)
         may_differ = _MAY_DIFFER | self.task.may_differ
         settings = {key: value for key, value in to_plain(self.config).items() if key not in may_differ}
-        return {"settings": settings, "contract": self.task.contract.full_hash, "data": data.hexdigest()[:16]}
+        found = {"settings": settings, "contract": self.task.contract.full_hash, "data": data.hexdigest()[:16]}
+        return found if self.task.objective is None else {**found, "objective": self.task.objective}
 
     @property
     def is_main(self) -> bool:

@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from lavla_ros.contract import Contract
 from lavla_ros.policy.backbone import build_backbone, load_pretrained_tokenizer
 from lavla_ros.policy.checkpoint import prompt_builder, save_checkpoint
-from lavla_ros.policy.model import LatentActionVLA, VlaBatch, VlaLoss
+from lavla_ros.policy.model import OBJECTIVE, LatentActionVLA, VlaBatch, VlaLoss
 from lavla_ros.policy.normalization import Normalizer, compute_stats
 from lavla_ros.policy.prompt import train_tokenizer
 from training.augment import augment_images, draw_numbers
@@ -32,6 +32,8 @@ STATS_VALUES = 25_000_000
 """Numbers (samples × H × A) that normalisation statistics are computed of; of more data, as many evenly spread."""
 PROMPT_MULTIPLE = 16
 """On a GPU the length of prompts is a multiple of this, which its matrix units divide well."""
+SHARE_SAMPLES = 16
+"""Samples, at most, that the gradients of the two losses are compared on at every validation."""
 
 
 class PolicyTask(Task):
@@ -40,6 +42,7 @@ class PolicyTask(Task):
     results = ("best", "last")
     learning_rate_key = "optim.learning_rate"
     may_differ = frozenset({"accumulation", "gradient_checkpointing", "half_checkpoints"})
+    objective = OBJECTIVE
     config: TrainConfig
 
     def __init__(self, config: TrainConfig, contract: Contract, data: LoadedData) -> None:
@@ -118,8 +121,9 @@ class PolicyTask(Task):
             batch = self.batch(rows, self.read(rows), run.accelerator.device)
             loss: VlaLoss = run.objective(batch)
             for name, value in {"loss": loss.total, **loss.parts}.items():
-                # all are means over samples, but for this one over steps
-                share = float(batch.weight_BH.sum()) if name == "mse" and counted else counted
+                # the terms of the objective are means over samples, the other figures over steps that count
+                is_term = name in ("loss", "action", "latent")
+                share = counted if is_term or not counted else float(batch.weight_BH.sum())
                 sums[name] = sums.get(name, torch.zeros_like(value)) + value * share
                 shares[name] = shares.get(name, 0.0) + share
         forget_whole_parameters(run.objective)
@@ -130,6 +134,14 @@ class PolicyTask(Task):
             run.best = figures["mse"]
             self._save_policy(run, "best", figures)
         return figures
+
+    def compare_gradients(self, run: Trainer) -> Mapping[str, float]:
+        """``latent_share`` of :meth:`LatentActionVLA.latent_share`, on this process's first held-out samples."""
+        rows = self.validation_rows if len(self.validation_rows) else self.train_rows
+        rows = rows[: min(run.micro_batch, SHARE_SAMPLES)]
+        with torch.enable_grad(), run.accelerator.autocast():
+            share = self.model.latent_share(self.batch(rows, self.read(rows), run.accelerator.device))
+        return {} if share is None else {"latent_share": share}
 
     def save(self, run: Trainer) -> None:
         self._save_policy(run, "last", {})
@@ -162,6 +174,7 @@ class PolicyTask(Task):
             tokenizer=self.tokenizer,
             tensors=tensors,
             training={
+                "objective": OBJECTIVE,
                 "step": run.step,
                 "samples": run.step * config.batch_size,
                 "seed": config.seed,

@@ -107,6 +107,11 @@ def forget_whole_parameters(module: nn.Module) -> None:
             part.reshard()
 
 
+def is_divided(module: nn.Module) -> bool:
+    """True if FSDP has divided the module's parameters among processes."""
+    return any(isinstance(part, FSDPModule) for part in module.modules())
+
+
 def save_state(path: Path, progress: Progress, tensors: Mapping[str, Tensor]) -> None:
     """Write the resume directory, replacing the last one whole. One process calls it."""
     with staged(path) as folder:

@@ -14,7 +14,19 @@ from lavla_ros.contract import Contract
 from lavla_ros.policy.backbone import Backbone
 from lavla_ros.policy.config import PolicyConfig
 from lavla_ros.policy.head import BridgeAttentionHead
-from lavla_ros.policy.strategies import PlaceholderStates, SegmentKind, build_strategy, pool_steps
+from lavla_ros.policy.strategies import (
+    PlaceholderStates,
+    SegmentKind,
+    build_strategy,
+    mean_counted,
+    mean_loss,
+    pool_steps,
+)
+
+OBJECTIVE = "means"
+"""How the terms of the objective are reduced. Part of a run's identity, and stated in its checkpoints: policies from
+before it was written there learned from an action loss summed over the H·m numbers of a chunk, and latent losses summed
+over its placeholders (cosine: a mean)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -48,6 +60,18 @@ class VlaLoss(NamedTuple):
 
     total: Tensor
     parts: Mapping[str, Tensor]
+
+
+class VlaTerms(NamedTuple):
+    """The terms of the objective before they are weighed, and figures to log (detached).
+
+    Both terms are means over what they compare: the H·m numbers of a chunk, its tokens, its steps. Only so are they of
+    comparable scale whatever H, m and P are, as one λ for all benchmarks supposes (App. B.2).
+    """
+
+    action: Tensor
+    latent: Tensor | None
+    figures: Mapping[str, Tensor]
 
 
 class LatentActionVLA(nn.Module):
@@ -86,18 +110,36 @@ class LatentActionVLA(nn.Module):
         )
         return VlaOutput(actions_BHA=actions, states=PlaceholderStates(segments=states))
 
-    def loss(self, batch: VlaBatch) -> VlaLoss:
-        """L = L_action + λ L_latent; L_action sums the squared error over steps and dimensions (Eq. 4)."""
+    def terms(self, batch: VlaBatch) -> VlaTerms:
+        """L_action of Eq. 4 as a mean, in one forward pass with the strategy's L_latent."""
         output = self(batch.images, batch.tokens_BL, batch.state_BS)
-        squared_BH = (output.actions_BHA.float() - batch.actions_BHA).square().sum(dim=-1)
-        action = (squared_BH * batch.weight_BH).sum(dim=1).mean()
-        counted = (batch.weight_BH.sum() * batch.actions_BHA.shape[-1]).clamp(min=1)
-        parts = {"action": action.detach(), "mse": (squared_BH.detach() * batch.weight_BH).sum() / counted}
-        latent, metrics = self.strategy.latent_loss(output.states, batch.labels, batch.weight_BH)
+        squared_BH = (output.actions_BHA.float() - batch.actions_BHA).square().mean(dim=-1)
+        latent, figures = self.strategy.latent_loss(output.states, batch.labels, batch.weight_BH)
+        mse = mean_counted(squared_BH, batch.weight_BH)
+        return VlaTerms(mean_loss(squared_BH, batch.weight_BH), latent, {"mse": mse, **figures})
+
+    def loss(self, batch: VlaBatch) -> VlaLoss:
+        """L = L_action + λ L_latent (Eq. 4)."""
+        action, latent, figures = self.terms(batch)
+        parts = {"action": action.detach(), **figures}
         if latent is None:
-            return VlaLoss(total=action, parts={**parts, **metrics})
-        total = action + self.strategy.weight * latent
-        return VlaLoss(total=total, parts={**parts, "latent": latent.detach(), **metrics})
+            return VlaLoss(total=action, parts=parts)
+        return VlaLoss(total=action + self.strategy.weight * latent, parts={**parts, "latent": latent.detach()})
+
+    def latent_share(self, batch: VlaBatch) -> float | None:
+        """‖λ ∇L_latent‖ / ‖∇L_action‖ over the backbone's trained parameters; None without a latent loss.
+
+        How much of what the backbone learns is the latent actions' doing: comparable between strategies.
+        """
+        action, latent, _ = self.terms(batch)
+        trained = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
+        if latent is None or not trained:
+            return None
+        norms = []
+        for term, keep in ((self.strategy.weight * latent, True), (action, False)):
+            gradients = torch.autograd.grad(term, trained, retain_graph=keep, allow_unused=True)
+            norms.append(torch.stack([g.float().norm() for g in gradients if g is not None]).norm())
+        return float(norms[0] / norms[1])
 
 
 def aggregated_layers(layers: int) -> tuple[int, ...]:

@@ -19,6 +19,8 @@ from lavla_ros.policy.strategies.base import (
     StrategyOptions,
     SupervisionStrategy,
     check_labels,
+    mean_counted,
+    mean_loss,
     pool_steps,
 )
 from lavla_ros.policy.strategies.baseline import Baseline, BaselineOptions
@@ -80,5 +82,7 @@ __all__ = [
     "check_labels",
     "find_strategy",
     "label_specs",
+    "mean_counted",
+    "mean_loss",
     "pool_steps",
 ]

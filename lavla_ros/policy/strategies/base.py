@@ -93,10 +93,11 @@ class SupervisionStrategy(nn.Module):
     def latent_loss(
         self, states: PlaceholderStates, labels: Mapping[str, Tensor], weight_BH: Tensor
     ) -> tuple[Tensor | None, dict[str, Tensor]]:
-        """L_latent averaged over the batch (None: no such term) and figures to log.
+        """L_latent (None: no such term) and figures to log.
 
-        ``labels``: z_img (B, H, P), c_img (B, H, P, d), z_act (B, H), c_act (B, H, d). ``weight_BH``: 1 where a
-        step counts, as in the action loss.
+        The loss is a mean as :func:`mean_loss` takes it, so that λ means the same for all strategies. A figure is a
+        mean over what counts, as :func:`mean_counted` takes it. ``labels``: z_img (B, H, P), c_img (B, H, P, d), z_act
+        (B, H), c_act (B, H, d). ``weight_BH``: 1 where a step counts, as in the action loss.
         """
         del states, labels, weight_BH
         return None, {}
@@ -116,6 +117,20 @@ def check_labels(specs: Mapping[str, LabelSpec], labels: Mapping[str, NDArray[An
                 f"{low} to {high}",
                 f"0 to {spec.codebook - 1}: strategy.options.codebook must be that of the latent action model",
             )
+
+
+def mean_loss(value_BN: Tensor, weight_BN: Tensor) -> Tensor:
+    """A term of the objective: the mean over all N steps (or placeholders) and samples; what does not count adds 0.
+
+    Dividing by N, and not by how many count, gives every step the same weight, wherever an episode ends, and makes
+    the loss of a batch the mean of those of its equal parts.
+    """
+    return (value_BN * weight_BN).mean()
+
+
+def mean_counted(value_BN: Tensor, weight_BN: Tensor) -> Tensor:
+    """A figure for people: the mean over what counts, detached; 0 if nothing does."""
+    return (value_BN.detach() * weight_BN).sum() / weight_BN.sum().clamp(min=1)
 
 
 def pool_steps(states_BND: Tensor, segment: Segment) -> Tensor:

@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from lavla_ros.policy.strategies.base import mean_counted, mean_loss
+
 
 class CodeHead(nn.Module):
     """φ_explicit of Eq. 6 and φ_tok of Eq. 10: a linear map from a final-layer state to K code logits."""
@@ -18,12 +20,11 @@ class CodeHead(nn.Module):
         self.project = nn.Linear(width, codebook)
 
     def loss(self, states_BND: Tensor, codes_BN: Tensor, weight_BN: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 7: -log likelihood summed over the N placeholders, averaged over the batch; and the accuracy."""
+        """Eq. 7 as a mean: -log likelihood of a token, over the N placeholders and the batch; and the accuracy."""
         logits_BNK = self.project(states_BND.to(self.project.weight.dtype)).float()
         nll_BN = F.cross_entropy(logits_BNK.transpose(1, 2), codes_BN.long(), reduction="none")
         correct_BN = (logits_BNK.detach().argmax(dim=-1) == codes_BN).float()
-        accuracy = (correct_BN * weight_BN).sum() / weight_BN.sum().clamp(min=1)
-        return (nll_BN * weight_BN).sum(dim=1).mean(), {"latent_accuracy": accuracy}
+        return mean_loss(nll_BN, weight_BN), {"latent_accuracy": mean_counted(correct_BN, weight_BN)}
 
 
 class EmbeddingHead(nn.Module):
@@ -34,11 +35,10 @@ class EmbeddingHead(nn.Module):
         self.mlp = nn.Sequential(nn.Linear(width, width), nn.GELU(), nn.Linear(width, embedding))
 
     def loss(self, states_BND: Tensor, values_BNd: Tensor, weight_BN: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
-        """Mean squared error per placeholder, summed over the N placeholders, averaged over the batch."""
+        """Squared error, a mean over the d dimensions, the N placeholders and the batch."""
         predicted_BNd = self.mlp(states_BND.to(next(self.mlp.parameters()).dtype)).float()
         error_BN = (predicted_BNd - values_BNd.float()).square().mean(dim=-1)
-        mean = (error_BN.detach() * weight_BN).sum() / weight_BN.sum().clamp(min=1)
-        return (error_BN * weight_BN).sum(dim=1).mean(), {"latent_mse": mean}
+        return mean_loss(error_BN, weight_BN), {"latent_mse": mean_counted(error_BN, weight_BN)}
 
 
 def by_placeholder(steps_BHPx: Tensor) -> Tensor:

@@ -9,7 +9,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lavla_ros.config import check
-from lavla_ros.policy.strategies.base import BackboneShape, LabelSpec, PlaceholderStates, Segment, SupervisionStrategy
+from lavla_ros.policy.strategies.base import (
+    BackboneShape,
+    LabelSpec,
+    PlaceholderStates,
+    Segment,
+    SupervisionStrategy,
+    mean_counted,
+    mean_loss,
+)
 
 PAPER_LAYER, PAPER_LAYERS = 17, 28
 """Hidden state 17 of 29 (index 0 is the embedding) of Qwen3-VL-2B; other depths take the same fraction."""
@@ -59,13 +67,12 @@ class LaAlign(SupervisionStrategy):
     def latent_loss(
         self, states: PlaceholderStates, labels: Mapping[str, Tensor], weight_BH: Tensor
     ) -> tuple[Tensor, dict[str, Tensor]]:
-        """Eq. 5: minus the cosine similarity of φ_align(ν^(k)) and c_img, averaged over steps."""
+        """Eq. 5: minus the cosine similarity of φ_align(ν^(k)) and c_img, a mean over the H steps and the batch."""
         states_BHD = states.segments["action"][self.layer]
         projected_BHc = self.project(states_BHD.to(self.project.weight.dtype)).float()
         target_BHc = labels["c_img"].float().flatten(2)
         similarity_BH = F.cosine_similarity(projected_BHc, target_BHc, dim=-1)
-        mean = (similarity_BH * weight_BH).sum() / weight_BH.sum().clamp(min=1)
-        return -mean, {"latent_cosine": mean.detach()}
+        return mean_loss(-similarity_BH, weight_BH), {"latent_cosine": mean_counted(similarity_BH, weight_BH)}
 
 
 def align_layer(choice: str | int, layers: int) -> int:

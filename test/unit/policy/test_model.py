@@ -128,8 +128,9 @@ def test_padded_steps_do_not_count(model, prompt):
     )
     loss = model.loss(masked)
     predicted = model(batch.images, batch.tokens_BL, batch.state_BS).actions_BHA
-    expected = (predicted[:, :3] - batch.actions_BHA[:, :3]).square().sum((1, 2)).mean()
-    torch.testing.assert_close(loss.total, expected)
+    counted = (predicted[:, :3] - batch.actions_BHA[:, :3]).square().mean()
+    torch.testing.assert_close(loss.total, counted / 2)  # half of the steps count, and each as much as it always does
+    torch.testing.assert_close(loss.parts["mse"], counted)
 
 
 def test_overfits_a_small_batch(model, prompt):

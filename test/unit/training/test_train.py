@@ -111,7 +111,7 @@ def test_learns_and_the_policy_reproduces_a_demonstration(contract, tmp_path):
         validate_every=50,
         trackers=("tensorboard",),
         augment=AugmentConfig(),
-        optim=OptimConfig(learning_rate=5e-3, schedule="cosine", warmup_steps=10, ema_decay=0.9),
+        optim=OptimConfig(learning_rate=5e-3, schedule="cosine", warmup_steps=10, gradient_clip=0.1, ema_decay=0.9),
     )
     log = Log()
     best = Trainer(PolicyTask(config, contract, data), log).run()
@@ -254,6 +254,10 @@ def test_resume_refuses_another_configuration_and_names_it(contract, data, tmp_p
     other = replace(config.policy, actions=ActionCodingConfig(relative_actions=False))
     with pytest.raises(CheckpointError, match=r"policy\.actions\.relative_actions: True → False"):
         Trainer(PolicyTask(replace(config, policy=other), contract, data), Log()).run()
+    task = PolicyTask(config, contract, data)
+    task.objective = "sums"
+    with pytest.raises(CheckpointError, match="objective: 'means' → 'sums'"):
+        Trainer(task, Log()).run()
     changed = replace(data, states_NS=data.states_NS + 1)
     with pytest.raises(CheckpointError, match=r"other data \(data: "):
         Trainer(PolicyTask(config, contract, changed), Log()).run()
@@ -429,12 +433,19 @@ def test_every_strategy_trains_on_its_labels(contract, tmp_path, name, options):
     data = load_data(
         [source(world, labels=labels)], contract, DataConfig(), image_size=SIZE, cache_dir=tmp_path / "cache"
     )
-    config = small_config(tmp_path / "run", steps=2)
+    config = small_config(tmp_path / "run", steps=2, batch_size=16)
     config = replace(config, policy=replace(config.policy, strategy=StrategyConfig(name=name, options=options)))
     log = Log()
-    Trainer(PolicyTask(config, contract, data), log).run()
+    whole = Trainer(PolicyTask(config, contract, data), log)
+    whole.run()
     figures = log.figures[0][1]
     assert np.isfinite(figures["latent"]) and figures["loss"] != figures["action"]
+    assert log.figures[-1][1]["validation_latent_share"] > 0
+    for accumulation in (4, 16):  # though episodes end within chunks, and padding does not count
+        parts = replace(config, steps=1, output=tmp_path / str(accumulation), accumulation=accumulation)
+        divided = Trainer(PolicyTask(parts, contract, data), Log())
+        divided.run()
+        np.testing.assert_allclose(divided.losses, whole.losses[:1], rtol=1e-5)
     assert load_checkpoint(tmp_path / "run/best").config.strategy.name == name
     # other labels are other data
     changed = {key: np.roll(value, 1, axis=0) for key, value in labels.items()}
