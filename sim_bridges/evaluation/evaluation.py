@@ -94,10 +94,10 @@ class _Evaluation:
 
             resolve_device(config.device)
         self.policy_hash = policy_hash(config.policy)
-        network = policy_config(config.policy)
+        network, training = policy_config(config.policy)
         backbone = network.get("backbone")
         self.backbone = str(backbone.get("kind", "")) if isinstance(backbone, Mapping) else ""
-        self.method = config.method or published.method_of(network)
+        self.method = config.method or published.method_of(network, training)
         self.assets = self.suite.assets()
         self.comparability = self.suite.comparability(
             Evaluated(

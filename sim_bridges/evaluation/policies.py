@@ -178,10 +178,10 @@ def policy_hash(policy: str) -> str | None:
     return digest.hexdigest()[:16]
 
 
-def policy_config(policy: str) -> Mapping[str, Any]:
-    """The ``policy`` section of a checkpoint's config.yaml; empty for anything else."""
+def policy_config(policy: str) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """The sections ``policy`` and ``training`` of a checkpoint's config.yaml; empty for anything else."""
     if kind_of(policy) != "checkpoint":
-        return {}
+        return {}, {}
     import yaml
 
     from lavla_ros.policy.policy import checkpoint_path
@@ -189,6 +189,7 @@ def policy_config(policy: str) -> Mapping[str, Any]:
     try:
         document = load_yaml((checkpoint_path(policy) / "config.yaml").read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return {}  # loading it will say what is wrong
-    section = document.get("policy") if isinstance(document, Mapping) else None
-    return section if isinstance(section, Mapping) else {}
+        document = {}  # loading it will say what is wrong
+    found = [document.get(name) if isinstance(document, Mapping) else None for name in ("policy", "training")]
+    network, training = (section if isinstance(section, Mapping) else {} for section in found)
+    return network, training

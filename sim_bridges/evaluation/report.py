@@ -30,7 +30,7 @@ class Published:
 
     methods: Mapping[str, str] = field(default_factory=dict)
     """Method → its name there. A method that is not among them is shown as it is called."""
-    method_of: Callable[[Mapping[str, Any]], str] = lambda policy: ""
+    method_of: Callable[[Mapping[str, Any], Mapping[str, Any]], str] = lambda policy, training: ""
     """A checkpoint's ``policy`` configuration → its method, "" if it has none."""
     section: Callable[[Sequence[Results]], str] = lambda results: ""
     """A part of the page, as HTML: the publication's figures beside those of the results."""

@@ -24,23 +24,47 @@ METHODS: dict[str, str] = {
 """Method → its name in the paper. ``_vision``: with a latent action model that saw no actions (Table 6)."""
 
 
-def method_of(policy: Mapping[str, Any]) -> str:
-    """The method of a checkpoint's ``policy`` configuration.
+_PLAIN: dict[str, dict[str, Any]] = {
+    "baseline": {"placeholders": "H", "tokens": 4},
+    "la_align": {"weight": 1.0, "tokens": 4, "embedding": 128, "target": "embedding", "projector": "linear"}
+    | {"align_layer": "middle", "centre": False},
+    "la_direct": {"weight": 0.1, "tokens": 4, "codebook": 16, "embedding": 128, "continuous": False},
+    "la_cond": {"weight": 0.1, "tokens": 4, "codebook": 16, "embedding": 128, "continuous": False},
+    "la_tok": {"weight": 0.1, "codebook": 256, "embedding": 128, "continuous": False},
+}
+"""Strategy → the options that the paper's tables are of (Table 7, App. D.2)."""
+_LAYERS = {7: "early", 17: "middle", 28: "final"}
+"""Of Qwen3-VL-2B."""
 
-    "" for a variant of the paper's strategies that its tables do not have; a strategy of somebody else's is a method by
-    its own name.
+
+def method_of(policy: Mapping[str, Any], training: Mapping[str, Any] | None = None) -> str:
+    """The method of a checkpoint's ``policy`` configuration, and of its ``training`` as far as that is known.
+
+    "" for a variant of the paper's strategies that its tables do not have, as with another λ; a strategy of somebody
+    else's is a method by its own name.
     """
     strategy = policy.get("strategy")
     if not isinstance(strategy, Mapping):
         return ""
-    name, options = str(strategy.get("name", "")), strategy.get("options") or {}
-    if name not in METHODS:
+    name, options = str(strategy.get("name", "")), dict(strategy.get("options") or {})
+    if name not in _PLAIN:
         return name
-    if name == "baseline":
-        name = {"PH-Direct": "ph_direct", "PH-Cond": "ph_cond"}.get(options.get("placeholders", "H"), "baseline")
-    elif name == "la_align":
-        layer = options.get("align_layer", "middle")
-        name = {"middle": "la_align", "early": "la_align_early", "final": "la_align_final"}.get(layer, "")
-    elif options.get("continuous"):
-        name = f"{name}_continuous"
-    return name if name in METHODS else ""
+    if (policy.get("backbone") or {}).get("kind") == "pretrained" and options.get("align_layer") in _LAYERS:
+        options["align_layer"] = _LAYERS[options["align_layer"]]
+    changed = {key: value for key, value in options.items() if value != _PLAIN[name].get(key)}
+    variant = {
+        "PH-Direct": "ph_direct", "PH-Cond": "ph_cond", "early": "la_align_early", "final": "la_align_final",
+        True: f"{name}_continuous", None: name,
+    }.get(next(iter(changed.values()), None), "")  # fmt: skip
+    if len(changed) > 1 or not {"placeholders", "align_layer", "continuous"} >= changed.keys():
+        return ""
+    if not _saw_actions(training or {}):
+        variant = f"{variant}_vision"
+    return variant if variant in METHODS else ""
+
+
+def _saw_actions(training: Mapping[str, Any]) -> bool:
+    """False if a latent action model that taught the policy was trained without action supervision (Table 6)."""
+    labels = training.get("labels")
+    sets = [made for of_dataset in labels.values() for made in of_dataset.values()] if labels else []
+    return all(made.get("settings", {}).get("action_weight", 1.0) > 0 for made in sets)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from statistics import mean, stdev
 
 from sim_bridges.evaluation.page import table, text
 from sim_bridges.evaluation.report import Published
@@ -91,13 +92,17 @@ TABLES = (
 )
 
 
-def our_figures(results: Iterable[Results]) -> dict[str, dict[str, Tally]]:
-    """Method → LIBERO suite → how it went; of several results of one method and suite, the last."""
-    figures: dict[str, dict[str, Tally]] = {}
+def our_figures(results: Iterable[Results]) -> dict[str, dict[str, list[Tally]]]:
+    """Method → LIBERO suite → how each policy did, as of several seeds; of one policy evaluated twice, the last."""
+    found: dict[str, dict[str, dict[str, Tally]]] = {}
     for each in results:
         if each.method and each.suite in SUITES and each.scored:
-            figures.setdefault(each.method, {})[each.suite] = Tally.of(each.episodes)
-    return figures
+            policy = str(each.settings.get("policy_hash") or each.policy)
+            found.setdefault(each.method, {}).setdefault(each.suite, {})[policy] = Tally.of(each.episodes)
+    return {
+        method: {suite: list(of_policy.values()) for suite, of_policy in suites.items()}
+        for method, suites in found.items()
+    }
 
 
 def paper_tables(results: Sequence[Results]) -> str:
@@ -126,13 +131,13 @@ def paper_tables(results: Sequence[Results]) -> str:
     return "\n".join(lines)
 
 
-def _paper_table(printed: Table, ours: Mapping[str, Mapping[str, Tally]]) -> str:
+def _paper_table(printed: Table, ours: Mapping[str, Mapping[str, Sequence[Tally]]]) -> str:
     rows = []
     for method, figures in printed.rows:
-        tallies = [ours.get(method, {}).get(suite) for suite in SUITES]
+        tallies = [ours.get(method, {}).get(suite, ()) for suite in SUITES]
         cells = [f"{figure:.1f}{_our_cell(tally)}" for figure, tally in zip(figures, tallies, strict=False)]
         average = f"{figures[-1]:.1f}"
-        rates = [tally.rate for tally in tallies if tally is not None and tally.rate is not None]
+        rates = [mean(tally.rate or 0.0 for tally in of_suite) for of_suite in tallies if of_suite]
         if len(rates) == len(SUITES):
             average += f'<span class="ours">{100 * sum(rates) / len(rates):.1f}</span>'
         rows.append((text(METHODS[method]), *cells, average))
@@ -140,10 +145,15 @@ def _paper_table(printed: Table, ours: Mapping[str, Mapping[str, Tally]]) -> str
     return f"<h3>Table {printed.number}: {text(printed.title)}</h3>" + table(head, rows, numbers=range(1, 6))
 
 
-def _our_cell(tally: Tally | None) -> str:
-    if tally is None or tally.rate is None or tally.wilson95 is None:
+def _our_cell(tallies: Sequence[Tally]) -> str:
+    """One policy with its Wilson interval, several with their mean, standard deviation and range."""
+    rates = [100 * tally.rate for tally in tallies if tally.rate is not None]
+    if len(rates) > 1:
+        detail = f"± {stdev(rates):.1f} of {len(rates)} policies, {min(rates):.0f}–{max(rates):.0f}"
+        return f'<span class="ours">{mean(rates):.1f} <small>({detail})</small></span>'
+    if not rates or (interval := tallies[0].wilson95) is None:
         return ""
-    low, high = tally.wilson95
+    (tally,), (low, high) = tallies, interval
     detail = f"{tally.successes}/{tally.scored}, {100 * low:.0f}–{100 * high:.0f}"
     return f'<span class="ours">{100 * tally.rate:.1f} <small>({detail})</small></span>'
 

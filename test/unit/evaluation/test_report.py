@@ -15,7 +15,7 @@ from sim_bridges.evaluation.report import write_comparison, write_report
 from sim_bridges.evaluation.results import Results
 from sim_bridges.files import write_json
 from sim_bridges.paper.methods import METHODS, method_of
-from sim_bridges.paper.tables import PAPER, TABLES, paper_tables
+from sim_bridges.paper.tables import PAPER, TABLES, our_figures, paper_tables
 
 VOID = {"meta", "rect", "line", "br"}
 PRINTED = Path(__file__).parents[4] / "shared" / "paper.txt"
@@ -187,6 +187,11 @@ def test_the_printed_figures_are_the_papers(number: str) -> None:
         ({"name": "la_align"}, "la_align"),
         ({"name": "la_align", "options": {"align_layer": "early"}}, "la_align_early"),
         ({"name": "la_align", "options": {"align_layer": 9}}, ""),
+        ({"name": "la_align", "options": {"align_layer": "early", "weight": 20}}, ""),
+        ({"name": "la_align", "options": {"target": "code"}}, ""),
+        ({"name": "la_tok", "options": {"weight": 0.5}}, ""),
+        ({"name": "la_tok", "options": {"weight": 0.1, "codebook": 256}}, "la_tok"),
+        ({"name": "la_direct", "options": {"tokens": 2}}, ""),
         ({"name": "la_direct", "options": {"continuous": True}}, "la_direct_continuous"),
         ({"name": "la_cond", "options": {"continuous": True}}, ""),
         ({"name": "la_tok", "options": {"continuous": False}}, "la_tok"),
@@ -197,3 +202,28 @@ def test_the_printed_figures_are_the_papers(number: str) -> None:
 )
 def test_the_row_that_a_checkpoint_belongs_to(strategy: object, method: str) -> None:
     assert method_of({"strategy": strategy}) == method
+
+
+def test_the_row_depends_on_what_taught_the_policy_and_on_the_layer_whatever_its_name() -> None:
+    def method(strategy: str, options: dict[str, object], weight: float | None = None) -> str:
+        made = {"settings": {} if weight is None else {"action_weight": weight}}
+        policy = {"backbone": {"kind": "pretrained"}, "strategy": {"name": strategy, "options": options}}
+        return method_of(policy, {"labels": {"data/libero": {"image": made}}})
+
+    assert method("la_direct", {}) == method("la_direct", {}, 1.0) == "la_direct"
+    assert method("la_direct", {}, 0.0) == "la_direct_vision"  # Table 6
+    assert method("la_align", {"align_layer": 17}, 0.0) == "la_align_vision"
+    assert method("la_align", {"align_layer": 28}) == "la_align_final"
+    assert method("la_direct", {"continuous": True}, 0.0) == "", "no table has it"
+
+
+def test_seeds_of_a_method_stand_together_and_no_result_hides_another() -> None:
+    def seed(name: str, successes: int):
+        outcomes = [True] * successes + [False] * (8 - successes)
+        return replace(results(outcomes, policy=name), settings={"policy_hash": name})
+
+    ours = our_figures([seed("a", 8), seed("b", 2), seed("c", 4), seed("a", 6)])
+    (tallies,) = ours["baseline"].values()
+    assert [tally.successes for tally in tallies] == [6, 2, 4], "one policy evaluated twice counts once"
+    page = paper_tables([seed("a", 6), seed("b", 2), seed("c", 4)])
+    assert "50.0 <small>(± 25.0 of 3 policies, 25–75)</small>" in page
