@@ -66,7 +66,9 @@ def train(base: Path, output: Path, strategy: str, size: str, head_width: int) -
     config = recipe(output, backbone, strategy, batch_size=1, steps=2)
     config = replace(config, precision="float32", gradient_checkpointing=True, save_every=1, device="cpu")
     if head_width:
-        config = replace(config, policy=replace(config.policy, head=replace(config.policy.head, width=head_width)))
+        config = replace(
+            config, policy=replace(config.policy, head=replace(config.policy.head, width=head_width, kv="separate"))
+        )
     Trainer(task_of(config, load_contract(CONTRACT)), Silent()).run()
 
 

@@ -70,7 +70,7 @@ def build(strategy: str, size: str, device: torch.device, dtype: torch.dtype) ->
     lora = LoraConfig() if size == "2b" else LoraConfig(rank=4)
     config = PolicyConfig(
         backbone=BackboneConfig(kind="pretrained", lora=lora),
-        head=HeadConfig(heads=8, vision_gate=0.5),
+        head=HeadConfig(heads=8, kv="shared", ffn_ratio=0.25, vision_gate=0.5),  # the paper's recipes'
         strategy=StrategyConfig(name=strategy),
     )
     torch.manual_seed(0)

@@ -26,7 +26,8 @@ from lavla_ros.resources import config_path
 from lavla_ros.yaml_text import load_yaml
 
 T = TypeVar("T")
-Scalar = str | int | float | bool
+Scalar = bool | int | float | str
+"""In this order, in which a command line's text is tried: text is a str only if it is nothing else."""
 
 
 class ConfigError(UserError, ValueError):

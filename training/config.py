@@ -102,7 +102,7 @@ class OptimConfig:
     learning_rate: float = 1e-4
     """Highest learning rate of the schedule."""
     weight_decay: float = 0.01
-    """Weight decay, which is applied to matrices only."""
+    """Weight decay, which is applied to matrices only, but not to embeddings and queries."""
     betas: tuple[float, ...] = (0.9, 0.95)
     """The two decay rates of AdamW's moving averages."""
     schedule: Literal["step", "cosine", "constant"] = "step"

@@ -8,7 +8,7 @@ frames come from :mod:`training.frames`, which says what they cost.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -26,7 +26,7 @@ from lavla_ros.policy.strategies import LabelSpec, check_labels
 from training.config import DataConfig, MixturePart
 from training.dataset import EpisodeDataset
 from training.frames import Frames, JoinedFrames, MemoryFrames, OnFrame, open_frames
-from training.latent_actions.labels import LabelError, dataset_hash, read_labels
+from training.latent_actions.labels import LabelError, dataset_hash, labels_in_use, read_labels
 from training.machine import GIB
 from training.samples import DataError
 
@@ -69,6 +69,8 @@ class Source:
     weight: float = 1.0
     labels: Mapping[str, NDArray[Any]]
     """Latent labels by key, one row per step."""
+    label_sets: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """The label sets that they are of, and what made these."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,6 +93,8 @@ class LoadedData:
     """Latent labels by key, N rows each; empty for strategies that need none."""
     sources: tuple[tuple[str, int], ...]
     """(name, number of samples) of every dataset."""
+    label_sets: Mapping[str, Mapping[str, Mapping[str, Any]]] = field(default_factory=dict)
+    """Dataset → label sets in use."""
 
     def __len__(self) -> int:
         return len(self.states_NS)
@@ -137,16 +141,17 @@ def open_sources(config: DataConfig, contract: Contract, specs: Mapping[str, Lab
         if not part.path.exists():
             raise DataError(f"dataset {part.path} does not exist; make it with `lavla convert` or `lavla import`")
         dataset = EpisodeDataset(part.path, contract)
-        labels = _read_labels(part, dataset, specs) if specs else {}
-        sources.append(Source(dataset=dataset, name=str(part.path), weight=part.weight, labels=labels))
+        labels, used = _read_labels(part, dataset, specs) if specs else ({}, {})
+        sources.append(Source(dataset=dataset, name=str(part.path), weight=part.weight, labels=labels, label_sets=used))
     return sources
 
 
 def _read_labels(
     part: MixturePart, dataset: EpisodeDataset, specs: Mapping[str, LabelSpec]
-) -> Mapping[str, NDArray[Any]]:
+) -> tuple[Mapping[str, NDArray[Any]], Mapping[str, Mapping[str, Any]]]:
     try:
         labels = read_labels(part.path, tuple(specs), dataset_hash(dataset))
+        used = labels_in_use(part.path, tuple(specs))
         check_labels(specs, labels, steps=len(dataset))
     except (LabelError, ConfigError) as error:
         raise DataError(f"{part.path}: {error}") from None
@@ -154,7 +159,7 @@ def _read_labels(
         if values.dtype.kind == "f" and not np.isfinite(values).all():
             row = int(np.argwhere(~np.isfinite(values))[0][0])
             raise DataError(f"{part.path}: label {key!r} of sample {row} is not finite; make the labels again")
-    return labels
+    return labels, used
 
 
 def load_data(
@@ -211,6 +216,7 @@ def load_data(
         weight_N=np.repeat(np.array([s.weight for s in sources], np.float32), counts),
         labels={key: np.concatenate([s.labels[key] for s in sources]) for key in sources[0].labels},
         sources=tuple((s.name, count) for s, count in zip(sources, counts, strict=True)),
+        label_sets={s.name: s.label_sets for s in sources if s.label_sets},
     )
 
 

@@ -50,6 +50,7 @@ from training.state import (
     load_progress,
     load_state,
     recover,
+    replaced,
     save_state,
 )
 
@@ -73,14 +74,14 @@ class Task(ABC):
     """Folders of the run's output that hold what was learned."""
     learning_rate_key: ClassVar[str] = "learning_rate"
     """The setting to lower when a loss is not finite."""
-    may_differ: ClassVar[frozenset[str]] = frozenset()
+    may_differ: frozenset[str] = frozenset()
     """Settings of this task's own that a run may be resumed with other values of."""
     gradient_clip: float = math.inf
     """Largest norm of the gradients of a step."""
     ema_decay: float | None = None
     """Decay of the averaged weights that are validated and saved; None: no averaging."""
-    objective: str | None = None
-    """Which version of the objective is learned, where there have been several; a run is not resumed with another."""
+    stored_as: torch.dtype | None = None
+    """Type that weights are rounded to where they are saved; None: not at all."""
     evaluated_on: str = "validation"
     """What :meth:`evaluate` looks at, for the log."""
 
@@ -119,6 +120,10 @@ class Task(ABC):
         """What the network's own draws in a forward pass depend on, besides the seed."""
         return step, part, process
 
+    def before_update(self, optimizer: torch.optim.Optimizer) -> None:
+        """Called with the gradients of a whole batch in place, before they are applied."""
+        del optimizer
+
     def note(self, loss: Any) -> None:
         """Called with what ``loss(batch)`` gave in each forward pass of training."""
         del loss
@@ -131,6 +136,13 @@ class Task(ABC):
     @abstractmethod
     def evaluate(self, run: Trainer) -> Mapping[str, float]:
         """Figures of the averaged weights, in evaluation mode; empty if there is nothing to evaluate on."""
+
+    def provenance(self) -> Mapping[str, Any]:
+        """What the losses depend on besides settings, contract and :meth:`arrays`; JSON-ready.
+
+        A run is not resumed with another.
+        """
+        return {}
 
     def compare_gradients(self, run: Trainer) -> Mapping[str, float]:
         """Figures that need a backward pass, of the weights that are trained, at every validation; not under FSDP."""
@@ -250,6 +262,8 @@ class Trainer:
                     figures = dict(zip(sums, means.tolist(), strict=True))
                     figures["gradient_norm"] = float(norm)
                     self._require_finite(figures, rest)  # before anything is changed by it
+                if accelerator.sync_gradients:
+                    task.before_update(self.optimizer)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
@@ -315,10 +329,20 @@ class Trainer:
         if not is_divided(self.objective):  # a part of the parameters has no gradient of the whole
             figures |= self.task.compare_gradients(self)  # in training mode: activations are recomputed if they are
         self.objective.eval()
-        with self.ema.applied() if self.ema is not None else nullcontext():
+        with self._evaluated_weights():
             figures |= self.task.evaluate(self)
         if figures:
             self._report({self.task.evaluated_on: figures}, prefix=f"{self.task.evaluated_on}_")
+
+    @contextmanager
+    def _evaluated_weights(self) -> Iterator[None]:
+        """What is saved in the network's place: averages if there are some, rounded if the task stores them so."""
+        weights = self.parameters if self.ema is None else self.ema.tensors
+        if self.ema is None and self.task.stored_as is None:
+            yield
+            return
+        with replaced(self.parameters, weights, self.task.stored_as):
+            yield
 
     def _save(self) -> None:
         self.task.save(self)
@@ -362,7 +386,7 @@ class Trainer:
         may_differ = _MAY_DIFFER | self.task.may_differ
         settings = {key: value for key, value in to_plain(self.config).items() if key not in may_differ}
         found = {"settings": settings, "contract": self.task.contract.full_hash, "data": data.hexdigest()[:16]}
-        return found if self.task.objective is None else {**found, "objective": self.task.objective}
+        return {**found, **self.task.provenance()}
 
     @property
     def is_main(self) -> bool:

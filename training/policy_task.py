@@ -21,7 +21,7 @@ from lavla_ros.policy.model import OBJECTIVE, LatentActionVLA, VlaBatch, VlaLoss
 from lavla_ros.policy.normalization import Normalizer, compute_stats
 from lavla_ros.policy.prompt import train_tokenizer
 from training.augment import augment_images, draw_numbers
-from training.config import TrainConfig
+from training.config import OptimConfig, TrainConfig
 from training.data import BatchMaker, LoadedData, to_device
 from training.footprint import require_training_memory
 from training.loop import Task, Trainer
@@ -32,6 +32,10 @@ STATS_VALUES = 25_000_000
 """Numbers (samples × H × A) that normalisation statistics are computed of; of more data, as many evenly spread."""
 PROMPT_MULTIPLE = 16
 """On a GPU the length of prompts is a multiple of this, which its matrix units divide well."""
+EMBEDDINGS = ("placeholder_embeddings.weight", "embed_tokens.weight", "pos_embed.weight", "queries", "step_keys")
+"""Ends of the names of parameters that are vectors side by side, no maps: decay would only draw them together."""
+LABELS_SEEN = 50_000
+"""Training steps, at most, whose labels a strategy is prepared with."""
 SHARE_SAMPLES = 16
 """Samples, at most, that the gradients of the two losses are compared on at every validation."""
 
@@ -42,12 +46,12 @@ class PolicyTask(Task):
     results = ("best", "last")
     learning_rate_key = "optim.learning_rate"
     may_differ = frozenset({"accumulation", "gradient_checkpointing", "half_checkpoints"})
-    objective = OBJECTIVE
     config: TrainConfig
 
     def __init__(self, config: TrainConfig, contract: Contract, data: LoadedData) -> None:
         self.config, self.contract, self.data = config, contract, data
         self.gradient_clip, self.ema_decay = config.optim.gradient_clip, config.optim.ema_decay
+        self.stored_as = torch.float16 if config.half_checkpoints else None
         self.train_rows, self.validation_rows = split_episodes(
             data.episode_N,
             validation=config.data.validation_fraction,
@@ -55,6 +59,8 @@ class PolicyTask(Task):
             fraction=config.data.fraction,
             task_N=data.instruction_N,
         )
+        if config.optim.schedule != "cosine":  # the only one that depends on how long the run is
+            self.may_differ = self.may_differ | {"steps"}
         self.weights = data.weight_N[self.train_rows]
         self.stats = training_stats(config, contract, data, self.train_rows)
 
@@ -66,6 +72,9 @@ class PolicyTask(Task):
         at_rest, computing = getattr(torch, config.frozen_dtype), getattr(torch, config.precision)
         backbone = build_backbone(config.policy.backbone, self.tokenizer, at_rest, computing=computing)
         self.model = LatentActionVLA(config.policy, contract, backbone)
+        if labels := {key: data.labels[key] for key in self.model.strategy.required_labels if key in data.labels}:
+            rows = spread(self.train_rows, LABELS_SEEN)
+            self.model.strategy.prepare({key: values[rows] for key, values in labels.items()})
         if config.gradient_checkpointing:
             self.model.backbone.vlm.activation_checkpointing_enable()
         prompt = prompt_builder(self.model, contract, self.tokenizer)
@@ -81,17 +90,7 @@ class PolicyTask(Task):
         return self.model
 
     def optimizer(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
-        """AdamW; weight decay on matrices only."""
-        optim = self.config.optim
-        matrices = [p for p in parameters.values() if p.ndim > 1]
-        others = [p for p in parameters.values() if p.ndim <= 1]
-        beta1, beta2 = optim.betas
-        return torch.optim.AdamW(
-            [{"params": matrices, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}],
-            lr=optim.learning_rate,
-            betas=(beta1, beta2),
-            fused=True,
-        )
+        return adamw(parameters, self.config.optim)
 
     def start_step(self, step: int) -> float:
         return self.config.optim.learning_rate_at(step, self.config.steps)
@@ -135,8 +134,12 @@ class PolicyTask(Task):
             self._save_policy(run, "best", figures)
         return figures
 
+    def provenance(self) -> Mapping[str, Any]:
+        base = self.model.backbone.fingerprint
+        return {"objective": OBJECTIVE, **({"base": base} if base else {})}
+
     def compare_gradients(self, run: Trainer) -> Mapping[str, float]:
-        """``latent_share`` of :meth:`LatentActionVLA.latent_share`, on this process's first held-out samples."""
+        """``latent_share`` of :meth:`LatentActionVLA.latent_share`, on the first held-out samples."""
         rows = self.validation_rows if len(self.validation_rows) else self.train_rows
         rows = rows[: min(run.micro_batch, SHARE_SAMPLES)]
         with torch.enable_grad(), run.accelerator.autocast():
@@ -175,6 +178,7 @@ class PolicyTask(Task):
             tensors=tensors,
             training={
                 "objective": OBJECTIVE,
+                "labels": {name: dict(sets) for name, sets in self.data.label_sets.items()},
                 "step": run.step,
                 "samples": run.step * config.batch_size,
                 "seed": config.seed,
@@ -188,6 +192,26 @@ class PolicyTask(Task):
         )
 
 
+def spread(rows: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """``rows``, or as many as ``limit`` of them, evenly spread."""
+    if len(rows) <= limit:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
+
+
+def adamw(parameters: Mapping[str, nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:
+    """AdamW; weight decay on the matrices of linear maps and convolutions alone."""
+    decayed = [p for name, p in parameters.items() if p.ndim > 1 and not name.endswith(EMBEDDINGS)]
+    others = [p for name, p in parameters.items() if p.ndim <= 1 or name.endswith(EMBEDDINGS)]
+    beta1, beta2 = optim.betas
+    return torch.optim.AdamW(
+        [{"params": decayed, "weight_decay": optim.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        lr=optim.learning_rate,
+        betas=(beta1, beta2),
+        fused=True,
+    )
+
+
 def training_stats(
     config: TrainConfig, contract: Contract, data: LoadedData, indices: NDArray[np.int64]
 ) -> dict[str, Any]:
@@ -197,8 +221,7 @@ def training_stats(
     contract share a scale.
     """
     limit = max(10_000, STATS_VALUES // (contract.chunk_size * contract.action_dim))
-    if len(indices) > limit:
-        indices = indices[np.linspace(0, len(indices) - 1, limit).round().astype(np.int64)]
+    indices = spread(indices, limit)
     actions_NHA, mask_NH = data.chunks(indices, contract.chunk_size)
     return compute_stats(
         contract, config.policy.actions, states_NS=data.states_NS[indices], actions_NHA=actions_NHA, mask_NH=mask_NH

@@ -22,18 +22,23 @@ def split_episodes(
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """Sample indices for training and validation; an episode is wholly in one of them, or unused.
 
-    ``validation`` of the episodes is held out, but none of a single one. ``fraction`` of those left for training is
-    used, of every task (at least one episode). A smaller fraction is part of a larger one.
+    ``validation`` of the episodes is held out, but none of a single one; every task gives its share, rounded up or
+    down. ``fraction`` of those left for training is used, of every task (at least one episode). A smaller fraction is
+    part of a larger one, and has the same episodes held out.
     """
     episodes, starts = np.unique(episode_N, return_index=True)
     order = np.random.default_rng((seed, 7)).permutation(len(episodes))
-    held_out = max(round(validation * len(episodes)), 1) if validation > 0 and len(episodes) > 1 else 0
-    training = order[held_out:]
-    tasks = np.zeros(len(training), np.int64) if task_N is None else task_N[starts[training]]
-    used = [training[tasks == task] for task in np.unique(tasks)]
-    used = [of_task[: max(1, round(fraction * len(of_task)))] for of_task in used]
+    count = max(round(validation * len(episodes)), 1) if validation > 0 and len(episodes) > 1 else 0
+    tasks = np.zeros(len(order), np.int64) if task_N is None else task_N[starts[order]]
+    _, first = np.unique(tasks, return_index=True)  # tasks of few episodes take turns by the seed, too
+    of_tasks = [order[tasks == task] for task in tasks[np.sort(first)]]
+    ends = np.cumsum([0, *map(len, of_tasks)])
+    shares = np.diff(np.floor(ends * count / len(order) + 0.5).astype(np.int64))  # they sum to count
+    held_out = [of_task[:share] for of_task, share in zip(of_tasks, shares, strict=True)]
+    left = [of_task[share:] for of_task, share in zip(of_tasks, shares, strict=True)]
+    used = [of_task[: max(1, round(fraction * len(of_task)))] for of_task in left]
     in_training = np.isin(episode_N, episodes[np.concatenate(used)])
-    in_validation = np.isin(episode_N, episodes[order[:held_out]])
+    in_validation = np.isin(episode_N, episodes[np.concatenate(held_out)])
     return np.flatnonzero(in_training), np.flatnonzero(in_validation)
 
 

@@ -51,20 +51,22 @@ class Ema:
         sources = [p.detach().float() for p in self._sources.values()]
         torch._foreach_lerp_(list(self.tensors.values()), sources, 1 - decay)
 
-    @contextmanager
-    def applied(self) -> Iterator[None]:
-        """The averaged weights in the network's place, for the time of the block."""
-        kept = {name: p.detach().clone() for name, p in self._sources.items()}
-        try:
-            self._copy(self.tensors)
-            yield
-        finally:
-            self._copy(kept)
 
-    @torch.no_grad()
-    def _copy(self, tensors: Mapping[str, Tensor]) -> None:
-        for name, parameter in self._sources.items():
-            parameter.copy_(tensors[name])
+@contextmanager
+def replaced(
+    parameters: Mapping[str, nn.Parameter], tensors: Mapping[str, Tensor], rounded_to: torch.dtype | None = None
+) -> Iterator[None]:
+    """``tensors`` in the parameters' place, rounded, for the time of the block."""
+    kept = {name: p.detach().clone() for name, p in parameters.items()}
+    try:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(tensors[name] if rounded_to is None else tensors[name].to(rounded_to))
+        yield
+    finally:
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                parameter.copy_(kept[name])
 
 
 def gather_state(

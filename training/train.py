@@ -49,6 +49,14 @@ def train(config: TrainConfig) -> Path:
             cache_dir=config.data.cache_dir or config.output / "cache",
             on_frame=reporter.read,
         )
+        for name, sets in data.label_sets.items():
+            for label_set, made in sets.items():
+                share = made["settings"].get("fraction", 1.0)
+                if share > config.data.fraction:
+                    reporter.message(
+                        f"warning: the model of the labels {label_set!r} of {name} saw {share:.0%} of the training "
+                        f"episodes, this policy sees {config.data.fraction:.0%}: what it gains may come from the others"
+                    )
         trainer = Trainer(PolicyTask(config, contract, data), reporter)
         best = trainer.run()
         trainer.accelerator.end_training()

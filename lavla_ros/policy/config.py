@@ -108,12 +108,20 @@ class HeadConfig:
     """Number of attention heads."""
     ffn_ratio: float = 1.0
     """Hidden width of the feed-forward layers, as a multiple of the head's width."""
+    kv: Literal["separate", "shared"] = "separate"
+    """shared: one projection to keys and one to values for all three sources of a block, as in the reference code,
+    with half the parameters; needs ``width: null``. separate: every source has its own, as in VLA-Adapter Pro."""
+    step_positions: bool = False
+    """Add a learned embedding of its step to the key of every placeholder state. Without it a block knows the step only
+    from what the backbone's positions left in the state."""
     vision_gate: float = 0.0
     """Initial value g of the gate tanh(g) on the attention to image states; with 0, training opens it."""
 
     def __post_init__(self) -> None:
         check(self.heads >= 1, "head.heads", self.heads, "at least 1")
         check(self.ffn_ratio > 0, "head.ffn_ratio", self.ffn_ratio, "above 0")
+        shared = self.kv == "shared"
+        check(not shared or self.width is None, "head.width", self.width, "null with head.kv: shared")
         check(math.isfinite(self.vision_gate), "head.vision_gate", self.vision_gate, "a finite number")
 
 

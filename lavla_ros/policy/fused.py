@@ -8,6 +8,7 @@ is computed once, in :meth:`FusedPolicy.prompt`. It is for inference only.
 from __future__ import annotations
 
 import copy
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -60,7 +61,7 @@ class FusedPolicy(nn.Module):
         self.vision = FusedVision(backbone, cameras, device, dtype)
         self.layers = nn.ModuleList(_taken(FusedTextLayer, layer, device, dtype) for layer in text.layers)
         self.norm = RmsNorm(text.norm, device, dtype)
-        self.head = FusedHead(model.head, device, dtype)
+        self.head = FusedHead(model.head, sum(s.steps for s in self._segments), device, dtype)
         self.image_columns = nn.Buffer(backbone.image_columns(cameras, torch.device("cpu")).to(device))
         self.requires_grad_(False).eval()
 
@@ -215,11 +216,12 @@ class RmsNorm(nn.Module):
 class FusedHead(nn.Module):
     """The action head; keys and values of what it reads of the backbone are computed for all its blocks at once."""
 
-    def __init__(self, head: BridgeAttentionHead, device: torch.device, dtype: torch.dtype) -> None:
+    def __init__(self, head: BridgeAttentionHead, places: int, device: torch.device, dtype: torch.dtype) -> None:
+        """``places``: how many placeholder states a block reads."""
         super().__init__()
         self.proprio = head.proprio.to(device, dtype)
         blocks = []
-        sources: dict[str, list[Tensor]] = {"place_weight": [], "place_bias": [], "image_weight": [], "image_bias": []}
+        sources: dict[str, list[Tensor]] = defaultdict(list)
         for block in head.blocks:
             assert isinstance(block, BridgeBlock)
             for name, weight, bias in block.folded_sources():
@@ -228,7 +230,11 @@ class FusedHead(nn.Module):
             blocks.append(_taken(FusedHeadBlock, block, device, dtype))
         self.blocks = nn.ModuleList(blocks)
         stacked = {key: torch.stack(tensors).to(device, dtype) for key, tensors in sources.items()}
-        self.place_weight, self.place_bias = nn.Buffer(stacked["place_weight"]), nn.Buffer(stacked["place_bias"])
+        bias = stacked["placeholder_bias"]
+        positions = head.positions(places)
+        if positions is not None:  # of the keys; values have none
+            bias = bias + F.pad(positions.detach(), (0, positions.shape[1])).to(device, dtype)
+        self.place_weight, self.place_bias = nn.Buffer(stacked["placeholder_weight"]), nn.Buffer(bias)
         self.image_weight, self.image_bias = nn.Buffer(stacked["image_weight"]), nn.Buffer(stacked["image_bias"])
         self.queries = nn.Buffer(head.queries.detach().to(device, dtype))
         self.norm, self.project = head.norm.to(device, dtype), head.project.to(device, dtype)

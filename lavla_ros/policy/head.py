@@ -27,15 +27,17 @@ class BridgeBlock(nn.Module):
         self.norm_placeholder = nn.LayerNorm(source_width)
         self.norm_image = nn.LayerNorm(source_width)
         self.qkv = nn.Linear(width, 3 * width)
-        self.kv_placeholder = nn.Linear(source_width, 2 * width)
-        self.kv_image = nn.Linear(source_width, 2 * width)
+        if config.kv == "separate":
+            self.kv_placeholder = nn.Linear(source_width, 2 * width)
+            self.kv_image = nn.Linear(source_width, 2 * width)
+        self.shared = config.kv == "shared"
         self.gate = nn.Parameter(torch.full((1,), config.vision_gate))
         self.out = nn.Linear(width, width)
         hidden = round(width * config.ffn_ratio)
         self.ffn = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, hidden), nn.GELU(), nn.Linear(hidden, width))
 
     def folded_sources(self) -> Iterator[tuple[str, Tensor, Tensor]]:
-        """(place or image, weight (2 · width, source), bias): keys and values of *normalised* states of that source.
+        """(source, weight (2 · width, D), bias): keys and values of *normalised* states of placeholders and images.
 
         The affine part of the norms and the gate are within, in float32; for inference.
         """
@@ -45,20 +47,31 @@ class BridgeBlock(nn.Module):
                 self.gate.new_ones(1).detach().expand(self.out.in_features),
             ]
         )
-        for name, norm, linear, scale in (
-            ("place", self.norm_placeholder, self.kv_placeholder, None),
-            ("image", self.norm_image, self.kv_image, gate),
-        ):
-            weight, bias = linear.weight.detach().float(), linear.bias.detach().float()
+        for name, norm, scale in (("placeholder", self.norm_placeholder, None), ("image", self.norm_image, gate)):
+            weight, bias = (tensor.detach().float() for tensor in self._key_value(name))
             bias = bias + weight @ norm.bias.detach().float()
             weight = weight * norm.weight.detach().float()
             yield (name, weight, bias) if scale is None else (name, weight * scale[:, None], bias * scale)
 
-    def forward(self, x_BHW: Tensor, placeholders_BND: Tensor, images_BMD: Tensor) -> Tensor:
+    def _key_value(self, source: str) -> tuple[Tensor, Tensor]:
+        """Weight (2 W, D) and bias of the map from normalised states of ``source`` to keys and values."""
+        if self.shared:
+            width = self.qkv.in_features
+            return self.qkv.weight[width:], self.qkv.bias[width:]
+        own: nn.Linear = getattr(self, f"kv_{source}")
+        return own.weight, own.bias
+
+    def forward(
+        self, x_BHW: Tensor, placeholders_BND: Tensor, images_BMD: Tensor, positions_NW: Tensor | None = None
+    ) -> Tensor:
+        """``positions_NW``: added to the keys of the placeholders."""
         batch, steps, width = x_BHW.shape
         q, k_self, v_self = self.qkv(self.norm(x_BHW)).chunk(3, dim=-1)
-        k_place, v_place = self.kv_placeholder(self.norm_placeholder(placeholders_BND)).chunk(2, dim=-1)
-        k_image, v_image = self.kv_image(self.norm_image(images_BMD)).chunk(2, dim=-1)
+        placeholders, images = self.norm_placeholder(placeholders_BND), self.norm_image(images_BMD)
+        k_place, v_place = F.linear(placeholders, *self._key_value("placeholder")).chunk(2, dim=-1)
+        k_image, v_image = F.linear(images, *self._key_value("image")).chunk(2, dim=-1)
+        if positions_NW is not None:
+            k_place = k_place + positions_NW
         # The gate scales the image part of the scores: tanh(0) = 0 attends to all image states
         # equally, and training sharpens the attention from there.
         keys = torch.cat([k_self, k_place, k_image * torch.tanh(self.gate)], dim=1)
@@ -81,6 +94,7 @@ class BridgeAttentionHead(nn.Module):
         width = config.width or source_width
         check(width % config.heads == 0, "head.width", width, f"a multiple of head.heads={config.heads}")
         self.queries = nn.Parameter(torch.randn(chunk_size, width) * 0.02)
+        self.step_keys = nn.Parameter(torch.zeros(chunk_size, width)) if config.step_positions else None
         self.proprio = nn.Sequential(
             nn.Linear(state_dim, source_width), nn.GELU(), nn.Linear(source_width, source_width)
         )
@@ -89,11 +103,21 @@ class BridgeAttentionHead(nn.Module):
         self.project = nn.Linear(width, action_dim)
 
     def forward(self, images: list[Tensor], placeholders: list[Tensor], state_BS: Tensor) -> Tensor:
-        """``images``: (B, M, D) and ``placeholders``: (B, n, D) for each aggregated layer."""
+        """``images``: (B, M, D) and ``placeholders``: (B, n, D) for each aggregated layer.
+
+        n is a multiple of H: the steps of one segment, then those of the next.
+        """
         dtype = self.queries.dtype
         proprio = self.proprio(state_BS.to(dtype)).unsqueeze(1)
         x = self.queries.unsqueeze(0).expand(state_BS.shape[0], -1, -1)
+        positions = self.positions(placeholders[0].shape[1])
         for block, image, placeholder in zip(self.blocks, images, placeholders, strict=True):
-            x = block(x, torch.cat([placeholder.to(dtype), proprio], dim=1), image.to(dtype))
+            x = block(x, torch.cat([placeholder.to(dtype), proprio], dim=1), image.to(dtype), positions)
         actions: Tensor = self.project(self.norm(x))
         return actions
+
+    def positions(self, count: int) -> Tensor | None:
+        """(count + 1, W) to add to the keys of ``count`` placeholders and the state, which has none; None: nothing."""
+        if self.step_keys is None:
+            return None
+        return F.pad(self.step_keys.repeat(count // len(self.step_keys), 1), (0, 0, 0, 1))

@@ -131,6 +131,8 @@ class LatentActionVLA(nn.Module):
 
         How much of what the backbone learns is the latent actions' doing: comparable between strategies.
         """
+        if self.strategy.weight == 0:
+            return None
         action, latent, _ = self.terms(batch)
         trained = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
         if latent is None or not trained:

@@ -155,7 +155,7 @@ def _our_cell(tallies: Sequence[Tally]) -> str:
         return ""
     (tally,), (low, high) = tallies, interval
     detail = f"{tally.successes}/{tally.scored}, {100 * low:.0f}–{100 * high:.0f}"
-    return f'<span class="ours">{100 * tally.rate:.1f} <small>({detail})</small></span>'
+    return f'<span class="ours">{rates[0]:.1f} <small>({detail})</small></span>'
 
 
 PAPER = Published(methods=METHODS, method_of=method_of, section=paper_tables)

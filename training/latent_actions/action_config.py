@@ -69,11 +69,15 @@ class ActionDataConfig:
     tasks."""
     contract: str = DEFAULT_CONTRACT
     """Name of a contract in config/contracts, or a file; it must be that of the datasets."""
+    fraction: float = 1.0
+    """Share of the training episodes to use, as a policy's ``data.fraction``: with the same seed and
+    ``validation_fraction`` the same episodes, so that labels know no others."""
     validation_fraction: float = 0.05
     """Share of the episodes that is never trained on."""
 
     def __post_init__(self) -> None:
         check(len(self.datasets) > 0, "data.datasets", self.datasets, "at least one directory")
+        check(0 < self.fraction <= 1, "data.fraction", self.fraction, "in (0, 1]")
         check(0 <= self.validation_fraction < 0.5, "data.validation_fraction", self.validation_fraction, "in [0, 0.5)")
 
 

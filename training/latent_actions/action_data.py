@@ -24,13 +24,16 @@ class ActionChunks:
     actions_NHA: NDArray[np.float32]
     episode_N: NDArray[np.int64]
     """Numbered through all datasets."""
+    task_N: NDArray[np.int64] | None = None
+    """Number of each step's instruction; None: one for all."""
 
     def __len__(self) -> int:
         return len(self.states_NS)
 
     def take(self, rows: NDArray[np.int64]) -> ActionChunks:
         """These rows of it."""
-        return ActionChunks(self.states_NS[rows], self.actions_NHA[rows], self.episode_N[rows])
+        tasks = None if self.task_N is None else self.task_N[rows]
+        return ActionChunks(self.states_NS[rows], self.actions_NHA[rows], self.episode_N[rows], tasks)
 
 
 def load_chunks(config: ActionDataConfig, contract: Contract) -> ActionChunks:
@@ -40,6 +43,8 @@ def load_chunks(config: ActionDataConfig, contract: Contract) -> ActionChunks:
     path that doesn't exist or datasets without a step.
     """
     states, actions, episodes, first = [], [], [], 0
+    tasks: list[int] = []
+    known: dict[str, int] = {}
     for path in config.datasets:
         if not path.exists():
             raise DataError(f"dataset {path} does not exist; make it with `lavla convert`")
@@ -47,6 +52,7 @@ def load_chunks(config: ActionDataConfig, contract: Contract) -> ActionChunks:
         states.append(dataset.states)
         actions += [dataset.chunk(i)[0] for i in range(len(dataset))]
         episodes.append(dataset.episode_of + first)
+        tasks += [known.setdefault(dataset.instruction(i), len(known)) for i in range(len(dataset))]
         first += len(dataset.episodes)
     if not actions:
         raise DataError(f"{', '.join(map(str, config.datasets))} hold no steps; record and convert episodes first")
@@ -54,6 +60,7 @@ def load_chunks(config: ActionDataConfig, contract: Contract) -> ActionChunks:
         states_NS=np.concatenate(states).astype(np.float32),
         actions_NHA=np.stack(actions).astype(np.float32),
         episode_N=np.concatenate(episodes).astype(np.int64),
+        task_N=np.asarray(tasks, np.int64),
     )
 
 

@@ -34,7 +34,7 @@ class ActionTask(CodebookTask):
 
     def __init__(self, config: ActionLamTrainConfig, contract: Contract, chunks: ActionChunks) -> None:
         """Raises DataError, StatsError or ConfigError before anything is written."""
-        super().__init__(config, contract, chunks.episode_N)
+        super().__init__(config, contract, chunks.episode_N, chunks.task_N)
         self.chunks = chunks
         self.stats = chunk_stats(contract, config.model.actions, chunks.take(self.train_rows))
 

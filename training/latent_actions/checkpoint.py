@@ -101,6 +101,19 @@ def load_latent_model(path: Path, expected: type[M]) -> M:
     return model.eval().requires_grad_(False)
 
 
+def load_training_record(path: Path) -> dict[str, Any]:
+    """What ``training.json`` of a model says; nothing for one of others. Raises CheckpointError for a damaged one."""
+    if not (path / TRAINING).exists():
+        return {}
+    try:
+        record = json.loads((path / TRAINING).read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path / TRAINING} cannot be read: {error}") from None
+    if not isinstance(record, dict):
+        raise CheckpointError(f"{path / TRAINING}: expected an object, found {type(record).__name__}")
+    return record
+
+
 def content_hash(path: Path) -> str:
     """16 hex digits over every file that decides which codes a model gives (not ``training.json``)."""
     digest = hashlib.sha256()

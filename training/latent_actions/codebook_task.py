@@ -33,12 +33,20 @@ class CodebookTask(Task):
     """What is trained: the model, and what else its objective needs."""
 
     def __init__(
-        self, config: ActionLamTrainConfig | ImageLamTrainConfig, contract: Contract, episode_N: NDArray[np.int64]
+        self,
+        config: ActionLamTrainConfig | ImageLamTrainConfig,
+        contract: Contract,
+        episode_N: NDArray[np.int64],
+        task_N: NDArray[np.int64] | None,
     ) -> None:
-        """Raises DataError if there are too few episodes to hold any out."""
+        """``task_N``: number of each sample's instruction. Raises DataError if there are too few episodes."""
         self.config, self.contract, self.episode_N = config, contract, episode_N
         self.train_rows, self.validation_rows = split_episodes(
-            episode_N, validation=config.data.validation_fraction, seed=config.seed
+            episode_N,
+            validation=config.data.validation_fraction,
+            seed=config.seed,
+            fraction=config.data.fraction,
+            task_N=task_N,
         )
         if config.data.validation_fraction > 0 and not len(self.validation_rows):
             raise DataError(
@@ -125,6 +133,7 @@ class CodebookTask(Task):
                 "steps": run.step,
                 "minutes": round(run.seconds / 60, 1),
                 "seed": config.seed,
+                "fraction": config.data.fraction,
                 "datasets": [str(path) for path in config.data.datasets],
                 "episodes": len(np.unique(self.episode_N)),
                 "evaluated_on": self.evaluated_on,

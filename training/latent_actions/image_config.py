@@ -152,6 +152,9 @@ class ImageDataConfig:
     """LeRobotDataset v3.0 directories of one robot, which are mixed."""
     contract: str = DEFAULT_CONTRACT
     """Name of a contract in config/contracts, or a file; it must be that of the datasets."""
+    fraction: float = 1.0
+    """Share of the training episodes to use, as a policy's ``data.fraction``: with the same seed and
+    ``validation_fraction`` the same episodes, so that labels know no others."""
     validation_fraction: float = 0.05
     """Share of the episodes that is never trained on."""
     cache_dir: Path | None = None
@@ -164,6 +167,7 @@ class ImageDataConfig:
 
     def __post_init__(self) -> None:
         check(len(self.datasets) > 0, "data.datasets", self.datasets, "at least one directory")
+        check(0 < self.fraction <= 1, "data.fraction", self.fraction, "in (0, 1]")
         check(0 <= self.validation_fraction < 0.5, "data.validation_fraction", self.validation_fraction, "in [0, 0.5)")
         check(self.feature_batch >= 1, "data.feature_batch", self.feature_batch, "at least 1")
         check(1 <= self.decode_threads <= 64, "data.decode_threads", self.decode_threads, "1 to 64")

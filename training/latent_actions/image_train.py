@@ -33,6 +33,7 @@ from training.latent_actions.image_model import (
     ImageLatentModel,
     ImageObjective,
 )
+from training.latent_actions.quantize import CodebookQuantizer
 from training.logs import require_trackers
 from training.loop import Trainer
 from training.machine import flushed_denormals
@@ -61,7 +62,7 @@ class ImageTask(CodebookTask):
 
         Raises ConfigError, DataError or StatsError before anything is written.
         """
-        super().__init__(config, contract, transitions.episode_M)
+        super().__init__(config, contract, transitions.episode_M, transitions.instruction_M)
         self.transitions, self.initial, self.gradient_clip = transitions, initial, config.gradient_clip
         self.text = TextEncoder(config.model.text)(transitions.instructions) if config.model.stage == 1 else None
         self.supervised_M = np.zeros(len(transitions), np.bool_)
@@ -99,6 +100,11 @@ class ImageTask(CodebookTask):
     def start_step(self, step: int) -> float:
         self.module.bypass = step < self.config.warmup_steps
         return super().start_step(step)
+
+    def before_update(self, optimizer: torch.optim.Optimizer) -> None:
+        for module in self.module.modules():
+            if isinstance(module, CodebookQuantizer):
+                module.forget_restarted(optimizer)
 
     def draws(self, step: int, part: int, process: int) -> tuple[int, ...]:
         alike = super().draws(step, part, process)

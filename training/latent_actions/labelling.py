@@ -15,13 +15,19 @@ from typing import Literal
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
+import torch
 
 from lavla_ros.config import to_plain
 from lavla_ros.outputs import sole_writer
 from lavla_ros.policy.device import resolve_device
 from training.dataset import Episode, EpisodeDataset, layout
 from training.latent_actions.action_model import ActionLatentModel
-from training.latent_actions.checkpoint import LatentModel, content_hash, load_latent_model
+from training.latent_actions.checkpoint import (
+    LatentModel,
+    content_hash,
+    load_latent_model,
+    load_training_record,
+)
 from training.latent_actions.features import feature_key, load_features
 from training.latent_actions.health import CodebookHealth
 from training.latent_actions.image_model import CONTROLLABLE, ImageLatentModel
@@ -148,14 +154,20 @@ def _require_labeller(path: Path, model: LatentModel) -> None:
 def _plan(dataset: EpisodeDataset, path: Path, model: LatentModel, codes_only: bool, shard_steps: int) -> Manifest:
     """The manifest of a set that is yet to be made. Does not depend on the number of workers."""
     config, size = model.config, quantizer_of(model).size
+    record = load_training_record(path)
+    known = (key for key in ("seed", "fraction", "action_weight") if isinstance(record.get(key), (int, float)))
+    settings: dict[str, str | int | float] = {key: record[key] for key in known}
     if isinstance(model, ActionLatentModel):
         kind: Literal["action", "image"] = "action"
+        codebook = None
         suffix, tokens, width = "act", model.contract.chunk_size, config.width
-        settings: dict[str, str | int] = {"chunk_size": model.contract.chunk_size}
+        settings |= {"chunk_size": model.contract.chunk_size}
     else:
         assert isinstance(model, ImageLatentModel)
         kind, suffix, tokens, width = "image", "img", config.tokens, config.latent_width
-        settings = {"camera": model.cameras[0], "delta": config.delta}
+        settings |= {"camera": model.cameras[0], "delta": config.delta}
+        vectors_Kd = quantizer_of(model).codes_to_values(torch.arange(size))
+        codebook = tuple(tuple(vector) for vector in vectors_Kd.tolist())
     keys = {f"z_{suffix}": KeyInfo(dtype="int16", shape=(tokens,))}
     if not codes_only:
         keys[f"c_{suffix}"] = KeyInfo(dtype="float16", shape=(tokens, width))
@@ -169,6 +181,7 @@ def _plan(dataset: EpisodeDataset, path: Path, model: LatentModel, codes_only: b
         steps=len(dataset),
         keys=keys,
         shards=tuple(_cut(dataset.episodes, shard_steps)),
+        codebook=codebook,
     )
 
 

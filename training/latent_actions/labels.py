@@ -32,6 +32,8 @@ from training.machine import require_memory
 
 MANIFEST, FOLDER = "manifest.json", "latent"
 SCHEMA = 1
+CODE_VECTORS = "e_img"
+"""Key of what is read beside the stored labels: the codes' vectors."""
 IDENTITY = b"lavla.identity"
 """Key of a shard's metadata: which label set it belongs to."""
 
@@ -75,11 +77,14 @@ class Manifest:
     model_hash: str
     data_hash: str
     codebook_size: int
-    settings: Mapping[str, str | int]
-    """Of the model, for people: camera and delta, or chunk_size."""
+    settings: Mapping[str, str | int | float]
+    """Of the model, for people: camera and delta, or chunk_size; seed, share of the episodes and weight of the action
+    supervision that it was trained with."""
     steps: int
     keys: Mapping[str, KeyInfo]
     shards: tuple[Shard, ...]
+    codebook: tuple[tuple[float, ...], ...] | None = None
+    """e(z) of every code of an image model, (K, d); None in sets of before it was kept."""
     complete: bool = False
     """Written last: true only when every shard is there."""
 
@@ -115,6 +120,8 @@ def read_labels(
     another codebook size, damaged, or in several sets; RoomError when they do not fit into memory.
     """
     dataset_path = Path(dataset_path)
+    if CODE_VECTORS in keys:
+        return _with_code_vectors(dataset_path, keys, data_hash, sets, codebooks)
     owners: dict[Path, list[str]] = {}
     for key in keys:
         owners.setdefault(_set_with(dataset_path, key, sets), []).append(key)
@@ -134,6 +141,43 @@ def read_labels(
                 )
         found |= _read_shards(folder, manifest, wanted)
     return {key: found[key] for key in keys}
+
+
+def _with_code_vectors(
+    dataset_path: Path,
+    keys: Sequence[str],
+    data_hash: str | None,
+    sets: Sequence[str] | None,
+    codebooks: Mapping[str, int] | None,
+) -> dict[str, NDArray[Any]]:
+    """The same with ``e_img``, (N, P, d) float16: the codebook's vectors of z_img, which are not stored."""
+    stored = tuple(dict.fromkeys("z_img" if key == CODE_VECTORS else key for key in keys))
+    found = read_labels(dataset_path, stored, data_hash, sets=sets, codebooks=codebooks)
+    folder = _set_with(dataset_path, "z_img", sets)
+    codebook = load_manifest(folder).codebook
+    if codebook is None:
+        raise LabelError(
+            f"the labels in {folder} do not say which vectors their codes have; `lavla latent label "
+            f"{dataset_path}` with the same model adds them, and makes nothing else again"
+        )
+    found[CODE_VECTORS] = np.asarray(codebook, np.float16)[found["z_img"]]
+    return {key: found[key] for key in keys}
+
+
+def labels_in_use(dataset_path: Path, keys: Sequence[str]) -> dict[str, dict[str, Any]]:
+    """Label set → what taught a policy that learns from ``keys``, for its checkpoint: the set, its model, the data."""
+    used: dict[str, dict[str, Any]] = {}
+    for key in keys:
+        folder = _set_with(dataset_path, "z_img" if key == CODE_VECTORS else key, None)
+        manifest = load_manifest(folder)
+        used[folder.name] = {
+            "identity": manifest.identity,
+            "model": manifest.model,
+            "model_hash": manifest.model_hash,
+            "data_hash": manifest.data_hash,
+            "settings": dict(manifest.settings),
+        }
+    return used
 
 
 def dataset_hash(dataset: Path | _HasPath) -> str:

@@ -67,7 +67,7 @@ class Meaning:
     model: str
     model_hash: str
     kind: str
-    settings: Mapping[str, str | int]
+    settings: Mapping[str, str | int | float]
     health: dict[str, float]
     counts: list[int]
     """Uses of each code over all steps."""

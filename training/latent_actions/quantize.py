@@ -110,6 +110,9 @@ class CodebookQuantizer(nn.Module):
         self.share_K: Tensor
         self.register_buffer("seeded", torch.tensor(False))
         self.register_buffer("share_K", torch.full((size,), 1.0 / size))
+        self.restarted_K: Tensor
+        """Codes that were put elsewhere since :meth:`forget_restarted`."""
+        self.register_buffer("restarted_K", torch.zeros(size, dtype=torch.bool), persistent=False)
 
     @property
     def size(self) -> int:
@@ -148,6 +151,14 @@ class CodebookQuantizer(nn.Module):
         return self.codebook_Kd[codes]
 
     @torch.no_grad()
+    def forget_restarted(self, optimizer: torch.optim.Optimizer) -> None:
+        """Zero the moments of codes that were put elsewhere, which would drag them along their old ways."""
+        for key in ("exp_avg", "exp_avg_sq"):
+            if (moment := optimizer.state.get(self.codebook_Kd, {}).get(key)) is not None:
+                moment[self.restarted_K] = 0
+        self.restarted_K.zero_()
+
+    @torch.no_grad()
     def _restart_unused(self, codes_N: Tensor, latents_Nd: Tensor) -> None:
         uses_K = torch.bincount(codes_N, minlength=self.size).to(self.share_K)
         self.share_K.lerp_(uses_K / uses_K.sum(), 1.0 - self.decay)
@@ -169,6 +180,7 @@ class CodebookQuantizer(nn.Module):
             weights_N = torch.nan_to_num(far_N, nan=1.0, posinf=1.0).clamp_min(1e-12)
             table_Kd[code] = latents_Nd[torch.multinomial(weights_N, 1)[0]]
             far_N = torch.minimum(far_N, (latents_Nd - table_Kd[code]).square().sum(-1))
+        self.restarted_K |= where_K
         # where dropout or another kind of processor lets processes draw or round differently, too
         self.codebook_Kd[where_K] = from_first(table_Kd)[where_K].to(self.codebook_Kd)
 

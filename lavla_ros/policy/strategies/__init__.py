@@ -66,7 +66,9 @@ def label_specs(config: StrategyConfig, *, chunk_size: int) -> Mapping[str, Labe
 def _parse(config: StrategyConfig) -> tuple[StrategyOptions, Callable[..., SupervisionStrategy]]:
     options_class, strategy_class = find_strategy(config.name)
     source = f"strategy.options of {config.name!r}"
-    return from_plain(options_class, dict(config.options), source=source), strategy_class
+    # a command line gives true as text, a YAML file doesn't
+    options = {key: {"true": True, "false": False}.get(str(value), value) for key, value in config.options.items()}
+    return from_plain(options_class, options, source=source), strategy_class
 
 
 __all__ = [

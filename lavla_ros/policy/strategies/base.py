@@ -82,6 +82,10 @@ class SupervisionStrategy(nn.Module):
     def required_labels(self) -> tuple[str, ...]:
         return tuple(self.label_specs)
 
+    def prepare(self, labels: Mapping[str, NDArray[Any]]) -> None:
+        """Called once before training with the labels of training steps by key, (rows, …); by default unused."""
+        del labels
+
     def segments(self) -> tuple[Segment, ...]:
         """Placeholders, in prompt order."""
         raise TypeError(f"{type(self).__name__} does not define its placeholders")

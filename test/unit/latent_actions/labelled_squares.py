@@ -52,5 +52,5 @@ def save_image_model(path: Path, dataset_path: Path, seed: int = 0, config: Imag
     model = ImageLatentModel(config, contract, {}).train()
     if config.stage == 2:
         model(features[:-2], features[2:])
-    save_latent_model(path, model, {"seed": seed})
+    save_latent_model(path, model, {"seed": seed, "action_weight": 0.5})
     return path

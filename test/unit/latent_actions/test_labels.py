@@ -23,12 +23,19 @@ from lavla_ros.policy.checkpoint import CheckpointError
 from training import machine
 from training.dataset import DatasetError, EpisodeDataset, layout
 from training.latent_actions.action_model import ActionLatentModel
-from training.latent_actions.checkpoint import load_latent_model
+from training.latent_actions.checkpoint import content_hash, load_latent_model
 from training.latent_actions.features import FeatureExtractor, cached_features, load_features
 from training.latent_actions.image_model import ImageLatentModel
-from training.latent_actions.label_shard import _ActionLabeller, _write_shard, pairs
+from training.latent_actions.label_shard import _ActionLabeller, _write_shard, pairs, quantizer_of
 from training.latent_actions.labelling import label
-from training.latent_actions.labels import LabelError, dataset_hash, label_sets, labels_of, read_labels
+from training.latent_actions.labels import (
+    LabelError,
+    dataset_hash,
+    label_sets,
+    labels_in_use,
+    labels_of,
+    read_labels,
+)
 from training.machine import RoomError
 from training.scale import Workers
 
@@ -92,6 +99,33 @@ def test_image_labels_are_of_each_step_and_the_one_delta_later(whole: Path, mode
     assert len(np.unique(found["z_img"])) > 1
 
 
+def test_code_vectors_are_the_codebooks_and_old_sets_get_them_without_being_made_again(
+    data: Path, models: dict[str, Path]
+) -> None:
+    model = load_latent_model(models["image"], ImageLatentModel)
+    found = read_labels(data, ["e_img", "z_img"])
+    assert list(found) == ["e_img", "z_img"] and found["e_img"].shape == (94, 4, 8)
+    vectors = quantizer_of(model).codes_to_values(torch.from_numpy(found["z_img"].astype(np.int64)))
+    np.testing.assert_allclose(found["e_img"], vectors, atol=2e-3, rtol=2e-3)
+    manifest = data / "latent/image/manifest.json"
+    before = content(data / "latent/image")
+    plain = layout.read_json(manifest)
+    layout.write_json(manifest, {key: value for key, value in plain.items() if key != "codebook"})
+    assert set(read_labels(data, ["z_img", "c_img"])) == {"z_img", "c_img"}
+    with pytest.raises(LabelError, match=r"do not say which vectors.*lavla latent label"):
+        read_labels(data, ["e_img"])
+    report = label(data, models["image"], workers=ONE, shard_steps=20)
+    assert report.reused == report.shards and content(data / "latent/image") == before
+
+
+def test_a_policy_can_say_what_its_labels_were_made_of(whole: Path, models: dict[str, Path]) -> None:
+    used = labels_in_use(whole, ["z_img", "c_img", "z_act"])
+    assert set(used) == {"image", "action"}
+    assert used["image"]["model_hash"] == content_hash(models["image"])
+    assert used["image"]["settings"]["action_weight"] == 0.5
+    assert used["action"]["data_hash"] == dataset_hash(whole)
+
+
 def test_action_labels_are_those_of_the_chunk_that_begins_at_the_step(whole: Path, models: dict[str, Path]) -> None:
     model = load_latent_model(models["action"], ActionLatentModel)
     dataset = EpisodeDataset(whole, square_contract())
@@ -124,12 +158,13 @@ def test_the_manifest_says_where_labels_come_from(whole: Path, models: dict[str,
     assert list(sets) == ["action", "image"]
     image = sets["image"]
     assert (image.model, image.data_hash, image.steps) == (str(models["image"]), dataset_hash(whole), 94)
-    assert (image.settings, image.codebook_size) == ({"camera": "front", "delta": 2}, 6)
+    trained = {"seed": 0, "action_weight": 0.5}  # as training.json says
+    assert (image.settings, image.codebook_size) == ({"camera": "front", "delta": 2, **trained}, 6)
     assert [(s.first_episode, s.episodes, s.first_step, s.steps) for s in image.shards] == [
         (0, 3, 0, 80),
         (3, 2, 80, 14),
     ]
-    assert sets["action"].settings == {"chunk_size": 4} and sets["action"].codebook_size == CODES
+    assert sets["action"].settings == {"chunk_size": 4, "seed": 0} and sets["action"].codebook_size == CODES
     table = pq.read_table(whole / "latent/image/part-00001.parquet")
     assert table.column_names == ["index", "z_img", "c_img"] and table["index"].to_pylist() == list(range(80, 94))
     folder, manifest = labels_of(whole, models["image"])

@@ -182,6 +182,25 @@ def test_a_frozen_codebook_is_left_alone_in_training():
     assert torch.equal(quantizer.codebook_Kd, before)
 
 
+def test_a_code_that_is_put_elsewhere_leaves_its_momentum_behind():
+    """Adam's first moment would drag it along its old way for some ten steps more."""
+    torch.manual_seed(0)
+    quantizer = CodebookQuantizer(4, WIDTH, decay=0.0, restart_below=0.5).train()
+    optimizer = torch.optim.Adam([quantizer.codebook_Kd], lr=0.1)
+    moments = []
+    for latents in (clusters(64), clusters(1).expand(64, 1, WIDTH)):
+        quantizer(latents).loss_codebook.backward()
+        quantizer.forget_restarted(optimizer)
+        before = quantizer.codebook_Kd.detach().clone()
+        optimizer.step()
+        optimizer.zero_grad()
+        moments.append(optimizer.state[quantizer.codebook_Kd]["exp_avg"].abs().sum(1))
+    assert (moments[0] > 0).all()
+    unused = moments[1] == 0  # the second batch is one latent: one code takes it, the others are put on it
+    assert unused.sum() == 3
+    assert torch.equal(quantizer.codebook_Kd.detach()[unused], before[unused])
+
+
 def test_fewer_latents_than_codes():
     torch.manual_seed(0)
     for quantizer in (CodebookQuantizer(K, WIDTH), EmaQuantizer(K, WIDTH)):

@@ -158,6 +158,48 @@ def test_head_gate_opens_attention_to_the_images():
     assert head.blocks[0].gate.grad.abs() > 0, "the gate can leave 0"
 
 
+def head_of(**settings):
+    torch.manual_seed(0)
+    config = HeadConfig(heads=2, vision_gate=1.0, **settings)
+    return BridgeAttentionHead(config, layers=2, source_width=16, state_dim=3, action_dim=2, chunk_size=4)
+
+
+def sources(segments=1):
+    rng = torch.Generator().manual_seed(1)
+    images, placeholders = (torch.randn(2, n, 16, generator=rng) for n in (9, 4 * segments))
+    return [images] * 2, [placeholders] * 2, torch.randn(2, 3, generator=rng)
+
+
+def test_a_head_of_shared_keys_and_values_is_one_whose_three_projections_are_equal():
+    shared, separate = head_of(kv="shared"), head_of()
+    state = shared.state_dict()
+    for name in list(state):
+        if ".qkv." in name:
+            for source in ("placeholder", "image"):
+                state[name.replace("qkv", f"kv_{source}")] = state[name][16:]
+    separate.load_state_dict(state)
+    torch.testing.assert_close(shared(*sources()), separate(*sources()))
+    with pytest.raises(ConfigError, match=r"head\.width is 32; expected null with head\.kv: shared"):
+        HeadConfig(kv="shared", width=32)
+
+
+def test_step_positions_tell_placeholders_apart_in_every_segment():
+    head = head_of(step_positions=True)
+    plain = head_of()
+    plain.load_state_dict({k: v for k, v in head.state_dict().items() if k != "step_keys"})
+    for segments in (1, 2):
+        images, placeholders, state = sources(segments)
+        order = torch.arange(4 * segments).roll(1)
+        shuffled = [p[:, order] for p in placeholders]
+        assert torch.equal(head(images, placeholders, state), plain(images, placeholders, state)), "zeros at first"
+        torch.testing.assert_close(plain(images, placeholders, state), plain(images, shuffled, state))
+        head.step_keys.data.normal_()
+        assert (head(images, placeholders, state) - head(images, shuffled, state)).abs().max() > 1e-3
+        head(images, placeholders, state).sum().backward()
+        assert (head.step_keys.grad.abs().sum(1) > 0).all()
+        head.step_keys.data.zero_()
+
+
 def test_pooling_never_mixes_steps():
     segment = Segment(kind="latent", steps=3, per_step=4)
     states = torch.randn(2, 12, 5)

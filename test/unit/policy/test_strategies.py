@@ -25,6 +25,7 @@ VARIANTS = {
     "baseline_ph_direct": ("baseline", {"placeholders": "PH-Direct"}),
     "baseline_ph_cond": ("baseline", {"placeholders": "PH-Cond"}),
     "la_align": ("la_align", {}),
+    "la_align_as_released": ("la_align", {"target": "code", "projector": "mlp", "align_layer": "middle"}),
     "la_direct": ("la_direct", {}),
     "la_direct_c": ("la_direct", {"continuous": True}),
     "la_cond": ("la_cond", {}),
@@ -57,6 +58,7 @@ def batch_of(model, prompt, count=3):
     labels = {
         "z_img": torch.randint(0, 16, (count, H, P), generator=rng),
         "c_img": torch.randn(count, H, P, D_C, generator=rng),
+        "e_img": torch.randn(count, H, P, D_C, generator=rng),
         "z_act": torch.randint(0, 256, (count, H), generator=rng),
         "c_act": torch.randn(count, H, D_C, generator=rng),
     }
@@ -106,6 +108,14 @@ def test_the_aligned_layer_is_17_of_29_and_the_same_fraction_elsewhere():
     for wrong in ("late", 0, 29):
         with pytest.raises(ConfigError, match="align_layer"):
             align_layer(wrong, 28)
+
+
+def test_runs_that_table_5_would_compare_with_themselves_are_refused():
+    assert [align_layer(c, 3) for c in ("early", "middle", "final")] == [1, 2, 3]
+    with pytest.raises(ConfigError, match=r"align_layer is 'early'.*of 2 layers both are layer 1"):
+        align_layer("early", 2)
+    with pytest.raises(ConfigError, match=r"align_layer is 'final'.*of 1 layers both are layer 1"):
+        align_layer("final", 1)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -176,7 +186,7 @@ def test_every_term_is_a_mean_whatever_the_chunk_is(variant, expected, chunk_siz
         labels["c_img"][:, :, 1:] = 0  # one of four equal parts is all of its length: a cosine of a half
     states = {s.kind: (torch.zeros(2, s.count, SHAPE.width),) * (SHAPE.layers + 1) for s in strategy.segments()}
     latent, _ = strategy.latent_loss(PlaceholderStates(segments=states), labels, torch.ones(2, chunk_size))
-    assert float(latent) == pytest.approx(expected, rel=1e-5)
+    assert float(latent.detach()) == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("variant", VARIANTS)
@@ -217,7 +227,7 @@ def test_gradients_reach_what_they_should_and_nothing_else(make, variant):
     assert "backbone.placeholder_embeddings.weight" in by_latent
     assert any(".layers.0." in n for n in by_latent) and any("visual" in n for n in by_latent)
     assert not any(n.startswith("head.") for n in by_latent), "the action head is not supervised by latents"
-    if variant == "la_align":
+    if variant.startswith("la_align"):
         layer = model.strategy.layer
         assert not any(f".layers.{k}." in n for n in by_latent for k in range(layer, model.backbone.shape.layers))
     else:
@@ -310,6 +320,31 @@ def test_steps_that_do_not_count_are_not_supervised(make, variant):
     theirs, _ = model.strategy.latent_loss(states, other, weight)
     counted, _ = model.strategy.latent_loss(states, other, batch.weight_BH)
     assert torch.equal(ours, theirs) and not torch.allclose(ours, counted)
+
+
+@pytest.mark.parametrize("centre", [False, True])
+def test_what_la_align_learned_is_counted_from_the_best_constant(centre):
+    """Labels with a large part in common: a constant is aligned with them already, unless that part is taken away."""
+    rng = np.random.default_rng(0)
+    labels = (rng.normal(size=(400, P, D_C)) + 3.0).astype(np.float16)
+    strategy = build_strategy(StrategyConfig(name="la_align", options={"centre": centre}), chunk_size=H, shape=SHAPE)
+    strategy.prepare({"c_img": labels})
+    batch = torch.from_numpy(labels[: 30 * H]).view(30, H, P, D_C)
+    states = PlaceholderStates(segments={"action": (torch.zeros(30, H, 32),) * 29})
+    torch.nn.init.zeros_(strategy.project.weight)
+
+    def figures(bias):
+        strategy.project.bias.data = bias
+        return strategy.latent_loss(states, {"c_img": batch}, torch.ones(30, H))[1]
+
+    flat = torch.from_numpy(labels).float().flatten(1)
+    best = figures(torch.nn.functional.normalize(flat, dim=1).mean(0))
+    others = [figures(torch.randn(P * D_C, generator=torch.Generator().manual_seed(seed))) for seed in range(3)]
+    if centre:
+        assert strategy.constant < 0.1 and abs(float(best["latent_cosine"])) < 0.1
+    else:
+        assert float(best["latent_cosine"]) == pytest.approx(0.95, abs=0.02) and abs(best["latent_cosine_gain"]) < 0.01
+        assert all(float(other["latent_cosine_gain"]) < -0.5 for other in others)
 
 
 @pytest.mark.parametrize("variant", SUPERVISED)

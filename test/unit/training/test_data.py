@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small_world import HORIZON, INSTRUCTION, SIZE, World, load_world, source, world_contract
+from small_world import HORIZON, INSTRUCTION, SIZE, World, load_world, small_config, source, world_contract
 
 from lavla_ros.contract import Contract
 from lavla_ros.policy.strategies import LabelSpec
@@ -21,7 +21,11 @@ from training.data import LoadedData, load_data, open_sources
 from training.dataset import EpisodeDataset
 from training.dataset.video import VideoReader
 from training.frames import FileFrames, FrameError, MemoryFrames, Prefetcher, VideoFrames, open_frames
+from training.latent_actions.action_config import ActionDataConfig, ActionLamConfig, ActionLamTrainConfig
+from training.latent_actions.action_data import load_chunks
+from training.latent_actions.action_train import ActionTask
 from training.machine import RoomError
+from training.policy_task import PolicyTask
 from training.samples import DataError, SampleStream, split_episodes
 
 
@@ -154,6 +158,33 @@ def test_a_fraction_takes_whole_episodes_of_every_instruction_and_nests(contract
             used = len(set(data.episode_N[train][tasks[train] == task]))
             assert used == max(1, round(fraction * available))
     assert chosen[0.01] < chosen[0.33] < chosen[0.5] < set(data.episode_N[whole])
+
+
+@pytest.mark.parametrize(("validation", "shares"), [(0.02, {1}), (0.05, {2, 3}), (0.01, {0, 1})])
+def test_every_instruction_has_its_share_of_what_is_held_out(validation, shares):
+    tasks = np.repeat(np.arange(10), 50)
+    for seed in range(5):
+        train, held_out = split_episodes(np.arange(500), validation=validation, seed=seed, task_N=tasks)
+        counts = np.bincount(tasks[held_out], minlength=10)
+        assert counts.sum() == 500 * validation and set(counts.tolist()) == shares
+        assert len(train) + len(held_out) == 500
+    # an instruction of its own for every episode: which are held out is up to the seed, and their number stays
+    alone = [split_episodes(np.arange(500), validation=validation, seed=s, task_N=np.arange(500))[1] for s in (0, 1)]
+    assert len(alone[0]) == len(alone[1]) == 500 * validation and not np.array_equal(*alone)
+
+
+def test_latent_models_see_and_hold_out_the_episodes_that_a_policy_does(contract, tmp_path):
+    root = World(tmp_path / "data", episodes=12).write(contract)
+    data = load_world(contract, tmp_path, World(tmp_path / "data", episodes=12))
+    policy = small_config(tmp_path / "p", data=DataConfig(fraction=0.5, validation_fraction=0.2))
+    lam = ActionLamTrainConfig(
+        model=ActionLamConfig(chunk_size=HORIZON), seed=policy.seed,
+        data=ActionDataConfig(datasets=(root,), fraction=0.5, validation_fraction=0.2),
+    )  # fmt: skip
+    one, other = PolicyTask(policy, contract, data), ActionTask(lam, contract, load_chunks(lam.data, contract))
+    assert len(one.train_rows) == 50 and len(one.validation_rows) == 20
+    assert np.array_equal(one.train_rows, other.train_rows)
+    assert np.array_equal(one.validation_rows, other.validation_rows)
 
 
 # ------------------------------------------------------------------ frames

@@ -41,13 +41,13 @@ def tokenizer(contract: Contract):
 def make(contract: Contract, tokenizer) -> Callable[..., tuple[LatentActionVLA, PromptBuilder]]:
     """A random policy on a backbone of the pretrained kind, its adapters and gates large enough to matter."""
 
-    def make(strategy: str = "baseline", *, deep: bool = False, kind: str = "pretrained"):
+    def make(strategy: str = "baseline", *, deep: bool = False, kind: str = "pretrained", **head: str | bool):
         torch.manual_seed(0)
         ids = token_ids(tokenizer)
         config = PolicyConfig(
             backbone=BackboneConfig(kind=kind, lora=LoraConfig(rank=2), tiny=TinyConfig(vocab_size=300)),
             strategy=StrategyConfig(name=strategy),
-            head=HeadConfig(heads=4, vision_gate=0.7),
+            head=HeadConfig(heads=4, vision_gate=0.7, **head),
         )
         if kind == "tiny":
             backbone = build_backbone(config.backbone, tokenizer)
@@ -56,7 +56,7 @@ def make(contract: Contract, tokenizer) -> Callable[..., tuple[LatentActionVLA, 
         model = LatentActionVLA(config, contract, backbone).eval()
         with torch.no_grad():
             for name, parameter in model.named_parameters():
-                if "lora_B" in name:
+                if "lora_B" in name or name.endswith("step_keys"):
                     parameter.normal_(std=0.1)
                 elif "norm" in name:
                     parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -82,11 +82,16 @@ def run(fused: FusedPolicy, tokens: Tensor, pixels: Tensor, state: Tensor) -> Te
         return fused(pixels, state, prompt.embeddings_LD, prompt.columns_n, prompt.tables)
 
 
-@pytest.mark.parametrize("kind", ["tiny", "pretrained"])
-@pytest.mark.parametrize("strategy", list(STRATEGIES))
-def test_the_actions_are_those_of_the_trained_network(make, strategy: str, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("strategy", "kind", "head"),
+    [
+        *((strategy, kind, {}) for strategy in STRATEGIES for kind in ("tiny", "pretrained")),
+        *((strategy, "tiny", {"kv": "shared", "step_positions": True}) for strategy in ("baseline", "la_cond")),
+    ],
+)
+def test_the_actions_are_those_of_the_trained_network(make, strategy: str, kind: str, head) -> None:
     """Within 2e-5 of a range of 1 in float32, for every strategy; padding behind the prompt changes nothing."""
-    model, prompt = make(strategy, kind=kind)
+    model, prompt = make(strategy, kind=kind, **head)
     pixels, state = inputs(model)
     wanted = expected(model, prompt, pixels, state, INSTRUCTION)
     fused = FusedPolicy(model, cameras=2, device=CPU, dtype=torch.float32)

@@ -15,7 +15,7 @@ import pytest
 import torch
 import yaml
 from accelerate.state import AcceleratorState
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_world import (
     HORIZON,
     INSTRUCTION,
@@ -33,12 +33,12 @@ from lavla_ros.config import ConfigError, read_config, to_plain
 from lavla_ros.contract import Contract, Observation
 from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint
-from lavla_ros.policy.config import ActionCodingConfig, StrategyConfig
+from lavla_ros.policy.config import ActionCodingConfig, HeadConfig, StrategyConfig
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.policy.prompt import train_tokenizer
-from lavla_ros.policy.strategies import STRATEGIES, label_specs
+from lavla_ros.policy.strategies import STRATEGIES, BackboneShape, build_strategy, label_specs
 from lavla_ros.resources import config_path
 from training import machine
 from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, TrainConfig
@@ -46,7 +46,7 @@ from training.data import LoadedData, load_data
 from training.dataset import EpisodeDataset, layout
 from training.latent_actions.action_config import ActionDataConfig, ActionLamConfig, ActionLamTrainConfig
 from training.latent_actions.action_model import ActionLatentModel
-from training.latent_actions.checkpoint import save_latent_model
+from training.latent_actions.checkpoint import content_hash, save_latent_model
 from training.latent_actions.image_config import (
     FeatureConfig,
     ImageDataConfig,
@@ -119,6 +119,8 @@ def test_learns_and_the_policy_reproduces_a_demonstration(contract, tmp_path):
     assert mse[-1] < 0.15 * mse[0]
     run = {p.name for p in (tmp_path / "run").iterdir()}
     assert run >= {"best", "last", "resume", "tensorboard", "config.yaml", "metrics.jsonl"}
+    modes = {file.stat().st_mode for file in (tmp_path / "run").rglob("*") if file.is_file()}
+    assert modes == {(best / "config.yaml").stat().st_mode}, "whoever may read a policy's settings may read its weights"
     policy = load_policy(best)
     errors = []
     for index in range(0, len(world), 12):
@@ -246,7 +248,7 @@ def test_resuming_continues_where_the_last_save_was(contract, data, tmp_path):
     assert resumed.best == whole.best
 
 
-def test_resume_refuses_another_configuration_and_names_it(contract, data, tmp_path):
+def test_resume_refuses_another_configuration_and_names_it(contract, data, tmp_path, monkeypatch):
     config = small_config(tmp_path / "run", steps=2, save_every=1)
     Trainer(PolicyTask(config, contract, data), Log()).run()
     with pytest.raises(CheckpointError, match=r"settings\.seed: 0 → 1"):
@@ -254,10 +256,10 @@ def test_resume_refuses_another_configuration_and_names_it(contract, data, tmp_p
     other = replace(config.policy, actions=ActionCodingConfig(relative_actions=False))
     with pytest.raises(CheckpointError, match=r"policy\.actions\.relative_actions: True → False"):
         Trainer(PolicyTask(replace(config, policy=other), contract, data), Log()).run()
-    task = PolicyTask(config, contract, data)
-    task.objective = "sums"
+    monkeypatch.setattr("training.policy_task.OBJECTIVE", "sums")
     with pytest.raises(CheckpointError, match="objective: 'means' → 'sums'"):
-        Trainer(task, Log()).run()
+        Trainer(PolicyTask(config, contract, data), Log()).run()
+    monkeypatch.undo()
     changed = replace(data, states_NS=data.states_NS + 1)
     with pytest.raises(CheckpointError, match=r"other data \(data: "):
         Trainer(PolicyTask(config, contract, changed), Log()).run()
@@ -266,6 +268,39 @@ def test_resume_refuses_another_configuration_and_names_it(contract, data, tmp_p
     (tmp_path / "run" / "resume" / "state.safetensors").write_bytes(b"short")
     with pytest.raises(CheckpointError, match="safetensors"):
         Trainer(PolicyTask(config, contract, data), Log()).run()
+
+
+def test_a_run_can_be_made_longer_unless_its_schedule_depends_on_its_length(contract, data, tmp_path):
+    def config(name, steps, schedule):
+        optim = OptimConfig(learning_rate=2e-3, schedule=schedule, warmup_steps=4, decay_steps=4)
+        return small_config(tmp_path / name, steps=steps, optim=optim)
+
+    whole = Trainer(PolicyTask(config("whole", 6, "step"), contract, data), Log())
+    whole.run()
+    Trainer(PolicyTask(config("longer", 3, "step"), contract, data), Log()).run()
+    longer = Trainer(PolicyTask(config("longer", 6, "step"), contract, data), Log())
+    longer.run()
+    assert longer.losses == whole.losses[3:]
+    Trainer(PolicyTask(config("cosine", 1, "cosine"), contract, data), Log()).run()
+    with pytest.raises(CheckpointError, match=r"settings\.steps: 1 → 2"):
+        Trainer(PolicyTask(config("cosine", 2, "cosine"), contract, data), Log()).run()
+
+
+def test_what_is_validated_is_what_is_saved(contract, data, tmp_path):
+    class Seeing(PolicyTask):
+        def evaluate(self, run):
+            self.seen = {name: p.detach().clone() for name, p in run.parameters.items()}
+            return super().evaluate(run)
+
+    task = Seeing(small_config(tmp_path / "run", steps=2, half_checkpoints=True), contract, data)
+    trainer = Trainer(task, Log())
+    trainer.run()
+    saved = load_file(tmp_path / "run/best/model.safetensors")
+    assert {tensor.dtype for tensor in saved.values()} == {torch.float16}
+    assert all(torch.equal(tensor.float(), task.seen[name]) for name, tensor in saved.items())
+    assert any(not torch.equal(p, task.seen[name]) for name, p in trainer.parameters.items()), (
+        "training goes on exactly"
+    )
 
 
 def test_sigterm_ends_the_run_after_the_step_with_everything_saved(contract, data, tmp_path):
@@ -329,14 +364,21 @@ def test_bfloat16_trains_with_float32_weights(contract, data, tmp_path):
     assert trainer.losses != exact.losses
 
 
-def test_weight_decay_spares_vectors(contract, data, tmp_path):
+def test_weight_decay_spares_vectors_embeddings_and_queries(contract, data, tmp_path):
     config = small_config(tmp_path / "run")
+    config = replace(config, policy=replace(config.policy, head=HeadConfig(heads=2, step_positions=True)))
     trainer = Trainer(PolicyTask(config, contract, data), Log())
-    matrices, vectors = trainer.task.optimizer(trainer.parameters).param_groups
+    matrices, spared = trainer.task.optimizer(trainer.parameters).param_groups
     assert matrices["weight_decay"] == 0.01
-    assert vectors["weight_decay"] == 0.0
+    assert spared["weight_decay"] == 0.0
     assert all(p.ndim > 1 for p in matrices["params"])
-    assert all(p.ndim <= 1 for p in vectors["params"])
+    names = {id(p): name for name, p in trainer.parameters.items()}
+    tables = {names[id(p)] for p in spared["params"] if p.ndim > 1}
+    modules = dict(trainer.module.named_modules())
+    assert tables >= {"head.queries", "head.step_keys", "backbone.placeholder_embeddings.weight"}
+    for name, parameter in trainer.parameters.items():  # what is looked up, and nothing that multiplies
+        if parameter.ndim > 1 and not name.startswith("head."):
+            assert isinstance(modules[name.rpartition(".")[0]], torch.nn.Embedding) == (name in tables), name
 
 
 def test_diverged_weights_stop_the_run_and_keep_what_was_saved(contract, data, tmp_path):
@@ -399,6 +441,10 @@ def test_a_pretrained_backbone_trains_its_adapters_with_and_without_checkpointin
     )
     recomputed.run()
     np.testing.assert_allclose(recomputed.losses, kept.losses, rtol=1e-6)
+    base = tmp_path / "qwen/model.safetensors"  # the same model as far as its configuration says
+    save_file({name: tensor * 1.5 for name, tensor in load_file(base).items()}, base, metadata={"format": "pt"})
+    with pytest.raises(CheckpointError, match=r"belongs to another configuration.*base: "):
+        Trainer(PolicyTask(config, large, data), Log()).run()
 
 
 # ------------------------------------------------------------------ strategies, mixtures, fractions
@@ -474,8 +520,10 @@ def test_labels_beside_the_dataset_are_trained_on_and_refused_when_stale_or_part
     model.train().loss(model.normalise(np.stack(actions), dataset.states))  # seeds the codebook
     save_latent_model(tmp_path / "lam", model, {})
     label(root, tmp_path / "lam", workers=Workers(jobs=1), shard_steps=40)
-    best = train(config)
-    assert load_checkpoint(best).config.strategy == strategy
+    best = load_checkpoint(train(config))
+    assert best.config.strategy == strategy
+    (used,) = best.training["labels"].values()
+    assert used["action"]["model_hash"] == content_hash(tmp_path / "lam") and best.training["objective"] == "means"
 
     def refused(changed, message):
         with pytest.raises(DataError, match=message):
@@ -677,6 +725,10 @@ def test_the_papers_recipes_are_those_of_table_8(name, steps, chunk, normalizati
     optim = config.optim
     assert (optim.learning_rate, optim.schedule, optim.decay_steps, optim.decay_factor) == (1e-4, "step", 10_000, 0.5)
     assert (optim.weight_decay, optim.gradient_clip) == (0.01, 1.0)
+    # ours; the decays stay at steps 10,000, 20,000, …
+    rates = [optim.learning_rate_at(s, steps) for s in (0, 499, 999, 9_999, 10_000)]
+    assert rates == pytest.approx([1e-7, 5e-5, 1e-4, 1e-4, 5e-5])
+    assert config.policy.head.kv == "shared"
     backbone = config.policy.backbone
     assert (backbone.kind, backbone.path) == ("pretrained", "Qwen/Qwen3-VL-2B-Instruct")
     assert (backbone.lora.rank, backbone.lora.alpha) == (64, 16)
@@ -686,6 +738,41 @@ def test_the_papers_recipes_are_those_of_table_8(name, steps, chunk, normalizati
     augment = config.augment
     assert (augment.crop_area, augment.brightness, augment.contrast) == (0.9, 0.2, 0.2)
     assert (augment.saturation, augment.hue) == (0.2, 0.05)
+
+
+ABLATIONS = [
+    # Table 4
+    ("la_direct", {"continuous": True}, lambda s: s.required_labels == ("c_img",)),
+    ("la_tok", {"continuous": True}, lambda s: s.required_labels == ("c_act",)),
+    # Table 5
+    ("la_align", {"align_layer": "early"}, lambda s: s.layer == 7),
+    ("la_align", {"align_layer": "final"}, lambda s: s.layer == 28),
+    ("la_align", {"align_layer": 18}, lambda s: s.layer == 18),
+    # Tables 9 and 10
+    ("baseline", {"placeholders": "PH-Direct"}, lambda s: [g.count for g in s.segments()] == [32]),
+    ("baseline", {"placeholders": "PH-Cond", "tokens": 4}, lambda s: [g.count for g in s.segments()] == [40]),
+    # Table 12
+    *(("la_tok", {"weight": weight}, lambda s, w=weight: s.weight == w) for weight in (0.1, 0.2, 0.5)),
+    ("la_align", {"weight": 20}, lambda s: s.weight == 20.0),
+]
+
+
+@pytest.mark.parametrize(("name", "options", "holds"), ABLATIONS)
+def test_every_ablation_is_run_from_the_command_line_and_from_a_file(tmp_path, monkeypatch, name, options, holds):
+    runs = []
+    monkeypatch.setattr("training.train.train", lambda config: runs.append(config) or tmp_path)
+    words = [str(word).lower() if word is True else str(word) for pair in options.items() for word in pair]
+    recipe = str(config_path("training/libero.yaml"))
+    main(["--config", recipe, "--policy.strategy.name", name, "--policy.strategy.options", *words])
+    file = tmp_path / "ablation.yaml"
+    file.write_text(
+        yaml.safe_dump({"extends": "training/libero", "policy": {"strategy": {"name": name, "options": options}}})
+    )
+    main(["--config", str(file)])
+    for config in runs:
+        shape = BackboneShape(width=32, layers=28)
+        assert holds(build_strategy(config.policy.strategy, chunk_size=8, shape=shape)), config.policy.strategy
+    assert len(runs) == 2
 
 
 def test_command_line_reports_errors_and_fails(tmp_path, capsys):
