@@ -24,12 +24,15 @@ def split_episodes(
 
     ``validation`` of the episodes is held out, but none of a single one; every task gives its share, rounded up or
     down. ``fraction`` of those left for training is used, of every task (at least one episode). A smaller fraction is
-    part of a larger one, and has the same episodes held out.
+    part of a larger one, and has the same episodes held out. All tasks of one episode each count as one, as where
+    every episode has a wording of its own.
     """
     episodes, starts = np.unique(episode_N, return_index=True)
     order = np.random.default_rng((seed, 7)).permutation(len(episodes))
     count = max(round(validation * len(episodes)), 1) if validation > 0 and len(episodes) > 1 else 0
     tasks = np.zeros(len(order), np.int64) if task_N is None else task_N[starts[order]]
+    _, of_episode, sizes = np.unique(tasks, return_inverse=True, return_counts=True)
+    tasks = np.where(sizes[of_episode] == 1, -1, tasks)
     _, first = np.unique(tasks, return_index=True)  # tasks of few episodes take turns by the seed, too
     of_tasks = [order[tasks == task] for task in tasks[np.sort(first)]]
     ends = np.cumsum([0, *map(len, of_tasks)])

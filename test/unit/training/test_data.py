@@ -171,6 +171,8 @@ def test_every_instruction_has_its_share_of_what_is_held_out(validation, shares)
     # an instruction of its own for every episode: which are held out is up to the seed, and their number stays
     alone = [split_episodes(np.arange(500), validation=validation, seed=s, task_N=np.arange(500))[1] for s in (0, 1)]
     assert len(alone[0]) == len(alone[1]) == 500 * validation and not np.array_equal(*alone)
+    train, _ = split_episodes(np.arange(500), validation=validation, seed=0, fraction=0.4, task_N=np.arange(500))
+    assert len(train) == round(0.4 * (500 - 500 * validation)), "and a fraction is one of them together"
 
 
 def test_latent_models_see_and_hold_out_the_episodes_that_a_policy_does(contract, tmp_path):
