@@ -372,6 +372,7 @@ def run(
     steps: int,
     micro_batches: Sequence[int],
     parts: Sequence[str],
+    strategies: Sequence[str],
     compiling: bool,
 ) -> dict[str, Any]:
     """All figures that fit into ``minutes``, printed line by line as they come."""
@@ -389,8 +390,8 @@ def run(
     }
     print(json.dumps({key: value for key, value in figures.items() if key != "lines"}), flush=True)
     everything = {
-        "inference": lambda: inference(size, device, rounds, ("baseline", "la_cond"), compiling=compiling),
-        "training": lambda: training(size, device, steps, micro_batches, "baseline", compiling=compiling),
+        "inference": lambda: inference(size, device, rounds, strategies, compiling=compiling),
+        "training": lambda: training(size, device, steps, micro_batches, strategies[0], compiling=compiling),
     }
     for part in parts:
         for line in everything[part]():
@@ -412,6 +413,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps that are timed, per line")
     parser.add_argument("--micro-batches", type=int, nargs="*", default=[16, 32, 64])
     parser.add_argument("--parts", nargs="*", choices=("inference", "training"), default=["inference", "training"])
+    parser.add_argument("--strategies", nargs="*", default=["baseline", "la_cond"], help="training: the first")
     parser.add_argument("--no-compile", action="store_true", help="leave out what torch.compile has to make first")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     arguments = parser.parse_args(argv)
@@ -423,6 +425,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         steps=arguments.steps,
         micro_batches=arguments.micro_batches,
         parts=arguments.parts,
+        strategies=arguments.strategies,
         compiling=not arguments.no_compile,
     )
     if arguments.out is not None:

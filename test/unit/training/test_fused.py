@@ -112,18 +112,18 @@ def test_the_bundled_policys_actions_are_its_own() -> None:
 
 
 def test_in_bfloat16_it_is_as_close_as_the_trained_network_in_bfloat16(make) -> None:
-    """At the depth of the real model, 28 + 24 layers, over three observations."""
+    """Over three observations."""
 
     def error(found: list[Tensor]) -> float:
         return float(torch.stack([(f - w).square().mean() for f, w in zip(found, wanted, strict=True)]).mean().sqrt())
 
-    model, prompt = make(deep=True)
+    model, prompt = make()
     observations = [inputs(model, seed) for seed in range(3)]
     wanted = [expected(model, prompt, *observation, INSTRUCTION) for observation in observations]
     for parameter in model.parameters():
         parameter.data = parameter.data.to(torch.bfloat16)
     trained = [expected(model, prompt, *observation, INSTRUCTION).float() for observation in observations]
-    model, prompt = make(deep=True)
+    model, prompt = make()
     fused = FusedPolicy(model, cameras=2, device=CPU, dtype=torch.bfloat16)
     tokens = prompt([INSTRUCTION])[0]
     found = [run(fused, tokens, *observation) for observation in observations]
@@ -131,10 +131,9 @@ def test_in_bfloat16_it_is_as_close_as_the_trained_network_in_bfloat16(make) -> 
     assert 0 < error(found) < 1.2 * error(trained)
 
 
-@pytest.mark.parametrize("strategy", ["baseline", "la_cond"])
-def test_kernels_at_the_depth_of_the_real_model(make, strategy: str) -> None:
+def test_kernels_at_the_depth_of_the_real_model(make) -> None:
     """What a chunk costs before any arithmetic: launches, and waits of the host, of which there must be none."""
-    model, prompt = make(strategy, deep=True)
+    model, prompt = make("la_cond", deep=True)
     pixels, state = inputs(model)
     tokens = prompt([INSTRUCTION])
     with torch.no_grad():
