@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from lavla_ros.contract import Observation
+from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_DEVICE, DEFAULT_DTYPE
 from lavla_ros.policy.checkpoint import load_checkpoint
 from lavla_ros.policy.policy import VlaPolicy, checkpoint_path
 
@@ -76,9 +77,9 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--policy", default="bundled")
-    parser.add_argument("--device", default="cpu")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--policy", default=BUNDLED_POLICY)
+    parser.add_argument("--device", default=DEFAULT_DEVICE)
+    parser.add_argument("--dtype", default=DEFAULT_DTYPE)
     parser.add_argument("--threads", type=int, default=1)
     parser.add_argument("--rounds", type=int, default=300)
     arguments = parser.parse_args(argv)

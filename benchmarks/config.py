@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Final, Literal
 
 from lavla_ros.defaults import BUNDLED_POLICY
 from lavla_ros.errors import FailedError
+
+FULL_SIZE: Final = "2b"
+"""The size of the paper's backbone, Qwen3-VL-2B."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +55,7 @@ class TrainBench:
 
     strategies: tuple[str, ...] = ()
     """Strategies to measure, by name or as module:attribute. The default is all that come with the package."""
-    size: Literal["2b", "small"] = "2b"
+    size: Literal["2b", "small"] = FULL_SIZE
     """Whether the full-size model is measured, which needs a GPU, or a small one that runs anywhere."""
     batch_size: int = 32
     """Number of samples per step."""

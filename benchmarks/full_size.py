@@ -2,8 +2,8 @@
 
 A Qwen3-VL-2B of random weights is written in the hub's layout. Then, for each strategy: two training steps with the
 JAKA recipe, killed after the first and resumed; both exports; one chunk of the trained checkpoint and of the merged
-one, which must agree; and an episode of the tabletop, with the merged policy in a policy node. Minutes and the largest
-memory of each stage are printed, and with --out written as JSON. Nothing is learned: the data are noise.
+one, which must agree; and an episode of the usual suite, with the merged policy in a policy node. Minutes and the
+largest memory of each stage are printed, and with --out written as JSON. Nothing is learned: the data are noise.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from transformers import Qwen3VLForConditionalGeneration
 
+from benchmarks.config import FULL_SIZE
 from benchmarks.gpu_train import Silent, recipe, task_of
 from benchmarks.qwen import INSTRUCTION, qwen_config
 from lavla_ros.contract import Observation, load_contract
@@ -34,6 +35,7 @@ from lavla_ros.errors import FailedError
 from lavla_ros.policy.config import BackboneConfig, LoraConfig
 from lavla_ros.policy.prompt import token_ids, train_tokenizer
 from lavla_ros.policy.strategies import STRATEGIES
+from sim_bridges.worlds import DEFAULT_SUITE
 from training.machine import GIB
 
 CONTRACT = "jaka_minicobo"
@@ -124,7 +126,7 @@ def run(folder: Path, size: str, strategies: Sequence[str], steps: int, head_wid
         stage(f"{strategy}: export and compare", *ours("export", output / "last", base))
         if not steps:
             continue
-        command = [sys.executable, "-m", "lavla_ros.cli", "eval", "tabletop", "--through", "nodes", "--episodes", 1]
+        command = [sys.executable, "-m", "lavla_ros.cli", "eval", DEFAULT_SUITE, "--through", "nodes", "--episodes", 1]
         command += ["--max-steps", steps, "--timeout", 1200, "--policy", output / "merged"]
         stage(f"{strategy}: an episode by a node", *command)
         shutil.rmtree(output)
@@ -153,7 +155,7 @@ def _in_process(command: list[str], name: str, stop_at: Path | None) -> tuple[fl
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("2b", "eighth"), default="2b", help="of the base model, by its width")
+    parser.add_argument("--size", choices=("2b", "eighth"), default=FULL_SIZE, help="of the base model, by its width")
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES))
     parser.add_argument("--steps", type=int, default=20, help="contract steps of the episode; 0: none")
     parser.add_argument("--head-width", type=int, default=0, help="of the action head; 0: the recipe's")

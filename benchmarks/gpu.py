@@ -28,6 +28,7 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import Qwen3VLModel
 
+from benchmarks.config import FULL_SIZE
 from benchmarks.kernels import count
 from benchmarks.qwen import INSTRUCTION, qwen_config
 from lavla_ros.contract import Contract, load_contract
@@ -406,7 +407,7 @@ def run(
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("2b", "eighth", "small"), default="2b")
+    parser.add_argument("--size", choices=("2b", "eighth", "small"), default=FULL_SIZE)
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after this")
     parser.add_argument("--rounds", type=int, default=200, help="inferences that are timed, per line")

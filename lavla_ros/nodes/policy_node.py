@@ -17,7 +17,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Observation, load_contract, require_same_contract
-from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_CONTRACT, DEFAULT_DEVICE, REPLAN_STEPS
+from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_CONTRACT, DEFAULT_DEVICE, DEFAULT_DTYPE, REPLAN_STEPS
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
 from lavla_ros.errors import FailedError
 from lavla_ros.observation.pipeline import ObservationPipeline
@@ -45,7 +45,7 @@ class PolicyParameters(NodeParameters):
     replan_steps: int = parameter(REPLAN_STEPS, "Contract steps between two inferences.", low=1, high=256)
     device: str = parameter(DEFAULT_DEVICE, "Device that the policy runs on: cpu, cuda, cuda:1, …")
     dtype: str = parameter(
-        "auto", "What the policy computes in: auto (bfloat16 on a GPU, else float32), float32, bfloat16."
+        DEFAULT_DTYPE, "What the policy computes in: auto (bfloat16 on a GPU, else float32), float32, bfloat16."
     )
     torch_threads: int = parameter(1, "CPU threads that one inference uses.", low=1, high=256)
     silent_after_s: float = parameter(

@@ -97,8 +97,8 @@ class _TableEpisode:
                     raise Rejected(
                         Kind.IMAGE,
                         f"camera {name!r}: the pictures would be enlarged from {how}, and be blurred. Draw or record "
-                        "them at the contract's size (for LIBERO, see docs/libero.md), choose a contract with smaller "
-                        "ones, or take them as they are with --enlarge",
+                        "them at the contract's size (docs/training.md), choose a contract with smaller ones, or take "
+                        "them as they are with --enlarge",
                     )
                 images[name] = np.ascontiguousarray(prepare_image(image, spec))
             yield Step(
