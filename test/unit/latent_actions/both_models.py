@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import sys
 
-from training.latent_actions import action_train, image_train
+from lavla_ros.cli import main
 
 if __name__ == "__main__":
-    action_train.main(["--config", sys.argv[1]])
-    image_train.main(["--config", sys.argv[2]])
+    for kind, config in zip(("action", "image"), sys.argv[1:], strict=True):
+        main(["latent", "train", kind, "--config", config])

@@ -31,7 +31,7 @@ def configurations(folder: Path, name: str) -> tuple[ActionLamTrainConfig, Image
     """Codebooks that are restarted on the way, masks, and an action head that knows few of the actions."""
     data = {"datasets": (folder / "data",), "contract": str(folder / "contract.yaml"), "validation_fraction": 0.2}
     run = RUN | {"threads": 1, "device": "cpu"}
-    action = ActionLamConfig(width=16, feedforward=24, decoder_width=24, codebook_size=16, codebook_decay=0.8)
+    action = ActionLamConfig(width=16, feedforward=24, decoder_width=24, codebook_size=8, codebook_decay=0.8)
     return (
         ActionLamTrainConfig(output=folder / name / "action", model=action, data=ActionDataConfig(**data), **run),
         ImageLamTrainConfig(
