@@ -18,6 +18,7 @@ import pytest
 import slider_suite
 
 from lavla_ros import cli
+from lavla_ros.outputs import OutputError
 from sim_bridges import files
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
@@ -135,7 +136,7 @@ def test_errors_in_a_row_stop_the_evaluation(tmp_path: Path, monkeypatch: pytest
 
 def test_two_evaluations_into_one_folder_are_refused(tmp_path: Path) -> None:
     settings: dict[str, Any] = {}
-    with EvaluationFolder(tmp_path, settings), pytest.raises(StoreError, match=f"process {os.getpid()}"):
+    with EvaluationFolder(tmp_path, settings), pytest.raises(OutputError, match=rf"another process \({os.getpid()}\)"):
         EvaluationFolder(tmp_path, settings).__enter__()
     evaluate(replace(CONFIG, episodes=1), out=tmp_path / "out")
     with pytest.raises(StoreError, match=r"(?s)another evaluation.*episodes: 1 there, 2 now"):
