@@ -29,19 +29,19 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
     one or several of them, at any moment, end in the same orderly way: safe, then gone.
     """
     executor: SingleThreadedExecutor | None = None
-    stopping = threading.Event()
+    stopping: list[int] = []  # signals; no Event: a handler that interrupts its set() or wait() would wait for itself
     reader, writer = socket.socketpair()
     writer.setblocking(False)
 
     def watch() -> None:
-        while reader.recv(1):
-            stopping.set()
+        while received := reader.recv(1):
+            stopping.append(received[0])
             if executor is not None:
-                executor.create_task(stopping.set)  # wakes spin_once from another thread
+                executor.create_task(lambda: None)  # wakes spin_once from another thread
 
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
         if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:  # ignored: nohup
-            signal.signal(number, lambda *_: stopping.set())
+            signal.signal(number, lambda received, _: stopping.append(received))
     signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     node: LavlaNode | None = None
     role: Claim | None = None
@@ -55,12 +55,12 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
             role = claim_role(node.role, node.context.get_domain_id(), node.get_namespace())
         executor = SingleThreadedExecutor()
         executor.add_node(node)
-        if node.parameters.autostart and not stopping.is_set() and not node.bring_up():
+        if node.parameters.autostart and not stopping and not node.bring_up():
             print(f"{node.get_name()}: {node.fault or node.refusal}", file=sys.stderr, flush=True)
             return 1
         gc.collect()
         gc.freeze()  # what is loaded stays: a collection over it would pause callbacks for up to 0.1 s
-        while not stopping.is_set() and node.exit_status is None:
+        while not stopping and node.exit_status is None:
             executor.spin_once()
         return node.exit_status or 0
     except ExternalShutdownException:

@@ -304,16 +304,17 @@ def run_emulator(emulator: ControllerEmulator, each: Callable[[], None] = lambda
     SIGTERM ends it at once, as a second SIGINT does. The first SIGINT waits while a client is in servo mode, at most
     ``SIGINT_PATIENCE_S``: a client that had the same Ctrl-C brings the arm to rest meanwhile.
     """
-    stop = threading.Event()
+    # Lists, not Events: a handler that interrupts an Event's wait() or set() would wait for itself.
+    stop: list[int] = []
     interrupted_s: list[float] = []
 
-    def interrupt(*_: object) -> None:
+    def interrupt(number: int, _frame: object) -> None:
         if interrupted_s:
-            stop.set()
+            stop.append(number)
         interrupted_s.append(time.monotonic())
 
     for number in (signal.SIGTERM, signal.SIGHUP):
-        signal.signal(number, lambda *_: stop.set())
+        signal.signal(number, lambda received, _: stop.append(received))
     signal.signal(signal.SIGINT, interrupt)
     die_with_parent()
     try:
@@ -325,7 +326,8 @@ def run_emulator(emulator: ControllerEmulator, each: Callable[[], None] = lambda
     gc.collect()
     gc.freeze()
     _log.info("commands on %s:%d, status on port %d", emulator.host, emulator.port, emulator.status_port)
-    while emulator.failure is None and not stop.wait(_POLL_S):
+    while emulator.failure is None and not stop:
+        time.sleep(_POLL_S)
         each()
         if interrupted_s and not (emulator.serving and time.monotonic() < interrupted_s[0] + SIGINT_PATIENCE_S):
             break

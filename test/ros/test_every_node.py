@@ -7,6 +7,8 @@ import errno
 import importlib
 import inspect
 import pkgutil
+import signal
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,7 +16,7 @@ from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import ListParameters
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
-from ros_harness import World, wait_until
+from ros_harness import NodeProcess, World, wait_until
 
 import lavla_ros.nodes
 import sim_bridges
@@ -121,3 +123,14 @@ def test_only_a_fault_of_the_program_is_logged_with_its_traceback(
         assert ("Traceback" in capfd.readouterr().err) == traced
     finally:
         node.destroy_node()
+
+
+def test_any_number_of_signals_at_once_ends_a_node_in_order(tmp_path: Path) -> None:
+    """A handler must never wait for what it has interrupted."""
+    for _ in range(3):
+        process = NodeProcess("lavla_ros.nodes.recorder_node", "recorder", {"root": str(tmp_path)}, tmp_path)
+        process.wait_ready()
+        for number in (signal.SIGINT, signal.SIGTERM) * 200:
+            if process.popen.poll() is None:
+                process.popen.send_signal(number)
+        assert process.wait_exit() == 0, process.output

@@ -481,3 +481,21 @@ def test_a_stand_alone_process_stops_at_an_interrupt() -> None:
     with emulator_process("--without-commands", "coast", "--no-reports-safety") as (process, _port):
         process.send_signal(signal.SIGINT)
         assert process.wait(5.0) == 0
+
+
+def test_any_number_of_signals_at_once_ends_it() -> None:
+    """A handler must never wait for what it has interrupted."""
+    for _ in range(5):
+        command = [sys.executable, "-m", "sim_bridges.jaka_controller.emulator", "--port", "0", "--status-port", "0"]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        assert process.stderr is not None
+        next(line for line in process.stderr if "commands on" in line)
+        try:
+            for number in (signal.SIGINT, signal.SIGTERM) * 200:
+                if process.poll() is None:
+                    process.send_signal(number)
+            assert process.wait(10.0) in (0, -signal.SIGTERM, -signal.SIGINT)
+        finally:
+            process.kill()
+            process.stderr.close()
+            process.wait()
