@@ -201,3 +201,25 @@ def test_buffers_of_a_recording_follow_pixels_state_and_prompt(make) -> None:
     assert len(recordings) == 1
     runner(pixels.numpy(), state.numpy(), "a much longer instruction " * 6)
     assert len(recordings) == 2
+
+
+def test_a_recording_that_computes_something_else_is_not_used(make, monkeypatch, caplog) -> None:
+    model, prompt = make()
+    pixels, state = inputs(model)
+    wanted = expected(model, prompt, pixels, state, INSTRUCTION)
+    network = FusedPolicy(model, cameras=2, device=CPU, dtype=torch.float32)
+    forward, replaying = network.forward, [False]
+    monkeypatch.setattr(network, "forward", lambda *arguments: forward(*arguments) + float(replaying[0]))
+
+    def record(compute: Callable[[], None]) -> Replay:
+        def replay() -> None:
+            replaying[0] = True
+            compute()
+            replaying[0] = False
+
+        return replay
+
+    runner = Runner(network, lambda text: prompt([text])[0], pad=0, record=record)
+    for _ in range(2):
+        np.testing.assert_allclose(runner(pixels.numpy(), state.numpy(), INSTRUCTION), wanted, rtol=0, atol=2e-5)
+    assert "a recorded inference differs from a computed one by 1 of the normalised actions" in caplog.text
