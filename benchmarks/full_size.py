@@ -36,7 +36,7 @@ from lavla_ros.policy.config import BackboneConfig, LoraConfig
 from lavla_ros.policy.prompt import token_ids, train_tokenizer
 from lavla_ros.policy.strategies import STRATEGIES
 from sim_bridges.worlds import DEFAULT_SUITE
-from training.machine import GIB
+from training.system_resources import GIB
 
 CONTRACT = "jaka_minicobo"
 TOLERANCE = 0.02

@@ -36,7 +36,7 @@ from sim_bridges.episode import Actor, ExpertActor, run_episode
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
-from sim_bridges.world import Options, Plan, Suite
+from sim_bridges.world import EpisodePlan, Options, Suite
 
 TIMEOUT_S = 600.0
 
@@ -57,7 +57,7 @@ class Case:
     domain: int | None = None
     """ROS domain of the one who answers; None: in process."""
 
-    def made(self) -> tuple[Suite, Plan]:
+    def made(self) -> tuple[Suite, EpisodePlan]:
         suite = load_suite(self.suite, self.options)
         starts = protocol_starts(suite, (self.task,), episodes=1, seed=suite.rules.seed)
         (plan,) = make_plans(starts, max_steps=self.steps)
@@ -170,7 +170,7 @@ class _Timed:
         self._began: tuple[float, float] | None = None
         self.wall_s = self.cpu_s = 0.0
 
-    def reset(self, plan: Plan) -> None:
+    def reset(self, plan: EpisodePlan) -> None:
         self._actor.reset(plan)
 
     def chunk(self, observation: Observation) -> ActionChunk:
@@ -199,7 +199,7 @@ class _Answers:
         self._case, self._suite, self.every = case, suite, case.replan_steps
         self._asked = 0
 
-    def reset(self, plan: Plan) -> None:
+    def reset(self, plan: EpisodePlan) -> None:
         self._asked = 0
 
     def chunk(self, observation: Observation) -> ActionChunk:
@@ -234,9 +234,9 @@ def timed(case: Case) -> dict[str, Any]:
     suite, _ = case.made()
     actor: Actor = _Answers(case, suite)
     if case.domain is not None:
-        from sim_bridges.evaluation.topic_policy_node import TopicCommander
+        from sim_bridges.evaluation.topic_policy_node import TopicActor
 
-        actor = TopicCommander(suite.contract, domain=case.domain, timeout_s=60.0, every=case.replan_steps)
+        actor = TopicActor(suite.contract, domain=case.domain, timeout_s=60.0, every=case.replan_steps)
     clock, about = _episode(case, actor)
     return {**about, "wall_s": clock.wall_s, "cpu_s": clock.cpu_s}
 

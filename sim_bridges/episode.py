@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.errors import UserError
-from sim_bridges.world import Disturbance, Environment, Expert, OnFrame, Plan, PlaysByItself
+from sim_bridges.world import Disturbance, Environment, EpisodePlan, Expert, OnFrame, PlaysByItself
 
 
 class PolicyError(UserError, RuntimeError):
@@ -33,7 +33,7 @@ class Actor(Protocol):
         """It gives up: there is nothing left that it can do."""
         ...
 
-    def reset(self, plan: Plan) -> None:
+    def reset(self, plan: EpisodePlan) -> None:
         """A new episode begins."""
         ...
 
@@ -91,7 +91,7 @@ class Episode:
 def run_episode(
     environment: Environment,
     actor: Actor,
-    plan: Plan,
+    plan: EpisodePlan,
     *,
     contract: Contract,
     observer: Observer | None = None,
@@ -149,7 +149,7 @@ def run_episode(
     return Episode(success=outcome.success, score=outcome.score, steps=steps, trajectory=trajectory, reason=reason)
 
 
-def _why_over(plan: Plan, steps: int, since_progress: int) -> str:
+def _why_over(plan: EpisodePlan, steps: int, since_progress: int) -> str:
     """Which of the plan's limits is reached; empty for none."""
     if steps >= plan.max_steps:
         return f"the limit of {plan.max_steps} steps is reached"
@@ -201,7 +201,7 @@ class ExpertActor:
     def done(self) -> bool:
         return self._gives_up and self._expert.done
 
-    def reset(self, plan: Plan) -> None:
+    def reset(self, plan: EpisodePlan) -> None:
         self._expert.reset()
 
     def chunk(self, observation: Observation) -> ActionChunk:
@@ -220,7 +220,7 @@ class PlayedExpert(ExpertActor):
     def __init__(self, player: PlaysByItself) -> None:
         self._player = player
 
-    def reset(self, plan: Plan) -> None:
+    def reset(self, plan: EpisodePlan) -> None:
         pass
 
     def play(self, on_frame: OnFrame) -> str:

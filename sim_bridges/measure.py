@@ -18,7 +18,7 @@ from lavla_ros.contract import Contract
 from lavla_ros.errors import one_line_errors
 from sim_bridges.episode import Episode, ExpertActor, PlayedExpert, run_episode
 from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
-from sim_bridges.world import Environment, HasDisturbance, Plan, PlaysByItself, SuiteError
+from sim_bridges.world import Environment, EpisodePlan, HasDisturbance, PlaysByItself, SuiteError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,7 +50,7 @@ class MeasureConfig:
 
 
 def show(
-    environment: Environment, plan: Plan, contract: Contract, *, play: bool = False, disturb: bool = False
+    environment: Environment, plan: EpisodePlan, contract: Contract, *, play: bool = False, disturb: bool = False
 ) -> Episode:
     """One episode of the expert. Raises SuiteError where there is none, or none that can do this."""
     expert = environment.expert()
@@ -67,12 +67,12 @@ def show(
     return run_episode(environment, actor, plan, contract=contract, disturbance=disturbance)
 
 
-def measure(config: MeasureConfig) -> list[tuple[Plan, Episode]]:
+def measure(config: MeasureConfig) -> list[tuple[EpisodePlan, Episode]]:
     """All episodes, lines printed for each task. Raises SuiteError, and what making the simulator raises."""
     suite = load_suite(config.suite, parse_options(config.options))
     seed = suite.rules.seed if config.seed is None else config.seed
     starts = protocol_starts(suite, choose_tasks(suite, config.tasks), episodes=config.episodes, seed=seed)
-    measured: list[tuple[Plan, Episode]] = []
+    measured: list[tuple[EpisodePlan, Episode]] = []
     for task, of_task in starts.items():
         plans = make_plans({task: of_task}, max_steps=suite.rules.max_steps)
         environment = suite.environment(task, images=False)
@@ -89,7 +89,7 @@ def measure(config: MeasureConfig) -> list[tuple[Plan, Episode]]:
     return measured
 
 
-def _print_task(task: str, shown: list[tuple[Plan, Episode]], wall_s: float) -> None:
+def _print_task(task: str, shown: list[tuple[EpisodePlan, Episode]], wall_s: float) -> None:
     steps = sorted(episode.steps for _, episode in shown if episode.success)
     lengths = f"{steps[0]} to {steps[-1]} steps" if steps else "no success"
     print(f"{task}: {len(steps)}/{len(shown)}, {lengths}, {wall_s / len(shown):.1f} s each", flush=True)

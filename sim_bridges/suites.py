@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 from lavla_ros.config import ConfigError, from_plain
 from lavla_ros.plugins import find
 from lavla_ros.yaml_text import load_yaml
-from sim_bridges.world import Options, Plan, Start, Suite, SuiteError
+from sim_bridges.world import EpisodePlan, EpisodeStart, Options, Suite, SuiteError
 from sim_bridges.worlds import SUITES
 
 
@@ -109,18 +109,18 @@ def choose_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[str, ...]:
     return tuple(task for task in suite.tasks if task in names)
 
 
-def protocol_starts(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: int) -> dict[str, list[Start]]:
+def protocol_starts(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: int) -> dict[str, list[EpisodeStart]]:
     """``episodes`` of every task. Raises SuiteError where the suite has fewer initial states than that."""
     return {task: [suite.plan(task, trial, seed) for trial in range(episodes)] for task in tasks}
 
 
 def make_plans(
-    starts: Mapping[str, Sequence[Start]], *, max_steps: int, patience_steps: int | None = None
-) -> tuple[Plan, ...]:
+    starts: Mapping[str, Sequence[EpisodeStart]], *, max_steps: int, patience_steps: int | None = None
+) -> tuple[EpisodePlan, ...]:
     """One episode for each start, numbered task by task; ``max_steps``, or a task's own limit if that is less."""
     listed = [(task, trial, start) for task, of_task in starts.items() for trial, start in enumerate(of_task)]
     return tuple(
-        Plan(
+        EpisodePlan(
             index=index,
             task=task,
             trial=trial,

@@ -26,7 +26,7 @@ class SuiteError(UserError, ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Plan:
+class EpisodePlan:
     """One episode, completely: equal plans are equal episodes, whoever runs them and after whatever."""
 
     index: int
@@ -122,7 +122,7 @@ class Disturbance(Protocol):
 class Environment(Protocol):
     """One simulator in the process that made it."""
 
-    def reset(self, plan: Plan) -> str:
+    def reset(self, plan: EpisodePlan) -> str:
         """Begin the episode; returns a hash of the simulator's state."""
         ...
 
@@ -153,7 +153,7 @@ class Environment(Protocol):
 class HasDisturbance(Protocol):
     """An environment whose expert can be pushed."""
 
-    def disturbance(self, plan: Plan) -> Disturbance:
+    def disturbance(self, plan: EpisodePlan) -> Disturbance:
         """Raises SuiteError where this one's cannot."""
         ...
 
@@ -188,7 +188,9 @@ class Recipes:
 class FindsScenes(Protocol):
     """An environment in which the expert tries a scene first: only what it solves is an episode."""
 
-    def find(self, start: Start, *, number: int | None, demonstration: bool, on_try: Callable[[], None]) -> Start:
+    def find(
+        self, start: EpisodeStart, *, number: int | None, demonstration: bool, on_try: Callable[[], None]
+    ) -> EpisodeStart:
         """The episode of this start, or, with a ``number``, the first one from there on that was not found yet.
 
         ``number``: among episodes that follow one another. ``demonstration``: the expert will act in it. ``on_try`` is
@@ -266,7 +268,7 @@ class Suite(Protocol):
         """Whether a process can run one task only (a GL context that cannot be made twice)."""
         ...
 
-    def plan(self, task: str, trial: int, seed: int) -> Start:
+    def plan(self, task: str, trial: int, seed: int) -> EpisodeStart:
         """How a trial begins. Raises SuiteError where there is none."""
         ...
 
@@ -279,7 +281,7 @@ class Suite(Protocol):
         """Raises the suite's own error, which says what to do, where they are missing."""
         ...
 
-    def comparability(self, evaluated: Evaluated) -> Comparability: ...
+    def comparability(self, evaluated: EvaluationConditions) -> Comparability: ...
 
     def versions(self) -> tuple[str, ...]:
         """Distributions whose versions decide the bits of an episode."""
@@ -290,7 +292,7 @@ class Suite(Protocol):
 class HasScenes(Protocol):
     """A suite that has its own words for a scene."""
 
-    def describe(self, plan: Plan) -> Mapping[str, Any]:
+    def describe(self, plan: EpisodePlan) -> Mapping[str, Any]:
         """What bags, /episode/state and progress files say of an episode's scene; JSON-ready."""
         ...
 
@@ -316,12 +318,12 @@ class FindsEpisodes(Protocol):
 
     def find(
         self, tasks: Sequence[str], *, episodes: int, seed: int, folder: Path, workers: int
-    ) -> dict[str, list[Start]]:
+    ) -> dict[str, list[EpisodeStart]]:
         """``episodes`` of every task. What is found is kept in ``folder``, and not looked for again."""
         ...
 
 
-class Start(NamedTuple):
+class EpisodeStart(NamedTuple):
     """How an episode begins."""
 
     seed: int
@@ -350,7 +352,7 @@ class Rules:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Evaluated:
+class EvaluationConditions:
     """What a suite has to know to judge comparability."""
 
     tasks: tuple[str, ...]
@@ -365,7 +367,7 @@ class Evaluated:
     options: Options = field(default_factory=dict)
 
 
-def judge(benchmark: str, evaluated: Evaluated, reasons: Sequence[str], statement: str) -> Comparability:
+def judge(benchmark: str, evaluated: EvaluationConditions, reasons: Sequence[str], statement: str) -> Comparability:
     """Whether figures may stand beside a benchmark's published ones. ``reasons``: what its suite knows to be otherwise;
     ``statement``: of the scenes."""
     reasons = [*reasons]

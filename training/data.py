@@ -27,8 +27,8 @@ from training.config import DataConfig, MixturePart
 from training.dataset import EpisodeDataset
 from training.frames import Frames, JoinedFrames, MemoryFrames, OnFrame, open_frames
 from training.latent_actions.labels import LabelError, dataset_hash, labels_in_use, read_labels
-from training.machine import GIB
 from training.samples import DataError
+from training.system_resources import GIB
 
 
 class DatasetLike(Protocol):

@@ -13,7 +13,7 @@ from lavla_ros.policy.backbone import build_pretrained_on_meta, load_pretrained_
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.prompt import token_ids
 from training.config import TrainConfig
-from training.machine import GIB, RoomError, available_memory
+from training.system_resources import GIB, RoomError, available_memory
 
 PROMPT_TOKENS = 64
 """Of an instruction with its suffix: more than most have."""

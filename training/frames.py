@@ -28,7 +28,7 @@ from lavla_ros.outputs import sole_writer
 from lavla_ros.policy.images import shrink
 from training.config import DataConfig
 from training.dataset import EpisodeDataset
-from training.machine import free_disk, processes_here, require_disk, require_memory
+from training.system_resources import free_disk, processes_here, require_disk, require_memory
 
 T = TypeVar("T")
 OnFrame = Callable[[int, int], None]

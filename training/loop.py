@@ -38,10 +38,8 @@ from lavla_ros.yaml_text import dump_yaml
 from training.config import RunConfig
 from training.frames import Prefetcher
 from training.logs import RunLog
-from training.machine import require_disk, require_memory
 from training.reporting import Reporter
-from training.samples import SampleStream
-from training.state import (
+from training.resume_state import (
     Ema,
     Progress,
     differences,
@@ -53,6 +51,8 @@ from training.state import (
     replaced,
     save_state,
 )
+from training.samples import SampleStream
+from training.system_resources import require_disk, require_memory
 
 _MAY_DIFFER = frozenset(
     {

@@ -25,8 +25,8 @@ from training.config import OptimConfig, TrainConfig
 from training.data import BatchMaker, LoadedData, to_device
 from training.footprint import require_training_memory
 from training.loop import Task, Trainer
+from training.resume_state import forget_whole_parameters, gather
 from training.samples import split_episodes
-from training.state import forget_whole_parameters, gather
 
 STATS_VALUES = 25_000_000
 """Numbers (samples × H × A) that normalisation statistics are computed of; of more data, as many evenly spread."""

@@ -15,9 +15,9 @@ from training.config import TrainConfig
 from training.data import load_data, open_sources
 from training.logs import require_trackers
 from training.loop import Trainer
-from training.machine import flushed_denormals
 from training.policy_task import PolicyTask
 from training.reporting import TerminalReporter
+from training.system_resources import flushed_denormals
 
 _SHOWN = ("loss", "mse", "validation_mse", "samples_per_s")
 

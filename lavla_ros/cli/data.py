@@ -17,7 +17,7 @@ from lavla_ros.config import parse_options
 from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.yaml_text import load_yaml
 from training.bag_options import BagOptions
-from training.scale import Workers
+from training.task_pool import Workers
 
 
 @dataclass(frozen=True, kw_only=True)

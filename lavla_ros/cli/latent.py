@@ -14,7 +14,7 @@ from lavla_ros.cli.arguments import Json, fields_of
 from lavla_ros.cli.terminal import CommandError, Progress, say
 from lavla_ros.cli.train import training
 from lavla_ros.config import read_plain
-from training.scale import Workers
+from training.task_pool import Workers
 
 TRAIN = """Train an {kind} latent action model.
 
@@ -152,7 +152,7 @@ def inspect(
         examples: Number of transitions shown per code.
         as_json: Print meaning.json instead of a summary.
     """
-    from training.latent_actions.meaning import inspect
+    from training.latent_actions.inspection import inspect
 
     meaning = inspect(dataset, model, out, examples=examples)
     if as_json:

@@ -14,7 +14,7 @@ from lavla_ros.contract import Contract, Observation
 from lavla_ros.errors import is_users
 from sim_bridges.episode import Actor, Observer, run_episode
 from sim_bridges.evaluation.results import EpisodeResult, latency_summary
-from sim_bridges.world import Environment, Plan
+from sim_bridges.world import Environment, EpisodePlan
 
 Busy = Literal["simulator", "policy"]
 OnBusy = Callable[[Busy, int], None]
@@ -53,7 +53,7 @@ def evaluate_episode(
     environment: Environment,
     actor: Actor,
     contract: Contract,
-    plan: Plan,
+    plan: EpisodePlan,
     *,
     latency_steps: int = 0,
     on_busy: OnBusy = lambda busy, step: None,
@@ -89,7 +89,7 @@ def evaluate_episode(
     )
 
 
-def result_of(plan: Plan, **outcome: Any) -> EpisodeResult:
+def result_of(plan: EpisodePlan, **outcome: Any) -> EpisodeResult:
     """The result of a plan; ``outcome``: the fields of :class:`EpisodeResult` that the plan does not know."""
     return EpisodeResult(
         index=plan.index,

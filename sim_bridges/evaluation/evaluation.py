@@ -13,7 +13,7 @@ from typing import Any
 from lavla_ros.config import ConfigError
 from sim_bridges.episode import PolicyError
 from sim_bridges.evaluation.config import REPLAY, EvaluationConfig, kind_of
-from sim_bridges.evaluation.page import in_words
+from sim_bridges.evaluation.html_parts import in_words
 from sim_bridges.evaluation.policies import (
     Link,
     policy_config,
@@ -27,7 +27,7 @@ from sim_bridges.evaluation.store import EvaluationFolder, StoreError
 from sim_bridges.evaluation.workers import EvaluationError, Job, run_plans
 from sim_bridges.files import write_json
 from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
-from sim_bridges.world import Evaluated, FindsEpisodes, Plan, Start, Suite
+from sim_bridges.world import EpisodePlan, EpisodeStart, EvaluationConditions, FindsEpisodes, Suite
 
 OnEpisode = Callable[[EpisodeResult], None]
 
@@ -100,7 +100,7 @@ class _Evaluation:
         self.method = config.method or published.method_of(network, training)
         self.assets = self.suite.assets()
         self.comparability = self.suite.comparability(
-            Evaluated(
+            EvaluationConditions(
                 tasks=tasks,
                 episodes=episodes,
                 seed=seed,
@@ -182,7 +182,7 @@ class _Evaluation:
             raise ConfigError("a list of episodes is given, and replay: has those of its dataset; leave one out")
         return self.suite if self.kind != "replay" and (self.kind != "expert" or self.suite.episodes_given) else None
 
-    def _plans(self, folder: Path, workers: int) -> tuple[Plan, ...]:
+    def _plans(self, folder: Path, workers: int) -> tuple[EpisodePlan, ...]:
         """All episodes; where they have to be found, those that the folder has are taken from there."""
         config, starts = self.config, self.starts
         assert config.max_steps is not None and config.episodes is not None and config.seed is not None
@@ -213,7 +213,7 @@ class _Evaluation:
         )
 
     @contextmanager
-    def _links(self, path: Path, workers: int, plans: list[Plan]) -> Iterator[tuple[tuple[Link, ...], Watch]]:
+    def _links(self, path: Path, workers: int, plans: list[EpisodePlan]) -> Iterator[tuple[tuple[Link, ...], Watch]]:
         """Topics to the policy, with policy nodes behind them while the block runs, and who looks after those."""
         timeout_s = 0.9 * self.config.timeout_s  # before the worker itself is taken for dead
         if self.kind == "remote":
@@ -294,16 +294,18 @@ class _Clips:
             yield from same[: self.wanted]
 
 
-def _recorded_starts(suite: Suite, tasks: Sequence[str], episodes: int | None, dataset: Path) -> dict[str, list[Start]]:
+def _recorded_starts(
+    suite: Suite, tasks: Sequence[str], episodes: int | None, dataset: Path
+) -> dict[str, list[EpisodeStart]]:
     """The recorded scenes of these tasks, ``episodes`` of each at most. Raises PolicyError where there are fewer."""
-    starts: dict[str, dict[Start, None]] = {task: {} for task in tasks}
+    starts: dict[str, dict[EpisodeStart, None]] = {task: {} for task in tasks}
     for scene in recorded_scenes(dataset):
         task = scene["task"]
         name = suite.tasks[task] if isinstance(task, int) and 0 <= task < len(suite.tasks) else task
         same = all(scene.get(key) in (None, value) for key, value in getattr(suite, "scene", {}).items())
         if scene.get("suite", suite.name) == suite.name and same and name in starts:
             limit = suite.plan(name, 0, 0).max_steps
-            start = Start(scene["seed"], scene.get("initial_state"), str(scene.get("instruction", "")), limit)
+            start = EpisodeStart(scene["seed"], scene.get("initial_state"), str(scene.get("instruction", "")), limit)
             starts[name][start] = None
     for name, found in starts.items():
         if len(found) < (episodes or 1):

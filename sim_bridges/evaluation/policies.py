@@ -18,7 +18,7 @@ from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_
 from lavla_ros.yaml_text import load_yaml
 from sim_bridges.episode import Actor, PolicyError
 from sim_bridges.evaluation.config import REPLAY, kind_of
-from sim_bridges.world import Plan, SuiteError
+from sim_bridges.world import EpisodePlan, SuiteError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,22 +32,22 @@ class Link:
     """What a policy node inherits, so that the domain stays taken for as long as it lives."""
 
 
-def make_commander(policy: str, contract: Contract, *, every: int, device: str, link: Link | None) -> Actor:
+def make_actor(policy: str, contract: Contract, *, every: int, device: str, link: Link | None) -> Actor:
     """Of every kind but the expert, which needs an environment. ``link``: the checkpoint is behind these topics, not
     here.
 
     Raises what loading raises (CheckpointError, ContractError, DatasetError, SuiteError).
     """
     if kind_of(policy) == "replay":
-        return ReplayCommander(Path(policy.removeprefix(REPLAY)), contract)
+        return ReplayActor(Path(policy.removeprefix(REPLAY)), contract)
     if link is not None:
-        from sim_bridges.evaluation.topic_policy_node import TopicCommander
+        from sim_bridges.evaluation.topic_policy_node import TopicActor
 
-        return TopicCommander(contract, domain=link.domain, timeout_s=link.timeout_s, every=every)
-    return CheckpointCommander(policy, contract, every=every, device=device)
+        return TopicActor(contract, domain=link.domain, timeout_s=link.timeout_s, every=every)
+    return CheckpointActor(policy, contract, every=every, device=device)
 
 
-class CheckpointCommander:
+class CheckpointActor:
     """A checkpoint in this process."""
 
     needs_images = True
@@ -66,7 +66,7 @@ class CheckpointCommander:
             theirs_from=f"policy {policy}",
         )
 
-    def reset(self, plan: Plan) -> None:
+    def reset(self, plan: EpisodePlan) -> None:
         self._policy.reset()
 
     def chunk(self, observation: Observation) -> ActionChunk:
@@ -79,7 +79,7 @@ class CheckpointCommander:
         pass
 
 
-class ReplayCommander:
+class ReplayActor:
     """The recorded actions of a dataset, whatever happens.
 
     Each episode replays the demonstration of its own scene (instruction, seed and, where the benchmark has one, initial
@@ -101,10 +101,10 @@ class ReplayCommander:
             (self._dataset.instruction(episode.first), scene.get("seed"), scene.get("initial_state")): episode
             for episode, scene in reversed(list(zip(self._dataset.episodes, scenes, strict=True)))
         }
-        self._plan: Plan | None = None
+        self._plan: EpisodePlan | None = None
         self._step = 0
 
-    def reset(self, plan: Plan) -> None:
+    def reset(self, plan: EpisodePlan) -> None:
         self._plan, self._step = plan, 0
 
     def chunk(self, observation: Observation) -> ActionChunk:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sim_bridges.evaluation.compare import Comparison
-from sim_bridges.evaluation.page import (
+from sim_bridges.evaluation.html_parts import (
     document,
     facts,
     interval,

@@ -17,10 +17,10 @@ from rclpy.node import Node
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.episode import EpisodePhase
 from sim_bridges.lockstep.topics import BridgeError, LockstepTopics
-from sim_bridges.world import Plan
+from sim_bridges.world import EpisodePlan
 
 
-class TopicCommander:
+class TopicActor:
     """See the module. One per process."""
 
     needs_images = True
@@ -34,7 +34,7 @@ class TopicCommander:
         self._context.init(domain_id=domain)
         self._node = Node("evaluation", context=self._context)
         self._topics = LockstepTopics(self._node, contract, timeout_s=timeout_s, commanded=True, prepared=True)
-        self._plan: Plan | None = None
+        self._plan: EpisodePlan | None = None
         """Of an episode that has not begun: its instruction comes with the first observation."""
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
@@ -46,7 +46,7 @@ class TopicCommander:
             self.close()
             raise
 
-    def reset(self, plan: Plan) -> None:
+    def reset(self, plan: EpisodePlan) -> None:
         self._plan = plan
 
     def chunk(self, observation: Observation) -> ActionChunk:

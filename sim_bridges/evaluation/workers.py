@@ -25,10 +25,10 @@ from lavla_ros.errors import UserError, is_users
 from sim_bridges.episode import Actor, ExpertActor
 from sim_bridges.evaluation.config import kind_of
 from sim_bridges.evaluation.episode import OnBusy, evaluate_episode, result_of
-from sim_bridges.evaluation.policies import Link, make_commander
+from sim_bridges.evaluation.policies import Link, make_actor
 from sim_bridges.evaluation.results import EpisodeResult
 from sim_bridges.suites import load_suite
-from sim_bridges.world import Environment, Options, Plan
+from sim_bridges.world import Environment, EpisodePlan, Options
 
 MOST_ERRORS_IN_A_ROW = 5
 """After as many the evaluation is stopped: something is wrong with more than an episode."""
@@ -61,7 +61,7 @@ class Job:
 
 def run_plans(
     job: Job,
-    plans: Sequence[Plan],
+    plans: Sequence[EpisodePlan],
     *,
     workers: int,
     task_in_process: bool,
@@ -105,14 +105,14 @@ def run_plans(
 class _Queue:
     """Plans by task: a worker stays with a task as long as it lasts, and begins with the one least looked after."""
 
-    def __init__(self, plans: Sequence[Plan]) -> None:
-        self._left: dict[str, deque[Plan]] = {}
+    def __init__(self, plans: Sequence[EpisodePlan]) -> None:
+        self._left: dict[str, deque[EpisodePlan]] = {}
         self._workers: dict[str, int] = {}
         for plan in plans:
             self._left.setdefault(plan.task, deque()).append(plan)
             self._workers[plan.task] = 0
 
-    def next(self, task: str | None) -> Plan | None:
+    def next(self, task: str | None) -> EpisodePlan | None:
         """``task``: of the worker that asks, None where it has none yet."""
         if task is None or not self._left[task]:
             if task is not None:
@@ -133,7 +133,7 @@ class _Slot:
     ) -> None:
         self._job, self._index, self._queue, self._on_ready = job, index, queue, on_ready
         self._task_in_process = task_in_process
-        self._plan: Plan | None = None
+        self._plan: EpisodePlan | None = None
         self._process: BaseProcess | None = None
         self._connection: Connection | None = None
         self._ready = False
@@ -177,7 +177,7 @@ class _Slot:
             return self._lost(self._plan, f"NoAnswer: no answer of the {self._waiting_for} within {limit:g} s")
         return None
 
-    def _lost(self, plan: Plan, why: str) -> EpisodeResult:
+    def _lost(self, plan: EpisodePlan, why: str) -> EpisodeResult:
         """The worker is gone, or is ended here, in the middle of an episode."""
         self._end()
         if not self._ready:
@@ -265,7 +265,7 @@ class _Worker:
         self._suite = load_suite(job.suite, job.options)
         self._task: str | None = None
         self._environment: Environment | None = None
-        self._commander: Actor | None = None
+        self._actor: Actor | None = None
 
     def prepare(self, task: str) -> None:
         """Raises what the simulator and the policy raise."""
@@ -273,21 +273,19 @@ class _Worker:
             return
         self._close_environment()
         job, contract, kind = self._job, self._suite.contract, kind_of(self._job.policy)
-        if self._commander is None and kind != "expert":  # first: what does not fit is said before anything is built
-            self._commander = make_commander(
-                job.policy, contract, every=job.replan_steps, device=job.device, link=self._link
-            )
+        if self._actor is None and kind != "expert":  # first: what does not fit is said before anything is built
+            self._actor = make_actor(job.policy, contract, every=job.replan_steps, device=job.device, link=self._link)
         self._environment = self._suite.environment(task, images=kind in ("checkpoint", "remote"))
         if kind == "expert":
-            self._commander = ExpertActor(self._environment.expert())
+            self._actor = ExpertActor(self._environment.expert())
         self._task = task
 
-    def run(self, plan: Plan, on_busy: OnBusy) -> EpisodeResult:
-        assert self._environment is not None and self._commander is not None
+    def run(self, plan: EpisodePlan, on_busy: OnBusy) -> EpisodeResult:
+        assert self._environment is not None and self._actor is not None
         frames: list[Observation] = []
         result = evaluate_episode(
             self._environment,
-            self._commander,
+            self._actor,
             self._suite.contract,
             plan,
             latency_steps=self._job.latency_steps,
@@ -304,8 +302,8 @@ class _Worker:
         return result
 
     def close(self) -> None:
-        if self._commander is not None:
-            self._commander.close()
+        if self._actor is not None:
+            self._actor.close()
         self._close_environment()
 
     def _close_environment(self) -> None:

@@ -21,15 +21,15 @@ from sim_bridges.lockstep.topics import BridgeError, LockstepTopics
 from sim_bridges.world import (
     Disturbance,
     Environment,
+    EpisodePlan,
+    EpisodeStart,
     Expert,
     ExtraTopics,
     FindsScenes,
     HasDisturbance,
     HasDrivers,
     HasScenes,
-    Plan,
     PlaysByItself,
-    Start,
     Suite,
     SuiteError,
 )
@@ -58,14 +58,14 @@ class Episodes:
         """Of the present simulator."""
         return self._of[1]
 
-    def prepare(self, name: str, suite: Suite, task: str, start: Start) -> None:
+    def prepare(self, name: str, suite: Suite, task: str, start: EpisodeStart) -> None:
         """Make what an episode needs. Raises what making it raises, SuiteError where there is no such expert."""
         environment = self._load(name, suite, task)
         if self._settings.disturb:
             _disturbance(environment, self._plan(suite, task, start, None))
 
     def run(
-        self, name: str, suite: Suite, task: str, start: Start, number: int | None
+        self, name: str, suite: Suite, task: str, start: EpisodeStart, number: int | None
     ) -> tuple[EpisodePhase, dict[str, Any]]:
         """One episode to its end, whatever that is: how it ended, and JSON-ready the scene, ``state``, ``reason``,
         ``score``, ``steps`` and ``trajectory``. ``number``: among episodes that follow one another."""
@@ -127,10 +127,10 @@ class Episodes:
             return PlayedExpert(expert)
         return ExpertActor(expert, gives_up=True)
 
-    def _plan(self, suite: Suite, task: str, start: Start, number: int | None) -> Plan:
+    def _plan(self, suite: Suite, task: str, start: EpisodeStart, number: int | None) -> EpisodePlan:
         """With the limit that was asked for, or the official one; a task's own limit is never exceeded."""
         limit = self._settings.max_steps or suite.rules.max_steps
-        return Plan(
+        return EpisodePlan(
             index=number or 0,
             task=task,
             trial=number or 0,
@@ -175,7 +175,7 @@ class Recorder:
             self._node.destroy_client(client)
 
 
-def _disturbance(environment: Environment, plan: Plan) -> Disturbance:
+def _disturbance(environment: Environment, plan: EpisodePlan) -> Disturbance:
     """Raises SuiteError where the suite has none."""
     if not isinstance(environment, HasDisturbance):
         raise SuiteError(f"the expert of {plan.task} cannot be disturbed: set disturb to false")
@@ -191,7 +191,7 @@ class _TopicActor:
     def __init__(self, topics: LockstepTopics, *, every: int) -> None:
         self._topics, self.every = topics, every
 
-    def reset(self, plan: Plan) -> None:
+    def reset(self, plan: EpisodePlan) -> None:
         pass
 
     def chunk(self, observation: Observation) -> ActionChunk:
@@ -254,7 +254,7 @@ class Publisher(Observer):
             self._topics.command(stamp_ns, action_A)
 
 
-def scene_of(suite: Suite, plan: Plan) -> dict[str, Any]:
+def scene_of(suite: Suite, plan: EpisodePlan) -> dict[str, Any]:
     """What bags, /episode/state and progress files call the scene; JSON-ready."""
     if isinstance(suite, HasScenes):
         return dict(suite.describe(plan))

@@ -45,7 +45,7 @@ from sim_bridges.lockstep.parameters import LockstepParameters, Request
 from sim_bridges.lockstep.thread import SimulatorThread
 from sim_bridges.lockstep.topics import LockstepTopics
 from sim_bridges.suites import choose_tasks, load_suite, options_of
-from sim_bridges.world import Assets, ExtraTopics, HasExtraTopics, Start, Suite, SuiteError
+from sim_bridges.world import Assets, EpisodeStart, ExtraTopics, HasExtraTopics, Suite, SuiteError
 from sim_bridges.worlds import DEFAULT_SUITE
 
 
@@ -185,7 +185,7 @@ class LockstepNode(LavlaNode):
         together = parse_options(shlex.split(self.get_parameter("options").value))
         return load_suite(name, together | {option: value for option, value in given.items() if value})
 
-    def _start_of(self, suite: Suite, request: Request) -> tuple[str, Start]:
+    def _start_of(self, suite: Suite, request: Request) -> tuple[str, EpisodeStart]:
         """Its task and how it begins. Raises SuiteError for what does not exist."""
         tasks = choose_tasks(suite, [request.task])
         if len(tasks) != 1:

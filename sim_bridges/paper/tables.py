@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import mean, stdev
 
-from sim_bridges.evaluation.page import table, text
+from sim_bridges.evaluation.html_parts import table, text
 from sim_bridges.evaluation.report import Published
 from sim_bridges.evaluation.results import Results, Tally
 from sim_bridges.paper.methods import METHODS, method_of

@@ -59,7 +59,7 @@ class Shell:
 
     def __init__(self, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["training.train", "training.latent_actions.meaning", "benchmarks.gpu_train"])
+        context.set_forkserver_preload(["training.train", "training.latent_actions.inspection", "benchmarks.gpu_train"])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, folder))
         self._process.start()

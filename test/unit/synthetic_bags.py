@@ -14,7 +14,7 @@ from lavla_ros.recording import EpisodeRecorder
 from lavla_ros.recording.types import jazzy, string_cdr
 from training.ingest.bag import Bags, BagSource
 from training.ingest.build import IngestReport, build_dataset
-from training.scale import Workers
+from training.task_pool import Workers
 
 MS = 1_000_000
 T0 = 1_700_000_000_000_000_000

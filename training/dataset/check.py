@@ -1,7 +1,7 @@
 """Is a dataset whole, and does it look like a robot's?
 
 Always: files, counts, checksums, columns, numbers, capture times, statistics; every file is read once, so it costs what
-reading the dataset costs. ``deep`` decodes every video as well (see :mod:`training.dataset.pictures`).
+reading the dataset costs. ``deep`` decodes every video as well (see :mod:`training.dataset.video_checks`).
 
 What cannot be seen: two cameras that are exchanged in all episodes alike, a picture turned upside down in all of them,
 a joint whose sign is wrong everywhere. Somebody has to look at the pictures once.
@@ -24,9 +24,9 @@ from lavla_ros.contract import Contract
 from training.dataset import layout, stats
 from training.dataset.findings import CheckReport, Findings
 from training.dataset.layout import DatasetError
-from training.dataset.numbers import Dim, EpisodeNumbers, check_numbers, dims_of
-from training.dataset.pictures import Segment, check_pictures
+from training.dataset.number_checks import Dim, EpisodeNumbers, check_numbers, dims_of
 from training.dataset.video import probe
+from training.dataset.video_checks import Segment, check_pictures
 from training.dataset.writer import column_array
 
 _INFO_KEYS = ("codebase_version", "fps", "total_episodes", "total_frames", "features", "data_path")

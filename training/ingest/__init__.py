@@ -86,7 +86,7 @@ def ingest(
     """Make the dataset ``out`` of the recordings of these files and folders; the settings are :func:`build_dataset`'s.
 
     ``enlarge``: take pictures of files and datasets that are smaller than the contract's. ``on_start`` gets the number
-    of sources found. Raises IngestError, ContractError, ScaleError.
+    of sources found. Raises IngestError, ContractError, PoolError.
     """
     if missing := [str(path) for path in paths if not path.exists()]:
         raise IngestError(f"{missing[0]} does not exist")

@@ -33,7 +33,7 @@ from training.dataset.check import episode_table
 from training.dataset.first_frames import write_first_frames
 from training.dataset.video import Codec, VideoWriter
 from training.dataset.writer import DatasetWriter, EpisodeArrays, column_array, integer_fps
-from training.scale import Workers, run_tasks
+from training.task_pool import Workers, run_tasks
 
 _JOURNAL = "meta/conversion.jsonl"
 """What became of each episode, while the dataset is built; at its end all of it is in ``meta/conversion.json``."""
@@ -276,7 +276,7 @@ def build_dataset(
     begun again, and rejected if it dies every time; an episode that meets a fault of the program is rejected and its
     traceback logged. ``resume`` goes on with an ``out`` that was broken off or finished: what it holds is left out. A
     run that ended before its first episode was committed is begun again in any case. Raises IngestError if ``out`` is
-    not empty or no episode is left (every reason is named), ScaleError if the workers cannot be had.
+    not empty or no episode is left (every reason is named), PoolError if the workers cannot be had.
     """
     if not sources:
         raise IngestError("there are no bags, files or episodes to make a dataset of")

@@ -24,8 +24,8 @@ from lavla_ros.errors import InputError
 from lavla_ros.policy.normalization import Normalizer
 from training.latent_actions.action_config import ActionLamConfig
 from training.latent_actions.checkpoint import LatentModel
+from training.latent_actions.global_batch import draw, mean_count
 from training.latent_actions.quantize import EmaQuantizer
-from training.latent_actions.whole_batch import draw, mean_count
 
 
 class ActionLamLoss(NamedTuple):

@@ -15,12 +15,12 @@ from lavla_ros.contract import Contract, load_contract
 from training.latent_actions.action_config import ActionLamTrainConfig
 from training.latent_actions.action_data import ActionChunks, chunk_stats, constant_dimensions, load_chunks
 from training.latent_actions.action_model import ActionLamLoss, ActionLatentModel
+from training.latent_actions.codebook_health import CodebookHealth
 from training.latent_actions.codebook_task import CodebookTask, refuse_finished, to_record
-from training.latent_actions.health import CodebookHealth
 from training.logs import require_trackers
 from training.loop import Trainer
-from training.machine import flushed_denormals
 from training.reporting import TerminalReporter
+from training.system_resources import flushed_denormals
 
 _SHOWN = ("loss", "reconstruction", "perplexity", "dead_codes")
 _EVALUATION_BATCH = 1024

@@ -16,7 +16,7 @@ from lavla_ros.contract import Contract
 from lavla_ros.policy.folder import trained_parameters
 from training.latent_actions.action_config import ActionLamTrainConfig
 from training.latent_actions.checkpoint import LatentModel, save_latent_model
-from training.latent_actions.health import CodebookHealth, HealthTracker
+from training.latent_actions.codebook_health import CodebookHealth, HealthTracker
 from training.latent_actions.image_config import ImageLamTrainConfig
 from training.loop import Task, Trainer, TrainingError
 from training.samples import DataError, split_episodes

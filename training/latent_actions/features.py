@@ -32,8 +32,8 @@ from lavla_ros.config import ConfigError, check
 from lavla_ros.outputs import sole_writer
 from training.dataset import EpisodeDataset
 from training.latent_actions.image_config import FeatureConfig, TextConfig
-from training.machine import require_disk
 from training.samples import DataError
+from training.system_resources import require_disk
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -24,10 +24,10 @@ from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract
 from training.latent_actions.checkpoint import LatentModel
 from training.latent_actions.features import TextStates
+from training.latent_actions.global_batch import mean_count
 from training.latent_actions.image_config import ImageLamConfig
 from training.latent_actions.quantize import CodebookQuantizer, Quantized
 from training.latent_actions.spacetime import SpaceTimeTransformer
-from training.latent_actions.whole_batch import mean_count
 
 CONTROLLABLE, ENVIRONMENT = "controllable", "environment"
 

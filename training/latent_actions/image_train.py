@@ -15,9 +15,9 @@ from torch import Tensor, nn
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.policy.device import resolve_device
 from training.latent_actions.checkpoint import load_latent_model
+from training.latent_actions.codebook_health import CodebookHealth, HealthTracker
 from training.latent_actions.codebook_task import CodebookTask, refuse_finished, to_record
 from training.latent_actions.features import TextEncoder, TextStates, load_features
-from training.latent_actions.health import CodebookHealth, HealthTracker
 from training.latent_actions.image_config import ImageLamTrainConfig
 from training.latent_actions.image_data import (
     Transitions,
@@ -36,8 +36,8 @@ from training.latent_actions.image_model import (
 from training.latent_actions.quantize import CodebookQuantizer
 from training.logs import require_trackers
 from training.loop import Trainer
-from training.machine import flushed_denormals
 from training.reporting import TerminalReporter
+from training.system_resources import flushed_denormals
 
 _SHOWN = ("loss", "reconstruction", "action", "perplexity", "dead_codes")
 _EVALUATED = 4096

@@ -28,8 +28,8 @@ from training.latent_actions.checkpoint import (
     load_latent_model,
     load_training_record,
 )
+from training.latent_actions.codebook_health import CodebookHealth
 from training.latent_actions.features import feature_key, load_features
-from training.latent_actions.health import CodebookHealth
 from training.latent_actions.image_model import CONTROLLABLE, ImageLatentModel
 from training.latent_actions.label_shard import (
     Device,
@@ -51,8 +51,8 @@ from training.latent_actions.labels import (
     load_manifest,
     read_shard,
 )
-from training.machine import require_disk
-from training.scale import Workers, run_tasks
+from training.system_resources import require_disk
+from training.task_pool import Workers, run_tasks
 
 SHARD_STEPS = 4096
 """Number of steps at which a shard ends, with the episode that reaches it: 21 MB of c_act at H = 20."""
@@ -92,7 +92,7 @@ def label(
     counts shards. The labels are the same for any number of workers of one kind of device.
 
     Raises LabelError for labels that can't be made, CheckpointError, ConfigError or DatasetError for a model or a
-    dataset that can't be used, RoomError when the disk is too small, ScaleError when the workers fail.
+    dataset that can't be used, RoomError when the disk is too small, PoolError when the workers fail.
     """
     model = load_latent_model(model_path, LatentModel)
     _require_labeller(model_path, model)

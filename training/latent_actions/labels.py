@@ -28,7 +28,7 @@ from lavla_ros.errors import UserError
 from lavla_ros.policy.folder import CheckpointError
 from training.dataset import layout
 from training.latent_actions.checkpoint import content_hash
-from training.machine import require_memory
+from training.system_resources import require_memory
 
 MANIFEST, FOLDER = "manifest.json", "latent"
 SCHEMA = 1

@@ -14,7 +14,7 @@ from lavla_ros.errors import UserError
 FOLDS, SHUFFLES = 5, 5
 
 
-class MeaningError(UserError, ValueError):
+class InspectionError(UserError, ValueError):
     """What was asked cannot be told from these labels."""
 
 
@@ -51,7 +51,7 @@ def probe(
     fold_N = fold_of[np.searchsorted(names, episodes_N)]
     r2 = cross_validated_r2(features_NX, values_NA, fold_N)
     if np.isnan(r2).all():
-        raise MeaningError(f"no dimension of the {target} ever changes in this dataset: there is nothing to explain")
+        raise InspectionError(f"no dimension of the {target} ever changes in this dataset: there is nothing to explain")
     chance = [
         float(np.nanmean(cross_validated_r2(features_NX[rng.permutation(len(features_NX))], values_NA, fold_N)))
         for _ in range(SHUFFLES)

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from vector_quantize_pytorch import VectorQuantize  # type: ignore[import-untyped]
 
 from lavla_ros.errors import UserError
-from training.latent_actions.whole_batch import from_first, own, whole
+from training.latent_actions.global_batch import from_first, own, whole
 
 
 class QuantizeError(UserError, ValueError):

@@ -22,13 +22,13 @@ from sim_bridges.world import (
     Assets,
     Comparability,
     Disturbance,
-    Evaluated,
+    EpisodePlan,
+    EpisodeStart,
+    EvaluationConditions,
     Expert,
     Outcome,
-    Plan,
     Recipes,
     Rules,
-    Start,
     SuiteError,
     judge,
 )
@@ -79,7 +79,7 @@ class LiberoSuite:
             episodes=20,
         )
 
-    def plan(self, task: str, trial: int, seed: int) -> Start:
+    def plan(self, task: str, trial: int, seed: int) -> EpisodeStart:
         """The seed is the simulator's for every trial; what differs is the initial state."""
         demonstrated = self.demonstrated(task)
         count = PROTOCOL_TRIALS if demonstrated is None else len(demonstrated.names)
@@ -88,7 +88,7 @@ class LiberoSuite:
                 f"initial state {trial} of {self.name} is out of range: a task has {count}, 0 to {count - 1}, so "
                 f"--episodes is {count} at most"
             )
-        return Start(seed, trial)
+        return EpisodeStart(seed, trial)
 
     def demonstrated(self, task: str) -> Demonstrations | None:
         """The recorded demonstrations of a task, if the options name some. Raises LiberoError for unusable files."""
@@ -98,7 +98,7 @@ class LiberoSuite:
 
         return read_demonstrations(self._demonstrations, find_task(self.name, task))
 
-    def describe(self, plan: Plan) -> dict[str, Any]:
+    def describe(self, plan: EpisodePlan) -> dict[str, Any]:
         assets = self.assets()
         scene = {
             "suite": self.name,
@@ -138,7 +138,7 @@ class LiberoSuite:
             statement=found.statement,
         )
 
-    def comparability(self, evaluated: Evaluated) -> Comparability:
+    def comparability(self, evaluated: EvaluationConditions) -> Comparability:
         rules, assets = self.rules, self.assets()
         reasons = []
         if assets.stand_ins:
@@ -191,7 +191,7 @@ class LiberoTaskEnvironment:
         self._number = 0
         self._actions = RelativeActions(contract)
 
-    def reset(self, plan: Plan) -> str:
+    def reset(self, plan: EpisodePlan) -> str:
         assert plan.state_index is not None
         self._number = plan.state_index
         self._environment.reset(plan.state_index, plan.seed)
@@ -238,7 +238,7 @@ class LiberoTaskEnvironment:
 
         return ChunksOfOne(begin, self._environment)
 
-    def disturbance(self, plan: Plan) -> Disturbance:
+    def disturbance(self, plan: EpisodePlan) -> Disturbance:
         from sim_bridges.worlds.libero.expert import DisturbanceConfig, DisturbanceSource
 
         if self._demonstrated is not None:

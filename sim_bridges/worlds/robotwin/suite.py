@@ -29,15 +29,15 @@ from sim_bridges.world import (
     Assets,
     Comparability,
     Disturbance,
-    Evaluated,
+    EpisodePlan,
+    EpisodeStart,
+    EvaluationConditions,
     Expert,
     ExtraTopics,
     OnFrame,
     Outcome,
-    Plan,
     Recipes,
     Rules,
-    Start,
     SuiteError,
     judge,
 )
@@ -118,13 +118,13 @@ class RobotwinSuite:
     def episodes_given(self) -> bool:
         return bool(self._seeds)
 
-    def plan(self, task: str, trial: int, seed: int) -> Start:
+    def plan(self, task: str, trial: int, seed: int) -> EpisodeStart:
         """The seeds in a row, for whoever is not to be protected from what the expert cannot do: itself."""
-        return Start(first_seed(seed) + trial, None, "", self.source.step_limit(task))
+        return EpisodeStart(first_seed(seed) + trial, None, "", self.source.step_limit(task))
 
     def find(
         self, tasks: Sequence[str], *, episodes: int, seed: int, folder: Path, workers: int
-    ) -> dict[str, list[Start]]:
+    ) -> dict[str, list[EpisodeStart]]:
         """The protocol's episodes: those of the list that was given, else those that the expert solves.
 
         Kept in the folder's seeds.json as they are found. Raises RobotwinError where the expert solves none, SuiteError
@@ -133,7 +133,7 @@ class RobotwinSuite:
         listed = SeedFile(folder / SEEDS_FILE, self.source.provenance(), self.instructions)
         if self._seeds:
             self._take_given(listed, tasks, episodes)
-        found: dict[str, list[Start]] = {}
+        found: dict[str, list[EpisodeStart]] = {}
         for task in tasks:
             tries = partial(search, self.source, self.contract, task, self.instructions, workers)
             rows = accepted(
@@ -146,10 +146,10 @@ class RobotwinSuite:
             )
             limit = self.source.step_limit(task)
             with closing(rows):  # its processes end
-                found[task] = [Start(row.seed, None, row.instruction, limit) for row in islice(rows, episodes)]
+                found[task] = [EpisodeStart(row.seed, None, row.instruction, limit) for row in islice(rows, episodes)]
         return found
 
-    def describe(self, plan: Plan) -> dict[str, Any]:
+    def describe(self, plan: EpisodePlan) -> dict[str, Any]:
         made = self.source.provenance()
         scene = {"suite": self.name, "task": plan.task, "seed": plan.seed}
         return {**scene, "assets": made.hash, "comparable": made.comparable}
@@ -176,7 +176,7 @@ class RobotwinSuite:
         made = self.source.provenance()
         return Assets(source=made.source, hash=made.hash, statement=made.statement)
 
-    def comparability(self, evaluated: Evaluated) -> Comparability:
+    def comparability(self, evaluated: EvaluationConditions) -> Comparability:
         made, reasons = self.source.provenance(), []
         if not made.comparable:
             reasons.append("the scenes are a stand-in's, not RoboTwin's")
@@ -238,9 +238,9 @@ class RobotwinTaskEnvironment:
         self._observed: dict[int, int] = {}
         """Stamp of an observation → the step at which it was taken."""
         self._chunk: ActionChunk | None = None
-        self._plan: Plan | None = None
+        self._plan: EpisodePlan | None = None
 
-    def reset(self, plan: Plan) -> str:
+    def reset(self, plan: EpisodePlan) -> str:
         """The hash is over the scene and what is said: episodes pair where both are equal."""
         self._observed, self._chunk, self._plan = {}, None, plan
         self.environment.reset(plan.seed, instruction=plan.instruction)
@@ -280,11 +280,13 @@ class RobotwinTaskEnvironment:
     def expert(self) -> Expert:
         return _Demonstrator(self)
 
-    def disturbance(self, plan: Plan) -> Disturbance:
+    def disturbance(self, plan: EpisodePlan) -> Disturbance:
         """Raises RobotwinError where the expert does not act through commands."""
         return self._suite.source.disturbance(plan.seed)
 
-    def find(self, start: Start, *, number: int | None, demonstration: bool, on_try: Callable[[], None]) -> Start:
+    def find(
+        self, start: EpisodeStart, *, number: int | None, demonstration: bool, on_try: Callable[[], None]
+    ) -> EpisodeStart:
         """Raises RobotwinError where the expert solves no such seed, or the list has none."""
         task, source = self.environment.name, self._suite.source
         kind = self._suite.instructions_of(demonstration=demonstration)

@@ -13,14 +13,14 @@ from sim_bridges.world import (
     Assets,
     Comparability,
     Disturbance,
-    Evaluated,
+    EpisodePlan,
+    EpisodeStart,
+    EvaluationConditions,
     Expert,
     Live,
     Outcome,
-    Plan,
     Recipes,
     Rules,
-    Start,
     SuiteError,
 )
 from sim_bridges.worlds.tabletop.names import TRAINED_LAYOUT, USUAL_TASK, LayoutName, TaskName
@@ -72,12 +72,12 @@ class TabletopSuite:
 
         return LiveTable()
 
-    def plan(self, task: str, trial: int, seed: int) -> Start:
+    def plan(self, task: str, trial: int, seed: int) -> EpisodeStart:
         if not 0 <= trial < 10_000:
             raise SuiteError(f"episodes is {trial + 1}; a seed of the tabletop has 10000 layouts")
-        return Start(EVALUATION_SEED_BASE + seed * 10_000 + trial)
+        return EpisodeStart(EVALUATION_SEED_BASE + seed * 10_000 + trial)
 
-    def describe(self, plan: Plan) -> dict[str, Any]:
+    def describe(self, plan: EpisodePlan) -> dict[str, Any]:
         return {"task": plan.task, "layout": self.layout, "seed": plan.seed}
 
     def environment(self, task: str, *, images: bool) -> TabletopEnvironment:
@@ -86,7 +86,7 @@ class TabletopSuite:
     def assets(self) -> Assets:
         return Assets(source="part of the package")
 
-    def comparability(self, evaluated: Evaluated) -> Comparability:
+    def comparability(self, evaluated: EvaluationConditions) -> Comparability:
         return Comparability(
             comparable=False,
             statement="Not comparable with published numbers: this task exists only here. Figures of the tabletop "
@@ -114,7 +114,7 @@ class TabletopEnvironment:
         executor = ChunkExecutor(contract, ExecutorConfig.from_contract(contract))
         self.session = LockstepSession(self.sim, executor, contract, self._renderer)
 
-    def reset(self, plan: Plan) -> str:
+    def reset(self, plan: EpisodePlan) -> str:
         self.session.reset(plan.seed)
         return hashlib.sha256(self.sim.snapshot().tobytes()).hexdigest()[:16]
 
@@ -137,7 +137,7 @@ class TabletopEnvironment:
 
         return ScriptedExpert(self.sim, self.contract)
 
-    def disturbance(self, plan: Plan) -> Disturbance:
+    def disturbance(self, plan: EpisodePlan) -> Disturbance:
         from sim_bridges.worlds.tabletop.disturbance import DisturbanceConfig, DisturbanceSource
 
         return DisturbanceSource(DisturbanceConfig(), plan.seed)

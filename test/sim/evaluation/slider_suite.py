@@ -21,7 +21,16 @@ import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.recording import find_bags
-from sim_bridges.world import Assets, Comparability, Evaluated, Outcome, Plan, Rules, Start, SuiteError
+from sim_bridges.world import (
+    Assets,
+    Comparability,
+    EpisodePlan,
+    EpisodeStart,
+    EvaluationConditions,
+    Outcome,
+    Rules,
+    SuiteError,
+)
 
 NAME = "slider_suite:SliderSuite"
 CONTRACT = Contract.from_dict(
@@ -65,10 +74,10 @@ class SliderSuite:
     def __init__(self, options: SliderOptions = SliderOptions()) -> None:
         self._options = options
 
-    def plan(self, task: str, trial: int, seed: int) -> Start:
+    def plan(self, task: str, trial: int, seed: int) -> EpisodeStart:
         if trial >= 8:
             raise SuiteError(f"initial state {trial} is out of range: a task has 8")
-        return Start(seed, trial)
+        return EpisodeStart(seed, trial)
 
     def environment(self, task: str, *, images: bool) -> Slider:
         if self._options.broken:
@@ -78,7 +87,7 @@ class SliderSuite:
     def assets(self) -> Assets:
         return Assets(source="drawn in the test")
 
-    def comparability(self, evaluated: Evaluated) -> Comparability:
+    def comparability(self, evaluated: EvaluationConditions) -> Comparability:
         return Comparability(comparable=False, statement="Nobody has published anything about sliders.")
 
     def versions(self) -> tuple[str, ...]:
@@ -119,9 +128,9 @@ class Slider:
         self._model = mujoco.MjModel.from_xml_string(SCENE.format(mass_kg=mass_kg))
         self._data = mujoco.MjData(self._model)
         self._steps = 0
-        self.plan: Plan | None = None
+        self.plan: EpisodePlan | None = None
 
-    def reset(self, plan: Plan) -> str:
+    def reset(self, plan: EpisodePlan) -> str:
         _note(f"{plan.task} {plan.trial}")
         mujoco.mj_resetData(self._model, self._data)
         rng = np.random.default_rng([plan.seed, plan.trial])

@@ -17,7 +17,7 @@ from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import Results, same_episodes
 from sim_bridges.lockstep.record import RecordConfig
-from sim_bridges.world import Plan
+from sim_bridges.world import EpisodePlan
 from sim_bridges.worlds.tabletop.suite import EVALUATION_SEED_BASE, TabletopSuite
 from training.dataset import DatasetWriter, EpisodeArrays, layout, stats
 from training.dataset.video import VideoWriter
@@ -136,7 +136,7 @@ def record(dataset: Path, seeds: list[int]) -> None:
     writer = DatasetWriter(dataset, contract)
     for seed in seeds:
         steps = Steps()
-        plan = Plan(index=0, task="pick_place", trial=0, seed=seed, state_index=None, max_steps=150)
+        plan = EpisodePlan(index=0, task="pick_place", trial=0, seed=seed, state_index=None, max_steps=150)
         run_episode(environment, ExpertActor(environment.expert()), plan, contract=contract, observer=steps)
         videos = {}
         for camera in contract.cameras:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from sim_bridges.episode import ExpertActor, Observer, run_episode
 from sim_bridges.suites import load_suite, make_plans
-from sim_bridges.world import Environment, HasDisturbance, Plan, SuiteError
+from sim_bridges.world import Environment, EpisodePlan, HasDisturbance, SuiteError
 from sim_bridges.worlds.libero.demonstrations import read_demonstrations, without_pauses
 from sim_bridges.worlds.libero.initial_states import read_initial_states
 from sim_bridges.worlds.libero.suite import LiberoSuite
@@ -78,7 +78,7 @@ class Commands(Observer):
         self.actions.append(action_A)
 
 
-def act(environment: Environment, plan: Plan, suite: Any) -> tuple[Any, NDArray[np.float64]]:
+def act(environment: Environment, plan: EpisodePlan, suite: Any) -> tuple[Any, NDArray[np.float64]]:
     seen = Commands()
     actor = ExpertActor(environment.expert(), gives_up=True)
     return run_episode(environment, actor, plan, contract=suite.contract, observer=seen), np.array(seen.actions)

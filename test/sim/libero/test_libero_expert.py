@@ -15,7 +15,7 @@ import pytest
 from lavla_ros.contract import ActionChunk, load_contract
 from sim_bridges.episode import Episode
 from sim_bridges.measure import show
-from sim_bridges.world import Plan
+from sim_bridges.world import EpisodePlan
 from sim_bridges.worlds.libero.assets import LiberoAssets, find_assets
 from sim_bridges.worlds.libero.environment import LiberoEnvironment
 from sim_bridges.worlds.libero.expert import (
@@ -190,7 +190,7 @@ def environment(request: pytest.FixtureRequest, assets: LiberoAssets) -> Iterato
 
 def shown(environment: LiberoEnvironment, initial_state: int, *, disturb: bool = False) -> Episode:
     limit = environment.task.step_limit
-    plan = Plan(index=0, task=environment.task.name, trial=0, seed=7, state_index=initial_state, max_steps=limit)
+    plan = EpisodePlan(index=0, task=environment.task.name, trial=0, seed=7, state_index=initial_state, max_steps=limit)
     task = LiberoTaskEnvironment(environment, environment.contract)
     return show(task, plan, environment.contract, disturb=disturb)
 

@@ -8,7 +8,7 @@ import pytest
 from lavla_ros.contract import load_contract
 from sim_bridges.episode import ExpertActor, run_episode
 from sim_bridges.measure import MeasureConfig, main, measure, show
-from sim_bridges.world import Plan, SuiteError
+from sim_bridges.world import EpisodePlan, SuiteError
 from sim_bridges.worlds.robotwin.standin import TASKS, DisturbanceConfig, DisturbanceSource, make_task
 from sim_bridges.worlds.robotwin.standin.expert import MAX_COMMANDS, Expert, Reach, Stage
 from sim_bridges.worlds.robotwin.suite import RobotwinTaskEnvironment, robotwin_standin
@@ -21,8 +21,8 @@ def environment_of(name: str) -> RobotwinTaskEnvironment:
     return robotwin_standin().environment(name, images=False)
 
 
-def plan(name: str, seed: int) -> Plan:
-    return Plan(index=0, task=name, trial=0, seed=seed, state_index=None, max_steps=400)
+def plan(name: str, seed: int) -> EpisodePlan:
+    return EpisodePlan(index=0, task=name, trial=0, seed=seed, state_index=None, max_steps=400)
 
 
 @pytest.mark.parametrize("name", TASKS)

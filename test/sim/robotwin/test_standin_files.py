@@ -15,7 +15,7 @@ from sim_bridges.worlds.robotwin.standin import TASKS, make_task
 from sim_bridges.worlds.robotwin.standin.hdf5_episodes import CollectConfig, collect, demonstrate
 from training.data import EpisodeDataset
 from training.ingest import ingest
-from training.scale import Workers
+from training.task_pool import Workers
 
 pytestmark = [pytest.mark.sim, pytest.mark.usefixtures("vulkan")]
 

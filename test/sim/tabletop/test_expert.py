@@ -11,7 +11,7 @@ from lavla_ros.contract import Contract, Observation
 from sim_bridges.episode import ExpertActor, Observer, run_episode
 from sim_bridges.measure import show
 from sim_bridges.suites import load_suite
-from sim_bridges.world import Plan
+from sim_bridges.world import EpisodePlan
 from sim_bridges.worlds.tabletop.disturbance import DisturbanceConfig, DisturbanceSource
 from sim_bridges.worlds.tabletop.expert import ExpertConfig, ScriptedExpert
 from sim_bridges.worlds.tabletop.sim import TabletopSim
@@ -20,8 +20,8 @@ from sim_bridges.worlds.tabletop.suite import TabletopEnvironment
 pytestmark = pytest.mark.sim
 
 
-def plan(seed: int, task: str = "pick_place") -> Plan:
-    return Plan(index=0, task=task, trial=0, seed=seed, state_index=None, max_steps=150)
+def plan(seed: int, task: str = "pick_place") -> EpisodePlan:
+    return EpisodePlan(index=0, task=task, trial=0, seed=seed, state_index=None, max_steps=150)
 
 
 class Shown(Observer):

@@ -11,10 +11,10 @@ import pytest
 from lavla_ros.contract import ActionChunk, Observation, load_contract
 from sim_bridges.episode import Episode, ExpertActor, Observer, PlayedExpert, PolicyError, run_episode
 from sim_bridges.evaluation.episode import evaluate_episode
-from sim_bridges.world import Outcome, Plan
+from sim_bridges.world import EpisodePlan, Outcome
 
 CONTRACT = load_contract("libero")
-PLAN = Plan(index=0, task="count", trial=0, seed=0, state_index=None, max_steps=6)
+PLAN = EpisodePlan(index=0, task="count", trial=0, seed=0, state_index=None, max_steps=6)
 
 
 def chunk(first: float, *, horizon: int = 4) -> ActionChunk:
@@ -33,7 +33,7 @@ class Counter:
         self.arrived: list[float | None] = []
         self.pictures: list[int] = []
 
-    def reset(self, plan: Plan) -> str:
+    def reset(self, plan: EpisodePlan) -> str:
         self.steps = 0
         return "begun"
 

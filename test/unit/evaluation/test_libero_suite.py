@@ -10,7 +10,7 @@ import pytest
 
 from lavla_ros.contract import ActionChunk, load_contract
 from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
-from sim_bridges.world import Assets, Evaluated, SuiteError
+from sim_bridges.world import Assets, EvaluationConditions, SuiteError
 from sim_bridges.worlds.libero.suite import LiberoSuite, RelativeActions
 
 CONTRACT = load_contract("libero")
@@ -76,7 +76,7 @@ def test_tasks_by_number_and_by_name() -> None:
 @needs_libero
 def test_comparability_names_every_departure(monkeypatch: pytest.MonkeyPatch) -> None:
     suite = LiberoSuite("libero_object")
-    official = Evaluated(
+    official = EvaluationConditions(
         tasks=suite.tasks,
         episodes=50,
         seed=7,

@@ -20,7 +20,7 @@ from moving_square import FEATURES, SMALL, square_contract, write_squares
 
 from lavla_ros.outputs import OutputError, sole_writer
 from lavla_ros.policy.checkpoint import CheckpointError
-from training import machine
+from training import system_resources
 from training.dataset import DatasetError, EpisodeDataset, layout
 from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import content_hash, load_latent_model
@@ -36,8 +36,8 @@ from training.latent_actions.labels import (
     labels_of,
     read_labels,
 )
-from training.machine import RoomError
-from training.scale import Workers
+from training.system_resources import RoomError
+from training.task_pool import Workers
 
 LENGTHS = (9, 1, 70, 2, 12)
 """One step, fewer than δ, more than a batch of 64."""
@@ -385,14 +385,14 @@ def test_models_and_data_that_do_not_fit_are_refused(
         label(data, models["action"], workers=ONE)
     layout.write_json(data / layout.INFO, info)
     shutil.rmtree(data / "latent")
-    monkeypatch.setattr(machine, "free_disk", lambda folder: 1000)
+    monkeypatch.setattr(system_resources, "free_disk", lambda folder: 1000)
     with pytest.raises(RoomError, match="labels of 94 steps"):
         label(data, models["action"], workers=ONE)
     assert not list(data.glob("latent/*/part*"))
 
 
 def test_too_little_memory_is_said_before_anything_is_read(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "available_memory", lambda: 10)
+    monkeypatch.setattr(system_resources, "available_memory", lambda: 10)
     with pytest.raises(RoomError, match="reading c_act of 94 steps"):
         read_labels(data, ["c_act"])
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from training.latent_actions.health import CodebookHealth
+from training.latent_actions.codebook_health import CodebookHealth
 from training.latent_actions.quantize import CodebookQuantizer, EmaQuantizer, QuantizeError
 
 K, WIDTH = 16, 8

@@ -18,7 +18,7 @@ from sim_bridges.evaluation.episode import evaluate_episode
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import same_episodes
 from sim_bridges.suites import choose_tasks, load_suite
-from sim_bridges.world import Evaluated, Plan, SuiteError
+from sim_bridges.world import EpisodePlan, EvaluationConditions, SuiteError
 from sim_bridges.worlds.robotwin import search
 from sim_bridges.worlds.robotwin import suite as suite_module
 from sim_bridges.worlds.robotwin.environment import RobotwinError
@@ -165,7 +165,7 @@ def test_the_expert_meets_the_episodes_of_a_given_list_and_a_replay_refuses_one(
 
 def test_a_chunk_is_counted_in_commands_not_in_time() -> None:
     environment = SwingSuite().environment("swing", images=True)
-    environment.reset(Plan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=9))
+    environment.reset(EpisodePlan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=9))
     inner = environment.environment
     actions = np.zeros((3, 14))
     actions[:, 1] = (0.1, 0.15, 0.2)
@@ -184,13 +184,13 @@ def test_a_chunk_is_counted_in_commands_not_in_time() -> None:
 @pytest.mark.parametrize(("fault", "words"), [("get_obs", "get_obs of swing failed after 0"), ("take_action", "TOPP")])
 def test_an_episode_in_which_robotwin_raises_is_in_error_and_the_next_one_is_not(fault: str, words: str) -> None:
     environment = SwingSuite(SwingOptions(fault=fault)).environment("swing", images=True)
-    plan = Plan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=2)
+    plan = EpisodePlan(index=0, task="swing", trial=0, seed=100_002, state_index=None, max_steps=2)
     contract = environment.environment.contract
 
     class Still:
         every, needs_images, done = 1, True, False
 
-        def reset(self, plan: Plan) -> None: ...
+        def reset(self, plan: EpisodePlan) -> None: ...
 
         def chunk(self, observation: Observation) -> ActionChunk:
             names, dt_ns, actions = contract.action.names, contract.dt_ns, np.zeros((1, 14))
@@ -211,7 +211,7 @@ def test_task_sets_and_comparability() -> None:
     suite = SwingSuite()
     suite.task_sets = {"both": ("swing_again", "swing")}
     assert choose_tasks(suite, ["both"]) == ("swing", "swing_again")
-    official = Evaluated(
+    official = EvaluationConditions(
         tasks=("swing",),
         episodes=100,
         seed=0,

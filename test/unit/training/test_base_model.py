@@ -25,8 +25,8 @@ from lavla_ros.policy.export import export_adapters, export_merged
 from lavla_ros.policy.resting import RestingLinear
 from training import footprint
 from training.loop import Trainer
-from training.machine import RoomError
 from training.policy_task import PolicyTask
+from training.system_resources import RoomError
 
 
 class Quiet:

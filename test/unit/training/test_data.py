@@ -24,9 +24,9 @@ from training.frames import FileFrames, FrameError, MemoryFrames, Prefetcher, Vi
 from training.latent_actions.action_config import ActionDataConfig, ActionLamConfig, ActionLamTrainConfig
 from training.latent_actions.action_data import load_chunks
 from training.latent_actions.action_train import ActionTask
-from training.machine import RoomError
 from training.policy_task import PolicyTask
 from training.samples import DataError, SampleStream, split_episodes
+from training.system_resources import RoomError
 
 
 @pytest.fixture(scope="module")
@@ -291,7 +291,7 @@ def test_processes_that_want_the_same_frame_file_decode_it_once(contract, on_dis
 
 
 def test_a_disk_that_is_too_small_is_found_before_decoding(contract, tmp_path, monkeypatch):
-    monkeypatch.setattr("training.machine.free_disk", lambda folder: 1000)
+    monkeypatch.setattr("training.system_resources.free_disk", lambda folder: 1000)
     with pytest.raises(RoomError, match="frame file of 80 samples"):
         load_world(contract, tmp_path, frames="file")
 

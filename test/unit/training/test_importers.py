@@ -24,7 +24,7 @@ from training.ingest import IngestError, build_dataset, ingest
 from training.ingest.lerobot import Camera, LeRobotMapping, find_lerobot, load_mapping
 from training.ingest.libero import LiberoEpisode, LiberoFiles, instruction_of_name
 from training.ingest.robotwin import RobotwinEpisode, RobotwinFiles
-from training.scale import Workers
+from training.task_pool import Workers
 
 SIZE = 32
 ALONE = Workers(jobs=1)

@@ -16,7 +16,7 @@ from lavla_ros import cli
 from training.dataset import EpisodeDataset, layout, validate
 from training.ingest import IngestError, Kind, ingest
 from training.ingest.build import EpisodeReport, Rejection
-from training.scale import Workers
+from training.task_pool import Workers
 
 CONTRACT = small_contract(size=32)
 

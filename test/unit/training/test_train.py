@@ -40,7 +40,7 @@ from lavla_ros.policy.policy import load_policy
 from lavla_ros.policy.prompt import train_tokenizer
 from lavla_ros.policy.strategies import STRATEGIES, BackboneShape, build_strategy, label_specs
 from lavla_ros.resources import config_path
-from training import machine
+from training import system_resources
 from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, TrainConfig
 from training.data import LoadedData, load_data
 from training.dataset import EpisodeDataset, layout
@@ -57,10 +57,10 @@ from training.latent_actions.image_config import (
 from training.latent_actions.labelling import label
 from training.logs import require_trackers
 from training.loop import Trainer, TrainingError
-from training.machine import RoomError
 from training.policy_task import PolicyTask, training_stats
 from training.samples import DataError
-from training.scale import Workers
+from training.system_resources import RoomError
+from training.task_pool import Workers
 from training.train import main, train
 
 HERE = Path(__file__).parent
@@ -608,27 +608,27 @@ def test_a_dataset_of_another_contract_is_refused_by_name(tmp_path):
 
 
 def test_too_little_memory_or_disk_is_found_before_training(contract, data, tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "available_memory", lambda: 1000)
+    monkeypatch.setattr(system_resources, "available_memory", lambda: 1000)
     with pytest.raises(RoomError, match=r"gradients and optimizer states needs .* 0\.0 GiB are free"):
         Trainer(PolicyTask(small_config(tmp_path / "run"), contract, data), Log())
     with pytest.raises(RoomError, match="80 samples' frames"):
         load_world(contract, tmp_path, frames="memory")
     monkeypatch.undo()
-    monkeypatch.setattr(machine, "free_disk", lambda folder: 1000)
+    monkeypatch.setattr(system_resources, "free_disk", lambda folder: 1000)
     with pytest.raises(RoomError, match=r"saving best, last, resume needs .* in .*run"):
         Trainer(PolicyTask(small_config(tmp_path / "run"), contract, data), Log())
 
 
 def test_available_memory_is_the_least_of_machine_and_container(tmp_path, monkeypatch):
-    monkeypatch.setattr(machine, "_CGROUP", tmp_path)
-    whole = machine.available_memory()
+    monkeypatch.setattr(system_resources, "_CGROUP", tmp_path)
+    whole = system_resources.available_memory()
     assert whole is not None and whole > 0
     (tmp_path / "memory.max").write_text("5000000\n")
     (tmp_path / "memory.current").write_text("4000000\n")
     (tmp_path / "memory.stat").write_text("anon 3500000\nfile 500000\n")
-    assert machine.available_memory() == 1_500_000
+    assert system_resources.available_memory() == 1_500_000
     (tmp_path / "memory.max").write_text("max\n")
-    assert machine.available_memory() > 5_000_000
+    assert system_resources.available_memory() > 5_000_000
 
 
 def test_a_tracker_that_is_not_installed_is_refused_and_never_imported_unasked(tmp_path, monkeypatch):

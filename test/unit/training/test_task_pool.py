@@ -9,16 +9,16 @@ import sys
 import threading
 from pathlib import Path
 
+import pool_tasks
 import pytest
-import scale_tasks
-from scale_tasks import Task, alive, begun, pids, wait_until, work
+from pool_tasks import Task, alive, begun, pids, wait_until, work
 from synthetic_bags import convert, make_bag
 from synthetic_messages import small_contract
 
 from training.dataset import validate
 from training.ingest import build
 from training.ingest.build import IngestError
-from training.scale import ScaleError, WorkerLostError, Workers, run_tasks
+from training.task_pool import PoolError, WorkerLostError, Workers, run_tasks
 
 
 @pytest.mark.parametrize("jobs", [1, 2, 3])
@@ -99,8 +99,8 @@ _PARENT = """
 import sys
 from pathlib import Path
 sys.path[:0] = sys.argv[2:]
-from scale_tasks import Task, work
-from training.scale import Workers, run_tasks
+from pool_tasks import Task, work
+from training.task_pool import Workers, run_tasks
 if __name__ == "__main__":
     list(run_tasks([Task(i, Path(sys.argv[1]), delay_s=60) for i in range(2)], work, Workers(jobs=2)))
 """
@@ -126,17 +126,17 @@ def test_settings_that_make_no_sense_are_refused() -> None:
         ({"attempts": 0}, "attempts is 0"),
         ({"gpus_per_task": 1.0}, "with a Ray cluster"),
     ):
-        with pytest.raises(ScaleError, match=message):
+        with pytest.raises(PoolError, match=message):
             Workers(**settings)  # type: ignore[arg-type]
 
 
 def test_ray_is_asked_for_where_it_is_missing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ScaleError, match=r"pip install 'lavla_ros\[ray\]'"):
+    with pytest.raises(PoolError, match=r"pip install 'lavla_ros\[ray\]'"):
         list(run_tasks([Task(0, tmp_path)], work, Workers(ray="auto")))
     contract = small_contract(size=32)
     bag = make_bag(tmp_path / "bags", contract, 5)
-    with pytest.raises(ScaleError, match="Ray is not installed"):
+    with pytest.raises(PoolError, match="Ray is not installed"):
         convert([bag], tmp_path / "data", contract, ray="auto")
     assert not (tmp_path / "data").exists()
 
@@ -146,7 +146,7 @@ def test_a_bag_that_kills_its_worker_is_rejected_and_the_rest_converts(
 ) -> None:
     contract = small_contract(size=32)
     bags = [make_bag(tmp_path / name, contract, 6, episode=i) for i, name in enumerate(("a", "deadly", "b"))]
-    monkeypatch.setattr(build, "read_source", scale_tasks.read_unless_deadly)
+    monkeypatch.setattr(build, "read_source", pool_tasks.read_unless_deadly)
     report = convert(bags, tmp_path / "data", contract, jobs=2)
     assert [bag.episode for bag in report.sources] == [0, None, 1]
     assert str(report.sources[1].rejected).startswith("worker: its worker died 3 times") and report.rejected == {
@@ -159,7 +159,7 @@ def test_jobs_of_zero_leave_an_existing_dataset_alone(tmp_path: Path) -> None:
     contract = small_contract(size=32)
     bag = make_bag(tmp_path / "bags", contract, 5)
     convert([bag], tmp_path / "data", contract, jobs=1)
-    for jobs, error, message in ((0, ScaleError, "jobs is 0"), (1, IngestError, "exists already")):
+    for jobs, error, message in ((0, PoolError, "jobs is 0"), (1, IngestError, "exists already")):
         with pytest.raises(error, match=message):
             convert([bag], tmp_path / "data", contract, jobs=jobs)
     assert validate(tmp_path / "data") == []

@@ -17,12 +17,12 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "latent_actions"))
 
 from labelled_squares import save_action_model
 from moving_square import write_squares
-from scale_tasks import Task, alive, begun, pids, wait_until, work
+from pool_tasks import Task, alive, begun, pids, wait_until, work
 from synthetic_bags import convert, make_bag
 from synthetic_messages import small_contract
 
 from training.latent_actions.labelling import label
-from training.scale import ScaleError, WorkerLostError, Workers, run_tasks
+from training.task_pool import PoolError, WorkerLostError, Workers, run_tasks
 
 ray = pytest.importorskip("ray", reason="Ray is not installed (the extra [ray]): clusters are not tested")
 
@@ -123,5 +123,5 @@ def test_the_loss_of_a_node_in_the_middle_is_survived(cluster: Any, tmp_path: Pa
 
 
 def test_a_cluster_that_is_not_there(tmp_path: Path) -> None:
-    with pytest.raises(ScaleError, match=r"cannot be reached.*ray start --head"):
+    with pytest.raises(PoolError, match=r"cannot be reached.*ray start --head"):
         list(run_tasks([Task(0, tmp_path)], work, Workers(ray="127.0.0.1:1")))

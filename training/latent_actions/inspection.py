@@ -26,10 +26,10 @@ from training.dataset import EpisodeDataset, layout
 from training.dataset.video import VideoReader
 from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import LatentModel, load_latent_model
-from training.latent_actions.health import CodebookHealth
+from training.latent_actions.codebook_health import CodebookHealth
 from training.latent_actions.label_shard import quantizer_of
 from training.latent_actions.labels import Manifest, labels_of, read_shard
-from training.latent_actions.probe import FOLDS, SHUFFLES, MeaningError, Probe, one_hot, probe, standardised
+from training.latent_actions.probe import FOLDS, SHUFFLES, InspectionError, Probe, one_hot, probe, standardised
 
 _PROBE_ROWS = 50_000
 """Rows of a probe at most, evenly spread: beyond that R² changes in the third digit."""
@@ -58,7 +58,7 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Meaning:
+class Inspection:
     """Everything in meaning.json."""
 
     schema: int = 1
@@ -76,24 +76,24 @@ class Meaning:
     """Code → its nearest transitions, nearest first."""
 
 
-def inspect(dataset_path: Path, model_path: Path, out: Path, *, examples: int = 6, seed: int = 0) -> Meaning:
+def inspect(dataset_path: Path, model_path: Path, out: Path, *, examples: int = 6, seed: int = 0) -> Inspection:
     """Write what the codes of ``model_path`` mean on a labelled dataset into the new folder ``out``.
 
-    Raises MeaningError when the labels have no embeddings or a single episode; LabelError when there are no usable
+    Raises InspectionError when the labels have no embeddings or a single episode; LabelError when there are no usable
     labels of this model; OutputError when ``out`` holds something or is being written.
     """
     with new_folder(out) as made:
         return _inspect(dataset_path, model_path, made, examples, seed)
 
 
-def _inspect(dataset_path: Path, model_path: Path, out: Path, examples: int, seed: int) -> Meaning:
+def _inspect(dataset_path: Path, model_path: Path, out: Path, examples: int, seed: int) -> Inspection:
     folder, manifest = labels_of(dataset_path, model_path)
     if not any(key.startswith("c_") for key in manifest.keys):
-        raise MeaningError(f"the labels in {folder} are codes only; label again without --codes-only")
+        raise InspectionError(f"the labels in {folder} are codes only; label again without --codes-only")
     model = load_latent_model(model_path, LatentModel)
     dataset = EpisodeDataset(dataset_path, model.contract)
     if len(dataset.episodes) < 2:
-        raise MeaningError(f"{dataset_path} has one episode; a probe is tried on episodes that it was not fitted to")
+        raise InspectionError(f"{dataset_path} has one episode; a probe is tried on episodes that it was not fitted to")
 
     labels = _sample(folder, manifest)
     health = CodebookHealth(labels.counts_K)
@@ -113,7 +113,7 @@ def _inspect(dataset_path: Path, model_path: Path, out: Path, examples: int, see
         sheets[code] = draw_sheet(title, found, frames, means.names, means.by_code_KA[code], means.target)
         (out / "codes").mkdir(exist_ok=True)
         sheets[code].save(out / "codes" / f"{code:03d}.png")
-    meaning = Meaning(
+    meaning = Inspection(
         dataset=str(dataset_path),
         data_hash=manifest.data_hash,
         model=str(model_path),
@@ -356,7 +356,7 @@ def draw_sheet(
     return sheet
 
 
-def _page(meaning: Meaning, usage_png: bytes, sheets: Mapping[int, Image.Image]) -> str:
+def _page(meaning: Inspection, usage_png: bytes, sheets: Mapping[int, Image.Image]) -> str:
     """One file without outside references."""
     rows = "".join(
         f"<tr><td>{html.escape(p.source)}</td><td>{html.escape(p.target)}</td><td>{p.r2:.3f}</td>"

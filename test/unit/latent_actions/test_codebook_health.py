@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.latent_actions.health import CodebookHealth, HealthTracker
+from training.latent_actions.codebook_health import CodebookHealth, HealthTracker
 
 
 def test_uniform_use_has_full_perplexity():

@@ -20,12 +20,12 @@ from lavla_ros.outputs import OutputError
 from training.dataset import EpisodeDataset
 from training.latent_actions import action_train, image_train
 from training.latent_actions.checkpoint import LatentModel, load_latent_model
+from training.latent_actions.inspection import draw_sheet, inspect
 from training.latent_actions.label_shard import quantizer_of
 from training.latent_actions.labelling import label
 from training.latent_actions.labels import LabelError, read_labels
-from training.latent_actions.meaning import draw_sheet, inspect
-from training.latent_actions.probe import MeaningError, cross_validated_r2, one_hot, probe, standardised
-from training.scale import Workers
+from training.latent_actions.probe import InspectionError, cross_validated_r2, one_hot, probe, standardised
+from training.task_pool import Workers
 
 ONE = Workers(jobs=1)
 
@@ -80,7 +80,7 @@ def test_constants_explain_and_need_nothing() -> None:
     y = np.column_stack([2 * x[:, 0] + 1, np.full(200, 3.0)])
     found = probe("embedding", "a", ["moves", "stays"], x, y, episodes(10, 20), seed=0)
     assert found.r2_by_dimension.keys() == {"moves"} and found.r2 > 0.99
-    with pytest.raises(MeaningError, match="no dimension of the a ever changes"):
+    with pytest.raises(InspectionError, match="no dimension of the a ever changes"):
         probe("embedding", "a", ["stays"], x, y[:, 1:], episodes(10, 20), seed=0)
 
 
@@ -152,7 +152,7 @@ def test_what_cannot_be_inspected_is_named(data: Path, tmp_path: Path, capsys: p
     with pytest.raises(LabelError, match=r"no labels of the model .* run `lavla latent label"):
         inspect(data, model, tmp_path / "out")
     label(data, model, name="short", codes_only=True, workers=ONE)
-    with pytest.raises(MeaningError, match="codes only"):
+    with pytest.raises(InspectionError, match="codes only"):
         inspect(data, model, tmp_path / "out")
     shutil.rmtree(data / "latent/short")
     label(data, model, name="long", workers=ONE)
@@ -162,7 +162,7 @@ def test_what_cannot_be_inspected_is_named(data: Path, tmp_path: Path, capsys: p
         inspect(data, model, tmp_path / "full")
     single = write_squares(tmp_path / "single", [8])
     label(single, model, workers=ONE)
-    with pytest.raises(MeaningError, match="one episode"):
+    with pytest.raises(InspectionError, match="one episode"):
         inspect(single, model, tmp_path / "out")
     assert not (tmp_path / "out").exists()
     shutil.rmtree(data / "latent/long")

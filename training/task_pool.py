@@ -30,11 +30,11 @@ _AHEAD = 2
 """Tasks that are begun or wait with their result for an earlier one, per worker: bounds what is staged."""
 
 
-class ScaleError(UserError, RuntimeError):
+class PoolError(UserError, RuntimeError):
     """Tasks cannot be run as asked."""
 
 
-class WorkerLostError(ScaleError):
+class WorkerLostError(PoolError):
     """The worker of one task died every time that it was tried."""
 
 
@@ -55,11 +55,11 @@ class Workers:
 
     def __post_init__(self) -> None:
         if self.jobs is not None and self.jobs < 1:
-            raise ScaleError(f"jobs is {self.jobs}; expected at least 1")
+            raise PoolError(f"jobs is {self.jobs}; expected at least 1")
         if self.attempts < 1:
-            raise ScaleError(f"attempts is {self.attempts}; expected at least 1")
+            raise PoolError(f"attempts is {self.attempts}; expected at least 1")
         if self.gpus_per_task < 0 or (self.gpus_per_task and self.ray is None):
-            raise ScaleError(f"gpus_per_task is {self.gpus_per_task}; expected 0, or more than that with a Ray cluster")
+            raise PoolError(f"gpus_per_task is {self.gpus_per_task}; expected 0, or more than that with a Ray cluster")
 
 
 def run_tasks(
@@ -77,7 +77,7 @@ def run_tasks(
     ``function``, tasks and results must be picklable. ``progress(done, total)`` is called whenever a task is
     done, ``log`` when a worker is lost. A task whose worker dies is begun again, ``workers.attempts`` times in
     all; then ``give_up(task, reason)`` stands in for its result, or WorkerLostError names it. What ``function``
-    raises ends the run at once, as does closing the generator. Raises ScaleError when Ray is not installed or the
+    raises ends the run at once, as does closing the generator. Raises PoolError when Ray is not installed or the
     cluster can't be reached.
     """
     workers = workers or Workers()
@@ -232,7 +232,7 @@ class _RayCluster:
         try:
             ray = importlib.import_module("ray")
         except ImportError:
-            raise ScaleError(
+            raise PoolError(
                 "a Ray cluster was asked for, but Ray is not installed: pip install 'lavla_ros[ray]', on every machine"
             ) from None
         self._ray: Any = ray
@@ -244,7 +244,7 @@ class _RayCluster:
                 _require_listener(workers.ray or "auto")
                 ray.init(address=workers.ray, log_to_driver=False, logging_level=logging.WARNING)
             except (OSError, RuntimeError, ValueError, ray.exceptions.RayError) as error:
-                raise ScaleError(
+                raise PoolError(
                     f"the Ray cluster at {workers.ray!r} cannot be reached: {_first_line(error)}. Start it with "
                     "`ray start --head` here, and `ray start --address=HOST:6379` on the other machines"
                 ) from None

@@ -1,4 +1,4 @@
-"""Work for the tests of ``training.scale``: importable by worker processes, and with a record of what was begun."""
+"""Work for the tests of ``training.task_pool``: importable by worker processes, and with a record of what was begun."""
 
 from __future__ import annotations
 

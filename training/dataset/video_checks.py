@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from training.dataset import stats
 from training.dataset.findings import Findings
 from training.dataset.layout import DatasetError
-from training.dataset.numbers import Dim, EpisodeNumbers, moving_speed, still_runs
+from training.dataset.number_checks import Dim, EpisodeNumbers, moving_speed, still_runs
 from training.dataset.video import scan
 
 _CELL = 8
