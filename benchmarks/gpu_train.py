@@ -173,6 +173,9 @@ class _RandomData:
     def instruction(self, index: int) -> str:
         return INSTRUCTION
 
+    def phrasings(self, episode: int) -> tuple[str, ...]:
+        return ()
+
     def frames(self, camera: str, *, threads: int = 1) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         shape = next((c.height, c.width, 3) for c in self._contract.cameras if c.name == camera)
         rng = np.random.default_rng(2)

@@ -298,6 +298,16 @@ class HasScenes(Protocol):
 
 
 @runtime_checkable
+class HasPhrasings(Protocol):
+    """An environment whose instructions can be said in several ways; recordings keep them, to train on."""
+
+    def phrasings(self, plan: EpisodePlan) -> tuple[str, ...]:
+        """All that a policy may be trained with in place of the plan's instruction, beginning with that one; empty if
+        there is no other, or the instruction is one to evaluate with."""
+        ...
+
+
+@runtime_checkable
 class HasExtraTopics(Protocol):
     """A suite that publishes more than its contract's streams."""
 

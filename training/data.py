@@ -54,6 +54,10 @@ class DatasetLike(Protocol):
 
     def instruction(self, index: int) -> str: ...
 
+    def phrasings(self, episode: int) -> tuple[str, ...]:
+        """All ways to say the instruction of this episode of ``episode_of``; empty if there is one way only."""
+        ...
+
     def frames(self, camera: str, *, threads: int = 2) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(index, (H, W, 3) RGB) of every step, in order."""
         ...
@@ -87,6 +91,8 @@ class LoadedData:
     instructions: tuple[str, ...]
     """Distinct instructions."""
     instruction_N: NDArray[np.int64]
+    phrasings: Mapping[int, NDArray[np.int64]] = field(default_factory=dict)
+    """Episode (as in ``episode_N``) → its instruction and the others that mean the same; those with several only."""
     weight_N: NDArray[np.float32]
     """How often a sample is drawn, relative to the others."""
     labels: Mapping[str, NDArray[Any]]
@@ -115,6 +121,18 @@ class LoadedData:
         if is_per_step(key):
             rows = np.minimum(indices[:, None] + np.arange(steps), self.last_N[indices][:, None])
         found: NDArray[Any] = self.labels[key][rows]
+        return found
+
+    def instructions_of(self, indices: NDArray[np.int64], seed: int, positions: Sequence[int]) -> NDArray[np.int64]:
+        """(B,) instructions of samples that are trained on: where an episode has several, one by chance.
+
+        The draw is a function of the seed and the sample's position in the stream alone. Samples that are evaluated
+        keep their own, ``instruction_N``.
+        """
+        found = self.instruction_N[indices]
+        for i, (episode, position) in enumerate(zip(self.episode_N[indices].tolist(), positions, strict=True)):
+            if (several := self.phrasings.get(episode)) is not None:
+                found[i] = several[np.random.default_rng((seed, 19, position)).integers(len(several))]
         return found
 
     def describe(self, index: int) -> str:
@@ -205,14 +223,22 @@ def load_data(
         seen += len(numbers)
     known: dict[str, int] = {}
     texts = (s.dataset.instruction(i) for s, count in zip(sources, counts, strict=True) for i in range(count))
+    instruction_N = np.fromiter((known.setdefault(text, len(known)) for text in texts), np.int64, sum(counts))
+    told = (s.dataset.phrasings(int(n)) for s in sources for n in np.unique(s.dataset.episode_of))
+    phrasings = {
+        episode: np.array([known.setdefault(text, len(known)) for text in several], np.int64)
+        for episode, several in enumerate(told)
+        if len(several) > 1
+    }
     return LoadedData(
         frames=JoinedFrames(frames),
         states_NS=np.concatenate([s.dataset.states for s in sources]).astype(np.float32),
         actions_NA=np.concatenate([s.dataset.actions for s in sources]).astype(np.float32),
         last_N=np.concatenate(lasts).astype(np.int64),
         episode_N=np.concatenate(episodes).astype(np.int64),
-        instruction_N=np.fromiter((known.setdefault(text, len(known)) for text in texts), np.int64, sum(counts)),
+        instruction_N=instruction_N,
         instructions=tuple(known),
+        phrasings=phrasings,
         weight_N=np.repeat(np.array([s.weight for s in sources], np.float32), counts),
         labels={key: np.concatenate([s.labels[key] for s in sources]) for key in sources[0].labels},
         sources=tuple((s.name, count) for s, count in zip(sources, counts, strict=True)),
@@ -241,16 +267,22 @@ class BatchMaker:
         self._required = tuple(required_labels)
         self._loss_on_padding = loss_on_padding
 
-    def __call__(self, indices: NDArray[np.int64], frames: NDArray[np.uint8]) -> VlaBatch:
-        """The batch of these samples on the CPU, with raw pixels; ``frames``: theirs."""
+    def __call__(
+        self, indices: NDArray[np.int64], frames: NDArray[np.uint8], instructions: NDArray[np.int64] | None = None
+    ) -> VlaBatch:
+        """The batch of these samples on the CPU, with raw pixels; ``frames``: theirs.
+
+        ``instructions``: which of the data's they are given; None: their own.
+        """
         data, steps = self._data, self._normalizer.contract.chunk_size
+        said = data.instruction_N[indices] if instructions is None else instructions
         states_BS = data.states_NS[indices]
         actions_BHA, real_BH = data.chunks(indices, steps)
         weight_BH = np.ones_like(real_BH) if self._loss_on_padding else real_BH
         labels = {key: data.latent_labels(key, indices, steps) for key in self._required}
         return VlaBatch(
             images=torch.from_numpy(frames),
-            tokens_BL=self._prompt([data.instructions[i] for i in data.instruction_N[indices]]),
+            tokens_BL=self._prompt([data.instructions[i] for i in said]),
             state_BS=torch.from_numpy(self._normalizer.encode_state(states_BS)),
             actions_BHA=torch.from_numpy(self._normalizer.encode_actions(actions_BHA, states_BS)),
             weight_BH=torch.from_numpy(weight_BH.astype(np.float32)),

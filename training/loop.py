@@ -108,11 +108,14 @@ class Task(ABC):
         del rows
 
     @abstractmethod
-    def batch(self, rows: NDArray[np.int64], read: Any, device: torch.device) -> Any:
-        """These samples on ``device``, as they are evaluated."""
+    def batch(self, rows: NDArray[np.int64], read: Any, device: torch.device, positions: range | None = None) -> Any:
+        """These samples on ``device``, as they are evaluated.
+
+        ``positions``: theirs in the stream of samples, if they are trained on.
+        """
 
     def augment(self, batch: Any, positions: range) -> Any:
-        """The same as they are trained on; ``positions``: theirs in the stream of samples."""
+        """The same with what is changed by chance on ``device``."""
         del positions
         return batch
 
@@ -208,6 +211,8 @@ class Trainer:
         self.seconds = 0.0
         self.losses: list[float] = []
         """Training loss of every step since the start or the resume."""
+        self._clipped: list[bool] = []
+        """Was the gradient clipped? Of every step since the last entry of the log."""
         self._terminated = False
 
     def run(self) -> Path:
@@ -229,6 +234,9 @@ class Trainer:
                 stopped = figures.pop("stop") > 0 or self.step == config.steps
                 if stopped or self.step % config.log_every == 0:
                     figures["samples_per_s"] = self.step * config.batch_size / max(self.seconds, 1e-9)
+                    if math.isfinite(task.gradient_clip):
+                        figures["clipped"] = sum(self._clipped) / len(self._clipped)
+                    self._clipped.clear()
                     self._report({"train": figures, **task.window(self)})
                 if stopped or self.step % config.validate_every == 0:
                     self._validate()
@@ -261,6 +269,7 @@ class Trainer:
                     means = accelerator.reduce(torch.stack([v.float() for v in sums.values()]), reduction="mean")
                     figures = dict(zip(sums, means.tolist(), strict=True))
                     figures["gradient_norm"] = float(norm)
+                    self._clipped.append(figures["gradient_norm"] > task.gradient_clip)
                     self._require_finite(figures, rest)  # before anything is changed by it
                 if accelerator.sync_gradients:
                     task.before_update(self.optimizer)
@@ -283,10 +292,11 @@ class Trainer:
         read = self.prefetcher.take(rows)
         last = part == self.config.accumulation - 1
         self.prefetcher.request(self._rows(self.step + last, 0 if last else part + 1)[1])
-        batch = self.task.batch(rows, read, self.accelerator.device)
+        positions = range(first, first + len(rows))
+        batch = self.task.batch(rows, read, self.accelerator.device, positions)
         words = (self.config.seed, 13, *self.task.draws(self.step, part, self.accelerator.process_index))
         torch.manual_seed(int(np.random.default_rng(words).integers(2**62)))
-        return self.task.augment(batch, range(first, first + len(rows)))
+        return self.task.augment(batch, positions)
 
     @torch.no_grad()
     def _require_finite(self, figures: Mapping[str, float], rest: Mapping[str, Tensor]) -> None:
@@ -299,9 +309,11 @@ class Trainer:
         culprits: list[int] = []
         count = 0
         for part in range(self.config.accumulation):
-            for row in self._rows(self.step, part)[1]:
+            first, rows = self._rows(self.step, part)
+            for position, row in enumerate(rows, first):
                 one = np.array([row])
-                batch = self.task.batch(one, self.task.read(one), self.accelerator.device)
+                at = range(position, position + 1)
+                batch = self.task.batch(one, self.task.read(one), self.accelerator.device, at)
                 count += 1
                 for name, tensor in self.task.rest().items():
                     tensor.copy_(rest[name])  # a codebook has met all samples of the batch, and each spoils it for all

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -98,8 +99,15 @@ class PolicyTask(Task):
     def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
         return self.data.frames.take(rows)
 
-    def batch(self, rows: NDArray[np.int64], read: NDArray[np.uint8], device: torch.device) -> VlaBatch:
-        return to_device(self.batches(rows, read), device)
+    def batch(
+        self,
+        rows: NDArray[np.int64],
+        read: NDArray[np.uint8],
+        device: torch.device,
+        positions: range | None = None,
+    ) -> VlaBatch:
+        said = None if positions is None else self.data.instructions_of(rows, self.config.seed, positions)
+        return to_device(self.batches(rows, read, said), device)
 
     def augment(self, batch: VlaBatch, positions: range) -> VlaBatch:
         draws = draw_numbers(self.config.seed, positions, len(self.contract.cameras))
@@ -139,12 +147,11 @@ class PolicyTask(Task):
         return {"objective": OBJECTIVE, **({"base": base} if base else {})}
 
     def compare_gradients(self, run: Trainer) -> Mapping[str, float]:
-        """``latent_share`` of :meth:`LatentActionVLA.latent_share`, on the first held-out samples."""
+        """What :meth:`LatentActionVLA.compare_gradients` says of the first held-out samples."""
         rows = self.validation_rows if len(self.validation_rows) else self.train_rows
         rows = rows[: min(run.micro_batch, SHARE_SAMPLES)]
         with torch.enable_grad(), run.accelerator.autocast():
-            share = self.model.latent_share(self.batch(rows, self.read(rows), run.accelerator.device))
-        return {} if share is None else {"latent_share": share}
+            return self.model.compare_gradients(self.batch(rows, self.read(rows), run.accelerator.device))
 
     def save(self, run: Trainer) -> None:
         self._save_policy(run, "last", {})
@@ -159,6 +166,9 @@ class PolicyTask(Task):
         data = self.data
         yield from (data.states_NS, data.actions_NA, self.train_rows, data.weight_N)
         yield from (data.labels[key] for key in sorted(data.labels))
+        if data.phrasings:
+            texts = {episode: [data.instructions[i] for i in several] for episode, several in data.phrasings.items()}
+            yield np.frombuffer(json.dumps(texts).encode(), np.uint8)
 
     def describe(self, row: int) -> str:
         return self.data.describe(row)

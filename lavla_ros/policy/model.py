@@ -126,22 +126,27 @@ class LatentActionVLA(nn.Module):
             return VlaLoss(total=action, parts=parts)
         return VlaLoss(total=action + self.strategy.weight * latent, parts={**parts, "latent": latent.detach()})
 
-    def latent_share(self, batch: VlaBatch) -> float | None:
-        """‖λ ∇L_latent‖ / ‖∇L_action‖ over the backbone's trained parameters; None without a latent loss.
+    def compare_gradients(self, batch: VlaBatch) -> dict[str, float]:
+        """How λ ∇L_latent compares to ∇L_action over the backbone's trained parameters; empty without a latent loss.
 
-        How much of what the backbone learns is the latent actions' doing: comparable between strategies.
+        ``latent_share``: the ratio of their norms, how much of what the backbone learns is the latent actions' doing;
+        comparable between strategies. ``latent_agreement``: their cosine; below 0 one undoes what the other does.
         """
         if self.strategy.weight == 0:
-            return None
+            return {}
         action, latent, _ = self.terms(batch)
         trained = [parameter for parameter in self.backbone.parameters() if parameter.requires_grad]
         if latent is None or not trained:
-            return None
-        norms = []
+            return {}
+        flat = []
         for term, keep in ((self.strategy.weight * latent, True), (action, False)):
-            gradients = torch.autograd.grad(term, trained, retain_graph=keep, allow_unused=True)
-            norms.append(torch.stack([g.float().norm() for g in gradients if g is not None]).norm())
-        return float(norms[0] / norms[1])
+            found = torch.autograd.grad(term, trained, retain_graph=keep, allow_unused=True, materialize_grads=True)
+            flat.append(torch.cat([gradient.flatten().float() for gradient in found]))
+        norms = [gradient.norm() for gradient in flat]
+        return {
+            "latent_share": float(norms[0] / norms[1]),
+            "latent_agreement": float(flat[0] @ flat[1] / (norms[0] * norms[1])),
+        }
 
 
 def aggregated_layers(layers: int) -> tuple[int, ...]:

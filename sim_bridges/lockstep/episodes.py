@@ -28,6 +28,7 @@ from sim_bridges.world import (
     FindsScenes,
     HasDisturbance,
     HasDrivers,
+    HasPhrasings,
     HasScenes,
     PlaysByItself,
     Suite,
@@ -82,7 +83,8 @@ class Episodes:
                 start = environment.find(start, number=number, demonstration=shown, on_try=self._require_wanted)
             plan = self._plan(suite, task, start, number)
             scene = scene_of(suite, plan)
-            self._topics.describe(**scene)
+            several = environment.phrasings(plan) if isinstance(environment, HasPhrasings) else ()
+            self._topics.describe(**scene, **({"phrasings": list(several)} if several else {}))
             publisher = Publisher(environment, self._topics, self._extra_topics, self._recorder(), self._require_wanted)
             episode = run_episode(
                 environment,

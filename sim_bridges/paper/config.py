@@ -30,6 +30,9 @@ class StudyConfig:
     """Tasks of the suite, by name or number. The default is the suite's own choice."""
     steps: int = 2_000
     """Number of optimizer steps of every policy."""
+    fraction: float = 1.0
+    """Share of the training episodes that latent action models and policies learn from, per instruction (App. E.1). The
+    recipes need the same ``seed`` and ``data.validation_fraction`` for all of them to take the same episodes."""
     strategies: tuple[str, ...] = ()
     """Strategies to compare, by name or as module:attribute. The default is all that come with the package."""
     episodes: int | None = None
@@ -60,6 +63,8 @@ class StudyConfig:
         for key, low in (("steps", 1), ("episodes", 1), ("replan_steps", 1), ("live_episodes", 0), ("workers", 1)):
             if (value := getattr(self, key)) is not None and value < low:
                 raise ConfigError(f"{key} is {value}; expected at least {low}")
+        if not 0 < self.fraction <= 1:
+            raise ConfigError(f"fraction is {self.fraction}; expected above 0, at most 1")
         suite = load_suite(self.suite, self.options)
         recipes = self.recipes(suite)
         seed = suite.rules.seed if recipes.seed is None else recipes.seed

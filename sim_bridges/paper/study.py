@@ -52,8 +52,8 @@ def _run(config: StudyConfig, say: Callable[[str], None], lavla: Sequence[str]) 
     stages.run("convert", ["convert", *map(str, config.bags), "--contract", str(contract)], output=dataset)
 
     def train_latent(name: str, output: Path, recipe: Path) -> None:
-        overrides = {"output": str(output), "data.datasets": [str(dataset)]}
-        file = stages.write(f"latent_{name}.yaml", _recipe(recipe, overrides))
+        overrides = {"output": str(output), "data.datasets": [str(dataset)], "data.fraction": config.fraction}
+        file = stages.write(f"latent_{name}.yaml", _recipe(recipe, overrides), stage=f"latent_{name}")
         stages.run(f"latent_{name}", ["latent", "train", name, "--config", str(file)])
 
     with stages.side_by_side(config.workers) as pool:
@@ -69,11 +69,12 @@ def _run(config: StudyConfig, say: Callable[[str], None], lavla: Sequence[str]) 
             "steps": config.steps,
             "threads": max(1, (os.cpu_count() or 1) // config.workers),
             "data.dataset": str(dataset),
+            "data.fraction": config.fraction,
             "data.frames": "file",  # decoded once for all of them
             "data.cache_dir": str(config.out / "frames"),
             "policy.strategy": {"name": strategy},
         }
-        file = stages.write(f"{name}.yaml", _recipe(recipes.policy, overrides))
+        file = stages.write(f"{name}.yaml", _recipe(recipes.policy, overrides), stage=f"train_{name}")
         stages.run(f"train_{name}", ["train", "--config", str(file)])
         evaluation = ["eval", *shown, "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
         evaluation += ["--episodes", str(config.episodes)]
@@ -171,8 +172,17 @@ class _Stages:
         values = json.loads(file.read_text(encoding="utf-8"))
         return values["began"], values["ended"]
 
-    def write(self, name: str, recipe: Mapping[str, Any]) -> Path:
+    def write(self, name: str, recipe: Mapping[str, Any], *, stage: str = "") -> Path:
+        """``stage``: that the file is of. Raises StudyError if it has been finished with other settings."""
         file = self._configs / name
+        if (self._logs / f"{stage}.json").exists() and file.exists():
+            before = load_yaml(file.read_text(encoding="utf-8"))
+            keys = sorted({*before, *recipe} - {"threads"})
+            if changed := [f"{k}: {before.get(k)} → {recipe.get(k)}" for k in keys if before.get(k) != recipe.get(k)]:
+                raise StudyError(
+                    f"{stage} was finished with other settings ({'; '.join(changed)}); choose another folder for this "
+                    f"study, or delete {self._logs / stage}.json and what the stage wrote"
+                )
         file.write_text(dump_yaml(dict(recipe)), encoding="utf-8")
         return file
 
@@ -227,9 +237,9 @@ def _row(strategy: str, output: Path, train_s: float, *, live: bool) -> dict[str
 
 def _write_table(config: StudyConfig, rows: list[dict[str, Any]], stages: _Stages) -> Path:
     lines = [
-        f"{config.suite}: {config.steps} optimizer steps per policy, one training seed; {rows[0]['episodes']} "
-        f"lock-step episodes of evaluation seed {config.evaluation_seed} each; {stages.total_s / 60:.0f} minutes in "
-        "all.",
+        f"{config.suite}: {config.steps} optimizer steps per policy, one training seed, {config.fraction:.0%} of the "
+        f"training episodes; {rows[0]['episodes']} lock-step episodes of evaluation seed {config.evaluation_seed} "
+        f"each; {stages.total_s / 60:.0f} minutes in all.",
         "",
         "| strategy | success | Wilson 95% | live | validation MSE | best step | training |",
         "|---|---|---|---|---|---|---|",
@@ -244,7 +254,8 @@ def _write_table(config: StudyConfig, rows: list[dict[str, Any]], stages: _Stage
         )
     write_json(
         config.out / "study.json",
-        {"suite": config.suite, "steps": config.steps, "rows": rows, "seconds": stages.total_s},
+        {"suite": config.suite, "steps": config.steps, "fraction": config.fraction}
+        | {"rows": rows, "seconds": stages.total_s},
     )
     table = config.out / "study.md"
     table.write_text("\n".join(lines) + "\n", encoding="utf-8")

@@ -46,3 +46,16 @@ def test_a_recipe_leaves_to_the_contract_what_the_contract_says(file: Path) -> N
         assert config.model.chunk_size is None
     if isinstance(config, ImageLamTrainConfig):
         assert config.model.cameras == () and config.model.cameras_of(contract) == contract.camera_names[:1]
+
+
+@pytest.mark.parametrize("name", ["jaka", "libero", "libero_tiny", "robotwin", "robotwin_tiny", "tabletop_tiny"])
+def test_latent_action_models_and_policies_of_the_same_data_hold_out_the_same_episodes(name: str) -> None:
+    """For ``data.fraction`` to mean the same episodes in all of them."""
+    latent = name.replace("tabletop_tiny", "tabletop")
+    files = {"training": name, "action": f"action_{latent}", "image": f"image_{latent}"}
+    splits = set()
+    for kind, file in files.items():
+        folder = "training" if kind == "training" else "latent"
+        config = read_config(KINDS[kind], CONFIG / folder / f"{file}.yaml")
+        splits.add((config.seed, config.data.validation_fraction))
+    assert len(splits) == 1

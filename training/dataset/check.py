@@ -319,6 +319,11 @@ class _Check:
             self.findings.error(
                 "tasks", f"meta/episodes has the tasks {sorted(row['tasks'])}; {name} has {sorted(texts)}", number
             )
+        elif (phrasings := row.get(layout.PHRASINGS)) and (
+            {phrasings[0]} != texts or not all(map(str.strip, phrasings))
+        ):
+            told = f"meta/episodes has the phrasings {list(phrasings)} of {sorted(texts)}; expected that one first"
+            self.findings.error("tasks", f"{told}, and none empty", number)
 
     def _episode_stats(self, row: Mapping[str, Any], columns: Mapping[str, NDArray[Any]]) -> None:
         for key in (layout.STATE, layout.ACTION):

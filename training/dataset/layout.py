@@ -3,9 +3,11 @@
 Every episode has its own data and video files (``chunk-CCC/file-FFF``, 1000 files per chunk), which
 the format allows: an episode is on disk, whole, as soon as it is committed. ``info.json`` is replaced
 atomically after each one. Three files of ours are beside LeRobot's: ``meta/contract.yaml``, ``meta/conversion.json``
-and ``meta/SHA256SUMS``. The extra column ``capture_ns`` carries the true capture stamps; its name does
-not begin with ``observation`` because LeRobot feeds every such column to its policies. ``meta/SHA256SUMS`` has a line
-for every data and video file, written when its episode was committed: ``sha256sum -c meta/SHA256SUMS`` checks them too.
+and ``meta/SHA256SUMS``. A row of meta/episodes may have a column of ours, ``phrasings``: all ways to say the episode's
+instruction, beginning with the one that its steps have. The extra column ``capture_ns`` carries the true capture
+stamps; its name does not begin with ``observation`` because LeRobot feeds every such column to its policies.
+``meta/SHA256SUMS`` has a line for every data and video file, written when its episode was committed: ``sha256sum -c
+meta/SHA256SUMS`` checks them too.
 """
 
 from __future__ import annotations
@@ -38,6 +40,8 @@ REMOVED = "removed"
 """Where repair puts what it takes out of a dataset."""
 
 STATE, ACTION, CAPTURE = "observation.state", "action", "capture_ns"
+PHRASINGS = "phrasings"
+"""Column of meta/episodes."""
 _INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")
 
 
@@ -234,9 +238,16 @@ def read_episode_file(file: Path, *, with_stats: bool = False) -> list[dict[str,
 
 
 def write_episodes(root: Path, rows: Sequence[Mapping[str, Any]], file_index: int = 0) -> Path:
-    """Write rows to one file of meta/episodes; nested lists become list columns."""
+    """Write rows to one file of meta/episodes; nested lists become list columns.
+
+    Where no row has phrasings there is no column for them.
+    """
     chunk, file = place(file_index)
     path = root / EPISODES_PATH.format(chunk_index=chunk, file_index=file)
+    if any(row.get(PHRASINGS) for row in rows):
+        rows = [{**row, PHRASINGS: list(row.get(PHRASINGS) or ())} for row in rows]
+    else:
+        rows = [{key: value for key, value in row.items() if key != PHRASINGS} for row in rows]
     placed = [{**row, "meta/episodes/chunk_index": chunk, "meta/episodes/file_index": file} for row in rows]
     write_table(path, pa.Table.from_pylist(placed))
     return path

@@ -54,6 +54,8 @@ class Episode:
     length: int
     videos: dict[str, tuple[Path, int]]
     """Camera → (file, number of the episode's first frame in it)."""
+    phrasings: tuple[str, ...] = ()
+    """Ways to say the instruction of all its steps, beginning with that one; empty if there is one way only."""
 
 
 class EpisodeDataset:
@@ -123,6 +125,10 @@ class EpisodeDataset:
 
     def instruction(self, index: int) -> str:
         return self._tasks[int(self.task_of[self._checked(index)])]
+
+    def phrasings(self, episode: int) -> tuple[str, ...]:
+        """See :attr:`Episode.phrasings`."""
+        return self.episodes[episode].phrasings
 
     def frames(self, camera: str, *, threads: int = 2) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(index, (H, W, 3) RGB) of every step in order, decoded ahead by ``threads`` threads."""
@@ -225,6 +231,7 @@ class EpisodeDataset:
             first=int(row["dataset_from_index"]),
             length=int(row["length"]),
             videos=videos,
+            phrasings=tuple(row.get(layout.PHRASINGS) or ()),
         )
 
     def _check_order(self) -> None:

@@ -30,6 +30,8 @@ class EpisodeArrays:
     """Columns as in :func:`layout.stream_names`."""
     instructions: tuple[str, ...]
     """One per step."""
+    phrasings: tuple[str, ...] = ()
+    """Ways to say the one instruction of all steps, beginning with that one; none: there is no other."""
     histograms: Mapping[str, NDArray[np.int64]]
     """Camera → (3, 256) counts of the sampled frames."""
 
@@ -37,6 +39,13 @@ class EpisodeArrays:
         lengths = {len(self.state_LS), len(self.action_LA), len(self.capture_ns_LK), len(self.instructions)}
         if len(lengths) != 1 or 0 in lengths:
             raise DatasetError(f"an episode's columns have lengths {sorted(lengths)}; expected one length above 0")
+        if self.phrasings and set(self.instructions) != {self.phrasings[0]}:
+            raise DatasetError(
+                f"an episode has the instructions {sorted(set(self.instructions))} and the phrasings "
+                f"{list(self.phrasings)}; expected one instruction, the first of the phrasings"
+            )
+        if not all(text.strip() for text in self.phrasings):
+            raise DatasetError(f"an episode has an empty phrasing: {list(self.phrasings)}")
 
     @property
     def length(self) -> int:
@@ -152,6 +161,8 @@ class DatasetWriter:
         keys = [layout.video_key(name) for name in self.contract.camera_names]
         texts = sorted(set(arrays.instructions), key=arrays.instructions.index)
         row = layout.episode_row(episode, self.frames, arrays.length, texts, self._next_file, keys, self.fps)
+        if len(arrays.phrasings) > 1:
+            row[layout.PHRASINGS] = list(arrays.phrasings)
         files = []
         for name in self.contract.camera_names:
             key = layout.video_key(name)

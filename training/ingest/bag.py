@@ -126,6 +126,7 @@ class _BagEpisode:
             log_clock=self.options.log_time,
         )
         unlabelled: Counter[str] = Counter()
+        told = self.info.metadata.get("phrasings")
         stamps: list[int] = []
         try:
             for observation in self._observations(pipeline, topics):
@@ -138,6 +139,7 @@ class _BagEpisode:
                     state=observation.state,
                     action=label,
                     instruction=observation.instruction,
+                    phrasings=tuple(dict.fromkeys((observation.instruction, *map(str, told)))) if told else (),
                     images=observation.images,
                     capture_ns=[observation.capture_ns[name] for name in layout.stream_names(self.contract)],
                 )

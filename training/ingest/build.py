@@ -105,6 +105,8 @@ class Step:
     """Camera → (H, W, 3) RGB, of the contract's size."""
     capture_ns: Sequence[int]
     """Capture times in the order of :func:`layout.stream_names`."""
+    phrasings: tuple[str, ...] = ()
+    """Ways to say the instruction, beginning with it, if all steps of the episode have the same; of its first step."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -460,6 +462,7 @@ def _encode(
     videos = {name: staging / f"{name}.mp4" for name in contract.camera_names}
     histograms: dict[str, list[NDArray[np.int64]]] = {name: [] for name in videos}
     numbers: list[tuple[NDArray[np.float32], NDArray[np.float32], Sequence[int], str]] = []
+    phrasings: tuple[str, ...] = ()
     fps = integer_fps(contract)
     with ExitStack() as stack:
         writers = {
@@ -472,16 +475,21 @@ def _encode(
             for name, writer in writers.items():
                 writer.write(step.images[name])
                 histograms[name].append(stats.image_histogram(step.images[name]))
+            phrasings = phrasings if numbers else step.phrasings
             numbers.append((step.state, step.action, step.capture_ns, step.instruction))
         if not numbers:
             raise Rejected(Kind.SHORT, "the episode has no step")
     states, actions, captures, instructions = zip(*numbers, strict=True)
+    if phrasings and {phrasings[0]} != set(instructions):
+        said = f"it has phrasings of {phrasings[0]!r}, but its steps have the instructions {sorted(set(instructions))}"
+        raise Rejected(Kind.INSTRUCTION, said)
     sampled = sorted(stats.sample_frames(len(numbers)))
     arrays = EpisodeArrays(
         state_LS=np.stack(states),
         action_LA=np.stack(actions),
         capture_ns_LK=np.array(captures, np.int64),
         instructions=instructions,
+        phrasings=phrasings,
         histograms={name: np.sum([found[i] for i in sampled], axis=0) for name, found in histograms.items()},
     )
     return arrays, videos

@@ -46,7 +46,8 @@ class RobotwinEpisode(Table):
     """One demonstration."""
 
     file: Path
-    instruction: str
+    phrasings: tuple[str, ...]
+    """Instructions that may be given for it; the first is the episode's own."""
 
     @property
     def name(self) -> str:
@@ -64,7 +65,8 @@ class RobotwinEpisode(Table):
         return Numbers(
             states_LS=states_LS,
             actions_LA=columns_by_name(contract.action.dims, actions, "action"),
-            instructions=(self.instruction,) * len(states_LS),
+            instructions=(self.phrasings[0] if self.phrasings else "",) * len(states_LS),
+            phrasings=self.phrasings,
         )
 
     def frames(self, camera: str) -> Iterator[NDArray[np.uint8]]:
@@ -97,8 +99,9 @@ class RobotwinFiles:
     def find(self, paths: Sequence[Path], contract: Contract) -> list[RobotwinEpisode]:
         """All episodes (``episode<i>.hdf5``) of files and below folders, by folder and number.
 
-        Of the instructions that RoboTwin gives an episode ("seen"), number i of the episode's is taken, so that tasks
-        keep their variety. Raises IngestError for a folder without episodes.
+        Of the instructions that RoboTwin gives an episode to train on ("seen"), number i is episode i's own, so that
+        tasks keep their variety; the others are its further phrasings. Raises IngestError for a folder without
+        episodes.
         """
         found = []
         for path in paths:
@@ -106,11 +109,13 @@ class RobotwinFiles:
             if not files:
                 raise IngestError(f"{path} holds no episode*.hdf5 file")
             for file in sorted(files, key=lambda file: (str(file.parent), _number(file))):
-                found.append(RobotwinEpisode(file=file, instruction=self.instruction or _instruction(file)))
+                found.append(
+                    RobotwinEpisode(file=file, phrasings=(self.instruction,) if self.instruction else _phrasings(file))
+                )
         return found
 
 
-def _instruction(file: Path) -> str:
+def _phrasings(file: Path) -> tuple[str, ...]:
     """Empty if there is none: the episode is rejected for that reason later."""
     number = _number(file)
     beside = file.parent.parent / "instructions" / f"episode{number}.json"
@@ -122,7 +127,8 @@ def _instruction(file: Path) -> str:
                 found = json.loads(opened["instructions"][()]) if "instructions" in opened else []
     except (OSError, ValueError, KeyError) as error:
         raise IngestError(f"the instructions of {file} cannot be read: {error}") from None
-    return str(found[number % len(found)]) if found else ""
+    own = number % len(found) if found else 0
+    return tuple(dict.fromkeys(str(text) for text in (*found[own:], *found[:own])))
 
 
 def _number(file: Path) -> int:

@@ -28,6 +28,8 @@ class Numbers:
     """What was commanded at each step."""
     instructions: tuple[str, ...]
     """One per step."""
+    phrasings: tuple[str, ...] = ()
+    """Ways to say the one instruction of all steps, beginning with it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -105,6 +107,7 @@ class _TableEpisode:
                 state=numbers.states_LS[step],
                 action=numbers.actions_LA[step],
                 instruction=numbers.instructions[step],
+                phrasings=numbers.phrasings,
                 images=images,
                 capture_ns=(step * self.contract.dt_ns,) * streams,  # the true times are unknown: the nominal ones
             )

@@ -113,7 +113,14 @@ class ImageTask(CodebookTask):
     def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
         return self.transitions.pairs(rows)
 
-    def batch(self, rows: NDArray[np.int64], read: tuple[Tensor, Tensor], device: torch.device) -> ImageBatch:
+    def batch(
+        self,
+        rows: NDArray[np.int64],
+        read: tuple[Tensor, Tensor],
+        device: torch.device,
+        positions: range | None = None,
+    ) -> ImageBatch:
+        del positions  # the text is the episode's own, of its phrasings the first
         text = None
         if self.text is not None:
             of_rows = torch.from_numpy(self.transitions.instruction_M[rows])

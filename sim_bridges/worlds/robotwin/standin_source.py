@@ -10,6 +10,8 @@ from typing import Any
 from lavla_ros.contract import Contract
 from sim_bridges.worlds.robotwin import standin
 from sim_bridges.worlds.robotwin.environment import RobotwinEnvironment
+from sim_bridges.worlds.robotwin.standin.instructions import all_instructions
+from sim_bridges.worlds.robotwin.standin.tasks import TASK_TYPES
 from sim_bridges.worlds.robotwin.task_source import Instructions, Provenance, require_task
 
 
@@ -30,6 +32,9 @@ class StandinSource:
     def instruction(self, task: str, seed: int, info: Mapping[str, Any], kind: Instructions) -> str:
         """A template of the kind, drawn with the seed."""
         return standin.instruction_of(task, seed, info, kind)
+
+    def seen_instructions(self, task: str, seed: int) -> tuple[str, ...]:
+        return tuple(all_instructions(task, TASK_TYPES[task].words_of(seed), "seen"))
 
     def disturbance(self, seed: int) -> standin.DisturbanceSource:
         return standin.DisturbanceSource(standin.DisturbanceConfig(), seed)

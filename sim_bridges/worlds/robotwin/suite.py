@@ -46,7 +46,7 @@ from sim_bridges.worlds.robotwin.search import search
 from sim_bridges.worlds.robotwin.seeds import MOST_REJECTED_IN_A_ROW, SeedFile, Tried, accepted, first_seed, try_seed
 from sim_bridges.worlds.robotwin.sources import open_source
 from sim_bridges.worlds.robotwin.task_sets import PAPER_4, TASK_SETS
-from sim_bridges.worlds.robotwin.task_source import Instructions, TaskSource
+from sim_bridges.worlds.robotwin.task_source import Instructions, KnowsSeen, TaskSource
 
 SEEDS_FILE = "seeds.json"
 """In the folder of an evaluation: what was tried, what counts, and what is said."""
@@ -283,6 +283,12 @@ class RobotwinTaskEnvironment:
     def disturbance(self, plan: EpisodePlan) -> Disturbance:
         """Raises RobotwinError where the expert does not act through commands."""
         return self._suite.source.disturbance(plan.seed)
+
+    def phrasings(self, plan: EpisodePlan) -> tuple[str, ...]:
+        """Those of a source that knows them without playing the episode; an unseen instruction has none."""
+        source = self._suite.source
+        seen = source.seen_instructions(self.environment.name, plan.seed) if isinstance(source, KnowsSeen) else ()
+        return tuple(dict.fromkeys((plan.instruction, *seen))) if plan.instruction in seen else ()
 
     def find(
         self, start: EpisodeStart, *, number: int | None, demonstration: bool, on_try: Callable[[], None]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from lavla_ros.contract import Contract
 from sim_bridges.world import Disturbance
@@ -58,6 +58,15 @@ class TaskSource(Protocol):
     @property
     def distributions(self) -> tuple[str, ...]:
         """Those whose versions decide the bits of an episode."""
+        ...
+
+
+@runtime_checkable
+class KnowsSeen(Protocol):
+    """A source that can tell an episode's instructions without playing it."""
+
+    def seen_instructions(self, task: str, seed: int) -> tuple[str, ...]:
+        """All from the templates to train with."""
         ...
 
 

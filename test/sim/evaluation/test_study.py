@@ -70,6 +70,7 @@ def config(importable: Path) -> StudyConfig:
         options=options,
         tasks=("far",),
         steps=3,
+        fraction=0.5,
         strategies=("la_cond", OUTSIDE),
         episodes=2,
         replan_steps=4,
@@ -115,6 +116,9 @@ def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig, table:
         folder = config.out / strategy.replace(":", ".")
         policy = load_checkpoint(folder / "best")
         assert policy.config.strategy.name == strategy
+        training = yaml.safe_load((folder / "best" / "config.yaml").read_text())["training"]
+        assert training["episodes"] == 1  # of two: the third is held out
+        assert {made["settings"]["fraction"] for sets in training["labels"].values() for made in sets.values()} == {0.5}
         results = json.loads((folder / "evaluation" / "results.json").read_text())
         assert results["settings"]["replan_steps"] == 4
         assert results["method"] == strategy and (METHODS | {OUTSIDE: OUTSIDE})[strategy] in page
@@ -124,6 +128,8 @@ def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig, table:
     assert run_study(config, told.append, lavla=LAVLA).read_text() == table
     assert told and all(line.endswith("done before") for line in told)
     assert json.loads((config.out / "study.json").read_text())["seconds"] == seconds
+    with pytest.raises(StudyError, match=r"latent_action was finished with other settings \(data: .*fraction"):
+        run_study(replace(config, fraction=1.0, workers=1), told.append, lavla=LAVLA)
 
 
 @pytest.mark.usefixtures("table")
@@ -146,5 +152,7 @@ def test_a_stage_that_fails_is_named_with_its_log_and_the_others_are_kept(config
 
 
 def test_strategies_are_checked_before_anything_runs(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"fraction is 0; expected above 0"):
+        StudyConfig(bags=(tmp_path,), out=tmp_path / "out", fraction=0)
     with pytest.raises(ValueError, match="'la_tik'"):
         StudyConfig(bags=(tmp_path,), out=tmp_path / "out", strategies=("la_tik",))

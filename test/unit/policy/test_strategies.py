@@ -193,22 +193,26 @@ def test_every_term_is_a_mean_whatever_the_chunk_is(variant, expected, chunk_siz
 def test_the_share_of_the_latent_loss_is_that_of_its_gradient_on_the_backbone(make, variant):
     model, prompt = make(variant)
     batch = batch_of(model, prompt)
-    share = model.latent_share(batch)
+    figures = model.compare_gradients(batch)
     if variant not in SUPERVISED:
-        assert share is None
+        assert figures == {}
         return
+    share = figures["latent_share"]
 
-    def norm(of):
+    def gradient(of):
         model.zero_grad(set_to_none=True)
         of(model.terms(batch)).backward()
-        gradients = [p.grad for n, p in model.named_parameters() if n.startswith("backbone.") and p.grad is not None]
-        return float(torch.cat([g.flatten() for g in gradients]).norm())
+        parameters = [p for n, p in model.named_parameters() if n.startswith("backbone.")]
+        return torch.cat([(torch.zeros_like(p) if p.grad is None else p.grad).flatten() for p in parameters])
 
-    assert share == pytest.approx(model.strategy.weight * norm(lambda t: t.latent) / norm(lambda t: t.action), rel=1e-4)
+    latent, action = gradient(lambda t: t.latent), gradient(lambda t: t.action)
+    assert share == pytest.approx(float(model.strategy.weight * latent.norm() / action.norm()), rel=1e-4)
+    assert figures["latent_agreement"] == pytest.approx(float(torch.cosine_similarity(latent, action, dim=0)), abs=1e-4)
     # App. B.2: λ keeps the scales comparable. As sums they were 17 to 50 times apart between strategies.
     print("SHARE", variant, share)
     model.strategy.weight *= 2
-    assert model.latent_share(batch) == pytest.approx(2 * share, rel=1e-4)
+    doubled = {"latent_share": 2 * share, "latent_agreement": figures["latent_agreement"]}
+    assert model.compare_gradients(batch) == pytest.approx(doubled, rel=1e-4)
 
 
 def reached(model):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,10 @@ from sim_bridges.world import EpisodePlan, EvaluationConditions, SuiteError
 from sim_bridges.worlds.robotwin import search
 from sim_bridges.worlds.robotwin import suite as suite_module
 from sim_bridges.worlds.robotwin.environment import RobotwinError
-from sim_bridges.worlds.robotwin.suite import SEEDS_FILE
+from sim_bridges.worlds.robotwin.standin.instructions import all_instructions
+from sim_bridges.worlds.robotwin.standin.tasks import TASK_TYPES
+from sim_bridges.worlds.robotwin.standin_source import StandinSource
+from sim_bridges.worlds.robotwin.suite import SEEDS_FILE, RobotwinTaskEnvironment
 from sim_bridges.worlds.robotwin.task_sets import PAPER_4, PAPER_10
 
 ACCEPTED = [100_000, 100_001, 100_002, 100_004, 100_006, 100_008]  # 3: unstable, 5: stops short, 7: no plan
@@ -50,6 +54,20 @@ def test_a_seed_counts_where_the_expert_solves_it(tmp_path: Path) -> None:
 
 
 INFO = {"{A}": "left mark", "{B}": "right mark"}
+
+
+def test_a_recording_keeps_all_seen_instructions_and_of_an_unseen_one_none() -> None:
+    source, task = StandinSource(), "stack_two_blocks"
+    environment = RobotwinTaskEnvironment(SimpleNamespace(name=task), SimpleNamespace(source=source))
+    plan = EpisodePlan(index=0, task=task, trial=0, seed=7, state_index=None, max_steps=1)
+    words = TASK_TYPES[task].words_of(7)
+    own, unseen = (source.instruction(task, 7, words, kind) for kind in ("seen", "unseen"))
+    several = environment.phrasings(replace(plan, instruction=own))
+    assert several[0] == own and len(several) > 1
+    assert set(several) == set(all_instructions(task, words, "seen"))
+    assert environment.phrasings(replace(plan, instruction=unseen)) == ()
+    with_no_list = RobotwinTaskEnvironment(SimpleNamespace(name="swing"), SimpleNamespace(source=SwingSource()))
+    assert with_no_list.phrasings(replace(plan, task="swing", instruction="see")) == ()
 
 
 def test_what_was_found_is_not_looked_for_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from training.dataset.video import VideoWriter
 
 SIZE, HORIZON = 32, 4
 INSTRUCTION = "put the mango into the bowl"
+PHRASINGS = (INSTRUCTION, "the mango belongs into the bowl", "mango, bowl: go", "lay the mango in")
 
 
 def world_contract() -> Contract:
@@ -36,7 +37,17 @@ def world_contract() -> Contract:
 class World:
     """The interface of EpisodeDataset."""
 
-    def __init__(self, path: Path = Path("world"), *, episodes: int = 8, length: int = 10, seed: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path = Path("world"),
+        *,
+        episodes: int = 8,
+        length: int = 10,
+        seed: int = 0,
+        phrasings: tuple[str, ...] = (),
+    ) -> None:
+        """``phrasings``: of every second episode, beginning with INSTRUCTION."""
+        self._phrasings = phrasings
         rng = np.random.default_rng(seed)
         self.path = path
         self.length = length
@@ -59,6 +70,9 @@ class World:
 
     def instruction(self, index: int) -> str:
         return INSTRUCTION
+
+    def phrasings(self, episode: int) -> tuple[str, ...]:
+        return self._phrasings if episode % 2 else ()
 
     def image(self, index: int) -> NDArray[np.uint8]:
         image = np.full((SIZE, SIZE, 3), 30, dtype=np.uint8)
@@ -86,6 +100,7 @@ class World:
                     action_LA=self.actions[rows],
                     capture_ns_LK=np.repeat(rows[:, None] * contract.dt_ns, 3, axis=1),
                     instructions=(INSTRUCTION,) * len(rows),
+                    phrasings=self.phrasings(int(episode)),
                     histograms=dict.fromkeys(contract.camera_names, np.asarray(histogram)),
                 ),
                 videos,

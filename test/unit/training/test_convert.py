@@ -165,6 +165,18 @@ def test_options_admit_what_is_rejected_by_default(tmp_path: Path) -> None:
     assert validate(tmp_path / "data") == []
 
 
+def test_a_bag_that_says_in_which_ways_its_instruction_can_be_said_is_kept_with_them(tmp_path: Path) -> None:
+    told = ["lay the mango in", "put the mango into the bowl"]
+    bags = [
+        make_bag(tmp_path / "bags", CONTRACT, 10, metadata={"phrasings": told}),
+        make_bag(tmp_path / "bags", CONTRACT, 10, episode=1),
+    ]
+    convert(bags, tmp_path / "data", CONTRACT, options=Bags(min_steps=1), jobs=1)
+    dataset = EpisodeDataset(tmp_path / "data", CONTRACT)
+    assert dataset.phrasings(0) == ("put the mango into the bowl", "lay the mango in")
+    assert dataset.phrasings(1) == () and validate(tmp_path / "data") == []
+
+
 def test_nothing_to_convert_is_an_error_that_names_every_reason(tmp_path: Path) -> None:
     bag = make_bag(tmp_path / "bags", CONTRACT, 0, without=("/joint_command",))
     with pytest.raises(IngestError, match="no images of camera 'front'"):

@@ -204,6 +204,11 @@ def test_a_missing_or_cut_video_is_named_when_it_is_read(data: Path) -> None:
         list(dataset.frames("front"))
 
 
+def phrasings(episode: int) -> tuple[str, ...]:
+    """Those of every second episode."""
+    return ("task 1", "the first task", f"what episode {episode} shows") if episode % 2 else ()
+
+
 def arrays(episode: int, length: int) -> EpisodeArrays:
     step = np.arange(length)
     stamps = T0 + step * CONTRACT.dt_ns
@@ -212,6 +217,7 @@ def arrays(episode: int, length: int) -> EpisodeArrays:
         action_LA=np.column_stack([step * 0.02, 1 + step * 0.01, 0.5 + step * 0.01]).astype(np.float32),
         capture_ns_LK=np.repeat(stamps[:, None], 3, axis=1),
         instructions=(f"task {episode % 2}",) * length,
+        phrasings=phrasings(episode),
         histograms={
             name: np.sum(
                 [stats.image_histogram(picture(32, episode, s, c)) for s in sorted(stats.sample_frames(length))], axis=0
@@ -262,6 +268,8 @@ def test_a_dataset_grows_by_parts_as_in_one_go(tmp_path: Path) -> None:
     one, two = EpisodeDataset(tmp_path / "whole", CONTRACT), EpisodeDataset(root, CONTRACT)
     for name in ("states", "actions", "task_of", "episode_of"):
         np.testing.assert_array_equal(getattr(one, name), getattr(two, name))
+    for dataset in (one, two):
+        assert [dataset.phrasings(episode) for episode in range(6)] == [phrasings(episode) for episode in range(6)]
     for index in range(len(one)):
         for camera in CONTRACT.camera_names:
             np.testing.assert_array_equal(one[index].images[camera], two[index].images[camera])
@@ -289,6 +297,23 @@ def test_episodes_added_after_a_repair_overwrite_none(tmp_path: Path) -> None:
         shown = dataset[episode * 8 + 5].images["front"].astype(int)
         assert np.abs(shown - picture(32, source, 5, 0)).mean() < 6
         assert dataset.states[episode * 8, 0] == pytest.approx(source / 100)
+        assert dataset.phrasings(episode) == phrasings(source)
+    # and where no episode has several, there is no column for them
+    append_only = tmp_path / "plain"
+    with DatasetWriter(append_only, CONTRACT) as writer:
+        append(writer, 0)
+        writer.finish()
+    assert "phrasings" not in layout.read_episodes(append_only)[0]
+
+
+def test_phrasings_are_of_the_one_instruction_of_all_steps() -> None:
+    good = arrays(1, 3)
+    with pytest.raises(DatasetError, match=r"instructions \['task 1'\] and the phrasings \['another', 'task 1'\]"):
+        replace(good, phrasings=("another", "task 1"))
+    with pytest.raises(DatasetError, match="expected one instruction"):
+        replace(good, instructions=("task 1", "task 1", "then this"))
+    with pytest.raises(DatasetError, match="empty phrasing"):
+        replace(good, phrasings=("task 1", " "))
 
 
 def test_only_a_dataset_of_the_same_contract_is_added_to(data: Path, tmp_path: Path) -> None:

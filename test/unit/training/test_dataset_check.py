@@ -102,6 +102,13 @@ def table_file(root: Path, number: int) -> Path:
     return root / layout.DATA_PATH.format(chunk_index=0, file_index=number)
 
 
+def edit_episode(root: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """The row of the first."""
+    rows = layout.read_episodes(root, with_stats=True)
+    change(rows[0])
+    layout.write_episodes(root, rows)
+
+
 def edit_json(path: Path, change: Callable[[dict[str, Any]], None]) -> None:
     content = json.loads(path.read_text())
     change(content)
@@ -193,6 +200,10 @@ FILES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another task text": (
         lambda d: layout.write_tasks(d, ["other"]),
         r"episode 0: meta/episodes has the tasks \['put it there'\]; .* \['other'\]",
+    ),
+    "phrasings of another task": (
+        lambda d: edit_episode(d, lambda row: row.update(phrasings=["put it here", "put it there"])),
+        r"phrasings \['put it here', 'put it there'\] of \['put it there'\]; expected that one first",
     ),
     "a video that is too long": (
         lambda d: (encode(video(d, FRONT, 1), 1, 0, lambda e, s, c: scene(e, min(s, 39), c), 44), without_sums(d)),

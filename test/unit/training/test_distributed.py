@@ -16,7 +16,7 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file
-from small_world import World, qwen_run, small_config, world_contract, write_contract
+from small_world import PHRASINGS, World, qwen_run, small_config, world_contract, write_contract
 
 from lavla_ros.config import to_plain
 from lavla_ros.policy.checkpoint import load_checkpoint
@@ -71,7 +71,7 @@ def losses(run: Path) -> dict[int, float]:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("distributed")
-    World(folder / "data").write(world_contract())
+    World(folder / "data", phrasings=PHRASINGS).write(world_contract())
     return folder
 
 

@@ -283,6 +283,9 @@ def test_robotwins_action_is_the_next_target_and_its_colours_are_rgb(tmp_path):
     np.testing.assert_allclose(dataset.states[:5], vector[:-1], rtol=1e-6)
     np.testing.assert_allclose(dataset.actions[:5], vector[1:], rtol=1e-6)
     assert [dataset.instruction(i) for i in (0, 5)] == ["task 0 in words 0", "task 1 in words 1"]
+    # the others that RoboTwin gives to train on; never those that it evaluates with
+    assert dataset.phrasings(0) == tuple(f"task 0 in words {i}" for i in (0, 1, 2))
+    assert dataset.phrasings(1) == tuple(f"task 1 in words {i}" for i in (1, 2, 0))
     sample = dataset[3]
     for camera, name in enumerate(("head", "left_wrist", "right_wrist")):
         expected = cv2.resize(coloured(3, camera), (SIZE, SIZE), interpolation=cv2.INTER_AREA)
@@ -340,7 +343,7 @@ def test_robotwin_episodes_are_ordered_by_number_and_bad_ones_named(tmp_path):
     (source / "instructions/episode4.json").write_text("{")
     with pytest.raises(IngestError, match=r"instructions of .*episode4\.hdf5"):
         find_robotwin(source)
-    assert find_robotwin(source, instruction="do it")[4].instruction == "do it"
+    assert find_robotwin(source, instruction="do it")[4].phrasings == ("do it",)
 
 
 # ------------------------------------------------------------------ LeRobot

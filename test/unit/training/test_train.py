@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from small_world import (
     HORIZON,
     INSTRUCTION,
+    PHRASINGS,
     SIZE,
     World,
     load_world,
@@ -220,7 +221,8 @@ def test_a_run_killed_before_any_step_and_within_saving_has_the_losses_of_one_th
             assert all(torch.equal(one[key], two[key]) for key in one), file
 
 
-def test_resuming_continues_where_the_last_save_was(contract, data, tmp_path):
+def test_resuming_continues_where_the_last_save_was(contract, tmp_path):
+    data = load_world(contract, tmp_path, World(phrasings=PHRASINGS))
     whole = Trainer(PolicyTask(small_config(tmp_path / "whole"), contract, data), Log())
     whole.run()
 
@@ -486,7 +488,10 @@ def test_every_strategy_trains_on_its_labels(contract, tmp_path, name, options):
     whole.run()
     figures = log.figures[0][1]
     assert np.isfinite(figures["latent"]) and figures["loss"] != figures["action"]
-    assert log.figures[-1][1]["validation_latent_share"] > 0
+    assert (
+        log.figures[-1][1]["validation_latent_share"] > 0
+        and -1 <= log.figures[-1][1]["validation_latent_agreement"] <= 1
+    )
     for accumulation in (4, 16):  # though episodes end within chunks, and padding does not count
         parts = replace(config, steps=1, output=tmp_path / str(accumulation), accumulation=accumulation)
         divided = Trainer(PolicyTask(parts, contract, data), Log())
@@ -787,3 +792,48 @@ def test_command_line_reports_errors_and_fails(tmp_path, capsys):
     with pytest.raises(SystemExit, match=r"^1$"):
         main(["--config", str(mixture), "--steps", "5"])
     assert f"dataset {tmp_path}/a does not exist" in capsys.readouterr().err
+
+
+def test_the_log_says_which_share_of_the_steps_was_clipped(contract, tmp_path):
+    data = load_world(contract, tmp_path)
+
+    def figures(name: str, clip: float, log_every: int) -> list[dict[str, float]]:
+        config = small_config(tmp_path / name, steps=2, batch_size=8, log_every=log_every)
+        log = Log()
+        Trainer(PolicyTask(replace(config, optim=replace(config.optim, gradient_clip=clip)), contract, data), log).run()
+        return [shown for _, shown in log.figures if "clipped" in shown]
+
+    free = figures("free", 1e9, 1)
+    assert [shown["clipped"] for shown in free] == [0, 0]
+    assert [shown["clipped"] for shown in figures("all", 1e-9, 1)] == [1, 1]
+    between = sum(shown["gradient_norm"] for shown in free) / 2
+    assert [shown["clipped"] for shown in figures("half", between, 2)] == [0.5]
+
+
+def test_every_phrasing_of_an_instruction_is_drawn_by_seed_and_position(contract, tmp_path):
+    data = load_world(contract, tmp_path, World(phrasings=PHRASINGS))
+    several, one = np.flatnonzero(data.episode_N % 2 == 1), np.flatnonzero(data.episode_N % 2 == 0)
+    drawn = data.instructions_of(np.resize(several, 4000), 0, range(4000))
+    assert [data.instructions[i] for i in np.unique(drawn)] == list(PHRASINGS)
+    assert np.abs(np.bincount(drawn) / 4000 - 0.25).max() < 0.03
+    assert set(data.instructions_of(np.resize(one, 100), 0, range(100)).tolist()) == {0}
+    # the same whoever draws them, and in which portions
+    rows = np.resize(several, 60)
+    parts = [data.instructions_of(rows[i : i + 7], 0, range(i, min(i + 7, 60))) for i in range(0, 60, 7)]
+    assert np.array_equal(np.concatenate(parts), drawn[:60])
+    assert not np.array_equal(data.instructions_of(rows, 1, range(60)), drawn[:60])
+
+    task = PolicyTask(small_config(tmp_path / "run", steps=1), contract, data)
+    trainer = Trainer(task, Log())
+    read, cpu = data.frames.take(rows[:8]), torch.device("cpu")
+
+    def texts(batch) -> list[str]:
+        return [task.tokenizer.decode([t for t in row if t != task.tokenizer.pad_token_id]) for row in batch.tokens_BL]
+
+    trained = texts(task.batch(rows[:8], read, cpu, range(8)))
+    assert all(data.instructions[i] in text for i, text in zip(drawn[:8].tolist(), trained, strict=True))
+    assert all(INSTRUCTION in text for text in texts(task.batch(rows[:8], read, cpu)))  # as it is validated
+    trainer.run()
+    others = load_world(contract, tmp_path, World(phrasings=(*PHRASINGS[:3], "or so")))
+    with pytest.raises(CheckpointError, match="data"):
+        Trainer(PolicyTask(small_config(tmp_path / "run", steps=1), contract, others), Log()).run()
