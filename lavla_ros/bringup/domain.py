@@ -1,19 +1,16 @@
 """ROS domains: one that no other program of this machine is in, and who may do what in one.
 
-A name is claimed by binding an abstract socket to it: one process has it at a time, of any user; the kernel gives
-it back when the process ends, however it ends; and it reaches exactly as far as ROS on this machine does, the network
-namespace.
+Both are claimed by name (:mod:`lavla_ros.claim`), which reaches exactly as far as ROS on this machine does.
 """
 
 from __future__ import annotations
 
 import os
-import socket
-import struct
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 
+from lavla_ros.claim import Claim, ClaimError
 from lavla_ros.errors import UserError
 
 VARIABLE = "ROS_DOMAIN_ID"
@@ -37,32 +34,11 @@ def domain_id(environment: Mapping[str, str] | None = None) -> int:
     return int(text)
 
 
-class Claim:
-    """A name that this process has alone; children that inherit its file descriptor keep it while they live."""
-
-    def __init__(self, name: str) -> None:
-        """Raises DomainError naming the process that has it."""
-        self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
-        address = f"\0lavla/{name}"
-        try:
-            self._socket.bind(address)
-            self._socket.listen(64)  # no answer: who connects learns our process id
-        except OSError:
-            self._socket.close()
-            raise DomainError(f"process {_owner(address)}") from None
-
-    def fileno(self) -> int:
-        return self._socket.fileno()
-
-    def close(self) -> None:
-        self._socket.close()
-
-
 def claim_role(role: str, domain: int, namespace: str = "/") -> Claim:
     """``role``: one of ``ROLES``; ``namespace``: a node's, with its slash. Raises DomainError saying who has it."""
     try:
         return Claim(f"{domain}{namespace.rstrip('/')}/{role}")
-    except DomainError as error:
+    except ClaimError as error:
         where = f"ROS domain {domain}" if namespace == "/" else f"namespace {namespace} of ROS domain {domain}"
         raise DomainError(
             f"{where} already has the {role} of another lavla stack ({error}); stop that one, or give this "
@@ -85,7 +61,7 @@ def free_domains(count: int) -> Iterator[tuple[tuple[int, ...], tuple[int, ...]]
         for domain in [*own, *(d for d in others if d not in own)]:
             if len(taken) == count:
                 break
-            with suppress(DomainError):
+            with suppress(ClaimError):
                 claim = Claim(str(domain))
                 if domain in _inhabited():
                     claim.close()
@@ -111,14 +87,3 @@ def _inhabited() -> set[int]:
 def domain_of_port(port: int) -> int:
     """The domain whose participants use a UDP (or shared-memory) port; negative for ports of other programs."""
     return (port - _FIRST_PORT) // _PORTS_PER_DOMAIN
-
-
-def _owner(address: str) -> str:
-    """Its process id and command line, as far as they can be read."""
-    with suppress(OSError), socket.socket(socket.AF_UNIX, socket.SOCK_STREAM) as asking:
-        asking.setblocking(False)
-        asking.connect(address)
-        pid, _, _ = struct.unpack("3i", asking.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, 12))
-        command = Path(f"/proc/{pid}/cmdline").read_bytes().replace(b"\0", b" ").decode(errors="replace")
-        return f"{pid}: {' '.join(command.split())[:120]}"
-    return "unknown"

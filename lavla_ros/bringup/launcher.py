@@ -28,10 +28,11 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from lavla_ros.bringup.domain import VARIABLE, Claim, DomainError, claim_role, domain_id, domain_of_port, free_domains
+from lavla_ros.bringup.domain import VARIABLE, claim_role, domain_id, domain_of_port, free_domains
 from lavla_ros.bringup.environment import DISCOVERY, reaches_others, ros_environment
 from lavla_ros.bringup.output import Output
 from lavla_ros.bringup.stack import Process, Stack, load_stack
+from lavla_ros.claim import Claim, ClaimError
 from lavla_ros.errors import UserError
 from lavla_ros.lifeline import die_with_parent, lifeline
 from lavla_ros.places import run_dir
@@ -82,6 +83,9 @@ class _Running:
             pass_fds=pass_fds,
             encoding="utf-8",
         )
+        if self.process.nice:  # what it starts has it too
+            own = os.getpriority(os.PRIO_PROCESS, 0)
+            os.setpriority(os.PRIO_PROCESS, self.popen.pid, min(19, own + self.process.nice))
         self._reader.start()
         self._watcher.start()
 
@@ -314,7 +318,7 @@ def stack_domain(stack: Stack) -> Iterator[tuple[dict[str, str], tuple[int, ...]
             (domain,), fds = held.enter_context(free_domains(1))
         else:
             domain = domain_id()
-            with contextlib.suppress(DomainError):  # several programs may share a domain that was asked for
+            with contextlib.suppress(ClaimError):  # several programs may share a domain that was asked for
                 fds = (held.enter_context(contextlib.closing(Claim(str(domain)))).fileno(),)
         for process in stack.processes:
             if process.role:  # the node claims it for itself; here nothing has been started yet

@@ -18,6 +18,7 @@
         stop_first: true                         # when anything dies, this one is stopped before the rest
         finishes: true                           # it ends by itself with status 0: the stack's work is done
         optional: true                           # the stack goes on without it
+        nice: 5                                  # yields the processor to the others: 0 (not at all) to 19
         parameters: {host: "${arm_host}"}
       - name: emulator
         module: my_package.simulated_arm         # any other Python module
@@ -32,8 +33,8 @@ that several stacks run side by side in one graph.
 is one ``${name}`` and nothing else keeps the argument's type.
 
 A stack that is much like a shipped one says ``extends: NAME`` and what differs: ``without: {processes: […], arguments:
-[…]}`` leaves some out; ``arguments`` has new ones, and keys that the other's are to have; ``processes: {NAME: {KEY:
-VALUE}}`` has keys of the other's processes, of ``parameters`` those that differ.
+[…]}`` leaves some out (no process comes ``after`` them then); ``arguments`` has new ones, and keys that the other's are
+to have; ``processes: {NAME: {KEY: VALUE}}`` has keys of the other's processes, of ``parameters`` those that differ.
 """
 
 from __future__ import annotations
@@ -60,7 +61,7 @@ _REFERENCE = re.compile(r"\$\{(\w+)\}")
 _ARGUMENT_KEYS = {"default", "from", "description", "choices", "required_unless", "zero_means", "free_when"}
 _PROCESS_KEYS = {
     "name", "node", "module", "arguments", "parameters", "parameter_file", "when", "after", "ready", "stop_first",
-    "finishes", "optional", "environment",
+    "finishes", "optional", "environment", "nice",
 }  # fmt: skip
 
 
@@ -117,6 +118,8 @@ class Process:
     finishes: bool = False
     optional: bool = False
     environment: Mapping[str, str] = field(default_factory=dict)
+    nice: int = 0
+    """Niceness above the launcher's."""
 
     @property
     def role(self) -> str:
@@ -284,6 +287,9 @@ def _extended(data: Mapping[str, Any], where: str) -> dict[str, Any]:
         for name in without.get(kind, ()):
             if present.pop(name, None) is None:
                 raise StackError(f"{where}: leaves out {name!r} of {kind}, which {data['extends']} does not have")
+    left_out = without.get("processes", ())
+    for process in processes.values():
+        process["after"] = [name for name in process.get("after", ()) if name not in left_out]
     for name, own in data.get("arguments", {}).items():
         arguments[name] = {**arguments.get(name, {}), **own}
     for name, own in changed.items():
@@ -342,6 +348,9 @@ def _process(entry: Mapping[str, Any], values: Mapping[str, Any], where: str) ->
     filled = _fill({k: v for k, v in entry.items() if k != "when"}, values, f"{where}: {name}")
     is_node = "node" in entry
     file = filled.get("parameter_file")
+    nice = filled.get("nice", 0)
+    if nice not in range(20) or isinstance(nice, bool):
+        raise StackError(f"{where}: {name}: nice is {nice!r}; expected an integer from 0 to 19")
     return Process(
         name=name,
         module=filled["node" if is_node else "module"],
@@ -355,6 +364,7 @@ def _process(entry: Mapping[str, Any], values: Mapping[str, Any], where: str) ->
         finishes=bool(filled.get("finishes", False)),
         optional=bool(filled.get("optional", False)),
         environment={k: str(v) for k, v in filled.get("environment", {}).items()},
+        nice=nice,
     )
 
 

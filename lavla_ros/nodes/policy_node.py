@@ -49,7 +49,11 @@ class PolicyParameters(NodeParameters):
     )
     torch_threads: int = parameter(1, "CPU threads that one inference uses.", low=1, high=256)
     silent_after_s: float = parameter(
-        2.0, "Warn if no observation has been complete for this long.", low=0.1, high=600.0, unit="s"
+        2.0,
+        "Warn if no observation has been complete for this long; for the first, 5 times as long.",
+        low=0.1,
+        high=600.0,
+        unit="s",
     )
 
 

@@ -14,8 +14,9 @@ from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.signals import SignalHandlerOptions
 
-from lavla_ros.bringup.domain import ROLES, Claim, claim_role
+from lavla_ros.bringup.domain import ROLES, claim_role
 from lavla_ros.bringup.environment import enter_ros
+from lavla_ros.claim import Claim
 from lavla_ros.errors import is_users
 from lavla_ros.ros.lifecycle import LavlaNode
 from lavla_ros.ros.parameters import refuse_unknown

@@ -18,6 +18,8 @@ CLOCK_TOLERANCE_S = 1.0
 """Stamps that are older than this on arrival, or further from another stream's, are of another clock."""
 SIMULATED_SILENCE_S = 60.0
 """A simulator in lock-step may take its time."""
+FIRST = 5
+"""The first observation may take so many times as long: the executor, which tells the arm's state, starts last."""
 
 _FINE = ("frames", "samples", "messages", "emitted", "thinned")
 
@@ -42,6 +44,7 @@ class Starvation:
         self._ages_ns: dict[str, deque[int]] = {}
         self._before: Counter[str] = Counter()
         self._fed_ns = wall_ns()
+        self._patience_s = self._silent_after_s if simulated_time else FIRST * silent_after_s
 
     def arrived(self, topic: str, message: Any) -> None:
         """A message of any input; those without a header (the instruction) have no stamp to be judged."""
@@ -56,7 +59,7 @@ class Starvation:
         counters = self._pipeline.counters
         new, self._before = counters - self._before, counters.copy()
         if new["steps.emitted"] or not waiting:
-            self._fed_ns = now_ns
+            self._fed_ns, self._patience_s = now_ns, self._silent_after_s
         newest_ns = self._stamps_ns.get(self._reference)
         for topic, stamp_ns in self._stamps_ns.items():
             if newest_ns is not None and topic != self._reference:
@@ -68,7 +71,7 @@ class Starvation:
                 if text := clock_problem(median(ages_ns) / NS_PER_S, CLOCK_TOLERANCE_S):
                     report.error(f"{topic}: {text}")
         hungry_s = (now_ns - self._fed_ns) * 1e-9
-        if hungry_s > self._silent_after_s:
+        if hungry_s > self._patience_s:
             causes = "; ".join(self._causes(new, now_ns)) or "see the pipeline.* counters"
             report.warn(f"no complete observation for {hungry_s:.1f} s: {causes}")
 

@@ -13,7 +13,6 @@ from lavla_ros.recording import BagReader, find_bags
 from sim_bridges.worlds.tabletop.suite import EVALUATION_SEED_BASE
 
 
-@pytest.mark.flaky(reruns=5)  # two stacks need more than two cores while both load a policy, and hold the arm rightly
 def test_two_demos_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROS_DOMAIN_ID")
     started = [

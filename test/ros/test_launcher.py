@@ -12,6 +12,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import ClassVar
 
@@ -185,6 +186,18 @@ def test_a_process_that_does_not_come_up_is_named(tmp_path: Path) -> None:
     assert re.search(r"emulator ended with status 1 at start-up; its last lines:\n.*in use", up.output), up.output
 
 
+def test_a_process_yields_to_the_others(tmp_path: Path) -> None:
+    (tmp_path / "work.py").write_text("import os\nprint('niceness', os.getpriority(os.PRIO_PROCESS, 0))\n")
+    stack, told = tmp_path / "work.yaml", io.StringIO()
+    stack.write_text("processes: [{name: work, module: work, nice: 3, finishes: true}]")
+    path = {"PYTHONPATH": os.pathsep.join([str(tmp_path), *sys.path])}
+    launcher = Launcher(load_stack(stack, {}, run_dir=tmp_path), log=told, environment=path)
+    launcher.start()
+    assert launcher.wait(30.0)
+    launcher.stop()
+    assert f"niceness {min(19, os.getpriority(os.PRIO_PROCESS, 0) + 3)}" in told.getvalue(), told.getvalue()
+
+
 def test_what_the_start_waits_for_is_told_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lavla_ros.bringup.launcher.READY_NOTICE_S", 0.1)
     arguments = ("0", "--bind", "127.0.0.1")
@@ -233,6 +246,26 @@ def test_shipped_stacks_resolve(tmp_path: Path) -> None:
     assert isinstance(executor.parameters["arm"]["port"], int) and isinstance(executor.parameters["speed_scale"], float)
 
 
+def test_a_bad_checkpoint_ends_the_launch_before_the_arm_is_touched(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as commands, socket.create_server(("127.0.0.1", 0)) as status:
+        ports = [f"port:={commands.getsockname()[1]}", f"status_port:={status.getsockname()[1]}"]
+        words = ["simulate:=false", "robot_ip:=127.0.0.1", *ports, f"policy:={tmp_path}", f"bags:={tmp_path / 'bags'}"]
+        ended = subprocess.run(
+            [sys.executable, "-m", "lavla_ros.cli", "up", "jaka_policy", *words],
+            env=ros_environment(),
+            capture_output=True,
+            text=True,
+            timeout=90.0,
+            check=False,
+        )
+        assert ended.returncode == 1, ended.stderr
+        assert "policy ended with status 1 at start-up" in ended.stderr, ended.stderr
+        for controller in (commands, status):
+            controller.setblocking(False)
+            with pytest.raises(BlockingIOError):
+                controller.accept()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
@@ -258,6 +291,7 @@ def test_wrong_arguments(arguments: dict[str, str], message: str, tmp_path: Path
         ({"name": "a", "node": "m", "parameters": {"x": "${y}"}}, "unknown ['y']"),
         ({"name": "a", "node": "m", "when": "y"}, "expected a true/false argument"),
         ({"name": "a", "node": "m", "parameter_file": "nope"}, "available: "),
+        ({"name": "a", "node": "m", "nice": -5}, "a: nice is -5; expected an integer from 0 to 19"),
     ],
 )
 def test_wrong_stack_files(process: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -272,7 +306,10 @@ def test_a_stack_that_extends_another_has_less_in_it(tmp_path: Path) -> None:
         load_stack(name, {"port": "10001", "status_port": "10000"}, run_dir=tmp_path)
         for name in ("record_demos", "jaka_policy")
     )
-    assert demos.processes == tuple(p for p in whole.processes if p.name != "policy")
+    waited_for = ("emulator", "tabletop_camera", "camera", "recorder")
+    assert demos.processes == tuple(
+        replace(p, after=waited_for) if p.name == "executor" else p for p in whole.processes if p.name != "policy"
+    )
     assert set(whole.arguments) - set(demos.arguments) == {"policy", "device"}
     file = tmp_path / "wrong.yaml"
     file.write_text("extends: jaka_policy\ndescription: x\nwithout: {processes: [nobody]}\n")

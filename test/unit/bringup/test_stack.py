@@ -31,6 +31,13 @@ def test_every_node_of_a_stack_goes_to_its_namespace_with_its_parameters_and_its
     assert not any("__ns" in word for p in root.processes for word in p.command(tmp_path))
 
 
+@pytest.mark.parametrize("name", ["jaka_policy", "record_demos"])
+def test_the_executor_waits_for_all_that_the_motion_depends_on(name: str, tmp_path: Path) -> None:
+    processes = {process.name: process for process in load_stack(name, {}, run_dir=tmp_path).processes}
+    assert set(processes["executor"].after) == set(processes) - {"executor", "problems"}
+    assert not any("executor" in process.after for process in processes.values())
+
+
 @pytest.mark.parametrize("namespace", ["left arm", "9", "a//-b"])
 def test_what_is_no_namespace_is_refused(namespace: str, tmp_path: Path) -> None:
     with pytest.raises(StackError, match="namespace"):

@@ -304,20 +304,25 @@ def test_a_second_client_is_refused_and_the_first_goes_on() -> None:
         assert rider.fault is None
 
 
-def test_the_lock_names_its_holder_and_goes_with_it() -> None:
+@pytest.mark.parametrize("user", [None, "nobody"])
+def test_the_lock_names_its_holder_of_whatever_user_and_goes_with_it(user: str | None) -> None:
+    if user is not None and os.geteuid() != 0:
+        pytest.skip("only root can start a process of another user")
     script = (
-        "import sys, time; from lavla_ros.jaka.lock import ControllerLock\n"
-        "lock = ControllerLock('localhost', int(sys.argv[1])); lock.acquire()\n"
-        "print('held', flush=True); time.sleep(60)"
+        "import encodings.idna, os, pwd, sys, time; from lavla_ros.jaka.lock import ControllerLock\n"
+        "lock = ControllerLock('localhost', int(sys.argv[1]))\n"
+        "if user := sys.argv[2]: os.setgroups([]); os.setgid(65534); os.setuid(pwd.getpwnam(user).pw_uid)\n"
+        "lock.acquire(); print('held', flush=True); time.sleep(60)"
     )
     with arm() as emulator, driver_of(emulator) as driver:
         holder = subprocess.Popen(
-            [sys.executable, "-c", script, str(emulator.port)], stdout=subprocess.PIPE, env=os.environ
+            [sys.executable, "-c", script, str(emulator.port), user or ""], stdout=subprocess.PIPE, env=os.environ
         )
         try:
             assert holder.stdout is not None
             assert holder.stdout.readline() == b"held\n"
-            with pytest.raises(DriverError, match=rf"commanded by process {holder.pid} \(.*lock file .*stop that one"):
+            whose = f" of user {user}" if user else ""
+            with pytest.raises(DriverError, match=rf"commanded by process {holder.pid}{whose}: .*python.*stop that"):
                 driver.connect()
         finally:
             holder.kill()
