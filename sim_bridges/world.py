@@ -229,8 +229,6 @@ class ExtraTopics(Protocol):
         """Right after the observation of ``stamp_ns``, which had pictures or not."""
         ...
 
-    def close(self) -> None: ...
-
 
 class Suite(Protocol):
     """See the module. Making one must be cheap: no simulator, no pictures.
@@ -311,8 +309,8 @@ class HasPhrasings(Protocol):
 class HasExtraTopics(Protocol):
     """A suite that publishes more than its contract's streams."""
 
-    def extra_topics(self, node: Any) -> ExtraTopics:
-        """``node``: of rclpy, which makes the publishers."""
+    def extra_topics(self, scope: Any) -> ExtraTopics:
+        """``scope``, a :class:`lavla_ros.ros.scope.Scope`, makes the publishers and ends them."""
         ...
 
 

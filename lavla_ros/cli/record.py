@@ -6,12 +6,11 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
-from lavla_ros.bringup.stack import stack_arguments
 from lavla_ros.cli.arguments import Json, OptionTexts, fields_of, parse_function
 from lavla_ros.cli.terminal import PROGRAM, CommandError, Progress, to_json
 from lavla_ros.config import parse_options
 from lavla_ros.defaults import DEFAULT_CONTRACT
-from sim_bridges.lockstep.record import RecordConfig, record_expert
+from sim_bridges.lockstep.config import RecordConfig
 
 
 def record(arguments: Sequence[str]) -> Callable[[], None]:
@@ -39,6 +38,8 @@ def by_expert(config: Annotated[RecordConfig, fields_of(RecordConfig)], as_json:
     Args:
         as_json: Print the summary as JSON.
     """
+    from sim_bridges.lockstep.record import record_expert
+
     with Progress(f"recording {config.task or config.suite}", config.episodes, quiet=as_json) as progress:
         summary = record_expert(config, lambda e: progress.advance("success" if e["success"] else "failure"))
     if as_json:
@@ -73,6 +74,7 @@ def by_person(
         stack: Arguments of the stack record_demos, each written name:=value.
     """
     from lavla_ros.bringup.person import record_person
+    from lavla_ros.bringup.stack import stack_arguments
 
     given = parse_options(option) | ({"task": task} if task else {}) | stack_arguments(stack)
     record_person(out, instruction, {"contract": DEFAULT_CONTRACT, **given}, episodes, convert=[*PROGRAM, "convert"])

@@ -28,6 +28,9 @@ class Scope(ExitStack):
     def service(self, kind: Any, name: str, callback: Any) -> Any:
         return self._entity("service", kind, name, callback)
 
+    def client(self, kind: Any, name: str) -> Any:
+        return self._entity("client", kind, name)
+
     def timer(self, period_s: float, callback: Any) -> Any:
         """By a steady clock: a simulator's may stand still."""
         return self._entity("timer", period_s, callback, clock=Clock(clock_type=ClockType.STEADY_TIME))

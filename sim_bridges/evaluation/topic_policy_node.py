@@ -16,6 +16,7 @@ from rclpy.node import Node
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.episode import EpisodePhase
+from lavla_ros.ros.scope import Scope
 from sim_bridges.lockstep.topics import BridgeError, LockstepTopics
 from sim_bridges.world import EpisodePlan
 
@@ -33,7 +34,7 @@ class TopicActor:
         self._context = Context()
         self._context.init(domain_id=domain)
         self._node = Node("evaluation", context=self._context)
-        self._topics = LockstepTopics(self._node, contract, timeout_s=timeout_s, commanded=True, prepared=True)
+        self._topics = LockstepTopics(Scope(self._node), contract, timeout_s=timeout_s, commanded=True, prepared=True)
         self._plan: EpisodePlan | None = None
         """Of an episode that has not begun: its instruction comes with the first observation."""
         self._executor = SingleThreadedExecutor(context=self._context)

@@ -15,6 +15,7 @@ from lavla_ros.contract import ActionChunk, Observation
 from lavla_ros.episode import EpisodePhase
 from lavla_ros.errors import is_users
 from lavla_ros.ros.client import call
+from lavla_ros.ros.scope import Scope
 from sim_bridges.episode import Actor, ExpertActor, Observer, PlayedExpert, run_episode
 from sim_bridges.lockstep.parameters import LockstepParameters
 from sim_bridges.lockstep.topics import BridgeError, LockstepTopics
@@ -151,13 +152,10 @@ class Episodes:
 class Recorder:
     """The recorder node's services."""
 
-    def __init__(self, node: Any, timeout_s: float) -> None:
-        self._node, self._timeout_s = node, timeout_s
-        self._recording = False
-        self._start, self._stop = (
-            node.create_client(Trigger, name) for name in (topics.EPISODE_START, topics.EPISODE_STOP)
-        )
-        self._mark = node.create_client(SetBool, topics.EPISODE_MARK)
+    def __init__(self, scope: Scope, timeout_s: float) -> None:
+        self._timeout_s, self._recording = timeout_s, False
+        self._start, self._stop = (scope.client(Trigger, name) for name in (topics.EPISODE_START, topics.EPISODE_STOP))
+        self._mark = scope.client(SetBool, topics.EPISODE_MARK)
 
     def start(self) -> None:
         call(self._start, Trigger.Request(), self._timeout_s)
@@ -171,10 +169,6 @@ class Recorder:
             if phase is not EpisodePhase.ERROR:
                 call(self._mark, SetBool.Request(data=phase is EpisodePhase.SUCCEEDED), self._timeout_s)
             call(self._stop, Trigger.Request(), self._timeout_s)
-
-    def close(self) -> None:
-        for client in (self._start, self._stop, self._mark):
-            self._node.destroy_client(client)
 
 
 def _disturbance(environment: Environment, plan: EpisodePlan) -> Disturbance:

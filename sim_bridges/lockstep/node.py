@@ -45,7 +45,7 @@ from sim_bridges.lockstep.parameters import LockstepParameters, Request
 from sim_bridges.lockstep.thread import SimulatorThread
 from sim_bridges.lockstep.topics import LockstepTopics
 from sim_bridges.suites import choose_tasks, load_suite, options_of
-from sim_bridges.world import Assets, EpisodeStart, ExtraTopics, HasExtraTopics, Suite, SuiteError
+from sim_bridges.world import Assets, EpisodeStart, HasExtraTopics, Suite, SuiteError
 from sim_bridges.worlds import DEFAULT_SUITE
 
 
@@ -60,15 +60,13 @@ class LockstepNode(LavlaNode):
         super().__init__("lockstep", **options)
         self._suite = self._declare_episode(suite)
         self._assets = Assets(source="")
-        self._thread: SimulatorThread | None = None
-        self._episodes: Episodes | None = None
+        self._thread: SimulatorThread
+        self._episodes: Episodes
+        self._topics: LockstepTopics
+        self._recorder: Recorder | None = None
         # What is asked for at one time is one batch: a reset, a stop or an error ends all of it.
         self._batch, self._running_batch, self._failed_batch = 0, -1, -1
         self._why_ended = ""
-        self._made_topics: LockstepTopics | None = None
-        self._extra_topics: ExtraTopics | None = None
-        self._recorder: Recorder | None = None
-        self._reset_service: Any = None
         self._counts = dict.fromkeys((EpisodePhase.SUCCEEDED, EpisodePhase.FAILED, EpisodePhase.ERROR), 0)
 
     def _declare_episode(self, suite: str) -> Suite:
@@ -124,46 +122,27 @@ class LockstepNode(LavlaNode):
         self._assets = suite.assets()
         if self._assets.statement:
             self.get_logger().info(self._assets.statement)
-        self._made_topics = LockstepTopics(
-            self, contract, timeout_s=parameters.timeout_s, commanded=commanded, ended=lambda: self.ended
+        self._topics = LockstepTopics(
+            self.configured, contract, timeout_s=parameters.timeout_s, commanded=commanded, ended=lambda: self.ended
         )
-        if isinstance(suite, HasExtraTopics):
-            self._extra_topics = suite.extra_topics(self)
-        self._episodes = Episodes(
-            self._made_topics, self._extra_topics, lambda: self._recorder, lambda: self.ended, parameters
-        )
+        extra = suite.extra_topics(self.configured) if isinstance(suite, HasExtraTopics) else None
+        self._episodes = Episodes(self._topics, extra, lambda: self._recorder, lambda: self.ended, parameters)
         self._thread = SimulatorThread(self.fail)
+        self.configured.callback(self._thread.close, self._episodes.close)
         self._thread.call(partial(self._episodes.prepare, first.suite, suite, task, start))
 
     def start(self) -> None:
-        if self.parameters.record:
-            self._recorder = Recorder(self, self.parameters.timeout_s)
-        self._reset_service = self.create_service(Trigger, topics.EPISODE_RESET, self._on_reset)
+        self._recorder = Recorder(self.activated, self.parameters.timeout_s) if self.parameters.record else None
+        self.activated.service(Trigger, topics.EPISODE_RESET, self._on_reset)
         for number in range(self.parameters.episodes):
             self._put(self.request(number))
 
     def stop(self) -> None:
-        """An episode in progress ends as an error: nobody knows how it would have ended."""
+        """An episode in progress ends as an error: how it would have ended is unknown."""
         self._end_batch("the node was deactivated")
-        if self._thread is not None:
-            # The thread may wait for this one to take a message; a step and a picture are all that it may still do.
-            with suppress(TimeoutError):
-                self._thread.call(lambda: None, self.parameters.timeout_s + 30.0)
-        if self._reset_service is not None:
-            self.destroy_service(self._reset_service)
-            self._reset_service = None
-        if self._recorder is not None:
-            self._recorder.close()
-            self._recorder = None
-
-    def teardown(self) -> None:
-        if self._thread is not None and self._episodes is not None:
-            self._thread.close(self._episodes.close)
-        self._thread = self._episodes = None
-        for made in (self._extra_topics, self._made_topics):
-            if made is not None:
-                made.close()
-        self._extra_topics = self._made_topics = None
+        # The thread may wait for this one to take a message; a step and a picture are all that it may still do.
+        with suppress(TimeoutError):
+            self._thread.call(lambda: None, self.parameters.timeout_s + 30.0)
 
     @property
     def ended(self) -> str:
@@ -214,18 +193,15 @@ class LockstepNode(LavlaNode):
         """Whatever runs or waits to run is over."""
         self._why_ended = reason
         self._batch += 1
-        if self._made_topics is not None:
-            self._made_topics.wake()
+        self._topics.wake()
 
     def _put(self, request: Request) -> None:
-        assert self._thread is not None
         self._thread.put(partial(self._run_episode, self._batch, request))
 
     # In the simulator's thread.
 
     def _run_episode(self, batch: int, request: Request) -> None:
         """One episode to its end, whatever that is; after an error, what was queued behind it waits for a reset."""
-        assert self._thread is not None and self._episodes is not None
         self._running_batch = batch
         if self.ended or batch == self._failed_batch:
             return
@@ -255,8 +231,7 @@ class LockstepNode(LavlaNode):
             report.value(f"episodes.{phase}", count)
         report.value("suite", self._suite.name)
         report.value("assets", self._assets.source)
-        if self._episodes is not None:
-            report.value("task", self._episodes.task)
+        report.value("task", self._episodes.task)
 
 
 def main() -> int:

@@ -13,62 +13,21 @@ import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass
 
 from lavla_ros.bringup.domain import free_domains
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.bringup.stack import Process
-from lavla_ros.config import ConfigError
 from lavla_ros.errors import UserError
 from lavla_ros.lifeline import lifeline
 from lavla_ros.outputs import sole_writer
 from lavla_ros.yaml_text import dump_yaml
+from sim_bridges.lockstep.config import RecordConfig
 from sim_bridges.suites import choose_tasks, load_suite
-from sim_bridges.world import Options
-from sim_bridges.worlds import DEFAULT_SUITE
 
 
 class RecordError(UserError, RuntimeError):
     """A worker ended badly; what was recorded before is kept."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class RecordConfig:
-    """A batch of scripted demonstrations."""
-
-    out: Path
-    """Folder for the bags."""
-    suite: str = DEFAULT_SUITE
-    """Name of a suite, or module:factory of yours: the simulator that the expert acts in."""
-    task: str = ""
-    """Task that is demonstrated, by name or number. The default is the suite's first usual task."""
-    options: Options = field(default_factory=dict)
-    """Options of the suite."""
-    episodes: int = 400
-    """Number of episodes."""
-    seed: int = 0
-    """Seed of the first scene; episode i has that of seed + i, or, in a suite with recorded initial states, always this
-    one."""
-    initial_state: int = 0
-    """Number of the first initial state, in a suite that has recorded ones; each episode begins in the next one."""
-    workers: int = 1
-    """Number of parallel simulators, each with a recorder and a ROS domain of its own."""
-    disturb: bool = True
-    """Whether short random pushes move the arm off its path, so that the demonstrations show recoveries."""
-    max_steps: int | None = None
-    """Number of contract steps after which a demonstration has failed. The default is the suite's, or else the official
-    limit."""
-
-    def __post_init__(self) -> None:
-        if self.episodes < 1 or not 1 <= self.workers <= 16:
-            raise ConfigError(f"episodes is {self.episodes}, workers {self.workers}; expected >= 1 and 1 to 16")
-        limit = getattr(load_suite(self.suite, self.options), "first_evaluation_seed", None)
-        if self.seed < 0 or (limit is not None and self.seed + self.episodes > limit):
-            raise ConfigError(
-                f"seeds {self.seed} to {self.seed + self.episodes - 1} must lie in 0 to {(limit or 2**32) - 1}: "
-                "those from there on are kept for evaluation"
-            )
 
 
 @dataclass(frozen=True, kw_only=True)

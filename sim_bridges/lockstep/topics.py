@@ -1,4 +1,4 @@
-"""The topics of a simulator in lock-step: simulated time stands still until the commander has answered.
+"""The topics of a simulator in lock-step: simulated time stands still until the one who acts has answered.
 
 Shared by every bridge, and by evaluations whose policy is a node. Simulated stamps start at one second and keep rising
 over the episodes of a process, so that subscribers never see time run backwards.
@@ -26,6 +26,7 @@ from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState
 from lavla_ros.errors import UserError
 from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
 from lavla_ros.ros.messages import LATCHED_QOS, ImageBuffer, joint_state, single_point, trajectory_to_chunk
+from lavla_ros.ros.scope import Scope
 from lavla_ros.typing import NS_PER_S
 
 DEPTH = 200
@@ -43,7 +44,7 @@ class LockstepTopics:
 
     def __init__(
         self,
-        node: Any,
+        scope: Scope,
         contract: Contract,
         *,
         timeout_s: float,
@@ -51,31 +52,31 @@ class LockstepTopics:
         prepared: bool = False,
         ended: Callable[[], str] = lambda: "",
     ) -> None:
-        """``timeout_s``: longest wait for a chunk or a subscriber. ``commanded``: a node answers on /action_chunk.
-        ``prepared``: pictures are the contract's and go past the camera node, to /observation/<camera>. ``ended``:
-        why nobody waits any longer, or "" (see :meth:`wake`).
+        """``scope`` makes the publishers and the subscription, and ends them. ``timeout_s``: longest wait for a chunk
+        or a subscriber. ``commanded``: a node answers on /action_chunk. ``prepared``: pictures are the contract's and
+        go past the camera node, to /observation/<camera>. ``ended``: why the wait is over, or "" (see :meth:`wake`).
         """
-        self._node, self._contract, self._timeout_s = node, contract, timeout_s
+        self._node, self._contract, self._timeout_s = scope.node, contract, timeout_s
         self._commanded, self._ended = commanded, ended
-        self._chunk_topic = node.resolve_topic_name(topics.ACTION_CHUNK)
-        self._publishers: list[Any] = []
+        self._chunk_topic = scope.node.resolve_topic_name(topics.ACTION_CHUNK)
         self._cameras = {
-            c.name: self._out(Image, contract.wire(c.observation_topic if prepared else c.topic), DEPTH)
+            c.name: scope.publisher(Image, contract.wire(c.observation_topic if prepared else c.topic), DEPTH)
             for c in contract.cameras
         }
         self._buffers = {c.name: ImageBuffer(c.name) for c in contract.cameras}
-        self._states = self._out(JointState, contract.wire(contract.state.topic), DEPTH)
-        self._clock = self._out(Clock, topics.CLOCK, 10)
-        self._instruction = self._out(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
-        self._episode = self._out(String, topics.EPISODE_STATE, LATCHED_QOS)
-        self._commands = None if prepared else self._out(JointTrajectory, contract.wire(contract.action.topic), DEPTH)
+        self._states = scope.publisher(JointState, contract.wire(contract.state.topic), DEPTH)
+        self._clock = scope.publisher(Clock, topics.CLOCK, 10)
+        self._instruction = scope.publisher(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
+        self._episode = scope.publisher(String, topics.EPISODE_STATE, LATCHED_QOS)
+        self._commands = (
+            None if prepared else scope.publisher(JointTrajectory, contract.wire(contract.action.topic), DEPTH)
+        )
         self._state_message = joint_state(contract.state.names)
         self._command_message = single_point(contract.action.names, contract.dt_ns)
         self._chunk: JointTrajectory | None = None
         self._changed = threading.Condition()
-        self._chunks = (
-            node.create_subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, 10) if commanded else None
-        )
+        if commanded:
+            scope.subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, 10)
         self._offset_ns, self._last_ns = NS_PER_S, 0
         self._about: dict[str, Any] = {}
 
@@ -181,12 +182,6 @@ class LockstepTopics:
         with self._changed:
             self._changed.notify_all()
 
-    def close(self) -> None:
-        for publisher in self._publishers:
-            self._node.destroy_publisher(publisher)
-        if self._chunks is not None:
-            self._node.destroy_subscription(self._chunks)
-
     def _wait_until_taken(self) -> None:
         for publisher in (self._instruction, self._episode):
             if not publisher.wait_for_all_acked(Duration(seconds=self._timeout_s)):
@@ -201,8 +196,3 @@ class LockstepTopics:
         with self._changed:
             self._chunk = message
             self._changed.notify_all()
-
-    def _out(self, kind: Any, topic: str, qos: Any) -> Any:
-        publisher = self._node.create_publisher(kind, topic, qos)
-        self._publishers.append(publisher)
-        return publisher

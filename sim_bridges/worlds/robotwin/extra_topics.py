@@ -11,6 +11,7 @@ from sensor_msgs.msg import CameraInfo, JointState
 from lavla_ros.contract import Contract
 from lavla_ros.ros.lifecycle import set_stamp
 from lavla_ros.ros.messages import RECORDING_DEPTH, joint_state
+from lavla_ros.ros.scope import Scope
 from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.robotwin.environment import JOINTS
 
@@ -23,15 +24,14 @@ WORLD = "world"
 class RobotwinTopics:
     """See :class:`sim_bridges.world.ExtraTopics`."""
 
-    def __init__(self, node: Any, contract: Contract) -> None:
-        self._node = node
+    def __init__(self, scope: Scope, contract: Contract) -> None:
         self._publishers: dict[str, Any] = {}
-        self._publishers["measured"] = node.create_publisher(JointState, MEASURED_TOPIC, RECORDING_DEPTH)
+        self._publishers["measured"] = scope.publisher(JointState, MEASURED_TOPIC, RECORDING_DEPTH)
         for camera in contract.cameras:
             topic = contract.wire(camera.topic).removesuffix("image_raw") + "camera_info"
-            self._publishers[camera.name] = node.create_publisher(CameraInfo, topic, RECORDING_DEPTH)
+            self._publishers[camera.name] = scope.publisher(CameraInfo, topic, RECORDING_DEPTH)
         for arm, topic in ENDPOSE_TOPICS.items():
-            self._publishers[arm] = node.create_publisher(PoseStamped, topic, RECORDING_DEPTH)
+            self._publishers[arm] = scope.publisher(PoseStamped, topic, RECORDING_DEPTH)
         self._measured = joint_state(JOINTS)
 
     def publish(self, environment: Any, stamp_ns: int, *, images: bool) -> None:
@@ -46,10 +46,6 @@ class RobotwinTopics:
             self._publishers[camera].publish(camera_info(camera, image.shape[:2], view.intrinsics[camera], stamp_ns))
         for arm, pose in view.endposes.items():
             self._publishers[arm].publish(pose_stamped(pose, stamp_ns))
-
-    def close(self) -> None:
-        for publisher in self._publishers.values():
-            self._node.destroy_publisher(publisher)
 
 
 def camera_info(camera: str, size: tuple[int, ...], intrinsic: FloatArray, stamp_ns: int) -> CameraInfo:

@@ -154,10 +154,10 @@ class RobotwinSuite:
         scene = {"suite": self.name, "task": plan.task, "seed": plan.seed}
         return {**scene, "assets": made.hash, "comparable": made.comparable}
 
-    def extra_topics(self, node: Any) -> ExtraTopics:
+    def extra_topics(self, scope: Any) -> ExtraTopics:
         from sim_bridges.worlds.robotwin.extra_topics import RobotwinTopics
 
-        return RobotwinTopics(node, self.contract)
+        return RobotwinTopics(scope, self.contract)
 
     def listed(self, kind: Instructions) -> SeedFile | None:
         """The list that was given, with its instructions. Raises SuiteError where it is none."""

@@ -11,7 +11,8 @@ import slider_suite
 
 from benchmarks import suite
 from benchmarks.config import SuiteBench
-from sim_bridges.lockstep.record import RecordConfig, record_expert
+from sim_bridges.lockstep.config import RecordConfig
+from sim_bridges.lockstep.record import record_expert
 from training.ingest import ingest
 
 pytestmark = [pytest.mark.sim, pytest.mark.ros]

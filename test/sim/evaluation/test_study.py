@@ -16,7 +16,8 @@ import yaml
 
 from lavla_ros.policy.checkpoint import load_checkpoint
 from lavla_ros.resources import config_path
-from sim_bridges.lockstep.record import RecordConfig, record_expert
+from sim_bridges.lockstep.config import RecordConfig
+from sim_bridges.lockstep.record import record_expert
 from sim_bridges.paper.config import StudyConfig
 from sim_bridges.paper.methods import METHODS
 from sim_bridges.paper.study import StudyError, run_study

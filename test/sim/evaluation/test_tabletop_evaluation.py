@@ -16,7 +16,7 @@ from sim_bridges.episode import ExpertActor, Observer, run_episode
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import Results, same_episodes
-from sim_bridges.lockstep.record import RecordConfig
+from sim_bridges.lockstep.config import RecordConfig
 from sim_bridges.world import EpisodePlan
 from sim_bridges.worlds.tabletop.suite import EVALUATION_SEED_BASE, TabletopSuite
 from training.dataset import DatasetWriter, EpisodeArrays, layout, stats

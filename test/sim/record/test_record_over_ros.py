@@ -8,7 +8,8 @@ import pytest
 
 from lavla_ros.contract import load_contract
 from lavla_ros.recording import BagReader, find_bags
-from sim_bridges.lockstep.record import RecordConfig, RecordError, record_expert
+from sim_bridges.lockstep.config import RecordConfig
+from sim_bridges.lockstep.record import RecordError, record_expert
 from training.dataset import EpisodeDataset
 from training.dataset.check import validate
 from training.ingest import ingest

@@ -1,0 +1,50 @@
+"""What is recorded. Imports little: the help of the command line waits for it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lavla_ros.config import ConfigError
+from sim_bridges.worlds import DEFAULT_SUITE
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordConfig:
+    """A batch of scripted demonstrations."""
+
+    out: Path
+    """Folder for the bags."""
+    suite: str = DEFAULT_SUITE
+    """Name of a suite, or module:factory of yours: the simulator that the expert acts in."""
+    task: str = ""
+    """Task that is demonstrated, by name or number. The default is the suite's first usual task."""
+    options: Mapping[str, str] = field(default_factory=dict)
+    """Options of the suite."""
+    episodes: int = 400
+    """Number of episodes."""
+    seed: int = 0
+    """Seed of the first scene; episode i has that of seed + i, or, in a suite with recorded initial states, always this
+    one."""
+    initial_state: int = 0
+    """Number of the first initial state, in a suite that has recorded ones; each episode begins in the next one."""
+    workers: int = 1
+    """Number of parallel simulators, each with a recorder and a ROS domain of its own."""
+    disturb: bool = True
+    """Whether short random pushes move the arm off its path, so that the demonstrations show recoveries."""
+    max_steps: int | None = None
+    """Number of contract steps after which a demonstration has failed. The default is the suite's, or else the official
+    limit."""
+
+    def __post_init__(self) -> None:
+        from sim_bridges.suites import load_suite
+
+        if self.episodes < 1 or not 1 <= self.workers <= 16:
+            raise ConfigError(f"episodes is {self.episodes}, workers {self.workers}; expected >= 1 and 1 to 16")
+        limit = getattr(load_suite(self.suite, self.options), "first_evaluation_seed", None)
+        if self.seed < 0 or (limit is not None and self.seed + self.episodes > limit):
+            raise ConfigError(
+                f"seeds {self.seed} to {self.seed + self.episodes - 1} must lie in 0 to {(limit or 2**32) - 1}: "
+                "those from there on are kept for evaluation"
+            )
