@@ -48,8 +48,9 @@ def setting(
 
     ``settable``: the value can be changed while the program runs.
     """
-    meta = {"help": help, "low": low, "high": high, "choices": choices, "unit": unit, "settable": settable}
-    return field(default=default, metadata=meta)
+    meta = {"low": low, "high": high, "choices": choices, "unit": unit, "settable": settable}
+    # an empty help would hide the field's docstring from a command line
+    return field(default=default, metadata=meta | ({"help": help} if help else {}))
 
 
 def check(ok: bool, key: str, value: object, expected: str) -> None:
@@ -152,6 +153,14 @@ def merge(base: Any, data: Any) -> Any:
     if not isinstance(base, Mapping) or not isinstance(data, Mapping):
         return data
     return {**base, **{key: merge(base.get(key), value) for key, value in data.items()}}
+
+
+def differences(saved: object, present: object, key: str = "") -> list[str]:
+    """Readable lines ``key: saved → present`` for every leaf of two nested mappings that differs."""
+    if isinstance(saved, Mapping) and isinstance(present, Mapping):
+        keys = sorted({*saved, *present})
+        return [line for k in keys for line in differences(saved.get(k), present.get(k), f"{key}.{k}".lstrip("."))]
+    return [] if saved == present else [f"{key}: {saved!r} → {present!r}"]
 
 
 def _build(cls: type[T], data: object, where: str) -> T:

@@ -32,8 +32,8 @@ def lifeline() -> dict[str, str]:
 def die_with_parent() -> None:
     """From now on SIGINT comes when the starter has ended; at once where it has ended already.
 
-    Does nothing where the environment names no starter. The variable is taken out of the environment, so that
-    this process's own children do not take it for theirs. Raises ValueError where it is not a process id.
+    Does nothing if the environment names no starter. The variable is taken out of the environment, so that
+    this process's own children do not take it for theirs. Raises ValueError if it is not a process id.
     """
     text = os.environ.pop(VARIABLE, "")
     if not text:

@@ -32,7 +32,7 @@ def use_writable_places() -> None:
 def writable_places(environment: Mapping[str, str]) -> dict[str, str]:
     """The variables that libraries need where their usual folders cannot be made; what is set already stays.
 
-    Raises PlaceError where not even the system's temporary folder can be written.
+    Raises PlaceError if not even the system's temporary folder can be written.
     """
     home = Path(environment.get("HOME") or "/dev/null")
     cache = Path(environment.get("XDG_CACHE_HOME") or home / ".cache")
@@ -45,7 +45,7 @@ def writable_places(environment: Mapping[str, str]) -> dict[str, str]:
         "XDG_CACHE_HOME": cache,
     }
     missing = {name: place for name, place in usual.items() if name not in environment and not _can_be_made(place)}
-    if usual["HF_HOME"].is_dir():  # a cache that somebody filled serves, also where it cannot be added to
+    if usual["HF_HOME"].is_dir():  # a filled cache serves, even if it cannot be added to
         missing.pop("HF_HOME", None)
     if not missing:
         return {}
@@ -105,5 +105,5 @@ def _sweep(parent: Path) -> None:
             if lock.parent.stat().st_uid != os.getuid():
                 continue
             with lock.open("r", encoding="utf-8") as file:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError where the run goes on
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)  # OSError if the run goes on
                 shutil.rmtree(lock.parent, ignore_errors=True)

@@ -31,19 +31,15 @@ class Actor(Protocol):
     @property
     def done(self) -> bool:
         """It gives up: there is nothing left that it can do."""
-        ...
 
     def reset(self, plan: EpisodePlan) -> None:
         """A new episode begins."""
-        ...
 
     def chunk(self, observation: Observation) -> ActionChunk:
         """The next actions, the first for the step that follows the observation."""
-        ...
 
     def finish(self, *, success: bool) -> None:
         """The episode is over."""
-        ...
 
     def close(self) -> None: ...
 
@@ -72,7 +68,7 @@ class Observer:
         """An observation was made, before the step that follows it or at the end."""
 
     def stepped(self, stamp_ns: int, action_A: NDArray[np.float64] | None) -> None:
-        """A step is done. ``action_A``: what was commanded for it, before any disturbance; None where nothing was.
+        """A step is done. ``action_A``: what was commanded for it, before any disturbance; None if nothing was.
         ``stamp_ns``: when the step began, as far as an observation was made then."""
 
 
@@ -85,7 +81,7 @@ class Episode:
     steps: int
     trajectory: str
     reason: str
-    """Why it is no success; empty where it is one."""
+    """Why it is no success; empty if it is one."""
 
 
 def run_episode(
@@ -159,7 +155,7 @@ def _why_over(plan: EpisodePlan, steps: int, since_progress: int) -> str:
 
 
 def _due(newest: tuple[int, ActionChunk] | None, step: int) -> NDArray[np.float64] | None:
-    """The action (A,) of the newest chunk for this step; None where it has none."""
+    """The action (A,) of the newest chunk for this step; None if it has none."""
     if newest is None or step - newest[0] >= newest[1].horizon:
         return None
     action_A: NDArray[np.float64] = newest[1].actions_HA[step - newest[0]]
@@ -194,7 +190,7 @@ class ExpertActor:
     needs_images = False
 
     def __init__(self, expert: Expert, *, gives_up: bool = False) -> None:
-        """``gives_up``: the episode ends where the expert has nothing left to do, in place of waiting for the limit."""
+        """``gives_up``: the episode ends if the expert has nothing left to do, in place of waiting for the limit."""
         self._expert, self._gives_up = expert, gives_up
 
     @property
@@ -235,7 +231,6 @@ class ActsStepByStep(Protocol):
 
     def act(self) -> NDArray[np.float64]:
         """The next action (A,), for the scene as it is now."""
-        ...
 
 
 class HasTime(Protocol):

@@ -52,7 +52,7 @@ class MeasureConfig:
 def show(
     environment: Environment, plan: EpisodePlan, contract: Contract, *, play: bool = False, disturb: bool = False
 ) -> Episode:
-    """One episode of the expert. Raises SuiteError where there is none, or none that can do this."""
+    """One episode of the expert. Raises SuiteError if there is none, or none that can do this."""
     expert = environment.expert()
     actor = ExpertActor(expert, gives_up=True)
     if play:

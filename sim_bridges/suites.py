@@ -110,7 +110,7 @@ def choose_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[str, ...]:
 
 
 def protocol_starts(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: int) -> dict[str, list[EpisodeStart]]:
-    """``episodes`` of every task. Raises SuiteError where the suite has fewer initial states than that."""
+    """``episodes`` of every task. Raises SuiteError if the suite has fewer initial states than that."""
     return {task: [suite.plan(task, trial, seed) for trial in range(episodes)] for task in tasks}
 
 

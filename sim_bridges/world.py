@@ -27,7 +27,7 @@ class SuiteError(UserError, ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EpisodePlan:
-    """One episode, completely: equal plans are equal episodes, whoever runs them and after whatever."""
+    """One episode, completely. The same plan always gives the same episode, whatever ran before it."""
 
     index: int
     """Its number in the evaluation."""
@@ -36,7 +36,7 @@ class EpisodePlan:
     """Its number among the episodes of the task."""
     seed: int
     state_index: int | None
-    """Which of the benchmark's recorded initial states; None where the seed decides the scene."""
+    """Which of the benchmark's recorded initial states; None if the seed decides the scene."""
     max_steps: int
     """Contract steps after which it has failed."""
     patience_steps: int | None = None
@@ -83,11 +83,9 @@ class Expert(Protocol):
     @property
     def done(self) -> bool:
         """There is nothing left that it can do."""
-        ...
 
     def reset(self) -> None:
         """The episode begins: forget the one before."""
-        ...
 
     def chunk(self) -> ActionChunk: ...
 
@@ -103,12 +101,10 @@ class PlaysByItself(Protocol):
     @property
     def only_plays(self) -> bool:
         """Its chunks only repeat what it has played before."""
-        ...
 
     def play(self, on_frame: OnFrame) -> str:
         """Play in the scene that was just reset; ``on_frame`` is called at the first frame and every following one.
         Returns why the goal was not reached; empty if it was."""
-        ...
 
 
 class Disturbance(Protocol):
@@ -116,7 +112,6 @@ class Disturbance(Protocol):
 
     def apply(self, chunk: ActionChunk) -> ActionChunk:
         """What is executed in place of an expert's chunk, which stays as it is: it is the label. Called every step."""
-        ...
 
 
 class Environment(Protocol):
@@ -124,27 +119,22 @@ class Environment(Protocol):
 
     def reset(self, plan: EpisodePlan) -> str:
         """Begin the episode; returns a hash of the simulator's state."""
-        ...
 
     def observe(self, *, images: bool) -> Observation:
         """The contract's observation; stamps are simulated time, and rise within an episode. Rendering must leave
         the state as it is: ``images`` changes no episode."""
-        ...
 
     def step(self, chunk: ActionChunk | None) -> None:
         """One contract step; ``chunk`` if a new one has arrived, None to go on with the last."""
-        ...
 
     def outcome(self) -> Outcome: ...
 
     @property
     def trajectory(self) -> str:
         """Hash over the simulator's states after every step of the episode."""
-        ...
 
     def expert(self) -> Expert:
-        """Raises SuiteError where the suite has none."""
-        ...
+        """Raises SuiteError if the suite has none."""
 
     def close(self) -> None: ...
 
@@ -154,8 +144,7 @@ class HasDisturbance(Protocol):
     """An environment whose expert can be pushed."""
 
     def disturbance(self, plan: EpisodePlan) -> Disturbance:
-        """Raises SuiteError where this one's cannot."""
-        ...
+        """Raises SuiteError if this one's cannot."""
 
 
 @runtime_checkable
@@ -165,7 +154,6 @@ class HasDrivers(Protocol):
 
     def sense(self, *, images: bool) -> Observation:
         """As ``observe``, with the cameras' own pictures and a state that is not rounded."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -194,9 +182,8 @@ class FindsScenes(Protocol):
         """The episode of this start, or, with a ``number``, the first one from there on that was not found yet.
 
         ``number``: among episodes that follow one another. ``demonstration``: the expert will act in it. ``on_try`` is
-        called before every try, and ends the search by raising. Raises SuiteError where there is no such episode.
+        called before every try, and ends the search by raising. Raises SuiteError if there is no such episode.
         """
-        ...
 
 
 class Live(Protocol):
@@ -205,12 +192,10 @@ class Live(Protocol):
     @property
     def ran(self) -> str:
         """What is part of it, for a report."""
-        ...
 
     @property
     def episode_s(self) -> float:
         """Time after which an episode without success has failed."""
-        ...
 
     def show(
         self, folder: Path, *, task: str, policy: str, episodes: int, seed: int, say: Callable[[str], None]
@@ -219,7 +204,6 @@ class Live(Protocol):
 
         ``folder`` receives TASK.log, which errors name, and the bags.
         """
-        ...
 
 
 class ExtraTopics(Protocol):
@@ -227,11 +211,10 @@ class ExtraTopics(Protocol):
 
     def publish(self, environment: Any, stamp_ns: int, *, images: bool) -> None:
         """Right after the observation of ``stamp_ns``, which had pictures or not."""
-        ...
 
 
 class Suite(Protocol):
-    """See the module. Making one must be cheap: no simulator, no pictures.
+    """Tasks and how their episodes begin. Making one must be cheap: no simulator, no pictures.
 
     A suite may say more, as attributes: ``task_sets`` (name → tasks), ``recipes`` (:class:`Recipes`, for studies),
     ``demonstration_steps`` (contract steps after which a recorded demonstration has failed, in place of the official
@@ -249,41 +232,33 @@ class Suite(Protocol):
     @property
     def tasks(self) -> tuple[str, ...]:
         """All of them, in the benchmark's order."""
-        ...
 
     @property
     def default_tasks(self) -> tuple[str, ...]:
         """Those of an evaluation that names none."""
-        ...
 
     @property
     def rules(self) -> Rules:
         """The benchmark's own numbers, the defaults of an evaluation."""
-        ...
 
     @property
     def task_in_process(self) -> bool:
         """Whether a process can run one task only (a GL context that cannot be made twice)."""
-        ...
 
     def plan(self, task: str, trial: int, seed: int) -> EpisodeStart:
-        """How a trial begins. Raises SuiteError where there is none."""
-        ...
+        """How a trial begins. Raises SuiteError if there is none."""
 
     def environment(self, task: str, *, images: bool) -> Environment:
         """Called in a worker process, once or, unless ``task_in_process``, once per task. ``images`` False: nobody
         will ask for pictures."""
-        ...
 
     def assets(self) -> Assets:
         """Raises the suite's own error, which says what to do, where they are missing."""
-        ...
 
     def comparability(self, evaluated: EvaluationConditions) -> Comparability: ...
 
     def versions(self) -> tuple[str, ...]:
         """Distributions whose versions decide the bits of an episode."""
-        ...
 
 
 @runtime_checkable
@@ -292,7 +267,6 @@ class HasScenes(Protocol):
 
     def describe(self, plan: EpisodePlan) -> Mapping[str, Any]:
         """What bags, /episode/state and progress files say of an episode's scene; JSON-ready."""
-        ...
 
 
 @runtime_checkable
@@ -311,7 +285,6 @@ class HasExtraTopics(Protocol):
 
     def extra_topics(self, scope: Any) -> ExtraTopics:
         """``scope``, a :class:`lavla_ros.ros.scope.Scope`, makes the publishers and ends them."""
-        ...
 
 
 @runtime_checkable
@@ -322,13 +295,11 @@ class FindsEpisodes(Protocol):
     @property
     def episodes_given(self) -> bool:
         """The user has listed them."""
-        ...
 
     def find(
         self, tasks: Sequence[str], *, episodes: int, seed: int, folder: Path, workers: int
     ) -> dict[str, list[EpisodeStart]]:
         """``episodes`` of every task. What is found is kept in ``folder``, and not looked for again."""
-        ...
 
 
 class EpisodeStart(NamedTuple):

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from lavla_ros.config import check
+from lavla_ros.config import check, check_settings, setting
 from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.policy.config import PolicyConfig
 
@@ -48,18 +48,17 @@ class DataConfig:
     """Where frames come from while training. With "memory" they are decoded in advance, with "file" once into
     ``cache_dir``, with "video" whenever they are needed. "auto" takes memory up to ``cache_bound_gib`` (with one
     process per machine), then a file if the disk has room for it, or else the video."""
-    cache_bound_gib: float = 4.0
+    cache_bound_gib: float = setting(4.0, low=0)
     """Largest size of the frames, in GiB, that "auto" keeps in memory."""
     cache_dir: Path | None = None
     """Folder of the frame files, which runs and processes share. The default is inside the run's directory."""
-    decode_threads: int = DECODE_THREADS
+    decode_threads: int = setting(DECODE_THREADS, low=1, high=64)
     """Number of threads that decode videos, per process."""
 
     def __post_init__(self) -> None:
+        check_settings(self, "data.")
         check(0 < self.fraction <= 1, "data.fraction", self.fraction, "in (0, 1]")
         check(0 <= self.validation_fraction < 0.5, "data.validation_fraction", self.validation_fraction, "in [0, 0.5)")
-        check(self.cache_bound_gib >= 0, "data.cache_bound_gib", self.cache_bound_gib, "at least 0")
-        check(1 <= self.decode_threads <= 64, "data.decode_threads", self.decode_threads, "1 to 64")
         paths = [str(part.path) for part in self.mixture]
         check(len(set(paths)) == len(paths), "data.mixture", paths, "every dataset once; repeat samples by weight")
 
@@ -73,9 +72,9 @@ class DataConfig:
 class AugmentConfig:
     """Random changes of the images, one draw per image; the defaults change nothing."""
 
-    shift_px: int = 0
+    shift_px: int = setting(0, low=0, high=32)
     """Largest shift in each direction, in pixels at the backbone's resolution; edges are repeated."""
-    crop_area: float = 1.0
+    crop_area: float = setting(1.0, low=0.25, high=1)
     """Smallest share of the image's area that is enlarged to the whole image, as a square at a random place. Live
     images need no crop, because the whole image is in the range."""
     brightness: float = 0.0
@@ -84,15 +83,13 @@ class AugmentConfig:
     """Largest change of the contrast about the image's mean; the factor is drawn from 1 ± this."""
     saturation: float = 0.0
     """Largest change of the saturation; the factor is drawn from 1 ± this."""
-    hue: float = 0.0
+    hue: float = setting(0.0, low=0, high=0.5)
     """Largest turn of the colour wheel, in whole turns; the turn is drawn from ± this."""
 
     def __post_init__(self) -> None:
-        check(0 <= self.shift_px <= 32, "augment.shift_px", self.shift_px, "in [0, 32]")
-        check(0.25 <= self.crop_area <= 1, "augment.crop_area", self.crop_area, "in [0.25, 1]")
+        check_settings(self, "augment.")
         for key in ("brightness", "contrast", "saturation"):
             check(0 <= getattr(self, key) < 1, f"augment.{key}", getattr(self, key), "in [0, 1)")
-        check(0 <= self.hue <= 0.5, "augment.hue", self.hue, "in [0, 0.5]")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -101,16 +98,16 @@ class OptimConfig:
 
     learning_rate: float = 1e-4
     """Highest learning rate of the schedule."""
-    weight_decay: float = 0.01
+    weight_decay: float = setting(0.01, low=0)
     """Weight decay, which is applied to matrices only, but not to embeddings and queries."""
     betas: tuple[float, ...] = (0.9, 0.95)
     """The two decay rates of AdamW's moving averages."""
     schedule: Literal["step", "cosine", "constant"] = "step"
     """How the learning rate falls: "step" multiplies it by decay_factor every decay_steps (Table 8), "cosine" lets
     it fall to final_fraction at the end."""
-    warmup_steps: int = 0
+    warmup_steps: int = setting(0, low=0)
     """Number of steps in which the learning rate rises linearly from 0."""
-    decay_steps: int = 10_000
+    decay_steps: int = setting(10_000, low=1)
     """For the step schedule, number of steps between two decays."""
     decay_factor: float = 0.5
     """For the step schedule, factor of each decay."""
@@ -122,11 +119,9 @@ class OptimConfig:
     """Decay of the averaged weights that are validated and saved. By default weights are not averaged."""
 
     def __post_init__(self) -> None:
+        check_settings(self, "optim.")
         check(0 < self.learning_rate < 1, "optim.learning_rate", self.learning_rate, "in (0, 1)")
-        check(self.weight_decay >= 0, "optim.weight_decay", self.weight_decay, "at least 0")
         check(len(self.betas) == 2, "optim.betas", self.betas, "two numbers")
-        check(self.warmup_steps >= 0, "optim.warmup_steps", self.warmup_steps, "at least 0")
-        check(self.decay_steps >= 1, "optim.decay_steps", self.decay_steps, "at least 1")
         check(0 < self.decay_factor <= 1, "optim.decay_factor", self.decay_factor, "in (0, 1]")
         check(self.gradient_clip > 0, "optim.gradient_clip", self.gradient_clip, "above 0")
         if self.ema_decay is not None:
@@ -157,9 +152,9 @@ class RunConfig:
     """Number of samples per optimizer step, over all processes and accumulation steps."""
     accumulation: int = 1
     """Number of forward and backward passes per optimizer step; more of them need less memory."""
-    seed: int = 0
+    seed: int = setting(0, low=0)
     """Seed of every random choice: weights, split, order and augmentation of the samples."""
-    threads: int | None = None
+    threads: int | None = setting(None, low=1)
     """Number of CPU threads of torch. The default is torch's own choice."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Device that trains; "auto" takes a GPU if there is one. With several processes each has one of its own."""
@@ -175,26 +170,18 @@ class RunConfig:
     """Number of steps between two validations."""
     save_every: int = 1_000
     """Number of steps between two checkpoints that the run can be resumed from."""
-    max_minutes: float | None = None
+    max_minutes: float | None = setting(None, low=0)
     """Number of minutes after which the run stops, with everything saved; schedules still assume ``steps``. By default
     it runs to the end."""
     resume: bool = True
     """Continue from output/resume if it exists; without, a run that is there is refused."""
 
     def __post_init__(self) -> None:
+        check_settings(self)
         for key in ("steps", "batch_size", "accumulation", "log_every", "validate_every", "save_every"):
-            check(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
-        check(
-            self.batch_size % self.accumulation == 0,
-            "batch_size",
-            self.batch_size,
-            f"a multiple of accumulation={self.accumulation}",
-        )
-        check(self.seed >= 0, "seed", self.seed, "at least 0")
-        if self.threads is not None:
-            check(self.threads >= 1, "threads", self.threads, "at least 1")
-        if self.max_minutes is not None:
-            check(self.max_minutes >= 0, "max_minutes", self.max_minutes, "at least 0")
+            check(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")  # objectives set their own defaults
+        multiple = f"a multiple of accumulation={self.accumulation}"
+        check(self.batch_size % self.accumulation == 0, "batch_size", self.batch_size, multiple)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

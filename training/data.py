@@ -40,17 +40,14 @@ class DatasetLike(Protocol):
     @property
     def states(self) -> NDArray[np.float32]:
         """(N, S)"""
-        ...
 
     @property
     def actions(self) -> NDArray[np.float32]:
         """(N, A)"""
-        ...
 
     @property
     def episode_of(self) -> NDArray[np.int64]:
         """(N,) episode index of every step; the steps of an episode stand together."""
-        ...
 
     def instruction(self, index: int) -> str: ...
 
@@ -60,7 +57,6 @@ class DatasetLike(Protocol):
 
     def frames(self, camera: str, *, threads: int = 2) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(index, (H, W, 3) RGB) of every step, in order."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

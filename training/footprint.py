@@ -6,10 +6,10 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from transformers import AutoConfig
+from transformers import AutoConfig, Qwen3VLModel
 
 from lavla_ros.contract import Contract
-from lavla_ros.policy.backbone import build_pretrained_on_meta, load_pretrained_tokenizer
+from lavla_ros.policy.backbone import Backbone, load_pretrained_tokenizer
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.prompt import token_ids
 from training.config import TrainConfig
@@ -27,7 +27,7 @@ def training_bytes(config: TrainConfig, contract: Contract, micro_batch: int) ->
     described = AutoConfig.from_pretrained(config.policy.backbone.path, revision=config.policy.backbone.revision)
     ids = token_ids(load_pretrained_tokenizer(config.policy.backbone.path, config.policy.backbone.revision))
     with torch.device("meta"):
-        backbone = build_pretrained_on_meta(config.policy.backbone, described, ids)
+        backbone = Backbone(config.policy.backbone, Qwen3VLModel(described), ids)
         model = LatentActionVLA(config.policy, contract, backbone)
     frozen = sum(p.numel() for p in model.parameters() if not p.requires_grad)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -49,7 +49,7 @@ def training_bytes(config: TrainConfig, contract: Contract, micro_batch: int) ->
 
 
 def require_training_memory(config: TrainConfig, contract: Contract, micro_batch: int, device: torch.device) -> None:
-    """Raise RoomError, naming settings that would do, if training is sure not to fit where it is to happen."""
+    """Raise RoomError, naming settings that would do, if training is sure not to fit on ``device``."""
     if config.policy.backbone.kind == "tiny":
         return
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else available_memory()

@@ -47,7 +47,6 @@ class FrameReader(Protocol):
 
     def frames(self, camera: str, *, threads: int = 2) -> Iterator[tuple[int, NDArray[np.uint8]]]:
         """(index, (H, W, 3) RGB) of every step, in order."""
-        ...
 
 
 class Frames(Protocol):
@@ -56,11 +55,9 @@ class Frames(Protocol):
     @property
     def count(self) -> int:
         """N"""
-        ...
 
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         """(B,) → (B, cameras, s, s, 3), cameras in the contract's order."""
-        ...
 
 
 class MemoryFrames:

@@ -28,7 +28,7 @@ from accelerate.utils import gather_object, set_seed
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lavla_ros.config import to_plain
+from lavla_ros.config import differences, to_plain
 from lavla_ros.contract import Contract
 from lavla_ros.errors import UserError
 from lavla_ros.outputs import sole_writer
@@ -42,7 +42,6 @@ from training.reporting import Reporter
 from training.resume_state import (
     Ema,
     Progress,
-    differences,
     gather_state,
     is_divided,
     load_progress,

@@ -16,11 +16,9 @@ class Reporter(Protocol):
 
     def step(self, step: int, figures: Mapping[str, float]) -> None:
         """Figures of a training or validation step."""
-        ...
 
     def message(self, text: str) -> None:
         """A line that stays."""
-        ...
 
 
 def is_first_process() -> bool:

@@ -129,14 +129,6 @@ def recover(folder: Path, name: str) -> Path | None:
     return path if path.exists() else None
 
 
-def differences(saved: object, present: object, key: str = "") -> list[str]:
-    """Readable lines ``key: saved → present`` for every leaf that differs."""
-    if isinstance(saved, Mapping) and isinstance(present, Mapping):
-        keys = sorted({*saved, *present})
-        return [line for k in keys for line in differences(saved.get(k), present.get(k), f"{key}.{k}".lstrip("."))]
-    return [] if saved == present else [f"{key}: {saved!r} → {present!r}"]
-
-
 def load_progress(path: Path) -> Progress:
     """Raises CheckpointError for a damaged file."""
     try:
@@ -148,7 +140,7 @@ def load_progress(path: Path) -> Progress:
             seconds=float(data["seconds"]),
         )
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}/progress.json is damaged ({error}); delete {path} to start anew") from None
+        raise CheckpointError(f"{path}/progress.json is damaged ({error}); delete {path} to start over") from None
 
 
 def load_state(
@@ -163,7 +155,7 @@ def load_state(
 
     def take(key: str, like: Tensor) -> Tensor:
         if key not in tensors or tensors[key].shape != like.shape:
-            raise CheckpointError(f"{path}: {key} is missing or misshapen; delete {path} to start anew")
+            raise CheckpointError(f"{path}: {key} is missing or misshapen; delete {path} to start over")
         value = tensors[key].to(like.device)
         return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
 

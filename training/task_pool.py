@@ -133,21 +133,17 @@ class _Crew(Protocol):
     @property
     def lost(self) -> tuple[type[BaseException], ...]:
         """What ``result`` raises when the worker died, as opposed to what the task raised."""
-        ...
 
     def capacity(self) -> int:
         """Tasks that can run at a time, at present."""
-        ...
 
     def submit(self, function: Callable[[Any], Any], task: Any) -> Future[Any]: ...
 
     def result(self, future: Future[Any]) -> Any:
         """Of a future that is done."""
-        ...
 
     def close(self) -> None:
         """End all workers; tasks that still run are abandoned."""
-        ...
 
 
 # ---------------------------------------------------------------------- this machine

@@ -210,7 +210,7 @@ class Rig:
         return False
 
     def wait_fast(self, share: float = 0.97) -> None:
-        """Until joint 1 moves forward at nearly its top speed. RuntimeError where it never does."""
+        """Until joint 1 moves forward at nearly its top speed. RuntimeError if it never does."""
         t = np.linspace(0.0, 20.0, 4001)
         top = float(np.abs(np.gradient(self.policy(t), t)).max())
         if not self.wait(

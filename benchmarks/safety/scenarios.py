@@ -96,7 +96,7 @@ def stop_and_recover(rig: Rig, powered: bool = False, **faults: Any) -> None:
 
 
 def stop_unmended(rig: Rig, **faults: Any) -> None:
-    """A stop of the controller's that nobody mends."""
+    """A stop by the controller that is never cleared."""
     rig.emulator.fault(**faults)
     _pause(0.3)
     rig.mark()
@@ -118,7 +118,7 @@ def drop(rig: Rig) -> None:
 
 
 def reboot(rig: Rig) -> None:
-    """The controller starts anew; for 2 s it answers on no port."""
+    """The controller restarts; for 2 s it answers on no port."""
     rig.emulator.fault(reboot_s=2.0)
     _pause(3.0)
     rig.mark()
@@ -138,7 +138,7 @@ def second_client(rig: Rig) -> None:
 
 
 def hand_moved(rig: Rig, speed_rad_s: float) -> None:
-    """Activation while somebody moves the arm, with a firmware that does not tell of drag mode."""
+    """Activation while a person moves the arm, with a firmware that does not tell of drag mode."""
     rig.streaming = False
     emulator = rig.emulator
     try:

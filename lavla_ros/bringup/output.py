@@ -38,7 +38,7 @@ class Output:
             self._lost += 1
 
     def close(self, timeout_s: float = 2.0) -> None:
-        """Wait until everything is written, as long as somebody reads."""
+        """Wait until everything is written, as long as there is a reader."""
         with suppress(queue.Full):
             self._waiting.put(None, timeout=timeout_s)
             self._thread.join(timeout_s)

@@ -111,56 +111,45 @@ class ArmDriver(Protocol):
         An arm without power, disabled or in protective stop is no error: ``read`` says so. Raises DriverError
         naming the cause (never half connected).
         """
-        ...
 
     def power_on(self) -> None:
         """Give the arm power. Blocks until confirmed. Raises DriverError; done already is no error."""
-        ...
 
     def enable(self) -> None:
         """Release the brakes. Blocks until confirmed. Raises DriverError; done already is no error."""
-        ...
 
     def enter_servo(self) -> None:
         """Make the controller act on :meth:`command`. Blocks until confirmed.
 
         Raises DriverError for an arm that has a fault, is not enabled or moves. Nothing is cleared or switched on.
         """
-        ...
 
     def read(self) -> ArmState:
         """The newest state, without blocking."""
-        ...
 
     def command(self, position_rad: FloatArray) -> None:
         """Joint positions (dof,) to be reached at the end of the next cycle."""
-        ...
 
     def set_gripper(self, open_fraction: float) -> None:
         """1 open, 0 closed. Called when the wanted value changes, and again while the arm reports another one."""
-        ...
 
     def report(self) -> dict[str, int]:
         """How the stream of commands goes, by name: counts and measures worth showing. Only what is not 0."""
-        ...
 
     def exit_servo(self) -> None:
         """Leave servo mode; the arm must be at rest. Safe to call when not in servo mode, and after a fault.
 
         Raises DriverError if servo mode stays on.
         """
-        ...
 
     def close(self) -> None:
         """Close every connection. Safe to call twice."""
-        ...
 
     def clear_fault(self) -> None:
         """Clear a latched fault of the controller on a person's request, connecting again where needed.
 
         Neither powers on nor enables nor enters servo mode. Raises DriverError if the fault stays.
         """
-        ...
 
 
 class KinematicsError(UserError, RuntimeError):
@@ -173,14 +162,12 @@ class Kinematics(Protocol):
 
     def forward(self, position_rad: FloatArray) -> FloatArray:
         """The pose (4, 4) of the end effector."""
-        ...
 
     def inverse(self, target_44: FloatArray, seed_rad: FloatArray, limits: JointLimits) -> FloatArray:
         """The joint positions within ``limits`` on the branch of ``seed_rad``.
 
         Raises KinematicsError if there are none, ValueError for a target that is no rigid transform.
         """
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

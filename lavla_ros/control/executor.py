@@ -214,7 +214,7 @@ class ChunkExecutor:
             self._enter_holding(reason)
 
     def resume(self, now_ns: int) -> None:
-        """End a latched hold: chunks observed after ``now_ns`` are accepted again. Without effect where nothing is
+        """End a latched hold: chunks observed after ``now_ns`` are accepted again. Without effect if nothing is
         held; while IDLE the hold just ends.
 
         Raises ExecutorError if a fault is latched, the command moves, the arm is unfit, not ready for commands or
@@ -242,7 +242,7 @@ class ChunkExecutor:
     def acknowledge(self, now_ns: int) -> bool:
         """Clear the latched fault: FAULT → HOLDING, held until :meth:`resume`; IDLE stays. Moves nothing.
 
-        False where its cause persists or the ramp is not over (see ``refusal``).
+        False if its cause persists or the ramp is not over (see ``refusal``).
         """
         if self._fault is None:
             self.refusal = f"nothing to acknowledge: the executor is {self._state.name}"
@@ -396,7 +396,7 @@ class ChunkExecutor:
             if not abs(p - c) <= self.config.resume_error_rad:
                 raise NotAtCommandError(
                     f"resume: {name} is at {p:.4f} rad, {abs(p - c):.4f} rad from its command; allowed "
-                    f"{self.config.resume_error_rad} rad: leave servo mode and start anew where the arm is"
+                    f"{self.config.resume_error_rad} rad: leave servo mode and start again from where the arm is"
                 )
 
     def _recent(self, now_ns: int) -> bool:

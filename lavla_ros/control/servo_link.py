@@ -266,7 +266,7 @@ class ServoLink:
     def leave_servo(self) -> str:
         """Leave servo mode over a connection of our own, if the process has ended without doing so.
 
-        Returns what came of it in words, "" where servo mode was off already. The arm stands: nobody commands it.
+        Returns what came of it in words, "" if servo mode was off already. The arm stands, since it gets no commands.
         """
         newest = self.snapshot()
         if self.alive or self._left_servo or newest is None or not newest.servo_mode:

@@ -121,7 +121,7 @@ class FrameReader:
 
 
 def finite_numbers(value: object, count: int) -> list[float] | None:
-    """The first ``count`` items of a JSON list as floats; None where there are fewer, or one is no finite number."""
+    """The first ``count`` items of a JSON list as floats; None if there are fewer, or one is no finite number."""
     if not isinstance(value, list) or len(value) < count:
         return None
     numbers = []

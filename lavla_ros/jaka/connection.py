@@ -2,7 +2,7 @@
 
 A command is answered by a reply with its own ``cmdName``; anything else that arrives is counted, never taken for
 the answer. After a time-out or a broken frame the connection is closed: a late answer could otherwise be taken for
-the next one's. The next command then connects anew, but only outside servo mode: in servo mode the arm is
+the next one's. The next command then reconnects, but only outside servo mode: in servo mode the arm is
 somewhere on its way, and a person decides.
 
 In servo mode a broken frame, or a peer that hangs up, does not close it: the arm can still be told to slow down.
@@ -105,7 +105,7 @@ class CommandConnection:
         return len(waiting), (time.monotonic_ns() - waiting[0]) * 1e-9 if waiting else 0.0
 
     def open(self) -> None:
-        """Connect where not connected; nothing is sent. Raises JakaConnectionError naming host:port and the fix."""
+        """Connect unless connected; nothing is sent. Raises JakaConnectionError naming host:port and the fix."""
         if self._socket is not None:
             return
         try:
@@ -138,8 +138,8 @@ class CommandConnection:
     ) -> dict[str, Any]:
         """Send a command, return its reply (errorCode "0").
 
-        Raises JakaError where the controller refuses, JakaTimeoutError and JakaConnectionError where it does not
-        answer, JakaProtocolError where the answer is none of a JAKA controller.
+        Raises JakaError if the controller refuses, JakaTimeoutError and JakaConnectionError if it does not
+        answer, JakaProtocolError if the answer is none of a JAKA controller.
         """
         timeout_s = self._reply_timeout_s if timeout_s is None else timeout_s
         deadline = time.monotonic() + timeout_s
@@ -193,7 +193,7 @@ class CommandConnection:
         self._take_replies(self._connection("drain"), "drain")
 
     def farewell(self, command: str, parameters: Mapping[str, Any]) -> None:
-        """Send a last command whose reply nobody reads, and close. Nothing is raised where it cannot be sent."""
+        """Send a last command whose reply is not read, and close. Nothing is raised if it cannot be sent."""
         if self._socket is not None:
             try:
                 self._write(self._socket, command, encode({"cmdName": command, **parameters}))
@@ -202,13 +202,13 @@ class CommandConnection:
         self.drop()
 
     def field(self, command: str, reply: Mapping[str, Any], name: str) -> Any:
-        """One field of a reply. Raises JakaProtocolError where it is missing."""
+        """One field of a reply. Raises JakaProtocolError if it is missing."""
         if name not in reply:
             raise JakaProtocolError(f"the reply of {self.address} to {command} has no field {name!r}: {dict(reply)!r}")
         return reply[name]
 
     def numbers(self, command: str, reply: Mapping[str, Any], name: str) -> list[float]:
-        """A field of six finite numbers (more are left out). Raises JakaProtocolError where it is something else."""
+        """A field of six finite numbers (more are left out). Raises JakaProtocolError if it is something else."""
         values = self.field(command, reply, name)
         numbers = finite_numbers(values, JOINTS)
         if numbers is None:
@@ -250,7 +250,7 @@ class CommandConnection:
             self.drop()
             connection = self._connection(command)
         if self.counters.full_reads_in_a_row:
-            self._lost(command, ConnectionError("it is flooded with what nobody asked for"))
+            self._lost(command, ConnectionError("it is flooded with unrequested data"))
         return connection
 
     def _take_replies(self, connection: socket.socket, command: str) -> None:
@@ -307,7 +307,7 @@ class CommandConnection:
             ) from error
 
     def _read_available(self, connection: socket.socket) -> list[dict[str, Any]]:
-        """What has arrived, at most MAX_READ_BYTES, without blocking. Raises OSError where the connection ended."""
+        """What has arrived, at most MAX_READ_BYTES, without blocking. Raises OSError if the connection ended."""
         connection.setblocking(False)
         messages: list[dict[str, Any]] = []
         room = MAX_READ_BYTES
@@ -372,7 +372,7 @@ class CommandConnection:
 
 
 def _send_some(connection: socket.socket, data: bytes) -> int:
-    """Hand bytes to a socket without blocking; 0 where it takes none now."""
+    """Hand bytes to a socket without blocking; 0 if it takes none now."""
     connection.setblocking(False)
     try:
         return connection.send(data)

@@ -26,7 +26,7 @@ def apply_settings(
 ) -> None:
     """Servo filter, network exception, collision sensitivity, payload. Outside servo mode only.
 
-    Raises SettingRefused naming the parameter and the way out; JakaConnectionError where the connection breaks.
+    Raises SettingRefused naming the parameter and the way out; JakaConnectionError if the connection breaks.
     """
     _set("filter_factor", "0 (no filter)", lambda: client.set_servo_move_filter(filter_limits))
     if config.network_timeout_s:
@@ -57,11 +57,11 @@ def _set(parameter: str, way_out: str, call: Callable[[], None]) -> None:
     try:
         call()
     except JakaError as error:
-        raise SettingRefused(f"{parameter}: {error}; set it to {way_out} where this firmware cannot do it") from error
+        raise SettingRefused(f"{parameter}: {error}; set it to {way_out} if this firmware cannot do it") from error
 
 
 def _read_back(parameter: str, call: Callable[[], _T]) -> _T | None:
-    """None where this firmware cannot tell."""
+    """None if this firmware cannot tell."""
     try:
         return call()
     except (JakaError, JakaProtocolError, JakaConnectionError) as error:

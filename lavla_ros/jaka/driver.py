@@ -36,7 +36,7 @@ _POLL_S = 0.02
 _STILL_FOR_S = 0.1
 _COME_TO_REST_S = 1.0
 _FAREWELL_CYCLES = 25
-"""A connection that can only be written to is given up after so many cycles at rest."""
+"""A connection that can only be written to is given up after this many cycles at rest."""
 _MAX_STEPS = 10
 
 
@@ -53,7 +53,7 @@ class JakaTcpDriver:
         self._fault: str | None = None
         self._verdict = Verdict()
         self._robot = RobotState(powered_on=False, enabled=False)
-        """As last asked for, where the status does not say."""
+        """As last asked for, if the status does not say."""
         self._last_position_rad = np.zeros(6)
         self._last_stamp_ns = 0
         self._moving: bool | None = None
@@ -62,7 +62,7 @@ class JakaTcpDriver:
         self._gripper_open = True
         """As commanded last."""
         self._gripper_due_ns: int | None = None
-        """When the status has to show the output that was switched; None where nothing is awaited."""
+        """When the status has to show the output that was switched; None if nothing is awaited."""
 
     @property
     def counters(self) -> ClientCounters:
@@ -150,9 +150,9 @@ class JakaTcpDriver:
         self._counted = self._reply_counts()
 
     def exit_servo(self) -> None:
-        """Leave servo mode, over a fresh connection where the present one is of no use any more.
+        """Leave servo mode, over a fresh connection if the present one is of no use any more.
 
-        Raises DriverError where the controller does not confirm it: servo mode may still be on then.
+        Raises DriverError if the controller does not confirm it: servo mode may still be on then.
         """
         if not self._client.in_servo_mode:
             return
@@ -186,7 +186,7 @@ class JakaTcpDriver:
     def clear_fault(self) -> None:
         """On a person's request: connect again where needed, clear the controller's error, check that it is gone.
 
-        Neither powers on nor enables. Raises DriverError where the fault stays; it stays latched then.
+        Neither powers on nor enables. Raises DriverError if the fault stays; it stays latched then.
         """
         try:
             self._lock.acquire()
@@ -262,7 +262,7 @@ class JakaTcpDriver:
                 client.farewell("servo_move", {"relFlag": 0})
 
     def set_gripper(self, open_fraction: float) -> None:
-        """1 open, 0 closed; the output is switched only where that changes it, and again where it did not stay."""
+        """1 open, 0 closed; the output is switched only if that changes it, and again if it did not stay."""
         if open_fraction > self._config.open_above:
             wanted = True
         elif open_fraction < self._config.close_below:
@@ -283,7 +283,7 @@ class JakaTcpDriver:
     # ---- inside: connecting ----
 
     def _open(self) -> None:
-        """Both ports, from any state. The command port only where nobody else moves the arm."""
+        """Connect both ports, from any state; the command port only if no other client moves the arm."""
         client = self._client
         client.in_servo_mode = False
         client.watch()
@@ -301,7 +301,7 @@ class JakaTcpDriver:
         self._connected = True
 
     def _require_still_to_connect(self, status: ArmStatus, *, wait_s: float = 0.0) -> None:
-        """Raises DriverError where something moves the arm that a new connection could replace in motion."""
+        """Raises DriverError if something moves the arm that a new connection could replace in motion."""
         c, started = self._config, time.monotonic()
         while (span := self._span()) is None:
             if time.monotonic() > started + c.connect_timeout_s:
@@ -389,7 +389,7 @@ class JakaTcpDriver:
     def _wait_still(self) -> ArmStatus:
         """The newest status after some, all from now on, that show the arm standing still. Raises DriverError.
 
-        In servo mode the controller is asked for it all the while: it stops by itself where the network is silent.
+        In servo mode the controller is asked for it all the while: it stops by itself if the network is silent.
         """
         stream, c = self._client.status, self._config
         if stream is None:
@@ -440,7 +440,7 @@ class JakaTcpDriver:
         self._gripper_due_ns = time.monotonic_ns() + round(self._config.output_timeout_s * 1e9)
 
     def _measured_open(self, status: ArmStatus | None) -> bool:
-        """Whether the gripper's output says open; as commanded last where the status does not show the output."""
+        """Whether the gripper's output says open; as commanded last if the status does not show the output."""
         index = self._config.tool_output
         if status is None or not self._config.output_in_status or index >= len(status.tool_outputs):
             return self._gripper_open
@@ -457,7 +457,7 @@ class JakaTcpDriver:
             self._gripper_due_ns = None
 
     def _power(self, status: ArmStatus | None) -> tuple[bool, bool]:
-        """Powered on, enabled: by the status, or as last asked for where it does not say."""
+        """Powered on, enabled: by the status, or as last asked for if it does not say."""
         if status is None:
             return False, False
         powered = self._robot.powered_on if status.powered_on is None else status.powered_on
@@ -530,7 +530,7 @@ class JakaTcpDriver:
 def leave_servo_mode(config: JakaDriverConfig, *, lock_timeout_s: float = 1.0) -> bool:
     """Leave servo mode over a connection of its own, when the process that entered it has ended.
 
-    Returns whether it was on. Raises DriverError where another process has the controller, and where it does not
+    Returns whether it was on. Raises DriverError if another process has the controller, and if it does not
     confirm: servo mode may still be on then.
     """
     client, lock = _client_of(config), ControllerLock(config.host, config.port)

@@ -102,7 +102,7 @@ MINICOBO_DH = DhParameters(
 def joint_frames(q_rad: ArrayLike, geometry: ArmGeometry = MINICOBO) -> FloatArray:
     """Poses of the frames after joints 1 to 6 in the base frame, (6, 4, 4); the last one is the tool flange.
 
-    Raises ValueError where ``q_rad`` is not six finite numbers.
+    Raises ValueError if ``q_rad`` is not six finite numbers.
     """
     q = _joints(q_rad)
     cos, sin = np.cos(q)[:, None], np.sin(q)[:, None]
@@ -168,7 +168,7 @@ class IKConfig:
     max_step_rad: float = 0.5
     """Longest step of a joint in one iteration."""
     restarts: int = 0
-    """Further starts from fixed pseudo-random positions. 0 where the arm must stay on the seed's branch."""
+    """Further starts from fixed pseudo-random positions. 0 if the arm must stay on the seed's branch."""
 
 
 def inverse(
@@ -186,7 +186,7 @@ def inverse(
     singular postures and outside the workspace. Joints that push against a limit are held there for
     the iteration. Starts at ``seed_rad`` clipped to the limits and converges to its branch.
 
-    Raises IKError (with the residual) where no start converges, ValueError for a target that is not a
+    Raises IKError (with the residual) if no start converges, ValueError for a target that is not a
     rigid transform or a seed that is not six finite numbers.
     """
     cfg = config or IKConfig()

@@ -22,7 +22,7 @@ from lavla_ros.typing import NS_PER_S
 _log = logging.getLogger(__name__)
 _READ_BYTES = 65536
 _PAUSE_S = 0.001
-"""Between two reads: whoever floods this port must not take the interpreter from the servo loop."""
+"""Between two reads: a peer that floods this port must not take the interpreter from the servo loop."""
 MAX_BYTES_PER_S = 8 << 20
 """More is no status push: the longest status known has 9 kB, at 125 Hz about 1.1 MB/s."""
 HISTORY_S = 0.5
@@ -39,7 +39,7 @@ class ArmStatus:
     position_rad: NDArray[np.float64]
     """Measured joint positions (6,), rad; read-only."""
     commanded_rad: NDArray[np.float64] | None
-    """Where the controller itself commands the joints to be (6,), rad, read-only; None where it does not say."""
+    """Where the controller itself commands the joints to be (6,), rad, read-only; None if it does not say."""
     enabled: bool | None
     powered_on: bool | None
     protective_stop: bool | None
@@ -52,10 +52,10 @@ class ArmStatus:
     planned_motion: bool | None
     """The controller carries out a program or a planned motion."""
     errcode: str
-    """"0x0" where nothing is wrong."""
+    """"0x0" if nothing is wrong."""
     errmsg: str
     tool_outputs: tuple[bool, ...]
-    """Tool digital outputs; empty where the firmware does not send them."""
+    """Tool digital outputs; empty if the firmware does not send them."""
 
     @property
     def error(self) -> str | None:
@@ -81,7 +81,7 @@ class ArmStatus:
 
     @property
     def taken(self) -> str | None:
-        """What else has the arm: a person guiding it, the pendant, a program; None where nothing is known of it."""
+        """What else has the arm: a person guiding it, the pendant, a program; None if nothing is known of it."""
         if self.drag:
             return "in drag mode"
         if self.planned_motion:
@@ -137,7 +137,7 @@ def parse_status(message: Mapping[str, Any], received_ns: int, received_monotoni
 def span_rad(statuses: Sequence[ArmStatus], over_s: float) -> float | None:
     """Largest change of any measured joint over the newest ``over_s``, rad.
 
-    At least three statuses; None where there are not so many yet, or they cover less time.
+    At least three statuses; None if there are fewer yet, or they cover less time.
     """
     if len(statuses) < 3:
         return None
@@ -182,7 +182,7 @@ class StatusCounters:
 class StatusStream:
     """Reads port 10000 in a daemon thread, connecting again whenever the connection ends.
 
-    Reconnecting is harmless here: nothing is commanded on this port. Whoever uses :attr:`latest` checks
+    Reconnecting is harmless here: nothing is commanded on this port. A user of :attr:`latest` checks
     its age with :meth:`age_s`.
     """
 
@@ -215,7 +215,7 @@ class StatusStream:
         return float("inf") if status is None else (time.monotonic_ns() - status.received_monotonic_ns) * 1e-9
 
     def start(self) -> None:
-        """Start the thread. RuntimeError where it was started before."""
+        """Start the thread. RuntimeError if it was started before."""
         if self._thread is not None:
             raise RuntimeError("the status stream was already started")
         self._thread = threading.Thread(target=self._run, name="jaka-status", daemon=True)

@@ -26,7 +26,7 @@ _PERIOD_NS = round(SERVO_PERIOD_S * 1e9)
 _REMEMBERED = 128
 """Commands that a status is compared with: one second."""
 _SUSTAINED_NS = 100_000_000
-"""A lag counts where every status of this time shows it: one of them may be late because this machine was."""
+"""A lag counts if every status of this time shows it: one of them may be late because this machine was."""
 _SAME_RAD = 1e-4
 """Commanded positions come back with the digits of the wire, and smoothed by the servo filter."""
 _MEASURED_SAME_RAD = 0.02
@@ -34,7 +34,7 @@ _MEASURED_SAME_RAD = 0.02
 _AT_REST_CYCLES = 3
 _DRAIN_ABOVE_PERIODS = 5.0
 FLOODED_READS = 5
-"""So many cycles in a row in which more arrived than is read: a concern; five times as many: a fault."""
+"""After this many cycles in a row in which more arrived than is read: a concern; after five times as many: a fault."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -65,7 +65,7 @@ def pose_to_wire(pose_44: NDArray[np.float64]) -> list[float]:
 def pose_from_wire(pose: Iterable[float]) -> NDArray[np.float64]:
     """``[x, y, z, rx, ry, rz]`` in mm and deg → homogeneous transform (4, 4) in m. Inverse of :func:`pose_to_wire`.
 
-    Raises ValueError where there are not six finite numbers.
+    Raises ValueError if there are not six finite numbers.
     """
     values = [float(v) for v in pose]
     if len(values) != 6 or not all(math.isfinite(v) for v in values):

@@ -163,7 +163,9 @@ def judgement(bag: Path, convert: Sequence[str]) -> str:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--instruction", default="", help="published for the episodes; empty: somebody else says it")
+    parser.add_argument(
+        "--instruction", default="", help="published for the episodes; if empty, another node publishes it"
+    )
     parser.add_argument("--instruction-topic", default="instruction")
     parser.add_argument("--convert", required=True, help="command that converts a bag, to judge a recorded episode")
     parser.add_argument(

@@ -297,12 +297,6 @@ def _unusable(path: str, what: str, error: Exception) -> ConfigError:
     )
 
 
-def build_pretrained_on_meta(config: BackboneConfig, vlm_config: Qwen3VLConfig, ids: TokenIds) -> Backbone:
-    """The full-size backbone without memory or weights, for shapes and parameter counts."""
-    with torch.device("meta"):
-        return Backbone(config, Qwen3VLModel(vlm_config), ids)
-
-
 def load_pretrained_tokenizer(path: str | Path, revision: str = "main") -> PreTrainedTokenizerBase:
     """The tokenizer of a pretrained Qwen3-VL, with our placeholder tokens added."""
     try:

@@ -12,7 +12,7 @@ class DeviceError(UserError, ValueError):
 
 
 def resolve_device(name: str) -> torch.device:
-    """The torch device of a name: ``cpu``, ``cuda``, ``cuda:1``, …; ``auto`` is a GPU where there is one.
+    """The torch device of a name: ``cpu``, ``cuda``, ``cuda:1``, …; ``auto`` is a GPU if there is one.
 
     Raises DeviceError for a name that torch does not know, and for a GPU that is not there.
     """

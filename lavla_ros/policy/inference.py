@@ -18,7 +18,7 @@ OnChunk = Callable[[ActionChunk, Observation, float], None]
 
 class InferenceWorker:
     """Replan every ``replan_steps`` contract steps; a slow policy skips observations, never queues them. Where a step
-    is a command, whoever carries commands out shows an observation when a chunk is wanted: every one is answered.
+    is a command, the node that carries commands out shows an observation when a chunk is wanted: every one is answered.
 
     ``counters``: inferences, superseded (a newer observation came first), stale (older than
     ``max_observation_age_s`` when its turn came: dropped).

@@ -39,7 +39,7 @@ class VlaBatch:
     state_BS: Tensor
     actions_BHA: Tensor
     weight_BH: Tensor
-    """1 where a step counts in the action loss, 0 where not."""
+    """1 if a step counts in the action loss, 0 if not."""
     labels: Mapping[str, Tensor]
     """What the strategy asked for in ``required_labels``."""
 

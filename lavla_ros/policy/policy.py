@@ -35,11 +35,9 @@ class Policy(Protocol):
 
     def reset(self) -> None:
         """Forget the current episode."""
-        ...
 
     def predict(self, observation: Observation) -> ActionChunk:
         """The next H actions. Raises ObservationError for an observation that doesn't fit."""
-        ...
 
 
 class VlaPolicy:
@@ -136,7 +134,7 @@ class VlaPolicy:
 def checkpoint_path(path: str | Path) -> Path:
     """The directory that a policy name stands for: ``"bundled"`` or a path.
 
-    Raises CheckpointError where no policy is bundled.
+    Raises CheckpointError if no policy is bundled.
     """
     if str(path) != BUNDLED_POLICY:
         return Path(path)

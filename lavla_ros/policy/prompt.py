@@ -68,7 +68,7 @@ def train_tokenizer(texts: Iterable[str], vocab_size: int, chunk_size: int) -> P
 
 
 def add_placeholder_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
-    """Give a pretrained tokenizer our own placeholder tokens (a no-op where it has them)."""
+    """Give a pretrained tokenizer our own placeholder tokens (a no-op if it has them)."""
     tokenizer.add_special_tokens(
         {"additional_special_tokens": list(PLACEHOLDERS.values())}, replace_extra_special_tokens=False
     )

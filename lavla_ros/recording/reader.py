@@ -168,7 +168,7 @@ class BagReader:
         if self._has_metadata and start_ns is None and end_ns is None and count < counted:
             names = sorted({connection.topic for connection in chosen})
             raise BagError(
-                f"bag {self.path} holds {count} messages on {names}, where metadata.yaml counts {counted}: it was "
+                f"bag {self.path} holds {count} messages on {names}, but metadata.yaml counts {counted}: it was "
                 f"edited, or a file is damaged; `lavla recover {self.path}` makes a bag of what the files hold"
             )
 
@@ -332,7 +332,7 @@ def _told(error: BaseException) -> str:
 
 
 def _advice(path: Path, error: BaseException) -> str:
-    """What helps with a bag that cannot be opened: rescuing it, where that can."""
+    """What helps with a bag that cannot be opened: rescuing it, if that is possible."""
     text = str(error)
     if "Rosbag2 version" in text:
         return "it was written by a newer ROS 2 than this rosbags package knows: update it"

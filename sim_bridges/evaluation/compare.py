@@ -106,7 +106,7 @@ class Comparison:
 def short_names(folders: Sequence[Path]) -> list[str]:
     """What tells the folders apart: their paths without the parts that all of them begin or end with.
 
-    Whole paths where that leaves one of them without a name.
+    Whole paths if that leaves one of them without a name.
     """
     paths = [folder.parts for folder in folders]
     shortest = min(map(len, paths))
@@ -119,8 +119,8 @@ def short_names(folders: Sequence[Path]) -> list[str]:
 def compare(left: Results, right: Results, *, names: tuple[str, str] | None = None) -> Comparison:
     """Pair the episodes by task, trial and seed.
 
-    Raises ResultsError where the two are of different suites or contracts, where a pair did not begin in the same
-    state, or where nothing can be paired.
+    Raises ResultsError if the two are of different suites or contracts, if a pair did not begin in the same
+    state, or if nothing can be paired.
     """
     for what, ours, theirs in (
         ("suite", left.suite, right.suite),

@@ -175,7 +175,7 @@ class _Evaluation:
             return results
 
     def _finder(self) -> FindsEpisodes | None:
-        """The suite, where the episodes of who acts have to be found."""
+        """The suite, if its episodes have to be found."""
         if not isinstance(self.suite, FindsEpisodes):
             return None
         if self.suite.episodes_given and self.kind == "replay":
@@ -183,7 +183,7 @@ class _Evaluation:
         return self.suite if self.kind != "replay" and (self.kind != "expert" or self.suite.episodes_given) else None
 
     def _plans(self, folder: Path, workers: int) -> tuple[EpisodePlan, ...]:
-        """All episodes; where they have to be found, those that the folder has are taken from there."""
+        """All episodes; if they have to be found, those that the folder has are taken from there."""
         config, starts = self.config, self.starts
         assert config.max_steps is not None and config.episodes is not None and config.seed is not None
         if self.finder is not None:
@@ -297,7 +297,7 @@ class _Clips:
 def _recorded_starts(
     suite: Suite, tasks: Sequence[str], episodes: int | None, dataset: Path
 ) -> dict[str, list[EpisodeStart]]:
-    """The recorded scenes of these tasks, ``episodes`` of each at most. Raises PolicyError where there are fewer."""
+    """The recorded scenes of these tasks, ``episodes`` of each at most. Raises PolicyError if there are fewer."""
     starts: dict[str, dict[EpisodeStart, None]] = {task: {} for task in tasks}
     for scene in recorded_scenes(dataset):
         task = scene["task"]

@@ -136,7 +136,7 @@ class ReplayActor:
 def recorded_scenes(dataset: Path) -> list[dict[str, Any]]:
     """What each episode of a converted dataset was recorded in: its seed and, where there is one, initial state.
 
-    Raises PolicyError where the dataset does not say.
+    Raises PolicyError if the dataset does not say.
     """
     file = dataset / "meta" / "conversion.json"
     try:

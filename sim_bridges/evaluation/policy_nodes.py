@@ -20,14 +20,14 @@ from sim_bridges.evaluation.workers import EvaluationError
 MOST = 16
 
 Watch = Callable[[], None]
-"""Raises EvaluationError where something that an evaluation needs has died."""
+"""Raises EvaluationError if something that an evaluation needs has died."""
 
 
 @contextmanager
 def links_to_nodes(workers: int, timeout_s: float) -> Iterator[tuple[Link, ...]]:
-    """Links in domains that nobody else is in while the block runs.
+    """Links in domains that no other process is in while the block runs.
 
-    Raises ValueError for too many workers, DomainError where there are not enough free domains.
+    Raises ValueError for too many workers, DomainError if there are not enough free domains.
     """
     if workers > MOST:
         raise ConfigError(f"workers is {workers}; at most {MOST} run with policy nodes")
@@ -41,7 +41,7 @@ def policy_nodes(
 ) -> Iterator[Watch]:
     """One policy node per link while the block runs; they write to ``log``.
 
-    ``parameters``: of the node; ``policy`` may be ``bundled``. Raises LaunchError with its last lines where a node
+    ``parameters``: of the node; ``policy`` may be ``bundled``. Raises LaunchError with its last lines if a node
     does not come up.
     """
     from lavla_ros.policy.policy import checkpoint_path

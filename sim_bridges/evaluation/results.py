@@ -97,7 +97,7 @@ class Results:
 
     @property
     def real_time_factor(self) -> float | None:
-        """Simulated time per wall time; None where nothing was simulated faster or slower than it ran."""
+        """Simulated time per wall time; None if nothing was simulated faster or slower than it ran."""
         return self.simulated_s / self.wall_s if self.wall_s > 0 and self.simulated_s > 0 and not self.live else None
 
     @property

@@ -16,6 +16,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
 
+from lavla_ros.config import differences
 from lavla_ros.errors import UserError
 from lavla_ros.outputs import sole_writer
 from sim_bridges.evaluation.results import EpisodeResult, read_episode
@@ -64,7 +65,7 @@ class EvaluationFolder:
         if before != self._settings:
             raise StoreError(
                 f"{self.path} holds another evaluation; give another --out or remove it. It differs in\n  "
-                + "\n  ".join(_differences(before, self._settings))
+                + "\n  ".join(differences(before, self._settings))
             )
         for file in sorted(self._episodes.glob("*.json")):
             try:
@@ -104,21 +105,3 @@ def _read(file: Path) -> dict[str, Any]:
     if not isinstance(data, dict):
         raise StoreError(f"{file} is not what an evaluation writes; give another --out")
     return data
-
-
-def _differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    left, right = _flat(before), _flat(now)
-    return [
-        f"{key}: {left.get(key, '(absent)')!r} there, {right.get(key, '(absent)')!r} now"
-        for key in sorted(left.keys() | right.keys())
-        if left.get(key) != right.get(key)
-    ]
-
-
-def _flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    if not isinstance(value, Mapping):
-        return {prefix: value}
-    flat: dict[str, Any] = {}
-    for key, item in value.items():
-        flat.update(_flat(item, f"{prefix}.{key}" if prefix else str(key)))
-    return flat

@@ -22,13 +22,13 @@ from sim_bridges.world import EpisodePlan
 
 
 class TopicActor:
-    """See the module. One per process."""
+    """Acts by what a policy node answers over topics. One per process."""
 
     needs_images = True
     done = False
 
     def __init__(self, contract: Contract, *, domain: int | None, timeout_s: float, every: int) -> None:
-        """``domain``: ROS domain of the policy node; None: that of the environment. Raises BridgeError where no policy
+        """``domain``: ROS domain of the policy node; None: that of the environment. Raises BridgeError if no policy
         node is there."""
         self.every = every
         self._context = Context()

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from fractions import Fraction
+import itertools
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import av
@@ -19,7 +19,7 @@ PLOT_HEIGHT = 240
 CLIP_PANEL = 224
 CLIP_FPS = 5
 FEW_OBSERVATIONS = 12
-"""So many or fewer are shown for half a second each: chunks were executed whole."""
+"""This many observations or fewer are shown for half a second each: chunks were executed whole."""
 
 
 def write_episode_video(
@@ -45,21 +45,18 @@ def write_episode_video(
     width = PANEL * len(frames)
     end_s = max(frame_times_s[-1], float(command_times_s[-1]) if len(command_times_s) else 0.0, 0.1)
     plot, left, right = _plot_commands(command_times_s, commands_TA, names, width, end_s)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps), options={"crf": "23", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = width, PANEL + PLOT_HEIGHT, "yuv420p"
-        for i, time_s in enumerate(frame_times_s):
-            panels = [_panel(images[i], camera) for camera, images in frames.items()]
-            panels[0] = _text(panels[0], f"{caption}  {time_s:4.1f} s", (8, PANEL - 10))
-            strip = plot.copy()
-            x = left + round((right - left) * time_s / end_s)
-            strip[:, max(0, x - 1) : x + 1] = (220, 60, 40)
-            picture = np.concatenate([np.concatenate(panels, axis=1), strip], axis=0)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+
+    def picture(i: int, time_s: float) -> NDArray[np.uint8]:
+        panels = [_panel(images[i], camera) for camera, images in frames.items()]
+        panels[0] = _text(panels[0], f"{caption}  {time_s:4.1f} s", (8, PANEL - 10))
+        strip = plot.copy()
+        x = left + round((right - left) * time_s / end_s)
+        strip[:, max(0, x - 1) : x + 1] = (220, 60, 40)
+        return np.concatenate([np.concatenate(panels, axis=1), strip], axis=0)
+
+    _encode(
+        path, itertools.starmap(picture, enumerate(frame_times_s)), size=(width, PANEL + PLOT_HEIGHT), fps=fps, crf=23
+    )
 
 
 def write_clip(path: Path, observations: Sequence[Observation], *, caption: str = "") -> None:
@@ -72,20 +69,26 @@ def write_clip(path: Path, observations: Sequence[Observation], *, caption: str 
         raise ValueError(f"cannot make {path.name}: there are no images")
     cameras = list(observations[0].images)
     begin_ns = observations[0].stamp_ns
+
+    def picture(observation: Observation) -> NDArray[np.uint8]:
+        panels = [_panel(observation.images[camera], camera, CLIP_PANEL) for camera in cameras]
+        elapsed_s = (observation.stamp_ns - begin_ns) * 1e-9
+        panels[0] = _text(panels[0], f"{elapsed_s:4.1f} s  {caption}", (8, CLIP_PANEL - 10))
+        return np.concatenate(panels, axis=1)
+
+    fps = 2 if len(observations) <= FEW_OBSERVATIONS else CLIP_FPS
+    _encode(path, map(picture, observations), size=(CLIP_PANEL * len(cameras), CLIP_PANEL), fps=fps, crf=28)
+
+
+def _encode(path: Path, pictures: Iterable[NDArray[np.uint8]], *, size: tuple[int, int], fps: int, crf: int) -> None:
+    """Pictures (H, W, 3) RGB of ``size`` (width, height)."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with av.open(str(path), "w", options={"movflags": "faststart"}) as container:
-        fps = Fraction(2 if len(observations) <= FEW_OBSERVATIONS else CLIP_FPS)
-        stream = container.add_stream("libx264", rate=fps, options={"crf": "28", "preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = CLIP_PANEL * len(cameras), CLIP_PANEL, "yuv420p"
-        for observation in observations:
-            panels = [_panel(observation.images[camera], camera, CLIP_PANEL) for camera in cameras]
-            elapsed_s = (observation.stamp_ns - begin_ns) * 1e-9
-            panels[0] = _text(panels[0], f"{elapsed_s:4.1f} s  {caption}", (8, CLIP_PANEL - 10))
-            picture = np.concatenate(panels, axis=1)
-            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
-                container.mux(packet)
-        for packet in stream.encode():
-            container.mux(packet)
+        stream = container.add_stream("libx264", rate=fps, options={"crf": str(crf), "preset": "veryfast"})
+        (stream.width, stream.height), stream.pix_fmt = size, "yuv420p"
+        for picture in pictures:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")))
+        container.mux(stream.encode())
 
 
 def _panel(image: NDArray[np.uint8], label: str, side: int = PANEL) -> NDArray[np.uint8]:

@@ -71,7 +71,7 @@ def run_plans(
     """Run all plans, in whatever order they finish. ``on_ready`` is called for every worker that begins its first;
     ``watch`` again and again, and what it raises ends everything.
 
-    Raises EvaluationError where a worker cannot start, or after ``MOST_ERRORS_IN_A_ROW`` episodes in error. Leaving
+    Raises EvaluationError if a worker cannot start, or after ``MOST_ERRORS_IN_A_ROW`` episodes in error. Leaving
     the iteration ends the workers.
     """
     queue = _Queue(plans)
@@ -113,7 +113,7 @@ class _Queue:
             self._workers[plan.task] = 0
 
     def next(self, task: str | None) -> EpisodePlan | None:
-        """``task``: of the worker that asks, None where it has none yet."""
+        """``task``: of the worker that asks, None if it has none yet."""
         if task is None or not self._left[task]:
             if task is not None:
                 self._workers[task] -= 1
@@ -150,7 +150,7 @@ class _Slot:
         return [self._connection, self._process.sentinel] if self._process is not None else []
 
     def poll(self) -> EpisodeResult | None:
-        """The plan's result, once there is one. Raises EvaluationError where the worker could not start."""
+        """The plan's result, once there is one. Raises EvaluationError if the worker could not start."""
         if self._plan is None or self._connection is None or self._process is None:
             return None
         with contextlib.suppress(EOFError, ConnectionError):
@@ -243,7 +243,7 @@ def _work(job: Job, index: int, connection: Connection) -> None:
     os.environ.update(job.environment)
     worker = _Worker(job, job.links[index] if job.links else None)
     try:
-        # Where the parent is gone there is nobody to tell.
+        # If the parent is gone, there is no one to tell.
         with contextlib.suppress(EOFError, ConnectionError):
             while (plan := connection.recv()) is not None:
                 try:

@@ -259,7 +259,7 @@ class EmulatedController:
         return self._filter.follow(self._filter.target if fresh is None else fresh)
 
     def _next_servo_position(self, periods: int) -> FloatArray | None:
-        """The next queued position, or where the arm coasts to within so many periods."""
+        """The next queued position, or where the arm coasts to within this many periods."""
         counters = self.servo_log.counters
         if (fresh := self._queue.pop()) is not None:
             return fresh

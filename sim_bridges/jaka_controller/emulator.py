@@ -10,7 +10,7 @@ Besides the vendor's commands it knows one of its own, for tests and measurement
     {"cmdName":"_emulator","query":"motion","since":0}                        where the arm was, cycle by cycle
     {"cmdName":"_emulator","query":"state"}                                   measured and commanded joints, modes
     {"cmdName":"_emulator","query":"settings"}                                what the client has set
-    {"cmdName":"_emulator","clear":"servo_log"}                               start counting anew
+    {"cmdName":"_emulator","clear":"servo_log"}                               restart counting
 
 A connection that sends nothing else does not replace the client. All replies have errorCode and errorMsg.
 How the controller behaves where the vendor's documents leave it open: ControllerConfig, by option on the command line.
@@ -283,7 +283,7 @@ class ControllerEmulator:
 def emulator_command(host: str, port: int, *, timeout_s: float = 2.0, **fields: Any) -> dict[str, Any]:
     """Send one ``_emulator`` command from any process: ``emulator_command(h, p, fault={"delay_s": 0.1})``.
 
-    Returns the reply. Raises OSError where nobody answers, RuntimeError where the peer is no emulator or refuses.
+    Returns the reply. Raises OSError if there is no answer, RuntimeError if the peer is no emulator or refuses.
     """
     deadline = time.monotonic() + timeout_s
     with socket.create_connection((host, port), timeout=timeout_s) as connection:

@@ -26,19 +26,19 @@ class Faults:
     """Hold replies back until this many can be sent at once (or 50 ms have passed); 0 or 1: off."""
     garble: Garble = ""
     """Spoil the next reply, once: malformed (no JSON), truncated (then the connection closes), oversized (above
-    64 KiB), nameless (a stray reply to a command nobody sent comes first)."""
+    64 KiB), nameless (a stray reply to a command that was not sent comes first)."""
     reject: tuple[str, ...] = ()
     """cmdNames answered with errorCode "2" and not executed; "*": every one."""
     silent: tuple[str, ...] = ()
     """cmdNames executed but never answered; "*": every one."""
     lose_servo_frames: int = 0
-    """Acknowledge the next so many servo commands, but lose them before they reach the queue."""
+    """Acknowledge this many of the next servo commands, but lose them before they reach the queue."""
     pause_commands_s: float = 0.0
     """Read nothing from the command connections for so long, once: what is sent meanwhile arrives in a burst."""
     swallow_commands: bool = False
     """Half-open: commands are read and neither carried out nor answered."""
     flood: bool = False
-    """Small valid objects that nobody asked for, as many as the client takes."""
+    """Small valid objects that were not asked for, as many as the client takes."""
     servo_mode_lost: bool = False
     """Servo mode ends, once; nothing says so."""
     drag: bool = False
@@ -46,7 +46,7 @@ class Faults:
     manual: bool = False
     """Manual mode, switched at the pendant."""
     hand_speed_rad_s: float = 0.0
-    """In drag mode somebody moves joint 1 this fast."""
+    """In drag mode a person moves joint 1 this fast."""
     measured_offset_rad: float = 0.0
     """Joint 1 is measured this far from where it is."""
     error_text: str = ""

@@ -8,6 +8,7 @@ from collections import deque
 import numpy as np
 
 from lavla_ros.control.arm import JointLimits
+from lavla_ros.control.rotations import rotation_from_vector
 from lavla_ros.jaka.kinematics import IKError, forward, inverse, rotation_vector
 from lavla_ros.jaka.limits import SERVO_MAX_SPEED_RAD_S, SERVO_PERIOD_S
 from lavla_ros.typing import FloatArray
@@ -54,7 +55,7 @@ def plan_joint_motion(
 ) -> FloatArray:
     """Joint positions (N, 6), rad, one per period; the joint with the longest way moves at the given speed.
 
-    Raises MotionError where the goal is outside the limits or the speed above 180 deg/s.
+    Raises MotionError if the goal is outside the limits or the speed above 180 deg/s.
     """
     _inside(goal_rad, limits)
     if speed_rad_s > SERVO_MAX_SPEED_RAD_S * (1 + 1e-9):
@@ -87,7 +88,7 @@ def plan_linear_motion(
     q = start_rad
     for i, fraction in enumerate(fractions):
         pose = np.eye(4)
-        pose[:3, :3] = _rotation(turn * fraction) @ start_44[:3, :3]
+        pose[:3, :3] = rotation_from_vector(turn * fraction) @ start_44[:3, :3]
         pose[:3, 3] = start_44[:3, 3] + fraction * shift
         try:
             path[i] = inverse(pose, q, limits=limits)
@@ -106,16 +107,6 @@ def _inside(q_rad: FloatArray, limits: JointLimits) -> None:
                 f"joint {i} at {math.degrees(q):.2f} deg is outside its soft limits "
                 f"{math.degrees(lower):.2f} to {math.degrees(upper):.2f} deg"
             )
-
-
-def _rotation(vector_rad: FloatArray) -> FloatArray:
-    """Rodrigues: axis times angle (3,) → (3, 3)."""
-    angle = float(np.linalg.norm(vector_rad))
-    if angle < 1e-12:
-        return np.eye(3)
-    x, y, z = vector_rad / angle
-    k = np.array([[0.0, -z, y], [z, 0.0, -x], [-y, x, 0.0]])
-    return np.asarray(np.eye(3) + math.sin(angle) * k + (1.0 - math.cos(angle)) * (k @ k), dtype=np.float64)
 
 
 class MotionPlayer:

@@ -19,19 +19,15 @@ class ArmPlant(Protocol):
 
     def joint_position_rad(self) -> NDArray[np.float64]:
         """Measured joint positions (6,), rad."""
-        ...
 
     def command_joints_rad(self, q_rad: NDArray[np.float64]) -> None:
         """Joint position targets (6,), rad, for the next cycle."""
-        ...
 
     def set_tool_output(self, index: int, value: bool) -> None:
         """Switch a tool output; the gripper is on output 0, True closes it."""
-        ...
 
     def advance(self, dt_s: float) -> None:
         """Let the given time pass."""
-        ...
 
 
 @runtime_checkable
@@ -40,7 +36,6 @@ class ForceSensing(Protocol):
 
     def external_force_n(self) -> float:
         """Force with which something outside presses against the arm now, N."""
-        ...
 
 
 class KinematicPlant:

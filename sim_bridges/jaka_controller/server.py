@@ -67,7 +67,7 @@ class CommandServer:
     """Answers commands in a thread of its own.
 
     A connection becomes the client with its first command and replaces the one before, which is closed. Connections
-    that send nothing but ``_emulator`` commands replace nobody: they are how another process switches faults.
+    that send nothing but ``_emulator`` commands replace no client: they are how another process switches faults.
     """
 
     def __init__(

@@ -119,7 +119,7 @@ class MotionLog:
 class ServoQueue:
     """Positions waiting to be played, one per period.
 
-    ``lead_periods``: playing begins so many periods after the first target, so that the phase between the
+    ``lead_periods``: playing begins this many periods after the first target, so that the phase between the
     sender's clock and the cycle does not matter; measured from then on, a target may be late by that much.
     ``coast_periods``: with nothing waiting, the motion goes on for so long at the last velocity. ``overflow``: see
     :class:`~sim_bridges.jaka_controller.config.ControllerConfig`.
@@ -196,7 +196,7 @@ class ServoQueue:
         return Push.QUEUED
 
     def pop(self) -> FloatArray | None:
-        """The position for this period, or None where no fresh one waits."""
+        """The position for this period, or None if no fresh one waits."""
         if not self._waiting:
             return None
         position = self._waiting.popleft()
@@ -206,7 +206,7 @@ class ServoQueue:
         return position
 
     def coast(self) -> FloatArray | None:
-        """One more period at the last velocity; None where that is over, or not how it is."""
+        """One more period at the last velocity; None if that is over, or not how it is."""
         if self._step is None or self._played is None or self._coasted >= self._coast_periods:
             self._step = None
             return None
@@ -222,7 +222,7 @@ class ServoQueue:
         return False
 
     def trim(self, periods: int) -> list[FloatArray]:
-        """Leave out up to so many of the oldest positions, keeping the lead; returns them."""
+        """Leave out up to this many of the oldest positions, keeping the lead; returns them."""
         count = max(0, min(periods, len(self._waiting) - max(1, self._lead_periods)))
         taken = [self._waiting.popleft() for _ in range(count)]
         if taken:

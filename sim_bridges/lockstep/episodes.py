@@ -48,7 +48,7 @@ class Episodes:
         ended: Callable[[], str],
         settings: LockstepParameters,
     ) -> None:
-        """``ended``: why nobody waits for the episode's end any longer, or empty."""
+        """``ended``: why the episode is not wanted any longer, or empty."""
         self._topics, self._extra_topics, self._recorder, self._ended = topics, extra_topics, recorder, ended
         self._settings = settings
         self._of = ("", "")
@@ -61,7 +61,7 @@ class Episodes:
         return self._of[1]
 
     def prepare(self, name: str, suite: Suite, task: str, start: EpisodeStart) -> None:
-        """Make what an episode needs. Raises what making it raises, SuiteError where there is no such expert."""
+        """Make what an episode needs. Raises what making it raises, SuiteError if there is no such expert."""
         environment = self._load(name, suite, task)
         if self._settings.disturb:
             _disturbance(environment, self._plan(suite, task, start, None))
@@ -172,7 +172,7 @@ class Recorder:
 
 
 def _disturbance(environment: Environment, plan: EpisodePlan) -> Disturbance:
-    """Raises SuiteError where the suite has none."""
+    """Raises SuiteError if the suite has none."""
     if not isinstance(environment, HasDisturbance):
         raise SuiteError(f"the expert of {plan.task} cannot be disturbed: set disturb to false")
     return environment.disturbance(plan)
@@ -191,7 +191,7 @@ class _TopicActor:
         pass
 
     def chunk(self, observation: Observation) -> ActionChunk:
-        """Raises BridgeError where none comes in time."""
+        """Raises BridgeError if none comes in time."""
         return self._topics.chunk(observation.stamp_ns, steps=self.every)
 
     def finish(self, *, success: bool) -> None:
@@ -214,7 +214,7 @@ class Publisher(Observer):
         recorder: Recorder | None,
         require_wanted: Callable[[], None],
     ) -> None:
-        """``recorder``: of an episode that is recorded. ``require_wanted`` raises where nobody waits for its end."""
+        """``recorder``: of an episode that is recorded. ``require_wanted`` raises if it is not wanted any longer."""
         self._environment, self._topics, self._extra_topics = environment, topics, extra_topics
         self._recorder, self._require_wanted = recorder, require_wanted
         self.images = recorder is not None

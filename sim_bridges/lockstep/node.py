@@ -5,7 +5,7 @@ too, and awaits the chunk for t; it executes the step, and publishes the command
 node acts on ``/action_chunk``, or the suite's scripted expert in this process (demonstrations).
 
 Which episode: the parameters ``suite``, ``task``, ``seed`` and ``initial_state``, which may be set at any time and take
-effect at ``/episode/reset``; a suite's own options are parameters too. With ``episodes`` > 0 so many begin by
+effect at ``/episode/reset``; a suite's own options are parameters too. With ``episodes`` > 0 that many begin by
 themselves, one after another: the following initial states, or seeds where the suite has none. With ``exit_when_done``
 the process ends after the last. ``/episode/state`` says, latched, as JSON: ``resetting``, ``running``, then
 ``succeeded``, ``failed`` (the step limit) or ``error`` (anything else, with its reason: no chunk in time, a bad one, a
@@ -50,7 +50,7 @@ from sim_bridges.worlds import DEFAULT_SUITE
 
 
 class LockstepNode(LavlaNode):
-    """See the module."""
+    """A suite as topics. One per process."""
 
     parameters_type = LockstepParameters
     parameters: LockstepParameters

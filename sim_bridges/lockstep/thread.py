@@ -29,7 +29,7 @@ class SimulatorThread:
         self._jobs.put(job)
 
     def call(self, job: Callable[[], None], timeout_s: float | None = None) -> None:
-        """Wait for it to be done. Raises what it raises, TimeoutError where that takes longer."""
+        """Wait for it to be done. Raises what it raises, TimeoutError if that takes longer."""
         done: Future[None] = Future()
 
         def fulfil() -> None:

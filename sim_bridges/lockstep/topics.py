@@ -36,7 +36,7 @@ DISCOVERY_S = 10.0
 
 
 class BridgeError(UserError, RuntimeError):
-    """The episode cannot go on: the other side of a topic is not there or silent, or somebody stopped it."""
+    """The episode cannot go on: the other side of a topic is not there or silent, or it was stopped."""
 
 
 class LockstepTopics:
@@ -92,7 +92,7 @@ class LockstepTopics:
         """Publish the instruction, and ``resetting`` on /episode/state, for a recorder to begin its bag with.
         ``first_ns``: simulator's time of the first observation.
 
-        Raises BridgeError where a subscriber takes no message.
+        Raises BridgeError if a subscriber takes no message.
         """
         # Further apart than any replanning interval: a late picture of one episode must not silence the next.
         gap_ns = self._contract.chunk_size * self._contract.dt_ns if self._last_ns else 0
@@ -107,7 +107,7 @@ class LockstepTopics:
         self._episode.publish(String(data=EpisodeState(SIMULATOR, phase, {**self._about, **more}).to_json()))
 
     def begin(self) -> None:
-        """Announce ``running``. Raises BridgeError where a subscriber takes no message."""
+        """Announce ``running``. Raises BridgeError if a subscriber takes no message."""
         self.announce(EpisodePhase.RUNNING)
         self._wait_until_taken()  # pictures must not overtake it: a policy would take them for the episode before
 
@@ -133,7 +133,7 @@ class LockstepTopics:
     def chunk(self, time_ns: int, *, steps: int) -> ActionChunk:
         """Await the chunk for the observation just published, of at least ``steps`` actions; in the simulator's time.
 
-        Raises BridgeError where none comes in time or it is too short, MessageError for one that is not the contract's.
+        Raises BridgeError if none comes in time or it is too short, MessageError for one that is not the contract's.
         """
         wanted_ns = self.stamp_ns(time_ns)
         with self._changed:
@@ -153,7 +153,7 @@ class LockstepTopics:
         return replace(chunk, stamp_ns=time_ns)
 
     def wait_for_listeners(self, *, recorded: bool = False) -> None:
-        """Until somebody listens to every stream that an episode needs: what is published before would not arrive.
+        """Wait until every stream that an episode needs has a listener: what is published before would not arrive.
         Finding one another takes a while on a busy machine, so that this waits for ``DISCOVERY_S`` at the least.
 
         Raises BridgeError naming what is missing.
@@ -178,7 +178,7 @@ class LockstepTopics:
             time.sleep(0.05)
 
     def wake(self) -> None:
-        """Let whoever waits for a chunk look at ``ended`` again."""
+        """Let the thread that waits for a chunk look at ``ended`` again."""
         with self._changed:
             self._changed.notify_all()
 

@@ -40,7 +40,7 @@ _LAYERS = {7: "early", 17: "middle", 28: "final"}
 def method_of(policy: Mapping[str, Any], training: Mapping[str, Any] | None = None) -> str:
     """The method of a checkpoint's ``policy`` configuration, and of its ``training`` as far as that is known.
 
-    "" for a variant of the paper's strategies that its tables do not have, as with another λ; a strategy of somebody
+    "" for a variant of the paper's strategies that its tables do not have, as with another λ; a strategy of someone
     else's is a method by its own name.
     """
     strategy = policy.get("strategy")

@@ -4,7 +4,7 @@ Always: files, counts, checksums, columns, numbers, capture times, statistics; e
 reading the dataset costs. ``deep`` decodes every video as well (see :mod:`training.dataset.video_checks`).
 
 What cannot be seen: two cameras that are exchanged in all episodes alike, a picture turned upside down in all of them,
-a joint whose sign is wrong everywhere. Somebody has to look at the pictures once.
+a joint whose sign is wrong everywhere. A person has to look at the pictures once.
 """
 
 from __future__ import annotations
@@ -87,7 +87,7 @@ class _Check:
         return [key for key, feature in self.info["features"].items() if feature["dtype"] == "video"]
 
     def open(self) -> bool:
-        """Read the metadata; False where nothing else can be looked at."""
+        """Read the metadata; False if nothing else can be looked at."""
         add = self.findings
         own_files = (layout.CONTRACT, layout.CONVERSION, layout.SUMS)
         self.own = any((self.root / name).exists() for name in own_files)

@@ -233,7 +233,7 @@ class _Plan:
                 table = table.set_column(table.column_names.index(name), table.schema.field(name), pa.array(values))
             self.tables[number] = table
             if before == number:
-                self.done.append(f"episode {number}: its rows are numbered anew")
+                self.done.append(f"episode {number}: its rows are renumbered")
         texts = [self.tasks[int(i)] for i in dict.fromkeys(column_array(table, "task_index").tolist())]
         if row["tasks"] != texts:
             self.done.append(f"episode {number}: its tasks are {texts}, as its rows say")

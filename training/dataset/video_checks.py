@@ -48,7 +48,7 @@ class Segment:
     first: int
     length: int
     stats: Mapping[str, Any] = field(default_factory=dict)
-    """mean, std and count of this camera in the episode's own row, where it has them."""
+    """mean, std and count of this camera in the episode's own row, if it has them."""
 
 
 @dataclass(slots=True)

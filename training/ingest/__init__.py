@@ -45,16 +45,13 @@ class Recordings(Protocol):
     @property
     def default_contract(self) -> str | None:
         """Contract that is taken if none is given; None: one has to be given."""
-        ...
 
     @property
     def first_frames(self) -> bool:
         """Whether a person has to look at how the pictures stand."""
-        ...
 
     def find(self, paths: Sequence[Path], contract: Contract) -> Sequence[EpisodeSource]:
         """The recordings of these files and folders, in order, none twice. Raises IngestError if one holds none."""
-        ...
 
 
 def recordings(kind: str, options: Mapping[str, Any]) -> Recordings:

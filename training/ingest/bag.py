@@ -259,7 +259,7 @@ def _recorded_contract(bag: Path, episode: EpisodeInfo, contract: Contract, opti
                 Kind.CONTRACT,
                 f"{bag} was recorded under contract {episode.metadata.get('contract')!r}, of which it has "
                 f"only the hash {text}; this one is {contract.name!r} ({contract.hash}). Pass "
-                "--allow-contract-differences where they differ in nothing that matters",
+                "--allow-contract-differences if they differ in nothing that matters",
             )
     if recorded is not None and not options.allow_contract_differences:
         lines = recording_differences(contract, recorded)
@@ -267,13 +267,13 @@ def _recorded_contract(bag: Path, episode: EpisodeInfo, contract: Contract, opti
             raise Rejected(
                 Kind.CONTRACT,
                 f"{bag} was recorded under {recorded.name!r}; {contract.name!r} differs: {'; '.join(lines)}. "
-                "Pass --allow-contract-differences where that does not matter",
+                "Pass --allow-contract-differences if that does not matter",
             )
     return recorded
 
 
 def _wired(contract: Contract, recorded: Contract, reader: BagReader) -> Contract:
-    """``contract`` with the topics that the bag was recorded from, where its own are not in the bag."""
+    """``contract`` with the topics that the bag was recorded from, if its own are not in the bag."""
 
     def topic(ours: str, theirs: str) -> str:
         return ours if reader.counts.get(ours, 0) else theirs

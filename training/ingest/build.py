@@ -75,6 +75,17 @@ class Rejection:
         return f"{self.kind}: {self.text}"
 
 
+@dataclass(frozen=True, slots=True)
+class Notice:
+    """What a person should look at in an episode that can be used."""
+
+    stream: str
+    text: str
+
+    def __str__(self) -> str:
+        return f"{self.stream}: {self.text}"
+
+
 class Rejected(Exception):
     """An episode, or a whole recording, cannot be used."""
 
@@ -128,8 +139,7 @@ class EpisodeReport:
     """Everything that the alignment and the labels counted."""
     delay_ms: dict[str, float] = field(default_factory=dict)
     """Stream → median of log time minus stamp."""
-    warnings: tuple[str, ...] = ()
-    """What to look at, beginning with the stream."""
+    warnings: tuple[Notice, ...] = ()
     digest: str = ""
     """Of the episode's numbers; tells which episodes a dataset holds already."""
 
@@ -140,7 +150,8 @@ class EpisodeReport:
 
     def to_dict(self, word: str) -> dict[str, Any]:
         """Plain data; the source is under the key ``word``, a rejection is its text, with its kind beside it."""
-        told = {"rejected": str(self.rejected or ""), "kind": self.rejected.kind if self.rejected else ""}
+        told: dict[str, Any] = {"rejected": str(self.rejected or ""), "warnings": [str(each) for each in self.warnings]}
+        told["kind"] = self.rejected.kind if self.rejected else ""
         return {word: self.source} | {k: v for k, v in asdict(self).items() if k != "source"} | told
 
     @classmethod
@@ -150,7 +161,8 @@ class EpisodeReport:
         kind, _, text = row["rejected"].partition(": ")  # what str() made of it
         known["source"] = row["bag"] if "bag" in row else row["name"]
         known["rejected"] = Rejection(Kind(kind), text) if kind else None
-        return cls(**{**known, "warnings": tuple(row.get("warnings", ()))})
+        known["warnings"] = tuple(Notice(*line.partition(": ")[::2]) for line in row.get("warnings", ()))
+        return cls(**known)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,7 +195,7 @@ class IngestReport:
         lines += [f"  dropped {count} steps: {reason}" for reason, count in sorted(self.dropped.items())]
         told = [(r, str(r.rejected)) for r in self.sources if r.rejected]
         lines += [f"  rejected {line}" for line in _gathered([(t.replace(r.source, ""), r.name, t) for r, t in told])]
-        notes = [(t.split(":")[0], r.name, t) for r in self.sources for t in r.warnings if not r.rejected]
+        notes = [(each.stream, r.name, str(each)) for r in self.sources for each in r.warnings if not r.rejected]
         return "\n".join(lines + [f"  look at {line}" for line in _gathered(notes)])
 
 
@@ -211,15 +223,12 @@ class Episode(Protocol):
     @property
     def part(self) -> int:
         """Which of the source's episodes it is, from 1; 0 if the source is one."""
-        ...
 
     def steps(self) -> Iterator[Step]:
         """Raises Rejected, at the latest after the last step, if the episode cannot be used."""
-        ...
 
     def describe(self, report: EpisodeReport) -> EpisodeReport:
         """``report`` with what the episode tells of itself; asked when it was read, or when that failed."""
-        ...
 
 
 class EpisodeSource(Protocol):
@@ -228,11 +237,9 @@ class EpisodeSource(Protocol):
     @property
     def name(self) -> str:
         """Where it is; no other source has this name."""
-        ...
 
     def episodes(self, contract: Contract) -> Iterable[Episode]:
         """Its episodes, each read before the next is taken. Raises Rejected if the recording cannot be used."""
-        ...
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,7 +11,7 @@ from lavla_ros.contract import Contract
 from lavla_ros.observation import ObservationPipeline
 from lavla_ros.typing import NS_PER_S
 from training.dataset.labels import LabelTrack
-from training.ingest.build import Kind, Rejection
+from training.ingest.build import Kind, Notice, Rejection
 
 COMMAND, STATE = "command", "state"
 
@@ -39,22 +39,24 @@ class Clocks:
         """Stream → median of log time minus stamp; of those that stamp."""
         return {stream: round(median(found) / 1e6, 3) for stream, found in self._delays_ns.items()}
 
-    def warnings(self, contract: Contract, log_time: tuple[str, ...]) -> list[str]:
-        """Lines ``stream: …``, if a delay differs from the reference camera's by more than the tolerance."""
+    def warnings(self, contract: Contract, log_time: tuple[str, ...]) -> list[Notice]:
+        """Streams to look at: if a delay differs from the reference camera's by more than the tolerance."""
         delays, reference = self.delay_ms(), contract.alignment.reference
-        lines = []
+        notices = []
         if self.zero[COMMAND]:
-            lines.append(f"command: {self.zero[COMMAND]} messages are stamped 0 (at once): their log times were taken")
+            text = f"{self.zero[COMMAND]} messages are stamped 0 (at once): their log times were taken"
+            notices.append(Notice(COMMAND, text))
         for stream, delay in delays.items():
             tolerance_ms = 1e3 * tolerance_s(contract, stream)
             apart_ms = self._apart_ms(stream, reference)
             if abs(apart_ms) > tolerance_ms and not {stream, reference} & set(log_time):
-                lines.append(
-                    f"{stream}: logged a median {delay:.0f} ms after its stamps, {reference!r} {delays[reference]:.0f} "
-                    f"ms: {abs(apart_ms):.0f} ms apart, where the contract tolerates {tolerance_ms:.0f}. Other clocks? "
+                text = (
+                    f"logged a median {delay:.0f} ms after its stamps, {reference!r} {delays[reference]:.0f} ms: "
+                    f"{abs(apart_ms):.0f} ms apart, where the contract tolerates {tolerance_ms:.0f}. Other clocks? "
                     f"`--log-time {reference} {stream}` pairs them by log time"
                 )
-        return lines
+                notices.append(Notice(stream, text))
+        return notices
 
     def _apart_ms(self, stream: str, reference: str) -> float:
         """Median difference of the delays at equal log times: a simulator's clock may run at another speed."""

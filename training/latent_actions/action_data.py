@@ -12,7 +12,7 @@ from lavla_ros.contract import Contract
 from lavla_ros.policy.config import ActionCodingConfig
 from lavla_ros.policy.normalization import compute_stats
 from training.dataset import EpisodeDataset
-from training.latent_actions.action_config import ActionDataConfig
+from training.latent_actions.codebook_config import LatentDataConfig
 from training.samples import DataError
 
 
@@ -36,7 +36,7 @@ class ActionChunks:
         return ActionChunks(self.states_NS[rows], self.actions_NHA[rows], self.episode_N[rows], tasks)
 
 
-def load_chunks(config: ActionDataConfig, contract: Contract) -> ActionChunks:
+def load_chunks(config: LatentDataConfig, contract: Contract) -> ActionChunks:
     """Read the numbers of all datasets.
 
     Raises DatasetError for damaged files, values that are not finite or another contract, DataError for a

@@ -129,8 +129,7 @@ class ActionLatentModel(LatentModel):
     def encode_raw(self, actions: NDArray[np.floating[Any]], state: NDArray[np.floating[Any]]) -> NDArray[np.int64]:
         """(…, H, m) actions in the contract's units and (…, S) observed state → (…, H) codes.
 
-        For windows of another length see :func:`fit_window`. Raises ValueError for another shape or values
-        that are not finite.
+        Raises ValueError for another shape or values that are not finite.
         """
         for what, values in (("actions", actions), ("state", state)):
             if not np.isfinite(values).all():
@@ -203,13 +202,3 @@ def masked_distance(latents_BHd: Tensor, target_BHd: Tensor, masked_BH: Tensor) 
     squared_BHd = (latents_BHd - target_BHd.detach()).square()
     count = mean_count(masked_BH.sum()) * latents_BHd.shape[-1]
     return torch.where(masked_BH[..., None], squared_BHd, 0.0).sum() / count
-
-
-def fit_window(actions_TA: NDArray[np.floating[Any]], chunk_size: int) -> NDArray[np.floating[Any]]:
-    """(T, m) window of any length → (H, m): cut to the first H, or its last action repeated (App. A.2).
-
-    Raises ValueError for a window without actions.
-    """
-    if actions_TA.ndim != 2 or len(actions_TA) == 0:
-        raise InputError(f"a window of actions has shape {actions_TA.shape}; expected (T, m) with T of at least 1")
-    return actions_TA[np.minimum(np.arange(chunk_size), len(actions_TA) - 1)]

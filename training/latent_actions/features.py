@@ -60,7 +60,7 @@ class FeatureExtractor(nn.Module):
             "features.fingerprint",
             config.fingerprint,
             f"{self.fingerprint}, that of the network found ({config.kind}, torch {torch.__version__}): "
-            "other features mean nothing to this model; get the network that it was trained with, or train anew",
+            "other features mean nothing to this model; get the network that it was trained with, or train again",
         )
         self.config = config
         self.prefix = 1 + int(found.num_register_tokens)

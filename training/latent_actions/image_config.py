@@ -6,11 +6,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from lavla_ros.config import check
-from lavla_ros.defaults import DEFAULT_CONTRACT
+from lavla_ros.config import check, check_settings, setting
 from lavla_ros.policy.config import ActionCodingConfig
 from training.config import DECODE_THREADS
-from training.latent_actions.codebook_config import CodebookRunConfig
+from training.latent_actions.codebook_config import CodebookRunConfig, LatentDataConfig
 
 if TYPE_CHECKING:  # numpy would come with it, and help waits for this module
     from lavla_ros.contract import Contract
@@ -27,33 +26,27 @@ class FeatureConfig:
     """For dinov2, local folder or hub name."""
     revision: str = "main"
     """For dinov2, revision on the hub."""
-    image_size: int = 224
+    image_size: int = setting(224, low=1)
     """Side of the square that images are scaled to, in pixels."""
-    patch_size: int = 14
+    patch_size: int = setting(14, low=1)
     """Side of a patch, in pixels."""
-    width: int = 768
+    width: int = setting(768, low=1)
     """Width F of the features; a pretrained network must have it."""
-    depth: int = 2
+    depth: int = setting(2, low=1)
     """For random, number of layers."""
-    heads: int = 2
+    heads: int = setting(2, low=1)
     """For random, number of attention heads."""
-    seed: int = 0
+    seed: int = setting(0, low=0)
     """For random, seed of the weights."""
     fingerprint: str = ""
     """Hash of the network's weights, which training writes; another network is then refused. By default any is
     taken."""
 
     def __post_init__(self) -> None:
-        for key in ("image_size", "patch_size", "width", "depth", "heads"):
-            check(getattr(self, key) >= 1, f"features.{key}", getattr(self, key), "at least 1")
-        check(
-            self.image_size % self.patch_size == 0,
-            "features.image_size",
-            self.image_size,
-            f"a multiple of patch_size={self.patch_size}",
-        )
+        check_settings(self, "features.")
+        multiple = f"a multiple of patch_size={self.patch_size}"
+        check(self.image_size % self.patch_size == 0, "features.image_size", self.image_size, multiple)
         check(self.width % self.heads == 0, "features.width", self.width, f"a multiple of heads={self.heads}")
-        check(self.seed >= 0, "features.seed", self.seed, "at least 0")
 
     @property
     def tokens(self) -> int:
@@ -71,14 +64,13 @@ class TextConfig:
     """For t5, local folder or hub name."""
     revision: str = "main"
     """For t5, revision on the hub."""
-    width: int = 768
+    width: int = setting(768, low=1)
     """Width E of a token; a pretrained network must have it."""
-    max_tokens: int = 128
+    max_tokens: int = setting(128, low=1)
     """Largest number of tokens of an instruction, L; longer ones are cut."""
 
     def __post_init__(self) -> None:
-        check(self.width >= 1, "text.width", self.width, "at least 1")
-        check(self.max_tokens >= 1, "text.max_tokens", self.max_tokens, "at least 1")
+        check_settings(self, "text.")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,30 +81,30 @@ class ImageLamConfig:
     """Stage of the model. Stage 1 is conditioned on language, so its codes hold what language does not tell: the
     uncontrollable part. Stage 2 is not; its new tokens and codebook hold the controllable part, beside those of
     stage 1."""
-    delta: int = 32
+    delta: int = setting(32, low=1)
     """Number of steps between the two images, δ of Eq. 1; at an episode's end the later one is its last."""
     cameras: tuple[str, ...] = ()
     """Cameras whose transitions are learned; labels are made from the first. The default is the contract's first
     camera."""
-    width: int = 768
+    width: int = setting(768, low=1)
     """Width of encoder and decoder."""
-    encoder_blocks: int = 12
+    encoder_blocks: int = setting(12, low=1)
     """Number of blocks of the encoder."""
-    decoder_blocks: int = 12
+    decoder_blocks: int = setting(12, low=1)
     """Number of blocks of the decoder."""
-    heads: int = 12
+    heads: int = setting(12, low=1)
     """Number of attention heads of encoder and decoder."""
     dropout: float = 0.0
     """Probability that a hidden value is dropped while training."""
-    tokens: int = 4
+    tokens: int = setting(4, low=1)
     """Number of latent tokens of a transition, P, of each kind (controllable, uncontrollable)."""
-    latent_width: int = 128
+    latent_width: int = setting(128, low=1)
     """Width d of a latent token and of the codebooks."""
-    codebook_size: int = 16
+    codebook_size: int = setting(16, low=2)
     """Number of codes of this stage's tokens, K."""
-    environment_codebook_size: int = 16
+    environment_codebook_size: int = setting(16, low=2)
     """For stage 2, number of codes of stage 1's codebook, which is kept."""
-    commit_weight: float = 0.25
+    commit_weight: float = setting(0.25, low=0)
     """Weight β of the commitment term in Eq. 11."""
     restart_below: float = 0.05
     """Share of the tokens (moving average), times K, below which a code is put on a latent of the batch."""
@@ -125,14 +117,10 @@ class ImageLamConfig:
     """How a_t of Eq. 14 is normalised."""
 
     def __post_init__(self) -> None:
-        for key in ("delta", "width", "encoder_blocks", "decoder_blocks", "heads", "tokens", "latent_width"):
-            check(getattr(self, key) >= 1, f"model.{key}", getattr(self, key), "at least 1")
+        check_settings(self, "model.")
         check(self.width % self.heads == 0, "model.width", self.width, f"a multiple of heads={self.heads}")
         check(self.width % 2 == 0, "model.width", self.width, "even: positions are sines and cosines in pairs")
         check(0 <= self.dropout < 1, "model.dropout", self.dropout, "a probability below 1")
-        for key in ("codebook_size", "environment_codebook_size"):
-            check(getattr(self, key) >= 2, f"model.{key}", getattr(self, key), "at least 2")
-        check(self.commit_weight >= 0, "model.commit_weight", self.commit_weight, "at least 0")
         check(0 <= self.restart_below < 1, "model.restart_below", self.restart_below, "in [0, 1)")
         check(0 < self.usage_decay < 1, "model.usage_decay", self.usage_decay, "in (0, 1)")
         check(len(set(self.cameras)) == len(self.cameras), "model.cameras", self.cameras, "every camera once")
@@ -145,32 +133,20 @@ class ImageLamConfig:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ImageDataConfig:
+class ImageDataConfig(LatentDataConfig):
     """Whose transitions are learned."""
 
-    datasets: tuple[Path, ...] = (Path("data/tabletop"),)
-    """LeRobotDataset v3.0 directories of one robot, which are mixed."""
-    contract: str = DEFAULT_CONTRACT
-    """Name of a contract in config/contracts, or a file; it must be that of the datasets."""
-    fraction: float = 1.0
-    """Share of the training episodes to use, as a policy's ``data.fraction``: with the same seed and
-    ``validation_fraction`` the same episodes, so that labels know no others."""
-    validation_fraction: float = 0.05
-    """Share of the episodes that is never trained on."""
     cache_dir: Path | None = None
     """Folder of the feature files, which runs and labelling share. The default is latent/features inside each
     dataset."""
-    feature_batch: int = 64
+    feature_batch: int = setting(64, low=1)
     """Number of images that go through the frozen encoder at once."""
-    decode_threads: int = DECODE_THREADS
+    decode_threads: int = setting(DECODE_THREADS, low=1, high=64)
     """Number of threads that decode videos."""
 
     def __post_init__(self) -> None:
-        check(len(self.datasets) > 0, "data.datasets", self.datasets, "at least one directory")
-        check(0 < self.fraction <= 1, "data.fraction", self.fraction, "in (0, 1]")
-        check(0 <= self.validation_fraction < 0.5, "data.validation_fraction", self.validation_fraction, "in [0, 0.5)")
-        check(self.feature_batch >= 1, "data.feature_batch", self.feature_batch, "at least 1")
-        check(1 <= self.decode_threads <= 64, "data.decode_threads", self.decode_threads, "1 to 64")
+        check_settings(self, "data.")
+        LatentDataConfig.__post_init__(self)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -185,34 +161,29 @@ class ImageLamTrainConfig(CodebookRunConfig):
     initial: Path | None = None
     """Model that the training begins from. One of the same stage gives all weights (so the paper fine-tunes UniVLA's
     stage 2); for stage 2, one of stage 1 gives its latent tokens and its codebook, as in UniVLA."""
-    stage_one_steps: int = 50_000
+    stage_one_steps: int = setting(50_000, low=1)
     """Number of steps of stage 1, which is trained first, into output/stage1, if stage 2 has no ``initial``."""
-    warmup_steps: int = 0
+    warmup_steps: int = setting(0, low=0)
     """Number of steps at the start of each stage in which the decoder sees the latents themselves, not codes. The
     codebook is then seeded with latents that tell transitions apart; with those of an untrained encoder, which
     hardly differ, a short run ends with one code per token. It has to be 0 if ``initial`` gives a trained
     codebook."""
     batch_size: int = 64
     """Number of transitions per optimizer step, over all processes and accumulation steps."""
-    weight_decay: float = 1e-2
+    weight_decay: float = setting(1e-2, low=0)
     """Weight decay of AdamW."""
     gradient_clip: float = 0.1
     """Largest norm of the gradient; longer gradients are scaled down to it."""
-    action_weight: float = 1.0
+    action_weight: float = setting(1.0, low=0)
     """Weight λ_act of the action term in Eq. 15; 0 leaves the action head out (Table 6)."""
     action_fraction: float = 0.05
     """Share of the training transitions whose action the action head is shown; ``seed`` draws them."""
-    action_head_width: int = 256
+    action_head_width: int = setting(256, low=1)
     """Hidden width of the action head."""
     model: ImageLamConfig = field(default_factory=ImageLamConfig)
     data: ImageDataConfig = field(default_factory=ImageDataConfig)
 
     def __post_init__(self) -> None:
         CodebookRunConfig.__post_init__(self)
-        for key in ("action_head_width", "stage_one_steps"):
-            check(getattr(self, key) >= 1, key, getattr(self, key), "at least 1")
-        check(self.weight_decay >= 0, "weight_decay", self.weight_decay, "at least 0")
         check(self.gradient_clip > 0, "gradient_clip", self.gradient_clip, "above 0")
-        check(self.action_weight >= 0, "action_weight", self.action_weight, "at least 0")
         check(0 < self.action_fraction <= 1, "action_fraction", self.action_fraction, "in (0, 1]")
-        check(self.warmup_steps >= 0, "warmup_steps", self.warmup_steps, "at least 0")

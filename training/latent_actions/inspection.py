@@ -183,7 +183,7 @@ def _targets(
 ) -> list[_Target]:
     """Image codes: the action taken, the mean action of the chunk, the change of state. Action codes: their step's.
 
-    Actions are normalised as for a policy, relative to the state where that can be done.
+    Actions are normalised as for a policy, relative to the state if that can be done.
     """
     names = dataset.contract.action.names
     chunks_NHA = np.stack([dataset.chunk(int(i))[0] for i in steps_N]).astype(np.float64)

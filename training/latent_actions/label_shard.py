@@ -78,7 +78,6 @@ class _Labeller(Protocol):
     def quantizer(self) -> EmaQuantizer | CodebookQuantizer: ...
     def latents(self, episode: Episode) -> Iterator[Tensor]:
         """(B, T, d) of the episode's steps in order: T = H tokens of a chunk or P of a transition."""
-        ...
 
 
 @lru_cache(maxsize=1)
@@ -119,7 +118,7 @@ class _ActionLabeller:
 
 
 class _ImageLabeller:
-    """Transitions from step t to t + δ, or to the episode's last step where that is nearer (App. A.1)."""
+    """Transitions from step t to t + δ, or to the episode's last step if that is nearer (App. A.1)."""
 
     def __init__(
         self, dataset: EpisodeDataset, model: ImageLatentModel, device: torch.device, features: Path | None

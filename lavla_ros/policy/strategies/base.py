@@ -66,7 +66,6 @@ class StrategyOptions(Protocol):
 
     def labels(self, chunk_size: int) -> Mapping[str, LabelSpec]:
         """The latent labels that a strategy with these options needs for chunks of ``chunk_size`` steps, by key."""
-        ...
 
 
 class SupervisionStrategy(nn.Module):
@@ -101,7 +100,7 @@ class SupervisionStrategy(nn.Module):
 
         The loss is a mean as :func:`mean_loss` takes it, so that λ means the same for all strategies. A figure is a
         mean over what counts, as :func:`mean_counted` takes it. ``labels``: z_img (B, H, P), c_img (B, H, P, d), z_act
-        (B, H), c_act (B, H, d). ``weight_BH``: 1 where a step counts, as in the action loss.
+        (B, H), c_act (B, H, d). ``weight_BH``: 1 if a step counts, as in the action loss.
         """
         del states, labels, weight_BH
         return None, {}

@@ -2,7 +2,7 @@
 
 LIBERO's own files have pictures of 128×128, pauses of the person who steered, and some demonstrations that fail when
 they are acted again. Published figures (OpenVLA's, OpenVLA-OFT's, UniVLA's) are of policies that learned from
-demonstrations made anew: from their first state, after the protocol's waiting steps, without pauses, drawn at 256×256,
+demonstrations made again: from their first state, after the protocol's waiting steps, without pauses, drawn at 256×256,
 and only those that reach the goal. With the option ``demonstrations``, a suite's initial states are those of the
 files, and its expert repeats their actions, so that a recording of the suite makes exactly that.
 """

@@ -4,7 +4,7 @@ The protocol is the one that published figures follow (OpenVLA's, OpenVLA-OFT's 
 a recorded initial state, ten waiting steps with the gripper open, pictures of 256×256 turned by 180°, a state of end
 effector, axis-angle and fingers, actions at 20 Hz, and success at the first step on which the goal holds.
 
-What is done differently here changes no bit of the simulation: pictures are drawn only where somebody looks, the
+What is done differently here changes no bit of the simulation: pictures are drawn only when they are asked for, the
 model is compiled once instead of at every reset, and no OpenGL context is made until the first picture.
 """
 
@@ -170,7 +170,7 @@ class LiberoEnvironment:
     def observe(self, images: bool = True) -> Observation:
         """The contract's observation now. ``images`` False: none is drawn, and the simulation goes the same way.
 
-        Raises LiberoError before the first reset, NoGLError where pictures are wanted and no OpenGL works.
+        Raises LiberoError before the first reset, NoGLError if pictures are wanted and no OpenGL works.
         """
         raw = self.raw_images() if images else {}
         stamp = self.time_ns
@@ -289,7 +289,7 @@ class LiberoEnvironment:
 
 
 def _check_contract(contract: Contract) -> None:
-    """Raises LiberoError where the contract asks for what LIBERO does not have."""
+    """Raises LiberoError if the contract asks for what LIBERO does not have."""
     for what, asked, there in (
         ("cameras", contract.camera_names, tuple(CAMERAS)),
         ("states", contract.state.names, STATES),

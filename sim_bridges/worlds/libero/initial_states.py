@@ -26,7 +26,7 @@ _FLAGS = ["NEWFALSE", "NEWTRUE", "NEWFALSE"]
 def read_initial_states(file: Path) -> NDArray[np.float64]:
     """(N, 1 + nq + nv) time, positions and velocities of the whole simulation.
 
-    Raises LiberoError where the file is missing or is anything but such an array.
+    Raises LiberoError if the file is missing or is anything but such an array.
     """
     try:
         with zipfile.ZipFile(file) as archive:

@@ -31,7 +31,7 @@ _CONFIG_PATH = "LIBERO_CONFIG_PATH"
 def import_libero(assets: Path) -> Any:
     """The module ``libero.libero.envs``, whose scenes are made of ``assets``.
 
-    Raises LiberoError where the package is not installed, cannot be loaded, or its configuration is missing from the
+    Raises LiberoError if the package is not installed, cannot be loaded, or its configuration is missing from the
     folder that the user's own ``LIBERO_CONFIG_PATH`` names.
     """
     package_folder()
@@ -65,7 +65,7 @@ def without_log_file() -> Iterator[None]:
 
 @contextmanager
 def _configured() -> Iterator[None]:
-    """A configuration that asks nobody, while the package is being imported."""
+    """A configuration that asks the user nothing, while the package is being imported."""
     if "libero.libero" in sys.modules:
         yield
         return

@@ -1,4 +1,4 @@
-"""Pictures of a LIBERO scene, drawn when somebody looks and not before.
+"""Pictures of a LIBERO scene, drawn when they are asked for and not before.
 
 LIBERO samples its cameras within a control step, two physics steps before its end, and draws every one of them. Drawing
 costs ten times the physics. Here the simulation is only copied at that moment, and drawn if the picture is used: the
@@ -47,7 +47,7 @@ class Pictures:
     def draw(self, camera: str) -> NDArray[np.uint8]:
         """(resolution, resolution, 3) RGB as LIBERO gives it: upside down, row 0 at the bottom.
 
-        ``camera`` is one of :data:`CAMERAS`. Raises NoGLError where no OpenGL works.
+        ``camera`` is one of :data:`CAMERAS`. Raises NoGLError if no OpenGL works.
         """
         if self._renderer is None:
             self._renderer = self._make_renderer()

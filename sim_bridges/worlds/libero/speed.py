@@ -29,7 +29,7 @@ class Episode:
     assets: str
     actions_NA: NDArray[np.float64]
     every: int
-    """The bridge draws on every so many steps."""
+    """Number of steps from one drawing of the bridge to the next."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,7 +64,7 @@ class LiberoSuite:
     task_in_process = False
 
     def __init__(self, name: str, options: LiberoOptions = LiberoOptions()) -> None:  # frozen
-        """Raises LiberoError where LIBERO is not installed."""
+        """Raises LiberoError if LIBERO is not installed."""
         self.name = name
         self.contract: Contract = load_contract(options.contract)
         self.tasks = tuple(task.name for task in suite_tasks(name))

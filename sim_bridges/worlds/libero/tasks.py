@@ -92,7 +92,7 @@ def instruction_of(name: str) -> str:
 
 
 def package_folder() -> Path:
-    """Where ``libero.libero`` is installed. Raises LiberoError where it is not."""
+    """Where ``libero.libero`` is installed. Raises LiberoError if it is not."""
     spec = importlib.util.find_spec("libero")
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []
     for folder in folders:

@@ -63,7 +63,7 @@ LAYOUTS = (
 
 
 def find_root(robotwin_root: str = "") -> Path:
-    """The checkout that was named, else that of LAVLA_ROBOTWIN_ROOT. Raises RobotwinError where neither is."""
+    """The checkout that was named, else that of LAVLA_ROBOTWIN_ROOT. Raises RobotwinError if neither is."""
     named = robotwin_root or os.environ.get(_VARIABLE, "")
     if not named:
         raise RobotwinError(

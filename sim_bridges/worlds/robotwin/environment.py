@@ -6,7 +6,7 @@ unevenly far apart; the contract's rate says only how far apart the frames of *d
 
 Physics steps are counted where they happen: ``scene.step`` is replaced, on the scene object, by one that counts and
 calls the original. RoboTwin's methods look it up there at every step, so that none is missed, whichever of them makes
-it; a new scene, which every reset has, is counted anew.
+it; a new scene, which every reset has, is counted from zero.
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ class Demonstration:
     info: Mapping[str, Any]
     """What the placeholders of the instruction templates stand for."""
     reason: str
-    """Why it is not solved; empty where it is."""
+    """Why it is not solved; empty if it is."""
     targets_NA: FloatArray
     """(N, 14) commanded joints at every frame, the contract's period apart, the first at the start."""
 
@@ -123,7 +123,7 @@ class RobotwinEnvironment:
 
     @property
     def step_limit(self) -> int:
-        """RoboTwin's own for this task. Raises RobotwinError where the task was not set up for evaluation."""
+        """RoboTwin's own for this task. Raises RobotwinError if the task was not set up for evaluation."""
         if self.task.step_lim is None:
             raise RobotwinError(f"{self.name} has no step limit: it is set up without eval_mode")
         return self.task.step_lim
@@ -153,7 +153,7 @@ class RobotwinEnvironment:
         return self._digest.hexdigest()[:16]
 
     def reset(self, seed: int, *, instruction: str = "") -> None:
-        """Set up the scene of ``seed``. Raises RobotwinError where RoboTwin refuses to, naming its reason."""
+        """Set up the scene of ``seed``. Raises RobotwinError if RoboTwin refuses to, naming its reason."""
         self._counter = None
         if seed < 0:
             raise RobotwinError(f"the seed is {seed}; expected an integer >= 0")
@@ -178,7 +178,7 @@ class RobotwinEnvironment:
 
         Raises RobotwinError, and nothing has moved or been counted, before a reset, after success, at the step limit,
         and for a command of another size, not finite, or out of the joints' limits; or where RoboTwin itself raises:
-        nobody knows then how the scene stands, and the episode cannot go on.
+        the state of the scene is unknown then, and the episode cannot go on.
         """
         self._require_reset()
         values = self.check_command(action)
@@ -210,7 +210,7 @@ class RobotwinEnvironment:
         return values
 
     def view(self) -> View:
-        """Draw all cameras. Raises RobotwinError where ``get_obs`` raises or gives something else."""
+        """Draw all cameras. Raises RobotwinError if ``get_obs`` raises or gives something else."""
         self._require_reset()
         try:
             seen = self.task.get_obs()
@@ -276,7 +276,7 @@ class RobotwinEnvironment:
         return hasattr(self.task, "expert")
 
     def commands_of_expert(self) -> CommandExpert:
-        """The expert of this episode, from where the scene is now. Raises RobotwinError where there is none."""
+        """The expert of this episode, from where the scene is now. Raises RobotwinError if there is none."""
         self._require_reset()
         if not self.has_commands_of_an_expert:
             raise RobotwinError(f"the expert of {self.name} does not act through commands: demonstrate() plays it")
@@ -296,7 +296,7 @@ class RobotwinEnvironment:
                 frames.step()
                 played = self.task.play_once()
                 solved = bool(self.task.plan_success) and bool(self.task.check_success())
-                frames.finish()  # nobody but the clock moves: the label of the last frame is seen
+                frames.finish()  # advance the clock only, so that the last frame gets its label
         except _Interrupted as interruption:
             raise interruption.cause from None
         except Exception as error:  # noqa: BLE001  # RoboTwin: whatever the expert raises, the seed does not count
@@ -353,7 +353,7 @@ class _PhysicsSteps:
 
     @classmethod
     def of(cls, scene: Scene) -> _PhysicsSteps:
-        """The scene's, which gets one where it has none."""
+        """The scene's, which gets one if it has none."""
         counter = getattr(scene.step, "counter", None)
         return counter if isinstance(counter, cls) else cls(scene)
 
@@ -426,7 +426,7 @@ def _why(error: BaseException) -> str:
 
 
 def _check_contract(contract: Contract) -> None:
-    """Raises RobotwinError where the contract asks for what RoboTwin does not have."""
+    """Raises RobotwinError if the contract asks for what RoboTwin does not have."""
     unknown = sorted(set(contract.camera_names) - set(CAMERAS))
     if unknown:
         raise RobotwinError(f"contract {contract.name} wants the cameras {unknown}; RoboTwin has {list(CAMERAS)}")

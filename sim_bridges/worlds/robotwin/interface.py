@@ -30,8 +30,7 @@ class Joint(Protocol):
     """One joint of an arm."""
 
     def get_limits(self) -> ArrayLike:
-        """(1, 2) lowest and highest position; infinite where there is none."""
-        ...
+        """(1, 2) lowest and highest position; infinite if there is none."""
 
 
 class Robot(Protocol):
@@ -45,13 +44,11 @@ class Robot(Protocol):
 
     def get_left_arm_jointState(self) -> Sequence[float]:  # RoboTwin's name
         """(7,) where the drives are to go: what the observation's ``joint_action`` is, without drawing a picture."""
-        ...
 
     def get_right_arm_jointState(self) -> Sequence[float]: ...
 
     def get_left_arm_real_jointState(self) -> Sequence[float]:
         """(7,) where the joints are; the gripper is commanded here too."""
-        ...
 
     def get_right_arm_real_jointState(self) -> Sequence[float]: ...
 
@@ -75,7 +72,6 @@ class Scene(Protocol):
 
     def step(self) -> None:
         """One physics step of 4 ms. The bridge replaces it on the object to count."""
-        ...
 
     def get_all_actors(self) -> Sequence[Actor]: ...
 
@@ -86,11 +82,9 @@ class CommandExpert(Protocol):
     @property
     def done(self) -> bool:
         """There is nothing left to do, or it cannot go on."""
-        ...
 
     def act(self) -> NDArray[np.float64]:
         """The next command (14,), for the scene as it is now."""
-        ...
 
 
 class Task(Protocol):
@@ -105,39 +99,32 @@ class Task(Protocol):
     @property
     def take_action_cnt(self) -> int:
         """Commands of the episode."""
-        ...
 
     @property
     def step_lim(self) -> int | None:
         """Commands after which the episode has failed."""
-        ...
 
     @property
     def eval_success(self) -> bool:
         """The goal held at some physics step of a command."""
-        ...
 
     @property
     def plan_success(self) -> bool:
         """The expert could plan all of its motions."""
-        ...
 
     def setup_demo(self, **kwargs: Any) -> None:
         """Build the scene of ``seed``. Raises where its objects do not come to rest (``UnStableError``)."""
-        ...
 
     def get_obs(self) -> Mapping[str, Any]: ...
 
     def take_action(self, action: ArrayLike, action_type: str = "qpos") -> None:
         """Move to the joint targets (14,), from rest to rest: as many physics steps as that takes. Does nothing at the
         step limit and after success; checks nothing."""
-        ...
 
     def check_success(self) -> bool: ...
 
     def play_once(self) -> Mapping[str, Any]:
         """The scripted expert, to its end. ``["info"]``: what the instruction templates' placeholders stand for."""
-        ...
 
     def set_instruction(self, instruction: str | None = None) -> None: ...
 

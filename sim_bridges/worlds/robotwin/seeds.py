@@ -34,7 +34,7 @@ class Tried:
     seed: int
     instruction: str = ""
     rejected: str = ""
-    """Why it is no episode; empty where it is one."""
+    """Why it is no episode; empty if it is one."""
 
     def to_dict(self) -> dict[str, Any]:
         words = {"rejected": self.rejected} if self.rejected else {"instruction": self.instruction}
@@ -122,7 +122,7 @@ class SeedFile:
         return [tried for tried in self.tasks.get(task, []) if not tried.rejected]
 
     def add(self, task: str, tried: Tried) -> None:
-        """Keep it, durably. Raises RobotwinError where the disk does not take it."""
+        """Keep it, durably. Raises RobotwinError if the disk does not take it."""
         self.tasks.setdefault(task, []).append(tried)
         self.write()
 

@@ -16,7 +16,7 @@ from sim_bridges.worlds.robotwin.task_source import Instructions, Provenance, re
 
 
 class StandinSource:
-    """See the module."""
+    """A TaskSource whose tasks are the stand-in's."""
 
     suite = "robotwin_standin"
     tasks = standin.TASKS

@@ -119,7 +119,7 @@ class RobotwinSuite:
         return bool(self._seeds)
 
     def plan(self, task: str, trial: int, seed: int) -> EpisodeStart:
-        """The seeds in a row, for whoever is not to be protected from what the expert cannot do: itself."""
+        """Consecutive, unfiltered seeds: they are used to evaluate the expert itself."""
         return EpisodeStart(first_seed(seed) + trial, None, "", self.source.step_limit(task))
 
     def find(
@@ -127,7 +127,7 @@ class RobotwinSuite:
     ) -> dict[str, list[EpisodeStart]]:
         """The protocol's episodes: those of the list that was given, else those that the expert solves.
 
-        Kept in the folder's seeds.json as they are found. Raises RobotwinError where the expert solves none, SuiteError
+        Kept in the folder's seeds.json as they are found. Raises RobotwinError if the expert solves none, SuiteError
         where the list that was given has too few or other ones than the folder's.
         """
         listed = SeedFile(folder / SEEDS_FILE, self.source.provenance(), self.instructions)
@@ -160,7 +160,7 @@ class RobotwinSuite:
         return RobotwinTopics(scope, self.contract)
 
     def listed(self, kind: Instructions) -> SeedFile | None:
-        """The list that was given, with its instructions. Raises SuiteError where it is none."""
+        """The list that was given, with its instructions. Raises SuiteError if it is none."""
         if self._seeds and not Path(self._seeds).is_file():
             raise SuiteError(f"--seeds {self._seeds} is not a file; give the seeds.json of an evaluation's folder")
         return SeedFile(Path(self._seeds), self.source.provenance(), kind) if self._seeds else None
@@ -213,7 +213,7 @@ class RobotwinSuite:
 
 
 def robotwin(options: RobotwinOptions = RobotwinOptions()) -> RobotwinSuite:  # frozen
-    """RoboTwin itself, from a checkout. Raises RobotwinError where there is none, or of another layout."""
+    """RoboTwin itself, from a checkout. Raises RobotwinError if there is none, or of another layout."""
     source = open_source(options.robotwin_root, options.task_config)
     default_tasks = tuple(task for task in PAPER_4 if task in source.tasks)
     return RobotwinSuite(source, default_tasks=default_tasks, options=options)
@@ -281,7 +281,7 @@ class RobotwinTaskEnvironment:
         return _Demonstrator(self)
 
     def disturbance(self, plan: EpisodePlan) -> Disturbance:
-        """Raises RobotwinError where the expert does not act through commands."""
+        """Raises RobotwinError if the expert does not act through commands."""
         return self._suite.source.disturbance(plan.seed)
 
     def phrasings(self, plan: EpisodePlan) -> tuple[str, ...]:
@@ -293,7 +293,7 @@ class RobotwinTaskEnvironment:
     def find(
         self, start: EpisodeStart, *, number: int | None, demonstration: bool, on_try: Callable[[], None]
     ) -> EpisodeStart:
-        """Raises RobotwinError where the expert solves no such seed, or the list has none."""
+        """Raises RobotwinError if the expert solves no such seed, or the list has none."""
         task, source = self.environment.name, self._suite.source
         kind = self._suite.instructions_of(demonstration=demonstration)
         check = partial(try_seed, self.environment, source, kind=kind)
@@ -325,7 +325,7 @@ class RobotwinTaskEnvironment:
         return start._replace(seed=found.seed, instruction=found.instruction)
 
     def restart(self) -> None:
-        """The episode anew, after the expert has shown it."""
+        """Reset to the same episode, after the expert has shown it."""
         assert self._plan is not None
         self.reset(self._plan)
 
@@ -343,7 +343,7 @@ class RobotwinTaskEnvironment:
 
 
 class _Demonstrator(ChunksOfOne):
-    """RoboTwin's expert, which plays by itself; asked for commands, it repeats what it has shown in the scene anew,
+    """RoboTwin's expert, which plays by itself; asked for commands, it repeats in the same scene what it has shown,
     target by target. One that acts through commands gives its own."""
 
     def __init__(self, owner: RobotwinTaskEnvironment) -> None:

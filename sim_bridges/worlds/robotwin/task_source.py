@@ -32,33 +32,27 @@ class TaskSource(Protocol):
     @property
     def suite(self) -> str:
         """Name that its episodes are known by."""
-        ...
 
     @property
     def tasks(self) -> tuple[str, ...]: ...
 
     def step_limit(self, task: str) -> int:
         """Commands after which an episode has failed."""
-        ...
 
     def environment(self, task: str, contract: Contract) -> RobotwinEnvironment:
         """Raises RobotwinError for an unknown task, or naming what this machine lacks."""
-        ...
 
     def instruction(self, task: str, seed: int, info: Mapping[str, Any], kind: Instructions) -> str:
-        """The instruction of an episode, a function of its seed: equal arguments, equal words, whoever asks."""
-        ...
+        """The instruction of an episode, a function of its seed: equal arguments give equal words."""
 
     def disturbance(self, seed: int) -> Disturbance:
-        """Pushes for an expert's commands. Raises RobotwinError where its expert does not act through commands."""
-        ...
+        """Pushes for an expert's commands. Raises RobotwinError if its expert does not act through commands."""
 
     def provenance(self) -> Provenance: ...
 
     @property
     def distributions(self) -> tuple[str, ...]:
         """Those whose versions decide the bits of an episode."""
-        ...
 
 
 @runtime_checkable

@@ -47,7 +47,7 @@ def import_sapien() -> Any:
 
 
 def render_system() -> Any:
-    """SAPIEN's renderer, on the GPU where there is one, else on the CPU. Raises NoVulkanError, SapienMissing."""
+    """SAPIEN's renderer, on the GPU if there is one, else on the CPU. Raises NoVulkanError, SapienMissing."""
     sapien = import_sapien()
     try:
         return sapien.render.RenderSystem()

@@ -2,7 +2,7 @@
 
 Renders the state that the physics process shares, stamped with the time of that state; says what the task is
 (``/instruction``) and how it goes (``/episode/state``); ``/episode/reset`` brings the arm home through the
-executor, then sets the objects up anew with the next seed. With ``wait_for_reset`` the first episode waits for it too.
+executor, then sets the objects up with the next seed. With ``wait_for_reset`` the first episode waits for it too.
 The executor obeys one publisher of /action_chunk: this node is one only while it brings the arm home, and only after
 every other one has stopped to be (a policy node does so at ``homing``).
 """
@@ -69,7 +69,7 @@ class TabletopCameraParameters(NodeParameters):
 
 
 class TabletopCameraNode(LavlaNode):
-    """See the module."""
+    """The cameras, and the referee that begins and judges the live episodes."""
 
     parameters_type = TabletopCameraParameters
     parameters: TabletopCameraParameters
@@ -120,7 +120,7 @@ class TabletopCameraNode(LavlaNode):
         self._release()
 
     def _read_state(self) -> SceneState:
-        """The newest state. ParameterError where the physics process is silent."""
+        """The newest state. ParameterError if the physics process is silent."""
         payload = self._state_ring.newest()
         state = SceneState.decode(payload) if payload is not None else None
         if state is None or wall_ns() - state.stamp_ns > self.parameters.stale_after_s * 1e9:
@@ -211,7 +211,7 @@ class TabletopCameraNode(LavlaNode):
         return response
 
     def _take_over(self) -> None:
-        """Begin to command the arm as soon as nobody else does and the executor listens."""
+        """Begin to command the arm as soon as no other node does and the executor listens."""
         if self._chunks is None:
             if publishers_of(self, topics.ACTION_CHUNK):
                 return

@@ -85,7 +85,7 @@ class ScriptedExpert:
     """Solves the sim's task. ``chunk`` gives the next few absolute joint targets."""
 
     def __init__(self, sim: TabletopSim, contract: Contract, config: ExpertConfig | None = None) -> None:
-        """Raises ValueError where the contract does not command the six joints and a gripper, absolutely."""
+        """Raises ValueError if the contract does not command the six joints and a gripper, absolutely."""
         names = contract.action.names
         if contract.action.mode != "absolute" or sorted(names) != sorted((*JOINT_NAMES, "gripper")):
             raise ConfigError(

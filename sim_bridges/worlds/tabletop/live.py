@@ -36,7 +36,7 @@ class LiveOptions:
 
 
 def main(argv: Sequence[str] | None = None, *, prog: str = "python -m sim_bridges.worlds.tabletop.live") -> int:
-    """Run until SIGINT or SIGTERM; the exit status: 1 where a port is in use or the physics failed."""
+    """Run until SIGINT or SIGTERM; the exit status: 1 if a port is in use or the physics failed."""
     description = "Run the JAKA controller emulator over the live tabletop, for any JAKA client."
     options = tyro.cli(LiveOptions, args=argv, prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,))
     # Only now: the physics take a while to import, and help must not wait for it.

@@ -31,7 +31,7 @@ class LockstepSession:
         """``executor``: whose configuration is used; every episode gets a fresh one of it.
         ``renderer`` None: :meth:`observe` works with ``render=False`` only.
 
-        Raises ValueError where the contract's step is not a multiple of the physics step, its state is
+        Raises ValueError if the contract's step is not a multiple of the physics step, its state is
         not the six joints and the gripper, or the executor has another tick or another order of the joints.
         """
         if contract.dt_ns % STEP_NS:
@@ -97,7 +97,7 @@ class LockstepSession:
 
     def observe(self, render: bool = True) -> Observation:
         """The observation at this moment. ``render=False`` leaves ``images`` empty (a step whose picture nobody
-        looks at). Raises RuntimeError where pictures are wanted but the session has no renderer."""
+        looks at). Raises RuntimeError if pictures are wanted but the session has no renderer."""
         images: dict[str, NDArray[np.uint8]] = {}
         if render:
             if self._renderer is None:

@@ -30,7 +30,7 @@ class TabletopRenderer:
     def __init__(self, sim: TabletopSim, size: int | tuple[int, int] = 224, *, shadows: bool = False) -> None:
         """``sim``: a TabletopSim. ``size``: edge or (height, width), pixels. ``shadows``: real ones (slow).
 
-        Raises NoGLError with the packages to install where no OpenGL works.
+        Raises NoGLError with the packages to install if no OpenGL works.
         """
         height, width = (size, size) if isinstance(size, int) else size
         if os.environ.get("MUJOCO_GL", "").lower() in ("disable", "disabled", "off", "false", "0"):

@@ -201,7 +201,7 @@ class TabletopSim:
             self._steps += 1
             if self._steps % JUDGE_EVERY_STEPS == 0:
                 self._judge()
-        # A step leaves poses and contacts as they were before it: bring them up to date for whoever looks now.
+        # A step leaves poses and contacts as they were before it: bring them up to date for a reader.
         mujoco.mj_fwdPosition(self.model, data)
 
     def _judge(self) -> None:

@@ -139,7 +139,7 @@ def test_two_evaluations_into_one_folder_are_refused(tmp_path: Path) -> None:
     with EvaluationFolder(tmp_path, settings), pytest.raises(OutputError, match=rf"another process \({os.getpid()}\)"):
         EvaluationFolder(tmp_path, settings).__enter__()
     evaluate(replace(CONFIG, episodes=1), out=tmp_path / "out")
-    with pytest.raises(StoreError, match=r"(?s)another evaluation.*episodes: 1 there, 2 now"):
+    with pytest.raises(StoreError, match=r"(?s)another evaluation.*episodes: 1 → 2"):
         evaluate(replace(CONFIG, episodes=2), out=tmp_path / "out")
     with pytest.raises(StoreError, match=r"is finished; give another --out"):
         evaluate(replace(CONFIG, episodes=1), out=tmp_path / "out")

@@ -15,9 +15,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+from every_command import EveryCommand
 from jaka_peers import QUICK, free_port, wait_until
 
-from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.codec import FrameReader, JakaProtocolError, encode
 from lavla_ros.jaka.errors import JakaConnectionError, JakaError, JakaTimeoutError
 from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant, emulator_command, main
@@ -27,12 +27,12 @@ pytestmark = pytest.mark.timed
 
 
 @contextlib.contextmanager
-def connected(emulator: ControllerEmulator, reply_timeout_s: float = 1.0) -> Iterator[JakaClient]:
-    with JakaClient("127.0.0.1", emulator.port, None, reply_timeout_s=reply_timeout_s) as client:
+def connected(emulator: ControllerEmulator, reply_timeout_s: float = 1.0) -> Iterator[EveryCommand]:
+    with EveryCommand("127.0.0.1", emulator.port, None, reply_timeout_s=reply_timeout_s) as client:
         yield client
 
 
-def make_ready(client: JakaClient, *, servo: bool = False) -> None:
+def make_ready(client: EveryCommand, *, servo: bool = False) -> None:
     client.power_on()
     wait_until(lambda: client.get_robot_state().powered_on)
     client.enable_robot()
@@ -454,18 +454,18 @@ def emulator_process(*arguments: str) -> Iterator[tuple[subprocess.Popen[str], i
 
 def test_an_interrupt_waits_for_a_client_in_servo_mode() -> None:
     with emulator_process("--without-commands", "coast", "--servo-depth", "7") as (process, port):
-        with JakaClient("127.0.0.1", port, None) as client:
+        with EveryCommand("127.0.0.1", port, None) as client:
             make_ready(client, servo=True)
             process.send_signal(signal.SIGINT)
             time.sleep(0.5)
             assert client.is_in_servo_move(), "a terminal's Ctrl-C reaches the client too, which brings the arm to rest"
             client.servo_move(False)
         assert process.wait(5.0) == 0
-    with emulator_process() as (process, port), JakaClient("127.0.0.1", port, None) as client:
+    with emulator_process() as (process, port), EveryCommand("127.0.0.1", port, None) as client:
         make_ready(client, servo=True)
         process.send_signal(signal.SIGINT)
         assert process.wait(10.0) == 0, "not for ever"
-    with emulator_process() as (process, port), JakaClient("127.0.0.1", port, None) as client:
+    with emulator_process() as (process, port), EveryCommand("127.0.0.1", port, None) as client:
         make_ready(client, servo=True)
         process.terminate()
         assert process.wait(2.0) == 0, "SIGTERM does not wait"

@@ -9,9 +9,9 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from every_command import EveryCommand
 from jaka_peers import answer_with, free_port, raw_peer, wait_until
 
-from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.codec import MAX_MESSAGE_BYTES, FrameReader, JakaProtocolError, encode
 from lavla_ros.jaka.errors import JakaConnectionError, JakaError, JakaTimeoutError
 from lavla_ros.jaka.kinematics import MINICOBO_DH, forward
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.timed
 OK = b'{"cmdName":"power_on","errorCode":"0","errorMsg":""}'
 
 
-def client_of(port: int, *, reply_timeout_s: float = 0.3) -> JakaClient:
-    return JakaClient("127.0.0.1", port, None, connect_timeout_s=0.5, reply_timeout_s=reply_timeout_s)
+def client_of(port: int, *, reply_timeout_s: float = 0.3) -> EveryCommand:
+    return EveryCommand("127.0.0.1", port, None, connect_timeout_s=0.5, reply_timeout_s=reply_timeout_s)
 
 
 @pytest.fixture
-def client(emulator: ControllerEmulator) -> Iterator[JakaClient]:
-    with JakaClient("127.0.0.1", emulator.port, emulator.status_port, reply_timeout_s=1.0) as connected:
+def client(emulator: ControllerEmulator) -> Iterator[EveryCommand]:
+    with EveryCommand("127.0.0.1", emulator.port, emulator.status_port, reply_timeout_s=1.0) as connected:
         yield connected
 
 
@@ -131,10 +131,10 @@ def test_stray_replies_are_counted_and_never_the_answer() -> None:
 def test_a_missing_or_odd_field_is_named(command: str, fields: dict[str, object], match: str) -> None:
     peer = raw_peer(answer_with(encode({"cmdName": command, "errorCode": "0", **fields})))
     calls = {
-        "get_joint_pos": JakaClient.get_joint_position,
-        "get_robot_state": JakaClient.get_robot_state,
-        "protective_stop_status": JakaClient.protective_stop,
-        "is_in_servomove": JakaClient.is_in_servo_move,
+        "get_joint_pos": EveryCommand.get_joint_position,
+        "get_robot_state": EveryCommand.get_robot_state,
+        "protective_stop_status": EveryCommand.protective_stop,
+        "is_in_servomove": EveryCommand.is_in_servo_move,
     }
     with peer as port, client_of(port) as client, pytest.raises(JakaProtocolError, match=match):
         calls[command](client)
@@ -176,20 +176,20 @@ def test_arguments_are_checked() -> None:
     with pytest.raises(ValueError, match="finite and above 0"):
         client.set_servo_move_filter((1.0, 0.0, 1.0))
     with pytest.raises(ValueError, match="positive time"):
-        JakaClient("x", reply_timeout_s=0.0)
+        EveryCommand("x", reply_timeout_s=0.0)
 
 
 # ---- against the emulator ----
 
 
-def make_ready(client: JakaClient) -> None:
+def make_ready(client: EveryCommand) -> None:
     client.power_on()
     wait_until(lambda: client.get_robot_state().powered_on)
     client.enable_robot()
     wait_until(lambda: client.get_robot_state().enabled)
 
 
-def test_every_typed_command(emulator: ControllerEmulator, client: JakaClient, plant: KinematicPlant) -> None:
+def test_every_typed_command(emulator: ControllerEmulator, client: EveryCommand, plant: KinematicPlant) -> None:
     make_ready(client)
     goal = np.array([0.1, 0.3, 1.3, 0.0, 1.2, -0.2])
     client.joint_move(goal, speed_rad_s=3.0, acceleration_rad_s2=30.0)
@@ -232,7 +232,7 @@ def test_every_typed_command(emulator: ControllerEmulator, client: JakaClient, p
     assert not client.counters.stray_replies
 
 
-def test_posted_commands_are_matched_with_their_replies(emulator: ControllerEmulator, client: JakaClient) -> None:
+def test_posted_commands_are_matched_with_their_replies(emulator: ControllerEmulator, client: EveryCommand) -> None:
     make_ready(client)
     client.servo_move(True)
     for i in range(20):
@@ -250,7 +250,7 @@ def test_posted_commands_are_matched_with_their_replies(emulator: ControllerEmul
     assert not client.counters.stray_replies
 
 
-def test_it_reconnects_outside_servo_mode_only(emulator: ControllerEmulator, client: JakaClient) -> None:
+def test_it_reconnects_outside_servo_mode_only(emulator: ControllerEmulator, client: EveryCommand) -> None:
     make_ready(client)
     emulator.faults.drop_connection = True
     wait_until(lambda: not emulator.faults.drop_connection)
@@ -269,7 +269,7 @@ def test_it_reconnects_outside_servo_mode_only(emulator: ControllerEmulator, cli
 # ---- status stream ----
 
 
-def test_status_follows_the_arm(emulator: ControllerEmulator, client: JakaClient) -> None:
+def test_status_follows_the_arm(emulator: ControllerEmulator, client: EveryCommand) -> None:
     stream = client.status
     assert stream is not None
     status = stream.wait_newer(0, 1.0)

@@ -10,10 +10,10 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+from every_command import EveryCommand
 from jaka_peers import QUICK, answer_by_name, answer_with, free_port, raw_peer, wait_until
 
 from lavla_ros.control.arm import ArmDriver, DriverError
-from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.controller_settings import SettingRefused, apply_settings
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
 from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
@@ -106,7 +106,7 @@ def test_the_gripper_switches_on_change_only(
 def test_the_gripper_can_be_wired_the_other_way_and_is_read_at_connect(
     emulator: ControllerEmulator, plant: KinematicPlant
 ) -> None:
-    with JakaClient("127.0.0.1", emulator.port, None) as client:
+    with EveryCommand("127.0.0.1", emulator.port, None) as client:
         client.set_digital_output("tool", 1, True)
     driver = JakaTcpDriver(
         JakaDriverConfig(
@@ -268,7 +268,7 @@ def test_a_setting_that_does_not_read_back_is_refused(replies: dict[str, dict[st
     config = JakaDriverConfig(host="127.0.0.1", payload_kg=0.4)
     with (
         raw_peer(answer_by_name(replies)) as port,
-        JakaClient("127.0.0.1", port, None) as client,
+        EveryCommand("127.0.0.1", port, None) as client,
         pytest.raises(SettingRefused, match=match),
     ):
         apply_settings(client, config, None)
@@ -280,7 +280,7 @@ def test_a_setting_that_does_not_read_back_is_refused(replies: dict[str, dict[st
 def test_nothing_connects_while_something_moves_the_arm(emulator: ControllerEmulator, driver: JakaTcpDriver) -> None:
     driver.connect()
     driver.close()
-    with JakaClient("127.0.0.1", emulator.port, None) as other:
+    with EveryCommand("127.0.0.1", emulator.port, None) as other:
         other.joint_move(np.full(6, 0.3), speed_rad_s=0.3, acceleration_rad_s2=3.0)
         time.sleep(0.2)
         with pytest.raises(DriverError, match=r"the arm moves .*another client"):
@@ -355,7 +355,7 @@ def test_connect_fails_loudly_and_leaves_nothing_connected(
 def test_servo_mode_left_by_a_dead_client_is_left_first(emulator: ControllerEmulator, driver: JakaTcpDriver) -> None:
     driver.connect()
     driver.close()
-    with JakaClient("127.0.0.1", emulator.port, None) as dead:
+    with EveryCommand("127.0.0.1", emulator.port, None) as dead:
         dead.servo_move(True)
     assert emulator.snapshot.servo_mode
     driver.connect()

@@ -18,19 +18,18 @@ from lavla_ros.contract import load_contract
 from lavla_ros.outputs import OutputError, sole_writer
 from training.latent_actions import action_train
 from training.latent_actions.action_config import (
-    ActionDataConfig,
     ActionLamConfig,
     ActionLamTrainConfig,
 )
 from training.latent_actions.action_data import ActionChunks, chunk_stats, constant_dimensions
 from training.latent_actions.action_model import (
     ActionLatentModel,
-    fit_window,
     frequency_features,
     masked_distance,
 )
 from training.latent_actions.action_train import ActionTask
 from training.latent_actions.checkpoint import load_latent_model
+from training.latent_actions.codebook_config import LatentDataConfig
 from training.latent_actions.quantize import QuantizeError
 from training.loop import Trainer, TrainingError
 from training.samples import DataError, split_episodes
@@ -61,7 +60,7 @@ def run_config(output, small, **changes) -> ActionLamTrainConfig:
         log_every=25,
         validate_every=100,
         model=small,
-        data=ActionDataConfig(validation_fraction=0.1),
+        data=LatentDataConfig(validation_fraction=0.1),
     )
     return replace(base, **changes)
 
@@ -180,15 +179,6 @@ def test_chunk_size_must_be_the_contracts(contract, small, chunks):
     stats = chunk_stats(contract, small.actions, chunks)
     with pytest.raises(ConfigError, match=r"chunk_size is 8.*'jaka_minicobo', 6"):
         ActionLatentModel(replace(small, chunk_size=8), contract, stats)
-
-
-def test_windows_are_padded_with_the_last_action_or_cut():
-    window = np.arange(6, dtype=np.float32).reshape(3, 2)
-    np.testing.assert_array_equal(fit_window(window, 5), [[0, 1], [2, 3], [4, 5], [4, 5], [4, 5]])
-    np.testing.assert_array_equal(fit_window(window, 2), [[0, 1], [2, 3]])
-    np.testing.assert_array_equal(fit_window(window[:1], 3), [[0, 1]] * 3)
-    with pytest.raises(ValueError, match=r"\(0, 2\)"):
-        fit_window(window[:0], 3)
 
 
 # ---------------------------------------------------------------------------- objective

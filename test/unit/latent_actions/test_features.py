@@ -92,7 +92,7 @@ def test_random_encoder_is_made_by_its_seed_alone(extractor, images):
     np.testing.assert_array_equal(again.extract(images), extractor.extract(images))
     other = load_features(replace(FEATURES, seed=1))
     assert other.fingerprint != extractor.fingerprint
-    with pytest.raises(ConfigError, match=rf"features.fingerprint.*{other.fingerprint}.*train anew"):
+    with pytest.raises(ConfigError, match=rf"features.fingerprint.*{other.fingerprint}.*train again"):
         load_features(replace(FEATURES, seed=1, fingerprint=extractor.fingerprint))
 
 

@@ -18,8 +18,9 @@ from safetensors.torch import load_file
 
 from lavla_ros.config import to_plain
 from lavla_ros.resources import config_path
-from training.latent_actions.action_config import ActionDataConfig, ActionLamConfig, ActionLamTrainConfig
+from training.latent_actions.action_config import ActionLamConfig, ActionLamTrainConfig
 from training.latent_actions.action_train import train_action_lam
+from training.latent_actions.codebook_config import LatentDataConfig
 from training.latent_actions.image_config import ImageDataConfig, ImageLamTrainConfig
 from training.latent_actions.image_train import train_image_lam
 
@@ -33,7 +34,7 @@ def configurations(folder: Path, name: str) -> tuple[ActionLamTrainConfig, Image
     run = RUN | {"threads": 1, "device": "cpu"}
     action = ActionLamConfig(width=16, feedforward=24, decoder_width=24, codebook_size=8, codebook_decay=0.8)
     return (
-        ActionLamTrainConfig(output=folder / name / "action", model=action, data=ActionDataConfig(**data), **run),
+        ActionLamTrainConfig(output=folder / name / "action", model=action, data=LatentDataConfig(**data), **run),
         ImageLamTrainConfig(
             output=folder / name / "image",
             stage_one_steps=STEPS,

@@ -6,11 +6,12 @@ from dataclasses import replace
 
 import pytest
 import torch
+from transformers import Qwen3VLModel
 
 from benchmarks.qwen import qwen_config
 from lavla_ros.config import read_config
 from lavla_ros.contract import load_contract
-from lavla_ros.policy.backbone import build_pretrained_on_meta
+from lavla_ros.policy.backbone import Backbone
 from lavla_ros.policy.config import StrategyConfig
 from lavla_ros.policy.head import BridgeAttentionHead
 from lavla_ros.policy.model import LatentActionVLA
@@ -34,7 +35,7 @@ def build():
         config = read_config(TrainConfig, config_path("training/jaka.yaml"))
         policy = replace(config.policy, strategy=StrategyConfig(name=strategy))
         with torch.device("meta"):
-            backbone = build_pretrained_on_meta(policy.backbone, qwen_config("2b", ids), ids)
+            backbone = Backbone(policy.backbone, Qwen3VLModel(qwen_config("2b", ids)), ids)
             return LatentActionVLA(policy, load_contract(config.data.contract), backbone)
 
     return build

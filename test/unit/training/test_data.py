@@ -21,9 +21,10 @@ from training.data import LoadedData, load_data, open_sources
 from training.dataset import EpisodeDataset
 from training.dataset.video import VideoReader
 from training.frames import FileFrames, FrameError, MemoryFrames, Prefetcher, VideoFrames, open_frames
-from training.latent_actions.action_config import ActionDataConfig, ActionLamConfig, ActionLamTrainConfig
+from training.latent_actions.action_config import ActionLamConfig, ActionLamTrainConfig
 from training.latent_actions.action_data import load_chunks
 from training.latent_actions.action_train import ActionTask
+from training.latent_actions.codebook_config import LatentDataConfig
 from training.policy_task import PolicyTask
 from training.samples import DataError, SampleStream, split_episodes
 from training.system_resources import RoomError
@@ -181,7 +182,7 @@ def test_latent_models_see_and_hold_out_the_episodes_that_a_policy_does(contract
     policy = small_config(tmp_path / "p", data=DataConfig(fraction=0.5, validation_fraction=0.2))
     lam = ActionLamTrainConfig(
         model=ActionLamConfig(chunk_size=HORIZON), seed=policy.seed,
-        data=ActionDataConfig(datasets=(root,), fraction=0.5, validation_fraction=0.2),
+        data=LatentDataConfig(datasets=(root,), fraction=0.5, validation_fraction=0.2),
     )  # fmt: skip
     one, other = PolicyTask(policy, contract, data), ActionTask(lam, contract, load_chunks(lam.data, contract))
     assert len(one.train_rows) == 50 and len(one.validation_rows) == 20

@@ -41,7 +41,7 @@ from training.dataset import EpisodeDataset, layout, validate
 from training.dataset.labels import LabelTrack
 from training.dataset.writer import DatasetWriter
 from training.ingest.bag import Bags
-from training.ingest.build import IngestError, Kind, Rejection
+from training.ingest.build import EpisodeReport, IngestError, Kind, Rejection
 from training.ingest.diagnosis import Clocks
 
 UNMARKED = Bags(outcomes=("succeeded", "failed", "unmarked"))
@@ -346,8 +346,10 @@ def test_a_trajectory_stamped_zero_begins_when_it_is_logged(tmp_path: Path) -> N
     bag = PLAIN.but(command=lambda t, ns: trajectory(0, commanded(t + 0.1), 98 * MS)).write(tmp_path / "bag")
     report = convert([bag], tmp_path / "data", CONTRACT, options=UNMARKED, jobs=1)
     require_right(EpisodeDataset(tmp_path / "data", CONTRACT), 20)
-    assert report.sources[0].warnings == ("command: 20 messages are stamped 0 (at once): their log times were taken",)
+    [notice] = report.sources[0].warnings
+    assert str(notice) == "command: 20 messages are stamped 0 (at once): their log times were taken"
     assert "look at" in str(report)
+    assert EpisodeReport.from_dict(report.sources[0].to_dict("bag")) == report.sources[0]
 
 
 def test_streams_of_another_clock_are_told_and_can_be_taken_by_log_time(tmp_path: Path) -> None:
@@ -357,8 +359,8 @@ def test_streams_of_another_clock_are_told_and_can_be_taken_by_log_time(tmp_path
     report = convert([bag], tmp_path / "data", CONTRACT, options=UNMARKED, jobs=1)
     [bag_report] = report.sources
     assert bag_report.delay_ms == {"command": 0.0, "front": -99.0, "wrist": -99.0, "state": 0.0}
-    assert [w.split(":")[0] for w in bag_report.warnings] == ["command", "state"]
-    assert "99 ms apart, where the contract tolerates 50" in bag_report.warnings[1]
+    assert [notice.stream for notice in bag_report.warnings] == ["command", "state"]
+    assert "99 ms apart, where the contract tolerates 50" in bag_report.warnings[1].text
     options = replace(UNMARKED, log_time=("front", "wrist"))
     report = convert([bag], tmp_path / "right", CONTRACT, options=options, jobs=1)
     assert report.sources[0].warnings == ()
@@ -378,7 +380,7 @@ def test_a_simulators_slow_clock_is_no_other_clock() -> None:
             clocks.add("state", stamp_ns, log_ns)
             clocks.add("command", stamp_ns - 80 * MS, log_ns)
     assert clocks.delay_ms()["state"] - clocks.delay_ms()["front"] > 1000
-    assert [line.split(":")[0] for line in clocks.warnings(CONTRACT, ())] == ["command"]
+    assert [notice.stream for notice in clocks.warnings(CONTRACT, ())] == ["command"]
 
 
 def test_unstamped_pictures_are_taken_by_log_time(tmp_path: Path) -> None:

@@ -45,9 +45,10 @@ from training import system_resources
 from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, TrainConfig
 from training.data import LoadedData, load_data
 from training.dataset import EpisodeDataset, layout
-from training.latent_actions.action_config import ActionDataConfig, ActionLamConfig, ActionLamTrainConfig
+from training.latent_actions.action_config import ActionLamConfig, ActionLamTrainConfig
 from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import content_hash, save_latent_model
+from training.latent_actions.codebook_config import LatentDataConfig
 from training.latent_actions.image_config import (
     FeatureConfig,
     ImageDataConfig,
@@ -162,7 +163,7 @@ def run_configs(kind: str, folder: Path) -> dict[str, TrainConfig | ActionLamTra
                 model=ActionLamConfig(
                     chunk_size=HORIZON, width=16, heads=2, feedforward=16, decoder_width=16, codebook_size=8
                 ),
-                data=ActionDataConfig(datasets=(dataset,), contract=contract, validation_fraction=0.2),
+                data=LatentDataConfig(datasets=(dataset,), contract=contract, validation_fraction=0.2),
             ),
             "image": ImageLamTrainConfig(
                 **common,

@@ -103,7 +103,7 @@ class Footprint:
 
 
 def footprint(boxes: Boxes) -> Footprint:
-    """Raises ValueError where there are no boxes."""
+    """Raises ValueError if there are no boxes."""
     if not len(boxes.centres):
         raise ValueError("an object without collision geometry has no footprint")
     corners = boxes.corners().reshape(-1, 3)

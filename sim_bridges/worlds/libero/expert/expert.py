@@ -62,7 +62,7 @@ class ExpertConfig:
     open_gap_m: float = 0.07
     """Fingers at least this far open are put around an object."""
     moved_m: float = 0.015
-    """An object that has moved this far since the grasp was planned is planned for anew."""
+    """An object that has moved this far since the grasp was planned gets a new plan."""
     grip_steps: int = 9
     """The fingers close for at least this long, and for up to twice as long while they still move."""
     release_steps: int = 7
@@ -301,7 +301,7 @@ class LiberoExpert:
     # ---- what the decisions ask
 
     def _plan(self, look: _Look) -> Grasp:
-        """The present grasp, planned anew when the object has moved."""
+        """The present grasp, planned again when the object has moved."""
         if self._planned_for is None or np.linalg.norm(look.item - self._planned_for) > self.config.moved_m:
             grasps = plan_grasps(self._scene, self.config.grasp, self._home_yaw)
             self._grasp = _nth_different(grasps, self._attempt)

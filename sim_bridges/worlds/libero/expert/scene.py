@@ -24,7 +24,7 @@ class NoExpertError(UserError, ValueError):
 
 
 def require_expert(suite: str) -> None:
-    """Raises NoExpertError where ``suite`` has no scripted expert."""
+    """Raises NoExpertError if ``suite`` has no scripted expert."""
     if suite not in EXPERT_SUITES:
         raise NoExpertError(f"suite {suite!r} has no scripted expert; those that have one: {', '.join(EXPERT_SUITES)}")
 
@@ -41,7 +41,7 @@ class Goal:
 
 
 def parse_goal(problem: dict[str, Any]) -> Goal:
-    """The goal of a parsed BDDL problem. Raises NoExpertError where the expert does not know how to reach it."""
+    """The goal of a parsed BDDL problem. Raises NoExpertError if the expert does not know how to reach it."""
     states = [[str(word) for word in state] for state in problem["goal_state"]]
     if len(states) == 1 and len(states[0]) == 3:
         predicate, moved, target = states[0]
@@ -58,7 +58,7 @@ def parse_goal(problem: dict[str, Any]) -> Goal:
 def robosuite_env(env: Any) -> Any:
     """The robosuite environment inside ``env``: itself, LIBERO's wrapper around it, or something around that.
 
-    Raises TypeError where there is none.
+    Raises TypeError if there is none.
     """
     inner = env
     for _ in range(4):

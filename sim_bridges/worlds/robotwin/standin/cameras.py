@@ -31,7 +31,7 @@ class Cameras:
     def __init__(self, bodies: Sequence[Body], hands: Sequence[tuple[str, Callable[[], Any]]]) -> None:
         """``hands``: name of a wrist camera and what gives its SAPIEN pose (x forward, y left, z up).
 
-        Raises NoVulkanError where nothing can be drawn here, SapienMissing.
+        Raises NoVulkanError if nothing can be drawn here, SapienMissing.
         """
         sapien = import_sapien()
         self._scene = sapien.Scene([render_system()])

@@ -1,7 +1,7 @@
 """A scripted expert for both arms, one command at a time.
 
 A script yields stages: where the hands are to be, and how far open. A stage ends when both have been commanded there.
-On the way, every command is worked out anew from where the arms are: pushed aside, the expert goes on from there.
+On the way, every command is worked out from where the arms are: pushed aside, the expert goes on from there.
 Commands are evenly spaced, so that a command depends on what is seen and not on how long a stage has lasted.
 """
 
@@ -76,7 +76,7 @@ class Expert:
         return self._ended
 
     def act(self) -> FloatArray:
-        """The next command (14,): from where the arms' drives are now. Where there is none, they stay there."""
+        """The next command (14,): from where the arms' drives are now. If there is none, they stay there."""
         stay = np.array(self.robot.get_left_arm_jointState() + self.robot.get_right_arm_jointState())
         if self.done or self._stage is None:
             return stay

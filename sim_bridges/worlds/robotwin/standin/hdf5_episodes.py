@@ -46,7 +46,7 @@ class CollectConfig:
 
 
 def collect(config: CollectConfig) -> list[int]:
-    """Write the episodes; the seeds that they are of. Raises RuntimeError where the expert fails again and again,
+    """Write the episodes; the seeds that they are of. Raises RuntimeError if the expert fails again and again,
     NoVulkanError, SapienMissing."""
     task, seeds, seed, rejected = make_task(config.task), list[int](), config.first_seed, 0
     while len(seeds) < config.episodes:
@@ -62,7 +62,7 @@ def collect(config: CollectConfig) -> list[int]:
 
 
 def demonstrate(task: StandinTask, seed: int) -> list[dict[str, Any]]:
-    """The observations of the expert's episode at 15 Hz; none where it does not reach the goal."""
+    """The observations of the expert's episode at 15 Hz; none if it does not reach the goal."""
     frames: list[dict[str, Any]] = []
     task.setup_demo(seed=seed)
     try:
@@ -108,7 +108,7 @@ def _write(group: Any, values: Sequence[Mapping[str, Any]]) -> None:
 
 
 def _jpeg(rgb: Any) -> bytes:
-    # As RoboTwin: given to an encoder that takes it for BGR. Whoever decodes with OpenCV gets RGB.
+    # As RoboTwin: given to an encoder that takes it for BGR. A reader that decodes with OpenCV gets RGB.
     done, code = cv2.imencode(".jpg", rgb)
     assert done
     return bytes(code)

@@ -11,7 +11,7 @@ from lavla_ros.typing import FloatArray
 
 VELOCITY_RAD_S = 1.0
 ACCELERATION_RAD_S2 = 1.0
-"""What RoboTwin's time parametrisation takes where a robot states no limits."""
+"""What RoboTwin's time parametrisation takes if a robot states no limits."""
 STEPS_PER_S = 250
 STILL_STEPS = 50
 """Physics steps of a command that moves no joint of an arm (its gripper may move)."""
@@ -26,7 +26,7 @@ def duration_s(distance_rad: float) -> float:
 
 
 def physics_steps(start: FloatArray, goal: FloatArray) -> int:
-    """Physics steps from ``start`` to ``goal``, joints in rad; ``STILL_STEPS`` where nothing moves."""
+    """Physics steps from ``start`` to ``goal``, joints in rad; ``STILL_STEPS`` if nothing moves."""
     longest = float(np.abs(goal - start).max())
     steps = math.ceil(duration_s(longest) * STEPS_PER_S)
     return steps or STILL_STEPS

@@ -175,7 +175,7 @@ class StandinTask(ABC):
             raise UnStableError(f"in {self.name}, seed {self.seed}, these do not stay where they were put: {names}")
 
     def get_obs(self) -> dict[str, Any]:
-        """RoboTwin's observation; pictures are drawn now. Raises NoVulkanError where there is nothing to draw with."""
+        """RoboTwin's observation; pictures are drawn now. Raises NoVulkanError if there is nothing to draw with."""
         seen: dict[str, Any] = {"observation": {}, "pointcloud": [], "joint_action": {}, "endpose": {}}
         if self._observed["rgb"]:
             seen["observation"] = self._studio().observe(rgb=True)
@@ -225,7 +225,7 @@ class StandinTask(ABC):
         """The scripted expert to its end, without stops: its commands follow one another at 15 Hz.
 
         Sampled at that rate, drive targets are its commands, and so make a demonstration of the length that
-        ``take_action`` needs to repeat it. ``plan_success`` is false where it could not go on. Returns
+        ``take_action`` needs to repeat it. ``plan_success`` is false if it could not go on. Returns
         ``{"info": placeholders}``.
         """
         self.plan_success = self.play(self.expert())
