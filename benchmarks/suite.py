@@ -1,6 +1,6 @@
 """Speed of a suite: lock-step in process and over topics, what a picture costs, and whole evaluations.
 
-Whoever acts in the timed episode answers at once: with the actions of the suite's expert, a chunk at every replanning
+The actor of the timed episode answers at once: with the actions of the suite's expert, a chunk at every replanning
 step, as a policy would. The same chunks are executed in process, in several processes side by side, and from the other
 side of topics; all must go through the same states. Each runs in a process of its own, in turn, several times, and the
 medians are compared. Setting up is not timed. What a suite measures besides, it says itself (``Suite.bench``).

@@ -1,8 +1,8 @@
 """A process that ends with the one that started it, however that one ends: SIGKILL, a crash, a lost terminal.
 
 The starter adds :func:`lifeline` to the child's environment; the child calls :func:`die_with_parent` once
-its handler of SIGINT is in place, and is then sent SIGINT when the starter is gone. A process that nobody
-started so (by hand, in a shell) is left alone: it may outlive its shell.
+its handler of SIGINT is in place, and is then sent SIGINT when the starter is gone. A process that was
+started otherwise (by hand, in a shell) is left alone: it may outlive its shell.
 """
 
 from __future__ import annotations

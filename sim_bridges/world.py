@@ -249,11 +249,11 @@ class Suite(Protocol):
         """How a trial begins. Raises SuiteError if there is none."""
 
     def environment(self, task: str, *, images: bool) -> Environment:
-        """Called in a worker process, once or, unless ``task_in_process``, once per task. ``images`` False: nobody
-        will ask for pictures."""
+        """Called in a worker process, once or, unless ``task_in_process``, once per task. ``images`` False:
+        pictures will not be asked for."""
 
     def assets(self) -> Assets:
-        """Raises the suite's own error, which says what to do, where they are missing."""
+        """Raises the suite's own error, which says what to do, if they are missing."""
 
     def comparability(self, evaluated: EvaluationConditions) -> Comparability: ...
 

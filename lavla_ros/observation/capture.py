@@ -31,7 +31,6 @@ class Capture:
 
     def __init__(self, source: str, on_frame: OnFrame, *, loop: bool = False, reopen_s: float = 1.0) -> None:
         self.source = source
-        self.reopened = 0
         self.ended = False
         self.failure: BaseException | None = None
         self._on_frame = on_frame
@@ -99,6 +98,5 @@ class Capture:
                 self._video = self._open()
             except CaptureError:
                 continue  # missing is reported by the node's health check until it is back
-            self.reopened += 1
             return True
         return False

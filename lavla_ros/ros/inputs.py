@@ -139,8 +139,8 @@ class Input:
             return f"{', '.join(map(str, fitting))} publishes {self.topic}, but nothing has arrived {since}"
         if others:
             what = ", ".join(f"{p.node} publishes it as {p.type_name}" for p in others)
-            return f"nobody publishes {self.topic} as {self.kind}; {what}"
-        return f"nobody publishes {self.topic}{self._elsewhere()}"
+            return f"no node publishes {self.topic} as {self.kind}; {what}"
+        return f"no node publishes {self.topic}{self._elsewhere()}"
 
     def report(self, report: Report) -> None:
         """Who publishes, and what was lost on the way."""

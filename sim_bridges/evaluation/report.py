@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 from sim_bridges.evaluation.compare import Comparison
@@ -21,7 +22,6 @@ from sim_bridges.evaluation.html_parts import (
     text,
 )
 from sim_bridges.evaluation.results import EpisodeResult, Results, Tally
-from sim_bridges.evaluation.statistics import percentile
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -150,7 +150,7 @@ def _lengths(results: Results) -> str:
         picture = length_histogram(successes, failures, int(limit or max(e.length_steps for e in scored)))
     words = f"Contract steps of {len(scored)} episodes" + (f"; an episode fails at {limit}." if limit else ".")
     if successes:
-        middle = percentile([float(n) for n in successes], 50)
+        middle = median(successes)
         words += f" A success took {min(successes)} to {max(successes)}, half of them {middle:.0f} or fewer."
     legend = '<span class="good">■</span> success <span class="bad">■</span> failure' if picture else ""
     return f"<h2>Episode lengths</h2><p>{text(words)} {legend}</p>{picture}"
@@ -164,7 +164,7 @@ def _latency(results: Results) -> str:
     mean = sum(e.latency_ms.get("mean", 0.0) * e.inferences for e in timed) / max(1, inferences)
     rows = [
         ("mean over all inferences", mean),
-        ("median of the episodes' medians", percentile([e.latency_ms["p50"] for e in timed], 50)),
+        ("median of the episodes' medians", median(e.latency_ms["p50"] for e in timed)),
         ("largest of the episodes' 99th percentiles", max(e.latency_ms["p99"] for e in timed)),
         ("slowest", max(e.latency_ms["max"] for e in timed)),
     ]

@@ -11,9 +11,11 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lavla_ros import __version__
 from lavla_ros.errors import UserError
-from sim_bridges.evaluation.statistics import percentile, wilson95
+from sim_bridges.evaluation.statistics import wilson95
 
 SCHEMA = 2
 _TRACKED = ("numpy", "torch", "transformers")
@@ -245,12 +247,7 @@ def versions(more: Iterable[str] = ()) -> dict[str, str]:
 
 
 def latency_summary(samples_ms: Iterable[float]) -> dict[str, float]:
-    values = list(samples_ms)
-    if not values:
+    if not (values := list(samples_ms)):
         return {}
-    return {
-        "p50": percentile(values, 50),
-        "p99": percentile(values, 99),
-        "max": max(values),
-        "mean": sum(values) / len(values),
-    }
+    p50, p99 = np.percentile(values, [50, 99]).tolist()
+    return {"p50": p50, "p99": p99, "max": max(values), "mean": sum(values) / len(values)}

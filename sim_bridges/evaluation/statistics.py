@@ -34,14 +34,3 @@ def mcnemar_exact(only_left: int, only_right: int) -> float:
     tail = sum(math.comb(pairs, k) for k in range(min(only_left, only_right) + 1))
     p_value: float = 2 * tail / 2**pairs
     return min(1.0, p_value)
-
-
-def percentile(values: list[float], q: float) -> float:
-    """Linear-interpolated percentile, ``q`` in [0, 100]; nan for no values."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    position = (len(ordered) - 1) * q / 100
-    low = math.floor(position)
-    high = min(low + 1, len(ordered) - 1)
-    return ordered[low] + (ordered[high] - ordered[low]) * (position - low)

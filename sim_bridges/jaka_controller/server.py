@@ -97,7 +97,6 @@ class CommandServer:
         self._stopping = False
         self._thread = threading.Thread(target=self._run, name="emulator-commands", daemon=True)
         self.replaced_clients = 0
-        self.malformed_commands = 0
 
     def start(self) -> None:
         """Start the thread."""
@@ -175,7 +174,6 @@ class CommandServer:
         try:
             messages = peer.reader.feed(data)
         except JakaProtocolError as error:
-            self.malformed_commands += 1
             self._queue(peer, encode({"cmdName": "", "errorCode": "1", "errorMsg": f"exception: {error}"}))
             self._close_when_sent(peer)
             return
@@ -321,8 +319,6 @@ class StatusServer:
         self._unsent: dict[socket.socket, bytearray] = {}
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="emulator-status", daemon=True)
-        self.skipped_messages = 0
-        """Messages not sent to a connection that had not taken the one before."""
 
     def start(self) -> None:
         """Start the thread."""
@@ -365,9 +361,7 @@ class StatusServer:
 
     def _push(self, connection: socket.socket, data: bytes) -> None:
         unsent = self._unsent[connection]
-        if unsent:
-            self.skipped_messages += 1
-        else:
+        if not unsent:  # a connection that has not taken the last message gets no other
             unsent += data
         try:
             while unsent:

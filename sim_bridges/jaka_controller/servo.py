@@ -71,11 +71,6 @@ class ServoLog:
         self._arrivals.append(arrival_ns)
         self._appended += 1
 
-    @property
-    def first_index(self) -> int:
-        """Running number of the oldest arrival still held; what came before was overwritten."""
-        return self._appended - len(self._arrivals)
-
     def arrivals_ns(self) -> NDArray[np.int64]:
         """Arrival times held, oldest first, (N,), ns."""
         return np.array(_copy(self._arrivals), dtype=np.int64)

@@ -97,7 +97,7 @@ def test_a_best_effort_driver_is_heard(world: World, tmp_path: Path) -> None:
         named = "/camera/front/image_raw.publishers"
         wait_until(lambda: diagnostics.values("camera").get(named) == "/world (best effort)", "the driver's name")
         wait_until(
-            lambda: "nobody publishes /camera/wrist/image_raw" in diagnostics.message("camera"), "who is not there"
+            lambda: "no node publishes /camera/wrist/image_raw" in diagnostics.message("camera"), "who is not there"
         )
 
 

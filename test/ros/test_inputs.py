@@ -104,7 +104,7 @@ def test_publishers_are_named_that_are_there_absent_silent_or_of_another_type(wo
     front = inputs.add(Image, "/camera/front/image_raw", lambda _: None)
     talker.publisher(Image, "/camera/camera/color/image_raw", subscribers=0)
     wait_until(lambda: "/camera/camera/color/image_raw" in front.absence(wall_ns()), "the topic that was meant")
-    assert front.absence(wall_ns()).startswith("nobody publishes /camera/front/image_raw; topics with sensor_msgs")
+    assert front.absence(wall_ns()).startswith("no node publishes /camera/front/image_raw; topics with sensor_msgs")
     another = World()
     another.publisher(String, "/camera/front/image_raw", subscribers=0)
     wait_until(lambda: "/world publishes it as std_msgs/msg/String" in front.absence(wall_ns()), "the wrong type")

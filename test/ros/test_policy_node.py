@@ -132,7 +132,7 @@ def test_a_volatile_instruction_and_best_effort_states_are_heard(
 def test_says_who_is_silent_and_whose_clock_is_another(world: World, tmp_path: Path, checkpoint: Path) -> None:
     diagnostics = world.diagnostics()
     with running(MODULE, "policy", tmp_path, policy=str(checkpoint), silent_after_s=0.5):
-        wait_until(lambda: "nobody publishes /observation/front" in diagnostics.message("policy"), "who is absent")
+        wait_until(lambda: "no node publishes /observation/front" in diagnostics.message("policy"), "who is absent")
         streams = Streams(world, instruct=False, state_offset_ns=-1_700_000_000_000_000_000)
 
         def said() -> bool:

@@ -102,7 +102,7 @@ def test_records_episodes_by_services(world: World, tmp_path: Path) -> None:
 def test_says_before_an_episode_which_stream_is_silent(world: World, tmp_path: Path) -> None:
     with running(MODULE, "recorder", tmp_path, root=str(tmp_path / "bags"), silent_after_s=60.0):
         checked = world.call("/episode/check")
-        assert not checked.success and "nobody publishes /joint_command" in checked.message
+        assert not checked.success and "no node publishes /joint_command" in checked.message
         robot = Robot(world)
         robot.step()
         wait_until(lambda: world.call("/episode/check").success, "every stream")

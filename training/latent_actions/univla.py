@@ -34,7 +34,6 @@ from torch import Tensor
 from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, T5Config, T5EncoderModel
 
 from lavla_ros.contract import Contract, load_contract
-from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.errors import one_line_errors
 from lavla_ros.policy.folder import CheckpointError, read_tensors
 from training.latent_actions.checkpoint import save_latent_model
@@ -319,7 +318,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="univla", description="Import UniVLA's released latent action models.")
     parser.add_argument("checkpoint", type=Path, help="lam-stage-1 or lam-stage-2, .safetensors or .ckpt")
     parser.add_argument("output", type=Path, help="folder for model/ and dinov2/")
-    parser.add_argument("--contract", default=DEFAULT_CONTRACT, help="contract of the robot, by name or path")
+    parser.add_argument("--contract", required=True, help="contract of the robot, by name or path")
     arguments = parser.parse_args(argv)
     with one_line_errors("univla"):
         imported = import_univla(arguments.checkpoint, arguments.output, load_contract(arguments.contract))

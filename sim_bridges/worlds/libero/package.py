@@ -23,8 +23,6 @@ import yaml
 
 from sim_bridges.worlds.libero.tasks import LiberoError, package_folder
 
-DISTRIBUTIONS = ("hf-libero", "robosuite", "bddl", "mujoco", "numpy", "scipy", "numba")
-"""Whose versions decide the bits of an episode."""
 _CONFIG_PATH = "LIBERO_CONFIG_PATH"
 
 

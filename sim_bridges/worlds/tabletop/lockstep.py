@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.control.arm import ArmState
-from lavla_ros.control.executor import ChunkExecutor, Command, SubmitResult
+from lavla_ros.control.executor import ChunkExecutor, SubmitResult
 from lavla_ros.errors import InputError
 from lavla_ros.jaka.limits import JOINT_NAMES
 from sim_bridges.worlds.tabletop.render import TabletopRenderer
@@ -51,8 +51,6 @@ class LockstepSession:
         self.sim = sim
         self.executor = executor
         """The executor of the present episode (its counters and state)."""
-        self.last_command: Command | None = None
-        """What was commanded in the newest servo cycle."""
         self.contract = contract
         self._renderer = renderer
         self._digest = hashlib.sha256()
@@ -72,7 +70,6 @@ class LockstepSession:
         self.sim.reset(seed)
         self.executor = ChunkExecutor(self.executor.contract, self.executor.config)
         self.executor.activate(self.arm_state(), self.time_ns)
-        self.last_command = None
         self._digest = hashlib.sha256()
 
     def arm_state(self) -> ArmState:
@@ -96,8 +93,8 @@ class LockstepSession:
         return float(self.sim.gripper_target_open)
 
     def observe(self, render: bool = True) -> Observation:
-        """The observation at this moment. ``render=False`` leaves ``images`` empty (a step whose picture nobody
-        looks at). Raises RuntimeError if pictures are wanted but the session has no renderer."""
+        """The observation at this moment. ``render=False`` leaves ``images`` empty (a step whose picture
+        is not needed). Raises RuntimeError if pictures are wanted but the session has no renderer."""
         images: dict[str, NDArray[np.uint8]] = {}
         if render:
             if self._renderer is None:
@@ -125,7 +122,6 @@ class LockstepSession:
             if now_ns % TICK_NS == 0:
                 command = self.executor.tick(now_ns, self.arm_state())
                 self.sim.set_targets(command.position_rad, command.gripper)
-                self.last_command = command
             # To the next servo tick or the end of the step, whichever comes first.
             self.sim.advance(min(TICK_NS - now_ns % TICK_NS, end_ns - now_ns))
         self._digest.update(self.sim.snapshot().tobytes())

@@ -291,36 +291,32 @@ def _bowl_surface(shape: BowlShape, *, inner: bool, spokes: int = 48) -> tuple[n
     return np.array(vertices), np.array(faces, dtype=np.int32)
 
 
-def _add_block(spec: mujoco.MjSpec, name: str) -> None:
-    """A green block: the distractor of the OOD layouts."""
+def _add_distractor(
+    spec: mujoco.MjSpec, name: str, kind: mujoco.mjtGeom, size: list[float], mass: float, rgba: list[float]
+) -> None:
+    """A plain solid of the OOD layouts. ``size``: MuJoCo's for its kind, m; ``mass`` in kg."""
     body = spec.worldbody.add_body(name=name)
     body.add_freejoint(name=name)
     body.add_geom(
         name=name,
-        type=mujoco.mjtGeom.mjGEOM_BOX,
-        size=[0.022, 0.022, 0.022],
-        mass=0.08,
-        rgba=[0.20, 0.55, 0.32, 1],
+        type=kind,
+        size=size,
+        mass=mass,
+        rgba=rgba,
         friction=[0.9, 0.02, 0.001],
         **_OBJECT_CONTACT,
         **WORLD_BITS,
     )
+
+
+def _add_block(spec: mujoco.MjSpec, name: str) -> None:
+    """A green block."""
+    _add_distractor(spec, name, mujoco.mjtGeom.mjGEOM_BOX, [0.022, 0.022, 0.022], 0.08, [0.20, 0.55, 0.32, 1])
 
 
 def _add_can(spec: mujoco.MjSpec, name: str) -> None:
-    """A purple tin: the second distractor."""
-    body = spec.worldbody.add_body(name=name)
-    body.add_freejoint(name=name)
-    body.add_geom(
-        name=name,
-        type=mujoco.mjtGeom.mjGEOM_CYLINDER,
-        size=[0.022, 0.030, 0],
-        mass=0.10,
-        rgba=[0.48, 0.30, 0.60, 1],
-        friction=[0.9, 0.02, 0.001],
-        **_OBJECT_CONTACT,
-        **WORLD_BITS,
-    )
+    """A purple tin."""
+    _add_distractor(spec, name, mujoco.mjtGeom.mjGEOM_CYLINDER, [0.022, 0.030, 0], 0.10, [0.48, 0.30, 0.60, 1])
 
 
 OBJECTS = {

@@ -1,12 +1,10 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim_bridges.evaluation.statistics import mcnemar_exact, percentile, wilson95
+from sim_bridges.evaluation.statistics import mcnemar_exact, wilson95
 
 
 def test_wilson_matches_published_values() -> None:
@@ -48,9 +46,3 @@ def test_mcnemar_is_a_symmetric_probability(left: int, right: int) -> None:
     value = mcnemar_exact(left, right)
     assert 0 < value <= 1
     assert value == mcnemar_exact(right, left)
-
-
-def test_percentile() -> None:
-    assert percentile([3.0, 1.0, 2.0], 50) == 2.0
-    assert percentile([0.0, 10.0], 99) == pytest.approx(9.9)
-    assert math.isnan(percentile([], 50))

@@ -305,10 +305,13 @@ def test_files_of_something_else_are_refused(tmp_path):
 def test_command_reports_what_it_took_and_never_overwrites(tmp_path, capsys, monkeypatch):
     file = saved(tmp_path, 1, ".safetensors")
     monkeypatch.setattr(univla, "import_univla", lambda *a: import_univla(*a, image_size=42))
-    assert main([str(file), str(tmp_path / "out")]) == 0
+    assert main([str(file), str(tmp_path / "out"), "--contract", "jaka_minicobo"]) == 0
     dino, text = (len([n for n in layout(1) if n.startswith(part)]) for part in ("dino_encoder.", "text_encoder."))
     out = capsys.readouterr().out
     assert f"stage 1, {len(layout(1)) - dino - text} tensors of the model" in out and f"{text} of the T5" in out
     with pytest.raises(SystemExit, match=r"^1$"):
-        main([str(file), str(tmp_path / "out")])
+        main([str(file), str(tmp_path / "out"), "--contract", "jaka_minicobo"])
     assert "exists already" in capsys.readouterr().err
+    with pytest.raises(SystemExit, match=r"^2$"):  # the model would be bound to another robot's contract
+        main([str(file), str(tmp_path / "other")])
+    assert "--contract" in capsys.readouterr().err
