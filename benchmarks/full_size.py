@@ -1,9 +1,10 @@
 """The whole way of a policy at full size, without a GPU: `make full-size`, or `python -m benchmarks.full_size`.
 
-A Qwen3-VL-2B of random weights is written in the hub's layout. Then, for each strategy: two training steps with the
-JAKA recipe, killed after the first and resumed; both exports; one chunk of the trained checkpoint and of the merged
-one, which must agree; and an episode of the usual suite, with the merged policy in a policy node. Minutes and the
-largest memory of each stage are printed, and with --out written as JSON. Nothing is learned: the data are noise.
+A Qwen3-VL-2B of random weights is written in the hub's layout. Then, for each strategy: training steps with the JAKA
+recipe (two, or --losses), killed after the first and resumed; both exports; one chunk of the trained checkpoint and one
+of the merged one, which must agree; and an episode of the usual suite with the merged policy in a policy node. Minutes,
+largest memory and losses are printed, and written as JSON with --out. The data are noise, so
+losses say no more than that the first steps of a recipe are sound.
 """
 
 from __future__ import annotations
@@ -12,14 +13,17 @@ import argparse
 import gc
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from multiprocessing import get_context
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -58,15 +62,16 @@ def save_base(folder: Path, size: str) -> Path:
     return folder
 
 
-def train(base: Path, output: Path, strategy: str, size: str, head_width: int) -> None:
-    """Two steps of one sample each, saved after both; ``head_width`` 0: the recipe's."""
+def train(base: Path, output: Path, strategy: str, size: str, head_width: int, steps: int) -> None:
+    """Steps of one sample each, saved after the first and the last; ``head_width`` 0: the recipe's."""
     from training.loop import Trainer
 
     lora = LoraConfig() if size == "2b" else LoraConfig(rank=8, alpha=16)
     # float32 is computed in, as many CPUs have nothing else, with weights that rest as they are stored
     backbone = BackboneConfig(kind="pretrained", path=str(base), dtype="bfloat16", lora=lora)
-    config = recipe(output, backbone, strategy, batch_size=1, steps=2)
-    config = replace(config, precision="float32", gradient_checkpointing=True, save_every=1, device="cpu")
+    config = recipe(output, backbone, strategy, batch_size=1, steps=steps)
+    every = 1 if not (output / "resume").exists() else steps
+    config = replace(config, precision="float32", gradient_checkpointing=True, save_every=every, device="cpu")
     if head_width:
         config = replace(
             config, policy=replace(config.policy, head=replace(config.policy.head, width=head_width, kv="separate"))
@@ -104,52 +109,74 @@ def export_and_compare(checkpoint: Path, base: Path) -> None:
         raise FailedError(f"the merged policy's actions differ by {worst:.3g} from the trained one's")
 
 
-def run(folder: Path, size: str, strategies: Sequence[str], steps: int, head_width: int) -> dict[str, Any]:
+STAGES: dict[str, Callable[..., object]] = {"base": save_base, "train": train, "export": export_and_compare}
+_PRELOADED = [__name__, "training.loop", "lavla_ros.policy.export", "lavla_ros.policy.policy", "peft"]
+
+
+def run(folder: Path, size: str, strategies: Sequence[str], steps: int, head_width: int, losses: int) -> dict[str, Any]:
     """All stages, each in a process of its own. Raises FailedError naming the stage that failed."""
     figures: dict[str, Any] = {"benchmark": "full-size", "size": size, "torch": torch.__version__, "stages": {}}
+    figures["losses"] = {}
+    context = get_context("forkserver")  # which imports once, and has computed nothing when it forks
+    context.set_forkserver_preload(_PRELOADED)
 
-    def stage(name: str, *arguments: object, stop_at: Path | None = None) -> None:
-        seconds, memory = _in_process([str(argument) for argument in arguments], name, stop_at)
+    def note(name: str, seconds: float, memory: int) -> None:
         figures["stages"][name] = {"minutes": round(seconds / 60, 2), "peak_gib": round(memory / GIB, 2)}
         print(f"{name:34} {seconds / 60:6.2f} min {memory / GIB:6.2f} GiB", flush=True)
 
-    def ours(*arguments: object) -> list[object]:
-        return [sys.executable, "-m", "benchmarks.full_size", "--stage", *arguments]
+    def stage(name: str, function: str, *arguments: object, stop_at: Path | None = None) -> None:
+        note(name, *_in_process(context.Process(target=STAGES[function], args=arguments), name, stop_at))
 
     base = folder / "base"
-    stage("write the base model", *ours("base", base, size))
+    stage("write the base model", "base", base, size)
     for strategy in strategies:
         output = folder / strategy
-        training = ours("train", base, output, strategy, size, head_width)
-        stage(f"{strategy}: train, killed", *training, stop_at=output / "resume/progress.json")
-        stage(f"{strategy}: resume", *training)
-        stage(f"{strategy}: export and compare", *ours("export", output / "last", base))
-        if not steps:
-            continue
-        command = [sys.executable, "-m", "lavla_ros.cli", "eval", DEFAULT_SUITE, "--through", "nodes", "--episodes", 1]
-        command += ["--max-steps", steps, "--timeout", 1200, "--policy", output / "merged"]
-        stage(f"{strategy}: an episode by a node", *command)
+        training = (base, output, strategy, size, head_width, losses)
+        stage(f"{strategy}: train, killed", "train", *training, stop_at=output / "resume/progress.json")
+        stage(f"{strategy}: resume", "train", *training)
+        lines = map(json.loads, (output / "metrics.jsonl").read_text(encoding="utf-8").splitlines())
+        found = figures["losses"][strategy] = [line["train/loss"] for line in lines if "train/loss" in line]
+        print(f"{strategy}: losses {', '.join(f'{loss:.4g}' for loss in found)}", flush=True)
+        stage(f"{strategy}: export and compare", "export", output / "last", base)
+        if steps:
+            command = [sys.executable, "-m", "lavla_ros.cli", "eval", DEFAULT_SUITE, "--through", "nodes"]
+            command += ["--episodes", "1", "--max-steps", str(steps), "--timeout", "1200"]
+            command += ["--policy", str(output / "merged")]
+            note(f"{strategy}: an episode by a node", *_episode(command))
         shutil.rmtree(output)
     figures["minutes"] = round(sum(s["minutes"] for s in figures["stages"].values()), 1)
     figures["peak_gib"] = max(s["peak_gib"] for s in figures["stages"].values())
     return figures
 
 
-def _in_process(command: list[str], name: str, stop_at: Path | None) -> tuple[float, int]:
-    """(seconds, peak memory in bytes) of a command and its children; killed as soon as ``stop_at`` exists."""
+def _in_process(process: BaseProcess, name: str, stop_at: Path | None) -> tuple[float, int]:
+    """(seconds, peak memory in bytes) of a stage; killed as soon as ``stop_at`` exists."""
+    begin, memory = time.monotonic(), 0
+    process.start()
+    while process.exitcode is None:
+        try:
+            status = Path(f"/proc/{process.pid}/status").read_text(encoding="utf-8")
+        except OSError:
+            status = ""
+        found = re.search(r"VmHWM:\s+(\d+) kB", status)
+        memory = max(memory, int(found[1]) * 1024 if found else 0)
+        if stop_at is not None and stop_at.exists():
+            process.kill()
+        process.join(0.05)
+    killed = process.exitcode == -signal.SIGKILL and stop_at is not None
+    if not killed and (process.exitcode != 0 or stop_at is not None):
+        raise FailedError(f"{name} ended with status {process.exitcode}")
+    return time.monotonic() - begin, memory
+
+
+def _episode(command: Sequence[str]) -> tuple[float, int]:
+    """(seconds, largest memory of a process in bytes) of a command with children of its own."""
     begin = time.monotonic()
     process = subprocess.Popen(command)
-    while True:
-        pid, status, usage = os.wait4(process.pid, os.WNOHANG)
-        if pid:
-            break
-        if stop_at is not None and stop_at.exists():
-            process.send_signal(signal.SIGKILL)
-        time.sleep(0.05)
+    _, status, usage = os.wait4(process.pid, 0)
     process.returncode = os.waitstatus_to_exitcode(status)
-    killed = process.returncode == -signal.SIGKILL and stop_at is not None
-    if not killed and (process.returncode != 0 or stop_at is not None):
-        raise FailedError(f"{name}: {' '.join(command)} ended with status {process.returncode}")
+    if process.returncode:
+        raise FailedError(f"{' '.join(command)} ended with status {process.returncode}")
     return time.monotonic() - begin, usage.ru_maxrss * 1024
 
 
@@ -158,22 +185,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--size", choices=("2b", "eighth"), default=FULL_SIZE, help="of the base model, by its width")
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES))
     parser.add_argument("--steps", type=int, default=20, help="contract steps of the episode; 0: none")
+    parser.add_argument("--losses", type=int, default=2, help="training steps, whose losses are printed")
     parser.add_argument("--head-width", type=int, default=0, help="of the action head; 0: the recipe's")
     parser.add_argument("--folder", type=Path, help="for the models; the default is a temporary one")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
-    parser.add_argument("--stage", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
     arguments = parser.parse_args(argv)
-    if arguments.stage:
-        name, *rest = arguments.stage
-        if name == "base":
-            save_base(Path(rest[0]), rest[1])
-        elif name == "train":
-            train(Path(rest[0]), Path(rest[1]), rest[2], rest[3], int(rest[4]))
-        else:
-            export_and_compare(Path(rest[0]), Path(rest[1]))
-        return 0
+    if arguments.losses < 2:
+        parser.error(f"--losses is {arguments.losses}; expected at least 2, as the run is killed after the first")
     with tempfile.TemporaryDirectory(prefix="lavla_full_size_", dir=arguments.folder) as temporary:
-        figures = run(Path(temporary), arguments.size, arguments.strategies, arguments.steps, arguments.head_width)
+        figures = run(
+            Path(temporary),
+            arguments.size,
+            arguments.strategies,
+            arguments.steps,
+            arguments.head_width,
+            arguments.losses,
+        )
     if arguments.out is not None:
         arguments.out.write_text(json.dumps(figures, indent=2), encoding="utf-8")
     print(json.dumps({key: figures[key] for key in ("minutes", "peak_gib")}))

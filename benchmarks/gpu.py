@@ -32,6 +32,7 @@ from benchmarks.config import FULL_SIZE
 from benchmarks.kernels import count
 from benchmarks.qwen import INSTRUCTION, qwen_config
 from lavla_ros.contract import Contract, load_contract
+from lavla_ros.policy.adapters import without_joining
 from lavla_ros.policy.backbone import Backbone
 from lavla_ros.policy.config import BackboneConfig, HeadConfig, LoraConfig, PolicyConfig, StrategyConfig
 from lavla_ros.policy.fused import FusedPolicy
@@ -136,13 +137,14 @@ def naive_actions(setup: Setup, images: Tensor, tokens: Tensor, state: Tensor) -
     return actions
 
 
-def loop_over_images(setup: Setup) -> None:
-    """Give the vision model its stock attention back."""
+def as_the_libraries_do(setup: Setup) -> None:
+    """Give the vision model its stock attention back, and the adapters peft's own forward pass."""
     from transformers.models.qwen3_vl.modeling_qwen3_vl import Qwen3VLVisionAttention
 
     for module in setup.model.modules():
         if isinstance(module, Qwen3VLVisionAttention):
             module.__class__ = Qwen3VLVisionAttention
+    without_joining(setup.model)
 
 
 # Inference.
@@ -153,7 +155,7 @@ def inference(
 ) -> Iterator[dict[str, Any]]:
     for strategy in strategies:
         setup = build(strategy, size, device, torch.float32)
-        loop_over_images(setup)
+        as_the_libraries_do(setup)
         naive = partial(naive_chunk, setup)
         wanted, tflop = naive(), forward_flops(setup) / 1e12
         title = f"{strategy}: float32, adapters, stock forward pass"
@@ -210,9 +212,8 @@ def naive_chunk(setup: Setup) -> np.ndarray[Any, Any]:
 
 
 def counted(compute: Callable[[], object]) -> dict[str, int]:
-    """Kernels and waits of one pass."""
-    with torch.no_grad():
-        counts = count(compute)
+    """Kernels and waits."""
+    counts = count(compute)
     return {"kernels": sum(counts.kernels.values()), "waits": sum(counts.waits.values())}
 
 
@@ -260,9 +261,9 @@ def training(
         setup = build(strategy, size, device, at_rest)
         model = setup.model.train()
         if variant == "naive":
-            loop_over_images(setup)
+            as_the_libraries_do(setup)
         if "compiled" in variant:
-            for layer in (*model.backbone.vlm.language_model.layers, *model.backbone.vlm.visual.blocks):
+            for layer in model.repeated_layers():
                 layer.compile()
         if "recomputing" in variant:
             model.backbone.vlm.gradient_checkpointing_enable()
@@ -270,6 +271,8 @@ def training(
         optimizer = torch.optim.AdamW(trained, lr=1e-5, fused=True)
         for batch in micro_batches:
             measure = partial(step_figures, setup, optimizer, trained, batch, steps, peak, naive=variant == "naive")
+            if "compiled" not in variant and batch == micro_batches[0]:
+                measure = partial(measure, counting=True)
             yield {"what": f"{variant}, micro-batch {batch}"} | guarded(measure)
             optimizer.zero_grad(set_to_none=True)
             collect(device)
@@ -286,7 +289,9 @@ def step_figures(
     peak: float | None,
     *,
     naive: bool,
+    counting: bool = False,
 ) -> dict[str, Any]:
+    """``counting``: with kernels and waits of a step, its backward pass and update included."""
     model, device = setup.model, setup.pixels.device
     images = setup.pixels.expand(batch, *setup.pixels.shape).contiguous()
     tokens = setup.tokens
@@ -333,6 +338,8 @@ def step_figures(
         "tflops": round(useful / median, 1),
         "mfu": None if peak is None else round(useful / median / peak, 3),
     }
+    if counting:
+        figures |= counted(step)
     if device.type == "cuda":
         figures["peak_gib"] = round(torch.cuda.max_memory_allocated() / 2**30, 1)
     return figures

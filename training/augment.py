@@ -31,7 +31,9 @@ def augment_images(images: Tensor, config: AugmentConfig, draws: Tensor) -> Tens
     flat = images.flatten(0, 1)
     if config.shift_px > 0:
         flat = _shift(flat, config.shift_px, draws.flatten(0, 1)[:, 0:2])
-    numbers = draws.flatten(0, 1).to(images.device)
+    numbers = draws.flatten(0, 1)
+    if images.is_cuda:  # which fetches them by itself only from there
+        numbers = numbers.pin_memory().to(images.device, non_blocking=True)
     recolours = max(config.brightness, config.contrast, config.saturation, config.hue) > 0
     if config.crop_area < 1 or recolours:
         pixels = flat.permute(0, 3, 1, 2).float() / 255

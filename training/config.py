@@ -192,6 +192,9 @@ class TrainConfig(RunConfig):
     """Folder of the run: best/, last/, resume/, metrics.jsonl, tensorboard/."""
     gradient_checkpointing: bool = False
     """Recompute the backbone's activations in the backward pass, which takes a third more time and far less memory."""
+    compiled_layers: bool = False
+    """Let torch.compile join the operations within each layer of backbone and head. It needs a compiler, and minutes at
+    the start; losses differ by rounding."""
     loss_on_padding: bool = False
     """Count the repeated last action beyond an episode's end as a target (hold still)."""
     half_checkpoints: bool = False

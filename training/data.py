@@ -7,7 +7,7 @@ frames come from :mod:`training.frames`, which says what they cost.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
@@ -287,18 +287,23 @@ class BatchMaker:
 
 
 def to_device(batch: VlaBatch, device: torch.device) -> VlaBatch:
-    """The same batch on ``device``. A GPU fetches it by itself from pinned memory, while the host goes on."""
+    """The same batch on ``device``; a GPU fetches it by itself from pinned memory, while the host goes on."""
+    return _each(batch, lambda tensor: tensor.to(device, non_blocking=True))
 
-    def move(tensor: Tensor) -> Tensor:
-        return (tensor.pin_memory() if device.type == "cuda" else tensor).to(device, non_blocking=True)
 
+def pinned(batch: VlaBatch) -> VlaBatch:
+    """The same batch in memory that a GPU can read by itself."""
+    return _each(batch, Tensor.pin_memory)
+
+
+def _each(batch: VlaBatch, change: Callable[[Tensor], Tensor]) -> VlaBatch:
     return VlaBatch(
-        images=move(batch.images),
-        tokens_BL=move(batch.tokens_BL),
-        state_BS=move(batch.state_BS),
-        actions_BHA=move(batch.actions_BHA),
-        weight_BH=move(batch.weight_BH),
-        labels={key: move(value) for key, value in batch.labels.items()},
+        images=change(batch.images),
+        tokens_BL=change(batch.tokens_BL),
+        state_BS=change(batch.state_BS),
+        actions_BHA=change(batch.actions_BHA),
+        weight_BH=change(batch.weight_BH),
+        labels={key: change(value) for key, value in batch.labels.items()},
     )
 
 

@@ -164,21 +164,22 @@ class JoinedFrames:
 class Prefetcher(Generic[T]):
     """Reads what the next batch needs while the present one is computed on: two batches in memory, no more."""
 
-    def __init__(self, read: Callable[[NDArray[np.int64]], T]) -> None:
+    def __init__(self, read: Callable[..., T]) -> None:
+        """``read``: takes indices, and what else is given to ``request`` and ``take``."""
         self._read = read
         self._pool = ThreadPoolExecutor(1, thread_name_prefix="prefetch")
-        self._next: tuple[bytes, Future[T]] | None = None
+        self._next: tuple[tuple[bytes, *tuple[range, ...]], Future[T]] | None = None
 
-    def request(self, indices: NDArray[np.int64]) -> None:
+    def request(self, indices: NDArray[np.int64], *others: range) -> None:
         """Begin to read for these samples."""
-        self._next = (indices.tobytes(), self._pool.submit(self._read, indices))
+        self._next = ((indices.tobytes(), *others), self._pool.submit(self._read, indices, *others))
 
-    def take(self, indices: NDArray[np.int64]) -> T:
+    def take(self, indices: NDArray[np.int64], *others: range) -> T:
         """What was read for these samples: at once if they were requested, else read now."""
         requested, self._next = self._next, None
-        if requested is not None and requested[0] == indices.tobytes():
+        if requested is not None and requested[0] == (indices.tobytes(), *others):
             return requested[1].result()
-        return self._read(indices)
+        return self._read(indices, *others)
 
 
 def open_frames(

@@ -15,6 +15,7 @@ import signal
 import threading
 import time
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from functools import cached_property
@@ -27,6 +28,7 @@ from accelerate import Accelerator
 from accelerate.utils import gather_object, set_seed
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from lavla_ros.config import differences, to_plain
 from lavla_ros.contract import Contract
@@ -42,13 +44,13 @@ from training.reporting import Reporter
 from training.resume_state import (
     Ema,
     Progress,
+    StateWriter,
     gather_state,
     is_divided,
     load_progress,
     load_state,
     recover,
     replaced,
-    save_state,
 )
 from training.samples import SampleStream
 from training.system_resources import require_disk, require_memory
@@ -102,16 +104,16 @@ class Task(ABC):
     def start_step(self, step: int) -> float:
         """Called before each optimizer step; returns its learning rate."""
 
-    def read(self, rows: NDArray[np.int64]) -> Any:
-        """What a batch needs from a disk; the loop calls it one batch ahead, in a thread of its own."""
-        del rows
+    def read(self, rows: NDArray[np.int64], positions: range | None = None) -> Any:
+        """What a batch needs of the host; the loop calls it one batch ahead, in a thread of its own.
+
+        ``positions``: of these samples in the stream, if they are trained on.
+        """
+        del rows, positions
 
     @abstractmethod
-    def batch(self, rows: NDArray[np.int64], read: Any, device: torch.device, positions: range | None = None) -> Any:
-        """These samples on ``device``, as they are evaluated.
-
-        ``positions``: theirs in the stream of samples, if they are trained on.
-        """
+    def batch(self, rows: NDArray[np.int64], read: Any, device: torch.device) -> Any:
+        """These samples on ``device``."""
 
     def augment(self, batch: Any, positions: range) -> Any:
         """The same with what is changed by chance on ``device``."""
@@ -183,8 +185,29 @@ class _Objective(nn.Module):
         return self.module.loss(batch)
 
 
+class StepFigures:
+    """Figures of one step on their way from the device: the host goes on and reads them a step later."""
+
+    def __init__(self, step: int, names: Iterable[str], values: Tensor, rate: float) -> None:
+        self.step, self._names, self._rate = step, tuple(names), rate
+        self._values = values.to("cpu", non_blocking=True)
+        self._there = torch.Event(values.device) if values.is_cuda else None
+        if self._there is not None:
+            self._there.record()
+
+    def read(self) -> dict[str, float]:
+        """Waits for this step, and for nothing that was asked of the device after it."""
+        if self._there is not None:
+            self._there.synchronize()
+        return {**dict(zip(self._names, self._values.tolist(), strict=True)), "learning_rate": self._rate}
+
+
 class Trainer:
-    """One run of one task; in every process of a launch, one each."""
+    """One run of one task; in every process of a launch, one each.
+
+    The host does not wait for the device in a step: figures are read one step later. A step whose loss or gradients are
+    not finite changes no weight, and neither does any step after it: the optimizer is told so on the device.
+    """
 
     def __init__(self, task: Task, reporter: Reporter) -> None:
         """Raises TrainingError, RoomError or what the task raises before anything is written."""
@@ -212,12 +235,21 @@ class Trainer:
         """Training loss of every step since the start or the resume."""
         self._clipped: list[bool] = []
         """Was the gradient clipped? Of every step since the last entry of the log."""
-        self._terminated = False
+        self._unread: deque[StepFigures] = deque()
+        self._ahead = bool(self.optimizer.defaults.get("fused")) and not is_divided(self.objective)
+        """True if the optimizer can be held back on the device; else steps are looked at before they are applied."""
+        self._broken = torch.zeros((), device=self.accelerator.device)
+        """1 since a step whose loss or gradients were not finite."""
+        self._rest: dict[str, Tensor] = {}
+        """The task's rest as it was before the last step that was begun while nothing was broken."""
+        self._writer = StateWriter()
+        self._terminated = self._asked = False
 
     def run(self) -> Path:
         """Train to the end, to ``max_minutes`` or to a SIGTERM; returns the folder of what was learned."""
         config, output, task = self.config, self.config.output, self.task
-        with sole_writer(self.config.output) if self.is_main else nullcontext(), self._stop_on_sigterm():
+        writing = sole_writer(output) if self.is_main else nullcontext()
+        with writing, self._stop_on_sigterm(), self._writer:
             self._resume()
             self.log = RunLog(config, step=self.step, enabled=self.is_main)
             if self.is_main:
@@ -226,36 +258,46 @@ class Trainer:
             started, before = time.monotonic(), self.seconds
             stopped = self.step >= config.steps
             while not stopped:
-                figures = self._train_step(stop=self._terminated or time.monotonic() > deadline)
+                stop = self._terminated or time.monotonic() > deadline
+                self._unread.append(self._train_step(stop=stop))
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
+                figures = self._look(leave=int(self._ahead))
                 # any process may ask to stop; all do after the same step
-                stopped = figures.pop("stop") > 0 or self.step == config.steps
-                if stopped or self.step % config.log_every == 0:
+                stopped = (self._asked if self.accelerator.num_processes > 1 else stop) or self.step == config.steps
+                logged, validated, saved = (
+                    stopped or self.step % every == 0
+                    for every in (config.log_every, config.validate_every, config.save_every)
+                )
+                if not (logged or validated or saved):
+                    continue
+                figures = self._look(leave=0) or figures
+                if logged:
                     figures["samples_per_s"] = self.step * config.batch_size / max(self.seconds, 1e-9)
                     if math.isfinite(task.gradient_clip):
                         figures["clipped"] = sum(self._clipped) / len(self._clipped)
                     self._clipped.clear()
                     self._report({"train": figures, **task.window(self)})
-                if stopped or self.step % config.validate_every == 0:
+                if validated:
                     self._validate()
-                if stopped or self.step % config.save_every == 0:
+                if saved:
                     self._save()
             interrupted = self.step < config.steps and any(gather_object([self._terminated]))
             result = task.finish(self, interrupted=interrupted)
             self.log.close()
         return result
 
-    def _train_step(self, *, stop: bool) -> dict[str, float]:
+    def _train_step(self, *, stop: bool) -> StepFigures:
         """One optimizer step over the whole (global, accumulated) batch; figures are means over it."""
         config, accelerator, task = self.config, self.accelerator, self.task
         rate = task.start_step(self.step)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.objective.train()
-        rest = {name: tensor.clone() for name, tensor in task.rest().items()}
-        figures: dict[str, float] = {}
-        sums: dict[str, Tensor] = {"stop": torch.tensor(float(stop), device=accelerator.device)}
+        for name, tensor in task.rest().items():
+            kept = self._rest.get(name)
+            self._rest[name] = tensor.clone() if kept is None else torch.where(self._broken > 0, kept, tensor)
+        sums: dict[str, Tensor] = {"stop": torch.full((), float(stop), device=accelerator.device)}
         for part in range(config.accumulation):
             with accelerator.accumulate(self.objective):
                 loss = self.objective(self._batch(part))
@@ -264,20 +306,40 @@ class Trainer:
                 for name, value in {"loss": loss.total.detach(), **loss.parts}.items():
                     sums[name] = sums.get(name, torch.zeros_like(value)) + value / config.accumulation
                 if accelerator.sync_gradients:
-                    norm = accelerator.clip_grad_norm_(self.objective.parameters(), task.gradient_clip)
-                    means = accelerator.reduce(torch.stack([v.float() for v in sums.values()]), reduction="mean")
-                    figures = dict(zip(sums, means.tolist(), strict=True))
-                    figures["gradient_norm"] = float(norm)
-                    self._clipped.append(figures["gradient_norm"] > task.gradient_clip)
-                    self._require_finite(figures, rest)  # before anything is changed by it
-                if accelerator.sync_gradients:
+                    figures = self._guard(sums, rate)  # before anything is changed by it
                     task.before_update(self.optimizer)
                 self.optimizer.step()
                 self.optimizer.zero_grad(set_to_none=True)
         if self.ema is not None:
             self.ema.update(self.step)
-        self.losses.append(figures["loss"])
-        return {**figures, "learning_rate": rate}
+        return figures
+
+    def _guard(self, sums: Mapping[str, Tensor], rate: float) -> StepFigures:
+        """Clip the gradients; hold the update back if they or the loss are not finite."""
+        norm = self.accelerator.clip_grad_norm_(self.objective.parameters(), self.task.gradient_clip)
+        norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
+        means = self.accelerator.reduce(torch.stack([v.float() for v in sums.values()]), reduction="mean")
+        values = torch.cat([means, norm.float().reshape(1)])
+        figures = StepFigures(self.step, (*sums, "gradient_norm"), values, rate)
+        if not self._ahead:
+            self._require_finite(self.step, figures.read())
+            return figures
+        finite = torch.isfinite(means[list(sums).index("loss")]) & torch.isfinite(values[-1])
+        self._broken = torch.maximum(self._broken, 1 - finite.float())
+        self.optimizer.optimizer.found_inf = self._broken
+        return figures
+
+    def _look(self, *, leave: int) -> dict[str, float]:
+        """Read the figures of all steps but the ``leave`` newest; returns the newest of them, or nothing."""
+        figures: dict[str, float] = {}
+        while len(self._unread) > leave:
+            step = self._unread.popleft()
+            figures = step.read()
+            self._asked |= figures.pop("stop") > 0
+            self._require_finite(step.step, figures)
+            self.losses.append(figures["loss"])
+            self._clipped.append(figures["gradient_norm"] > self.task.gradient_clip)
+        return figures
 
     def _rows(self, step: int, part: int) -> tuple[int, NDArray[np.int64]]:
         """Position in the stream and samples of this process's micro-batch."""
@@ -288,34 +350,36 @@ class Trainer:
     def _batch(self, part: int) -> Any:
         """This process's micro-batch ``part`` of the present step; the one after it is read meanwhile."""
         first, rows = self._rows(self.step, part)
-        read = self.prefetcher.take(rows)
-        last = part == self.config.accumulation - 1
-        self.prefetcher.request(self._rows(self.step + last, 0 if last else part + 1)[1])
         positions = range(first, first + len(rows))
-        batch = self.task.batch(rows, read, self.accelerator.device, positions)
+        read = self.prefetcher.take(rows, positions)
+        last = part == self.config.accumulation - 1
+        following, others = self._rows(self.step + last, 0 if last else part + 1)
+        self.prefetcher.request(others, range(following, following + len(others)))
+        batch = self.task.batch(rows, read, self.accelerator.device)
         words = (self.config.seed, 13, *self.task.draws(self.step, part, self.accelerator.process_index))
         torch.manual_seed(int(np.random.default_rng(words).integers(2**62)))
         return self.task.augment(batch, positions)
 
     @torch.no_grad()
-    def _require_finite(self, figures: Mapping[str, float], rest: Mapping[str, Tensor]) -> None:
-        """Raise TrainingError, in all processes alike, unless loss and gradients of this step are finite.
+    def _require_finite(self, step: int, figures: Mapping[str, float]) -> None:
+        """Raise TrainingError, in all processes alike, unless loss and gradients of this step were finite.
 
-        The weights are as they were after the last step, and so is what is saved; ``rest``: the task's as it was then.
+        The weights are as they were before that step, and so is what is saved.
         """
         if math.isfinite(figures["loss"]) and math.isfinite(figures["gradient_norm"]):
             return
         culprits: list[int] = []
         count = 0
         for part in range(self.config.accumulation):
-            first, rows = self._rows(self.step, part)
+            first, rows = self._rows(step, part)
             for position, row in enumerate(rows, first):
                 one = np.array([row])
                 at = range(position, position + 1)
-                batch = self.task.batch(one, self.task.read(one), self.accelerator.device, at)
+                batch = self.task.batch(one, self.task.read(one, at), self.accelerator.device)
                 count += 1
                 for name, tensor in self.task.rest().items():
-                    tensor.copy_(rest[name])  # a codebook has met all samples of the batch, and each spoils it for all
+                    # a codebook has met all samples of the batch, and each spoils it for all
+                    tensor.copy_(self._rest[name])
                 if not math.isfinite(float(self.objective(batch).total)):
                     culprits.append(int(row))
         culprits = sorted(set(gather_object(culprits)))
@@ -327,10 +391,10 @@ class Trainer:
             shown = "; ".join(self.task.describe(i) for i in culprits[:8])
             cause = f"It is so for samples {culprits[:8]}: {shown}. Look at these data"
         else:
-            shown = ", ".join(str(i) for i in sorted(self._rows(self.step, 0)[1].tolist())[:8])
+            shown = ", ".join(str(i) for i in sorted(self._rows(step, 0)[1].tolist())[:8])
             cause = f"Each sample's own loss is finite (samples {shown}, …): {advice}"
         raise TrainingError(
-            f"step {self.step}: the loss is {figures['loss']}, the gradient norm {figures['gradient_norm']}. {cause}. "
+            f"step {step}: the loss is {figures['loss']}, the gradient norm {figures['gradient_norm']}. {cause}. "
             f"What was saved in {self.config.output} before this step is good"
         )
 
@@ -357,10 +421,12 @@ class Trainer:
 
     def _save(self) -> None:
         self.task.save(self)
+        self._writer.wait()  # so that no more than one state is held
         tensors = gather_state(self.parameters, self.optimizer, self.ema, self.task.rest(), keep=self.is_main)
         if self.is_main:
             progress = Progress(step=self.step, best=self.best, identity=self.identity, seconds=self.seconds)
-            save_state(self.config.output / "resume", progress, tensors)
+            live = self.accelerator.device.type == "cpu"  # the tensors are those that training goes on with
+            self._writer.write(self.config.output / "resume", progress, tensors, live=live)
         self.accelerator.wait_for_everyone()
 
     def _resume(self) -> None:

@@ -18,12 +18,13 @@ from transformers import PreTrainedTokenizerBase
 from lavla_ros.contract import Contract
 from lavla_ros.policy.backbone import build_backbone, load_pretrained_tokenizer
 from lavla_ros.policy.checkpoint import prompt_builder, save_checkpoint
+from lavla_ros.policy.device import require_compiler
 from lavla_ros.policy.model import OBJECTIVE, LatentActionVLA, VlaBatch, VlaLoss
 from lavla_ros.policy.normalization import Normalizer, compute_stats
 from lavla_ros.policy.prompt import train_tokenizer
 from training.augment import augment_images, draw_numbers
 from training.config import OptimConfig, TrainConfig
-from training.data import BatchMaker, LoadedData, to_device
+from training.data import BatchMaker, LoadedData, pinned, to_device
 from training.footprint import require_training_memory
 from training.loop import Task, Trainer
 from training.resume_state import forget_whole_parameters, gather
@@ -46,7 +47,7 @@ class PolicyTask(Task):
 
     results = ("best", "last")
     learning_rate_key = "optim.learning_rate"
-    may_differ = frozenset({"accumulation", "gradient_checkpointing", "half_checkpoints"})
+    may_differ = frozenset({"accumulation", "gradient_checkpointing", "compiled_layers", "half_checkpoints"})
     config: TrainConfig
 
     def __init__(self, config: TrainConfig, contract: Contract, data: LoadedData) -> None:
@@ -67,6 +68,8 @@ class PolicyTask(Task):
 
     def build(self, run: Trainer) -> nn.Module:
         config, contract, data = self.config, self.contract, self.data
+        if config.compiled_layers:
+            require_compiler(run.accelerator.device)
         if run.accelerator.distributed_type != DistributedType.FSDP:  # which divides what is counted
             require_training_memory(config, contract, run.micro_batch, run.accelerator.device)
         self.tokenizer = _tokenizer(config, contract, data)
@@ -78,8 +81,12 @@ class PolicyTask(Task):
             self.model.strategy.prepare({key: values[rows] for key, values in labels.items()})
         if config.gradient_checkpointing:
             self.model.backbone.vlm.activation_checkpointing_enable()
+        if config.compiled_layers:
+            for layer in self.model.repeated_layers():
+                layer.compile()
         prompt = prompt_builder(self.model, contract, self.tokenizer)
-        if run.accelerator.device.type == "cuda":
+        self.pins = run.accelerator.device.type == "cuda"
+        if self.pins:
             prompt.fix_length(data.instructions, PROMPT_MULTIPLE)
         self.batches = BatchMaker(
             data,
@@ -96,18 +103,13 @@ class PolicyTask(Task):
     def start_step(self, step: int) -> float:
         return self.config.optim.learning_rate_at(step, self.config.steps)
 
-    def read(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        return self.data.frames.take(rows)
-
-    def batch(
-        self,
-        rows: NDArray[np.int64],
-        read: NDArray[np.uint8],
-        device: torch.device,
-        positions: range | None = None,
-    ) -> VlaBatch:
+    def read(self, rows: NDArray[np.int64], positions: range | None = None) -> VlaBatch:
         said = None if positions is None else self.data.instructions_of(rows, self.config.seed, positions)
-        return to_device(self.batches(rows, read, said), device)
+        batch = self.batches(rows, self.data.frames.take(rows), said)
+        return pinned(batch) if self.pins else batch
+
+    def batch(self, rows: NDArray[np.int64], read: VlaBatch, device: torch.device) -> VlaBatch:
+        return to_device(read, device)
 
     def augment(self, batch: VlaBatch, positions: range) -> VlaBatch:
         draws = draw_numbers(self.config.seed, positions, len(self.contract.cameras))

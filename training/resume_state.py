@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import torch
@@ -20,6 +22,7 @@ from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
 from lavla_ros.policy.folder import CheckpointError, read_tensors, staged
+from training.system_resources import available_memory
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +122,40 @@ def save_state(path: Path, progress: Progress, tensors: Mapping[str, Tensor]) ->
     with staged(path) as folder:
         save_file(dict(tensors), str(folder / "state.safetensors"))
         (folder / "progress.json").write_text(json.dumps(asdict(progress)), encoding="utf-8")
+
+
+class StateWriter:
+    """Writes the resume directory while training goes on, one state at a time; leaving its block waits for the last."""
+
+    def __init__(self) -> None:
+        self._pool = ThreadPoolExecutor(1, thread_name_prefix="state")
+        self._writing: Future[None] | None = None
+
+    def __enter__(self) -> StateWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.wait()
+
+    def wait(self) -> None:
+        """Until the last state is written whole. Raises what went wrong with it, once."""
+        writing, self._writing = self._writing, None
+        if writing is not None:
+            writing.result()
+
+    def write(self, path: Path, progress: Progress, tensors: Mapping[str, Tensor], *, live: bool) -> None:
+        """``live``: the tensors change while training goes on, so they are copied, or written at once if memory is
+        too small for a copy."""
+        self.wait()
+        if live:
+            free, size = available_memory(), sum(tensor.nbytes for tensor in tensors.values())
+            if free is not None and 2 * size > free:
+                save_state(path, progress, tensors)
+                return
+            tensors = {name: tensor.clone() for name, tensor in tensors.items()}
+        self._writing = self._pool.submit(save_state, path, progress, tensors)
 
 
 def recover(folder: Path, name: str) -> Path | None:

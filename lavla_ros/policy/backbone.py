@@ -18,7 +18,7 @@ from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Qwe
 from transformers.utils import is_flash_attn_2_available
 
 from lavla_ros.config import ConfigError
-from lavla_ros.policy.config import BackboneConfig, LoraConfig
+from lavla_ros.policy.config import BackboneConfig
 from lavla_ros.policy.prompt import TokenIds, add_placeholder_tokens, token_ids
 from lavla_ros.policy.resting import rest
 from lavla_ros.policy.strategies.base import BackboneShape, SegmentKind
@@ -55,7 +55,11 @@ class Backbone(nn.Module):
         """Of the weights that are not in a checkpoint; None: all are."""
         batch_vision_attention(vlm)
         if not tiny:
-            vlm = vlm.requires_grad_(False) if config.lora is None else _with_lora(vlm, config.lora)
+            vlm.requires_grad_(False)
+            if config.lora is not None:
+                from lavla_ros.policy.adapters import with_adapters  # peft: a policy that is run needs none
+
+                vlm = with_adapters(vlm, config.lora)
         self.vlm = vlm
         self._constants: dict[tuple[object, ...], dict[str, Tensor]] = {}
         """What depends on the number and size of images and the prompt's length alone."""
@@ -66,6 +70,12 @@ class Backbone(nn.Module):
         ``images``: (B, cameras, size, size, 3) uint8 RGB, in the order of the prompt's image tokens. Nothing here
         waits for the device or depends on the values of a tensor.
         """
+        if not self.computes_in_bfloat16:
+            return self._forward(images, token_ids_BL)
+        with torch.autocast(images.device.type, enabled=False):
+            return self._forward(images, token_ids_BL)
+
+    def _forward(self, images: Tensor, token_ids_BL: Tensor) -> tuple[Tensor, ...]:
         cameras, length = images.shape[1], token_ids_BL.shape[1]
         columns = self.image_columns(cameras, images.device)
         image_states, deepstack = self.encode_images(images)
@@ -82,6 +92,12 @@ class Backbone(nn.Module):
                 x = x.index_add(1, columns, deepstack[k].to(x.dtype))
         states[-1] = text.norm(x)
         return tuple(states)
+
+    @property
+    def computes_in_bfloat16(self) -> bool:
+        """True if all frozen weights are bfloat16 and computed with as they are: autocast has nothing to do."""
+        weight: Tensor = self.vlm.language_model.norm.weight
+        return weight.dtype == torch.bfloat16
 
     def embed(self, token_ids_BL: Tensor) -> Tensor:
         """(B, L, D) embeddings of the tokens, with our own of the placeholders; images are not in yet."""
@@ -305,18 +321,3 @@ def load_pretrained_tokenizer(path: str | Path, revision: str = "main") -> PreTr
         raise ConfigError(f"backbone.path is {str(path)!r}: no tokenizer could be loaded from it ({error})") from None
     add_placeholder_tokens(tokenizer)
     return tokenizer
-
-
-def _with_lora(vlm: Qwen3VLModel, config: LoraConfig) -> Qwen3VLModel:
-    """Freeze the model and put adapters on all its linear layers (App. B.1)."""
-    from peft import LoraConfig as PeftLoraConfig
-    from peft import get_peft_model
-
-    lora = PeftLoraConfig(
-        r=config.rank,
-        lora_alpha=config.alpha,
-        lora_dropout=config.dropout,
-        target_modules="all-linear",
-        bias="none",
-    )
-    return get_peft_model(vlm, lora)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+from importlib.util import find_spec
+
 import torch
 
 from lavla_ros.errors import UserError
@@ -55,6 +59,15 @@ def resolve_dtype(name: str, device: torch.device) -> torch.dtype:
             "(in training: precision: float32)"
         )
     return torch.bfloat16
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise DeviceError unless what torch.compile needs is installed."""
+    if device.type == "cuda":
+        if find_spec("triton") is None:
+            raise DeviceError("torch.compile needs the triton package on a GPU; install it, or do not compile")
+    elif not any(shutil.which(name) for name in (os.environ.get("CXX", "g++"), "clang++")):
+        raise DeviceError("torch.compile needs a C++ compiler, and there is no g++ here; install it, or do not compile")
 
 
 def _has_bfloat16(device: torch.device) -> bool:

@@ -110,6 +110,11 @@ class LatentActionVLA(nn.Module):
         )
         return VlaOutput(actions_BHA=actions, states=PlaceholderStates(segments=states))
 
+    def repeated_layers(self) -> list[nn.Module]:
+        """What most of the time is spent in: equal layers, so that compiling one of a kind compiles all."""
+        vlm = self.backbone.vlm
+        return [*vlm.visual.blocks, *vlm.language_model.layers, *self.head.blocks]
+
     def terms(self, batch: VlaBatch) -> VlaTerms:
         """L_action of Eq. 4 as a mean, in one forward pass with the strategy's L_latent."""
         output = self(batch.images, batch.tokens_BL, batch.state_BS)

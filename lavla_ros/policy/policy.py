@@ -51,13 +51,11 @@ class VlaPolicy:
         threads: int | None = None,
         dtype: str = "auto",
         graph: bool = True,
-        compiled: bool = False,
     ) -> None:
         """Takes the weights out of ``checkpoint.model``, which is of no use afterwards.
 
         ``threads``: CPU threads of torch (of the whole process); None leaves them as they are. ``dtype``: what is
         computed in; auto: bfloat16 on a GPU that has it, else float32. ``graph``: on a GPU, replay one CUDA graph.
-        ``compiled``: let torch.compile join what it can; it needs a compiler, and a minute at the first inference.
 
         Raises DeviceError for a device that this machine does not have, and a type that the device does not have.
         """
@@ -71,8 +69,6 @@ class VlaPolicy:
         self._size = checkpoint.model.backbone.image_size
         contract = checkpoint.contract
         network = FusedPolicy(checkpoint.model, cameras=len(contract.cameras), device=self.device, dtype=self.dtype)
-        if compiled:
-            network.compile(mode="max-autotune-no-cudagraphs", fullgraph=True)
         self._run = Runner(
             network,
             lambda instruction: checkpoint.prompt([instruction])[0],

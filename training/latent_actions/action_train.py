@@ -54,9 +54,7 @@ class ActionTask(CodebookTask):
     def optimizer(self, parameters: Mapping[str, nn.Parameter]) -> torch.optim.Optimizer:
         return torch.optim.Adam(parameters.values(), lr=self.config.learning_rate)
 
-    def batch(
-        self, rows: NDArray[np.int64], read: None, device: torch.device, positions: range | None = None
-    ) -> Tensor:
+    def batch(self, rows: NDArray[np.int64], read: None, device: torch.device) -> Tensor:
         return self.actions_NHA[torch.from_numpy(rows)].to(device)
 
     def codes(self, loss: ActionLamLoss) -> Mapping[str, Tensor]:

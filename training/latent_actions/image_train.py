@@ -110,17 +110,11 @@ class ImageTask(CodebookTask):
         alike = super().draws(step, part, process)
         return (alike[0], process) if self.config.model.dropout else alike  # each drops out of its own part
 
-    def read(self, rows: NDArray[np.int64]) -> tuple[Tensor, Tensor]:
+    def read(self, rows: NDArray[np.int64], positions: range | None = None) -> tuple[Tensor, Tensor]:
+        del positions  # the text is the episode's own, of its phrasings the first
         return self.transitions.pairs(rows)
 
-    def batch(
-        self,
-        rows: NDArray[np.int64],
-        read: tuple[Tensor, Tensor],
-        device: torch.device,
-        positions: range | None = None,
-    ) -> ImageBatch:
-        del positions  # the text is the episode's own, of its phrasings the first
+    def batch(self, rows: NDArray[np.int64], read: tuple[Tensor, Tensor], device: torch.device) -> ImageBatch:
         text = None
         if self.text is not None:
             of_rows = torch.from_numpy(self.transitions.instruction_M[rows])

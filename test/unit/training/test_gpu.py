@@ -7,6 +7,11 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
+from benchmarks import fixture
+from lavla_ros.policy.model import LatentActionVLA
+
 CODE = """
 import sys
 from benchmarks import gpu
@@ -34,4 +39,28 @@ def test_the_whole_table_runs_without_a_gpu(tmp_path: Path) -> None:
     assert [line["what"] for line in trained] == [
         f"{variant}, micro-batch 1" for variant in ("naive", "ours", "ours, recomputing")
     ]
-    assert all(line["samples_per_s"] > 0 for line in trained)
+    assert all(line["samples_per_s"] > 0 and line["tflops"] is not None for line in trained)
+    obvious, ours, recomputing = trained
+    assert ours["waits"] == recomputing["waits"] == 0 < obvious["waits"]
+    assert ours["kernels"] < min(obvious["kernels"], recomputing["kernels"])
+
+
+def test_the_fixtures_chunk_is_the_stored_one_and_another_is_noticed(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights from their names, inputs by arithmetic, the actions from fixture.json."""
+    arguments = ["--size", "small", "--device", "cpu", "--rounds", "2"]
+    assert fixture.main(arguments) == 0
+    lines = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [line["what"] for line in lines] == [f"{name}, small, float32, CPU" for name in ("baseline", "la_cond")]
+    assert all(line["error_rms"] < 1e-5 and line["p50_ms"] > 0 for line in lines)
+    fill = fixture.fill
+
+    def other(model: LatentActionVLA) -> None:
+        fill(model)
+        model.backbone.vlm.language_model.norm.weight.data[0] += 0.1
+
+    monkeypatch.setattr(fixture, "fill", other)
+    assert fixture.main([*arguments, "--strategies", "baseline"]) == 1
+    sizes = json.loads(fixture.EXPECTED.read_text())
+    assert all(len(actions) == 20 for strategies in sizes.values() for actions in strategies.values())

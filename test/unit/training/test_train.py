@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,18 +32,20 @@ from small_world import (
     write_contract,
 )
 
+from benchmarks.kernels import count
 from lavla_ros.config import ConfigError, read_config, to_plain
 from lavla_ros.contract import Contract, Observation
 from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint
 from lavla_ros.policy.config import ActionCodingConfig, HeadConfig, StrategyConfig
+from lavla_ros.policy.device import DeviceError
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.policy.prompt import train_tokenizer
 from lavla_ros.policy.strategies import STRATEGIES, BackboneShape, build_strategy, label_specs
 from lavla_ros.resources import config_path
-from training import system_resources
+from training import resume_state, system_resources
 from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, TrainConfig
 from training.data import LoadedData, load_data
 from training.dataset import EpisodeDataset, layout
@@ -325,6 +329,42 @@ def test_sigterm_ends_the_run_after_the_step_with_everything_saved(contract, dat
     assert resumed.losses == whole.losses[5:]
 
 
+def test_the_state_is_written_while_training_goes_on_and_is_that_of_its_step(contract, data, tmp_path, monkeypatch):
+    save, written = resume_state.save_state, {"slow": [], "at once": []}
+
+    def slow(path, progress, tensors):
+        deadline = time.monotonic() + 30
+        while name == "slow" and trainer.step < min(progress.step + 3, 12):
+            assert time.monotonic() < deadline, "training waits for the state to be written"
+            time.sleep(0.001)
+        save(path, progress, tensors)
+        written[name].append((progress.step, load_file(path / "state.safetensors")))
+
+    monkeypatch.setattr(resume_state, "save_state", slow)
+    for name in written:
+        if name == "at once":  # there is no memory for a copy
+            monkeypatch.setattr(resume_state, "available_memory", lambda: 1)
+        trainer = Trainer(PolicyTask(small_config(tmp_path / name), contract, data), Log())
+        trainer.run()
+    assert [step for step, _ in written["slow"]] == [5, 10, 12]
+    for (_, one), (_, two) in zip(*written.values(), strict=True):
+        assert one.keys() == two.keys() and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_a_state_that_cannot_be_written_ends_the_run_and_leaves_the_one_before(contract, data, tmp_path, monkeypatch):
+    save = resume_state.save_state
+
+    def full(path, progress, tensors):
+        if progress.step > 5:
+            raise OSError("no space left on device")
+        save(path, progress, tensors)
+
+    monkeypatch.setattr(resume_state, "save_state", full)
+    with pytest.raises(OSError, match="no space left"):
+        Trainer(PolicyTask(small_config(tmp_path / "run"), contract, data), Log()).run()
+    assert json.loads((tmp_path / "run/resume/progress.json").read_text())["step"] == 5
+
+
 def test_max_minutes_stops_early_and_saves(contract, data, tmp_path):
     Trainer(PolicyTask(small_config(tmp_path / "run", max_minutes=0.0), contract, data), Log()).run()
     assert load_checkpoint(tmp_path / "run" / "best").training["step"] == 1
@@ -417,6 +457,33 @@ def test_a_sample_with_a_loss_that_is_not_finite_is_named(contract, data, tmp_pa
         trainer.task.data.actions_NA[bad, 0] = kept
 
 
+def test_a_step_waits_for_nothing_that_the_device_computes(contract, data, tmp_path):
+    trainer = Trainer(PolicyTask(small_config(tmp_path / "run", augment=AugmentConfig()), contract, data), Log())
+    trainer._train_step(stop=False)  # makes what depends on shapes alone
+    trainer.step = 1
+    counts = count(lambda: trainer._train_step(stop=False))
+    assert counts.kernels["_fused_adamw_"] == 2 and not counts.waits, counts.waits
+
+
+def test_what_was_broken_is_found_a_step_later_with_the_weights_and_the_samples_that_it_had(contract, data, tmp_path):
+    config = small_config(tmp_path / "run", log_every=100, validate_every=100, save_every=100)
+    trainer = Trainer(PolicyTask(config, contract, data), Log())
+    early = set(trainer._rows(0, 0)[1].tolist())
+    bad = next(row for row in trainer._rows(1, 0)[1].tolist() if not early & set(range(row - HORIZON + 1, row + 1)))
+    trainer.task.data.actions_NA[bad, 0], kept = np.nan, trainer.task.data.actions_NA[bad, 0]
+    try:
+        with pytest.raises(TrainingError, match=rf"step 1: the loss is nan.*samples \[.*\b{bad}\b"):
+            trainer.run()
+    finally:
+        trainer.task.data.actions_NA[bad, 0] = kept
+    assert trainer.step == 3 and len(trainer.losses) == 1
+    good = Trainer(PolicyTask(replace(config, output=tmp_path / "good"), contract, data), Log())
+    good._train_step(stop=False)
+    assert all(torch.equal(p, good.parameters[name]) for name, p in trainer.parameters.items())
+    steps = {float(values["step"]) for values in trainer.optimizer.state.values()}
+    assert steps == {1.0} and not (tmp_path / "run/resume").exists()
+
+
 def test_gradients_that_are_not_finite_stop_the_run_before_they_are_applied(contract, data, tmp_path):
     trainer = Trainer(PolicyTask(small_config(tmp_path / "run"), contract, data), Log())
     trainer.module.head.queries.register_hook(lambda gradient: gradient * float("inf"))
@@ -448,6 +515,28 @@ def test_a_pretrained_backbone_trains_its_adapters_with_and_without_checkpointin
     save_file({name: tensor * 1.5 for name, tensor in load_file(base).items()}, base, metadata={"format": "pt"})
     with pytest.raises(CheckpointError, match=r"belongs to another configuration.*base: "):
         Trainer(PolicyTask(config, large, data), Log()).run()
+
+
+def test_layers_can_be_compiled_one_graph_each(contract, data, tmp_path, monkeypatch):
+    """Whole layers, forward and backward, without a break; no code is made for them here, which takes a minute."""
+    made, compiling = [], torch.nn.Module.compile
+
+    def traced(layer, **options):
+        made.append(layer)
+        compiling(layer, backend="aot_eager", fullgraph=True)
+
+    monkeypatch.setattr(torch.nn.Module, "compile", traced)
+    losses = []
+    for compiled in (False, True):
+        config = small_config(tmp_path / str(compiled), steps=2, compiled_layers=compiled)
+        trainer = Trainer(PolicyTask(config, contract, data), Log())
+        trainer.run()
+        losses.append(trainer.losses)
+        assert len(made) == (len(trainer.module.repeated_layers()) if compiled else 0)
+    np.testing.assert_allclose(*losses, rtol=1e-4)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    with pytest.raises(DeviceError, match=r"torch\.compile needs a C\+\+ compiler"):
+        Trainer(PolicyTask(replace(config, output=tmp_path / "none"), contract, data), Log())
 
 
 # ------------------------------------------------------------------ strategies, mixtures, fractions
@@ -826,14 +915,16 @@ def test_every_phrasing_of_an_instruction_is_drawn_by_seed_and_position(contract
 
     task = PolicyTask(small_config(tmp_path / "run", steps=1), contract, data)
     trainer = Trainer(task, Log())
-    read, cpu = data.frames.take(rows[:8]), torch.device("cpu")
+    cpu = torch.device("cpu")
 
     def texts(batch) -> list[str]:
         return [task.tokenizer.decode([t for t in row if t != task.tokenizer.pad_token_id]) for row in batch.tokens_BL]
 
-    trained = texts(task.batch(rows[:8], read, cpu, range(8)))
+    trained = texts(task.batch(rows[:8], task.read(rows[:8], range(8)), cpu))
     assert all(data.instructions[i] in text for i, text in zip(drawn[:8].tolist(), trained, strict=True))
-    assert all(INSTRUCTION in text for text in texts(task.batch(rows[:8], read, cpu)))  # as it is validated
+    assert all(
+        INSTRUCTION in text for text in texts(task.batch(rows[:8], task.read(rows[:8]), cpu))
+    )  # as it is validated
     trainer.run()
     others = load_world(contract, tmp_path, World(phrasings=(*PHRASINGS[:3], "or so")))
     with pytest.raises(CheckpointError, match="data"):
