@@ -157,7 +157,26 @@ def open_sources(config: DataConfig, contract: Contract, specs: Mapping[str, Lab
         dataset = EpisodeDataset(part.path, contract)
         labels, used = _read_labels(part, dataset, specs) if specs else ({}, {})
         sources.append(Source(dataset=dataset, name=str(part.path), weight=part.weight, labels=labels, label_sets=used))
+    require_one_teacher(sources)
     return sources
+
+
+def require_one_teacher(sources: Sequence[Source]) -> None:
+    """Raise DataError unless the labels of all datasets are of the same latent action models."""
+
+    def models(source: Source) -> dict[str, str]:
+        return {made["model_hash"]: made["model"] for made in source.label_sets.values()}
+
+    for other in sources[1:]:
+        if models(other).keys() != models(sources[0]).keys():
+            made = [
+                f"{s.name} by {', '.join(f'{m} ({h})' for h, m in sorted(models(s).items()))}"
+                for s in (sources[0], other)
+            ]
+            raise DataError(
+                f"labels are of different latent action models: those of {' and those of '.join(made)}. A code of one "
+                "says nothing about the other's; label all datasets with the same model"
+            )
 
 
 def _read_labels(

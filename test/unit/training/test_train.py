@@ -35,9 +35,10 @@ from small_world import (
 from benchmarks.kernels import count
 from lavla_ros.config import ConfigError, read_config, to_plain
 from lavla_ros.contract import Contract, Observation
+from lavla_ros.policy import backbone, device
 from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint
-from lavla_ros.policy.config import ActionCodingConfig, HeadConfig, StrategyConfig
+from lavla_ros.policy.config import ActionCodingConfig, BackboneConfig, HeadConfig, StrategyConfig
 from lavla_ros.policy.device import DeviceError
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import compute_stats
@@ -47,7 +48,7 @@ from lavla_ros.policy.strategies import STRATEGIES, BackboneShape, build_strateg
 from lavla_ros.resources import config_path
 from training import resume_state, system_resources
 from training.config import AugmentConfig, DataConfig, MixturePart, OptimConfig, TrainConfig
-from training.data import LoadedData, load_data
+from training.data import LoadedData, Source, load_data, require_one_teacher
 from training.dataset import EpisodeDataset, layout
 from training.latent_actions.action_config import ActionLamConfig, ActionLamTrainConfig
 from training.latent_actions.action_model import ActionLatentModel
@@ -642,6 +643,31 @@ def test_labels_beside_the_dataset_are_trained_on_and_refused_when_stale_or_part
     layout.write_table(file, table.set_column(1, table.schema.field(1), table.column(1).take(list(range(9, -1, -1)))))
     refused(config, "stale: they were made from data")
     assert not (tmp_path / "other").exists()
+
+
+def test_a_mixture_labelled_by_different_latent_models_is_refused(tmp_path):
+    def labelled(name: str, model: str) -> Source:
+        made = {"action": {"model": f"runs/{model}", "model_hash": model}}
+        return replace(source(World(tmp_path / name)), label_sets=made)
+
+    require_one_teacher([labelled("a", "one"), labelled("b", "one")])
+    require_one_teacher([source(World(tmp_path / "a")), source(World(tmp_path / "b"))])
+    with pytest.raises(
+        DataError, match=r"those of .*/a by runs/one \(one\) and those of .*/c by runs/two \(two\)\. A code"
+    ):
+        require_one_teacher([labelled("a", "one"), labelled("b", "one"), labelled("c", "two")])
+
+
+def test_what_the_machine_lacks_is_said_before_any_data_are_read(tmp_path, monkeypatch):
+    config = small_config(tmp_path / "run", precision="bfloat16", data=DataConfig(dataset=tmp_path / "none"))
+    monkeypatch.setattr(device, "_has_bfloat16", lambda _: False)
+    with pytest.raises(DeviceError, match=r"dtype is bfloat16, which .* precision: float32"):
+        train(config)
+    monkeypatch.setattr(backbone, "is_flash_attn_2_available", lambda: False)
+    pretrained = BackboneConfig(kind="pretrained", path="nowhere", attention="flash_attention_2")
+    with pytest.raises(ConfigError, match="flash-attn package is not installed"):
+        train(replace(config, policy=replace(config.policy, backbone=pretrained)))
+    assert not (tmp_path / "run").exists()
 
 
 def test_all_strategies_are_covered():
