@@ -182,7 +182,7 @@ def _episode(command: Sequence[str]) -> tuple[float, int]:
 
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("2b", "eighth"), default=FULL_SIZE, help="of the base model, by its width")
+    parser.add_argument("--size", choices=("2b", "eighth", "small"), default=FULL_SIZE, help="of the base model")
     parser.add_argument("--strategies", nargs="*", default=list(STRATEGIES))
     parser.add_argument("--steps", type=int, default=20, help="contract steps of the episode; 0: none")
     parser.add_argument("--losses", type=int, default=2, help="training steps, whose losses are printed")

@@ -948,9 +948,8 @@ def test_every_phrasing_of_an_instruction_is_drawn_by_seed_and_position(contract
 
     trained = texts(task.batch(rows[:8], task.read(rows[:8], range(8)), cpu))
     assert all(data.instructions[i] in text for i, text in zip(drawn[:8].tolist(), trained, strict=True))
-    assert all(
-        INSTRUCTION in text for text in texts(task.batch(rows[:8], task.read(rows[:8]), cpu))
-    )  # as it is validated
+    validated = texts(task.batch(rows[:8], task.read(rows[:8]), cpu))
+    assert all(INSTRUCTION in text for text in validated)
     trainer.run()
     others = load_world(contract, tmp_path, World(phrasings=(*PHRASINGS[:3], "or so")))
     with pytest.raises(CheckpointError, match="data"):
