@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 
 import rclpy
@@ -9,16 +10,27 @@ from rclpy.executors import ExternalShutdownException
 from rclpy.node import Node
 
 from lavla_ros.bringup.environment import enter_ros
+from lavla_ros.errors import one_line_errors
 from lavla_ros.ros.client import watch_problems
+from lavla_ros.ros.process import secured
 
 
 def main() -> int:
     """Until SIGINT or SIGTERM."""
+    watching: list[bool] = []
+
+    def interrupt(*_: object) -> None:
+        if not watching:  # from then on rclpy ends the spinning; an exception would come in the middle of a message
+            raise KeyboardInterrupt
+
+    signal.signal(signal.SIGINT, interrupt)
     enter_ros()
     try:
-        rclpy.init()
-        node = Node("problems")
+        with one_line_errors("problems"), secured():
+            rclpy.init()
+            node = Node("problems")
         watch_problems(node, lambda line: print(line, flush=True))
+        watching.append(True)
         rclpy.spin(node)
     except (KeyboardInterrupt, ExternalShutdownException):
         pass

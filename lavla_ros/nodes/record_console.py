@@ -30,6 +30,7 @@ from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.errors import one_line_errors
 from lavla_ros.ros.client import ServiceError, call, own_arguments, spinning, watch_problems
 from lavla_ros.ros.messages import LATCHED_QOS
+from lavla_ros.ros.process import secured
 
 IDLE_HELP = "Enter: begin an episode    q: quit"
 RECORDING_HELP = "RECORDING    Enter: succeeded    f: failed    d: discard"
@@ -161,6 +162,10 @@ def judgement(bag: Path, convert: Sequence[str]) -> str:
     return f"{bag.name}: lavla convert takes it, {json.loads(output)['steps']} steps"
 
 
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument(
@@ -173,14 +178,12 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     enter_ros()
     options = parser.parse_args(own_arguments(argv))
-    rclpy.init(args=argv)
-
-    def say(text: str) -> None:
-        print(text, flush=True)
-
-    console = RecordConsole(
-        options.instruction, options.instruction_topic, shlex.split(options.convert), say, episodes=options.episodes
-    )
+    with one_line_errors("record_console"), secured():
+        rclpy.init(args=argv)
+        convert = shlex.split(options.convert)
+        console = RecordConsole(
+            options.instruction, options.instruction_topic, convert, _say, episodes=options.episodes
+        )
     try:
         with one_line_errors("record_console"), spinning(console):
             console.converse(sys.stdin)

@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import gc
+import os
 import signal
 import socket
 import sys
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 import rclpy
 from rclpy.exceptions import NameValidationException
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.signals import SignalHandlerOptions
 
 from lavla_ros.bringup.domain import ROLES, claim_role
 from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.claim import Claim
-from lavla_ros.errors import is_users
+from lavla_ros.errors import FailedError, is_users
 from lavla_ros.ros.lifecycle import LavlaNode
 from lavla_ros.ros.parameters import refuse_unknown
+
+
+@contextmanager
+def secured() -> Iterator[None]:
+    """In the body ROS and nodes are started. Raises FailedError if that is refused while SROS 2 is on."""
+    try:
+        yield
+    except rclpy_implementation.RCLError as error:
+        if os.environ.get("ROS_SECURITY_ENABLE") != "true":
+            raise
+        raise FailedError(
+            f"ROS refuses to start with SROS 2 ({' '.join(str(error).split())}); ROS_SECURITY_KEYSTORE is "
+            f"{os.environ.get('ROS_SECURITY_KEYSTORE', 'not set')}: see docs/network.md, or unset ROS_SECURITY_ENABLE"
+        ) from None
 
 
 def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None) -> int:
@@ -48,9 +65,10 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
     role: Claim | None = None
     try:
         enter_ros()
-        rclpy.init(args=list(argv) if argv is not None else None, signal_handler_options=SignalHandlerOptions.NO)
-        threading.Thread(target=watch, name="signals", daemon=True).start()
-        node = factory()
+        with secured():
+            rclpy.init(args=list(argv) if argv is not None else None, signal_handler_options=SignalHandlerOptions.NO)
+            threading.Thread(target=watch, name="signals", daemon=True).start()
+            node = factory()
         refuse_unknown(node)
         if node.role in ROLES:
             role = claim_role(node.role, node.context.get_domain_id(), node.get_namespace())

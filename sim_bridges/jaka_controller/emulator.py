@@ -332,6 +332,7 @@ def run_emulator(emulator: ControllerEmulator, each: Callable[[], None] = lambda
         if interrupted_s and not (emulator.serving and time.monotonic() < interrupted_s[0] + SIGINT_PATIENCE_S):
             break
     emulator.stop()
+    gc.unfreeze()  # else ruckig's objects, in circles of what was frozen, outlive their library, which complains
     return 1 if emulator.failure is not None else 0
 
 

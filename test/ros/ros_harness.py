@@ -20,11 +20,14 @@ from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros.bringup.environment import ros_environment
+from lavla_ros.errors import is_users
 from lavla_ros.ros.messages import ImageBuffer
+from lavla_ros.ros.parameters import refuse_unknown
 
 TIMEOUT_S = 15.0
 
@@ -186,6 +189,23 @@ def fails_to_start(module: str, name: str, folder: Path, **parameters: Any) -> s
             process.kill()
     assert "Traceback" not in process.output, process.output
     return process.output
+
+
+def refusal(world: World, node_class: type[Any], **parameters: Any) -> str:
+    """Why a node in this process does not come up: one clear error, which it takes no process of its own to see."""
+    given = [Parameter(name, value=value) for name, value in parameters.items()]
+    try:
+        node = node_class(context=world.context, parameter_overrides=given)
+    except Exception as error:  # noqa: BLE001 (of a node, whatever it is: the test shows it)
+        assert is_users(error), error
+        return str(error)
+    try:
+        refuse_unknown(node)
+        assert not node.bring_up(), parameters
+        return str(node.fault or node.refusal)
+    finally:
+        node.bring_down()
+        node.destroy_node()
 
 
 def picture(seed: int, height: int = 224, width: int = 224) -> np.ndarray:

@@ -8,6 +8,8 @@ import importlib
 import inspect
 import pkgutil
 import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from ros_harness import NodeProcess, World, wait_until
 
 import lavla_ros.nodes
 import sim_bridges
+from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.config import ConfigError
 from lavla_ros.ros.lifecycle import LavlaNode
 
@@ -123,6 +126,18 @@ def test_only_a_fault_of_the_program_is_logged_with_its_traceback(
         assert ("Traceback" in capfd.readouterr().err) == traced
     finally:
         node.destroy_node()
+
+
+@pytest.mark.parametrize("module", ["lavla_ros.nodes.recorder_node", "lavla_ros.nodes.problems"])
+def test_what_sros_refuses_is_one_line(module: str) -> None:
+    """No wheel of Fast DDS has security, so that any node is refused; without a keystore every one is."""
+    environment = {name: value for name, value in ros_environment().items() if name != "ROS_SECURITY_KEYSTORE"}
+    environment |= {"ROS_SECURITY_ENABLE": "true", "ROS_SECURITY_STRATEGY": "Enforce"}
+    command = [sys.executable, "-m", module]
+    ended = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=30.0, check=False)
+    assert ended.returncode == 1 and "ROS refuses to start with SROS 2 (" in ended.stderr, ended.stderr
+    assert "ROS_SECURITY_KEYSTORE is not set: see docs/network.md" in ended.stderr
+    assert "Traceback" not in ended.stderr
 
 
 def test_any_number_of_signals_at_once_ends_a_node_in_order(tmp_path: Path) -> None:

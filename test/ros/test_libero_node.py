@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 import torch
 from random_policy import TINY
-from ros_harness import World, fails_to_start, pixels_of, running, wait_until
+from ros_harness import World, fails_to_start, pixels_of, refusal, running, wait_until
 from sensor_msgs.msg import Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
@@ -32,6 +32,7 @@ from lavla_ros.ros.lifecycle import stamp_to_ns
 from lavla_ros.ros.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
+from sim_bridges.lockstep.node import LockstepNode
 from sim_bridges.worlds.libero.environment import LiberoEnvironment
 from sim_bridges.worlds.libero.tasks import find_task
 from training.dataset import EpisodeDataset
@@ -114,26 +115,33 @@ class Listener:
         return [s for s in read if s["source"] == "simulator"]
 
 
-def command_with(world: World, actions: np.ndarray) -> None:
-    """A commander that answers every picture of the static camera with ``actions`` (H, 7)."""
-    publisher = world.node.create_publisher(JointTrajectory, "/action_chunk", 10)
+class Commander:
+    """Answers every picture of the static camera with ``actions`` (H, 7)."""
 
-    def answer(message: Image) -> None:
+    def __init__(self, world: World, actions: np.ndarray | None = None) -> None:
+        self._node, self.actions = world.node, actions
+        self._publisher = world.node.create_publisher(JointTrajectory, "/action_chunk", 10)
+        world.node.create_subscription(Image, "/camera/agentview/image_raw", self._answer, 50)
+        for topic, kind in (
+            ("/camera/wrist/image_raw", Image),
+            (CONTRACT.state.topic, JointState),
+            (CONTRACT.instruction_topic, String),
+        ):
+            world.node.create_subscription(kind, topic, lambda _: None, 50)
+
+    def leave(self) -> None:
+        self._node.destroy_publisher(self._publisher)
+
+    def _answer(self, message: Image) -> None:
+        if self.actions is None:
+            return
         chunk = ActionChunk(
             stamp_ns=stamp_to_ns(message.header.stamp),
             dt_ns=CONTRACT.dt_ns,
-            actions_HA=actions,
+            actions_HA=self.actions,
             names=CONTRACT.action.names,
         )
-        publisher.publish(chunk_to_trajectory(chunk))
-
-    world.node.create_subscription(Image, "/camera/agentview/image_raw", answer, 50)
-    for topic, kind in (
-        ("/camera/wrist/image_raw", Image),
-        (CONTRACT.state.topic, JointState),
-        (CONTRACT.instruction_topic, String),
-    ):
-        world.node.create_subscription(kind, topic, lambda _: None, 50)
+        self._publisher.publish(chunk_to_trajectory(chunk))
 
 
 @needs_assets
@@ -167,7 +175,7 @@ def test_episodes_by_service(world: World, tmp_path: Path, still: np.ndarray) ->
     pictures = world.collect(Image, "/camera/agentview/image_raw")
     commands = world.collect(JointTrajectory, CONTRACT.action.topic)
     states = world.collect(JointState, CONTRACT.state.topic, 500)
-    command_with(world, still)
+    Commander(world, still)
     with running(MODULE, "libero", tmp_path, **parameters(initial_state=4)):
         answer = world.call("/episode/reset")
         assert answer.success and json.loads(answer.message)["initial_state"] == 4
@@ -191,30 +199,29 @@ def test_episodes_by_service(world: World, tmp_path: Path, still: np.ndarray) ->
 
 
 @needs_assets
-@pytest.mark.parametrize(
-    ("actions", "words"),
-    [
+def test_what_a_commander_does_wrong_is_an_error_not_a_failure(world: World, tmp_path: Path) -> None:
+    """One after another in one node: after an error the episodes that were to follow wait for a person's reset."""
+    listener, progress = Listener(world), tmp_path / "progress.jsonl"
+    wrong = [
         (np.full((8, 7), np.nan), "nan"),
         (np.full((8, 7), 3.0), "3.0"),
         (np.zeros((4, 7)), "4 steps"),
         (None, "no publisher of /action_chunk"),
-    ],
-)
-def test_what_a_commander_does_wrong_is_an_error_not_a_failure(
-    world: World, tmp_path: Path, actions: np.ndarray | None, words: str
-) -> None:
-    listener = Listener(world)
-    if actions is not None:
-        command_with(world, actions)
-    progress = tmp_path / "progress.jsonl"
-    timeout_s = 3.0 if actions is None else 30.0
-    with running(MODULE, "libero", tmp_path, **parameters(episodes=3, timeout_s=timeout_s, progress=str(progress))):
-        ended = listener.wait("error")
-        assert words in ended["reason"] and ended["steps"] == 0
-        assert "failed" not in listener.states()
-        wait_until(progress.is_file, "the episode's line")
-        # the two behind it wait for a person
-        assert len(progress.read_text().splitlines()) == 1
+    ]
+    commander = Commander(world, wrong[0][0])
+    with running(MODULE, "libero", tmp_path, **parameters(episodes=3, timeout_s=6.0, progress=str(progress))):
+        for number, (actions, words) in enumerate(wrong, 1):
+            commander.actions = actions
+            if actions is None:
+                commander.leave()
+            if number > 1:
+                assert world.call("/episode/reset").success
+            wait_until(lambda n=number: listener.states().count("error") == n, f"an error because of {words}", 60.0)
+            ended = listener.wait("error")
+            assert words in ended["reason"] and ended["steps"] == 0
+            assert "failed" not in listener.states()
+            wait_until(lambda n=number: progress.is_file() and len(progress.read_text().splitlines()) == n, "its line")
+    assert len(progress.read_text().splitlines()) == len(wrong)
 
 
 @needs_assets
@@ -295,7 +302,7 @@ def test_an_error_ends_a_node_that_is_to_exit_when_done(tmp_path: Path) -> None:
 
 
 @needs_assets
-def test_what_cannot_be_reset_to_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_reset_to_is_refused(world: World, tmp_path: Path) -> None:
     count = 50
     for values, words in (
         ({"suite": "libero_kitchen"}, "libero_kitchen"),
@@ -307,7 +314,7 @@ def test_what_cannot_be_reset_to_is_refused(tmp_path: Path) -> None:
         ({"contract": "jaka_minicobo"}, "front"),
         ({"suite": "libero_goal", "commander": "expert"}, "no scripted expert"),
     ):
-        assert words in fails_to_start(MODULE, "libero", tmp_path, **parameters(**values)), values
+        assert words in refusal(world, LockstepNode, **parameters(**values)), values
 
 
 def test_the_stack_names_the_protocol() -> None:

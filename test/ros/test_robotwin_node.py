@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from geometry_msgs.msg import PoseStamped
 from random_policy import write_random_checkpoint
-from ros_harness import World, fails_to_start, pixels_of, running, wait_until
+from ros_harness import World, pixels_of, refusal, running, wait_until
 from rosgraph_msgs.msg import Clock
 from sensor_msgs.msg import CameraInfo, Image, JointState
 from std_msgs.msg import String
@@ -20,6 +20,7 @@ from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.ros.lifecycle import stamp_to_ns
 from lavla_ros.ros.messages import LATCHED_INPUT_QOS, chunk_to_trajectory
+from sim_bridges.lockstep.node import LockstepNode
 from sim_bridges.worlds.robotwin.environment import RobotwinEnvironment
 from sim_bridges.worlds.robotwin.sources import open_source
 from sim_bridges.worlds.robotwin.task_source import Instructions, TaskSource
@@ -214,13 +215,13 @@ def test_demonstrations_become_bags_and_a_dataset(tmp_path: Path, source: TaskSo
     )
 
 
-def test_what_cannot_be_run_is_refused(tmp_path: Path) -> None:
+def test_what_cannot_be_run_is_refused(world: World, tmp_path: Path) -> None:
     for values, words in (
         ({"task": "fly"}, "no task 'fly'"),
         ({"record": True}, "set commander to expert"),
         ({"robotwin_root": str(tmp_path)}, "no RoboTwin 2.0 checkout"),
     ):
-        assert words in fails_to_start(MODULE, "robotwin", tmp_path, **parameters(**values)), values
+        assert words in refusal(world, LockstepNode, **parameters(**values)), values
 
 
 def test_the_stack_names_the_protocol() -> None:

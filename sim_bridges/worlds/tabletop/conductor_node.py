@@ -25,6 +25,7 @@ from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorRep
 from lavla_ros.errors import UserError, one_line_errors
 from lavla_ros.ros.client import call, own_arguments, spinning
 from lavla_ros.ros.messages import LATCHED_INPUT_QOS
+from lavla_ros.ros.process import secured
 
 
 class ConductorError(UserError, RuntimeError):
@@ -91,8 +92,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--progress", type=Path, required=True, help="file that gets one JSON line per episode")
     enter_ros()
     options = parser.parse_args(own_arguments(argv))
-    rclpy.init(args=argv)
-    conductor = Conductor()
+    with one_line_errors("conductor"), secured():
+        rclpy.init(args=argv)
+        conductor = Conductor()
     try:
         with one_line_errors("conductor"), spinning(conductor):
             for index in range(options.episodes):

@@ -172,8 +172,12 @@ def test_cycles_run_at_125_hz(plant: KinematicPlant) -> None:
         counters, started = emulator.servo_log.counters, time.monotonic()
         begun = counters.cycles + counters.late_cycles
         time.sleep(0.8)
-        cycles = counters.cycles + counters.late_cycles - begun
-        assert cycles == pytest.approx((time.monotonic() - started) / 0.008, abs=8)
+
+        def in_time() -> bool:  # a thread that waits for the processor makes up for it, at a wrong rate it never does
+            cycles = counters.cycles + counters.late_cycles - begun
+            return abs(cycles - (time.monotonic() - started) / 0.008) <= 8
+
+        wait_until(in_time)
 
 
 def test_a_failing_plant_hangs_up_and_is_reported() -> None:
@@ -293,8 +297,12 @@ def test_the_controllers_clock_may_be_slow() -> None:
         begun, started = emulator.servo_log.counters, time.monotonic()
         before = begun.cycles + begun.late_cycles
         time.sleep(0.8)
-        cycles = begun.cycles + begun.late_cycles - before
-        assert cycles == pytest.approx((time.monotonic() - started) / 0.010, abs=8)
+
+        def in_time() -> bool:
+            cycles = begun.cycles + begun.late_cycles - before
+            return abs(cycles - (time.monotonic() - started) / 0.010) <= 8
+
+        wait_until(in_time)
 
 
 @pytest.mark.parametrize(("overflow", "refused"), [("refuse", 15), ("drop_newest", 0), ("drop_oldest", 0)])
@@ -328,7 +336,7 @@ def test_servo_mode_is_lost_silently_over_the_wire() -> None:
 def test_a_paused_connection_delivers_in_a_burst(emulator: ControllerEmulator) -> None:
     with connected(emulator) as client:
         make_ready(client, servo=True)
-        emulator_command("127.0.0.1", emulator.port, fault={"pause_commands_s": 0.3})
+        emulator_command("127.0.0.1", emulator.port, fault={"pause_commands_s": 1.0})
         wait_until(lambda: emulator.faults.pause_commands_s == 0.0)
         for i in range(10):
             client.post_servo_j([i * 1e-3] * 6)
@@ -466,9 +474,12 @@ def test_an_interrupt_waits_for_a_client_in_servo_mode() -> None:
         process.send_signal(signal.SIGINT)
         assert process.wait(10.0) == 0, "not for ever"
     with emulator_process() as (process, port), EveryCommand("127.0.0.1", port, None) as client:
-        make_ready(client, servo=True)
+        make_ready(client)
+        client.set_servo_move_filter((1.0, 10.0, 100.0))
+        client.servo_move(True)
         process.terminate()
         assert process.wait(2.0) == 0, "SIGTERM does not wait"
+        assert process.stderr is not None and "leaked" not in process.stderr.read(), "the library of the filter"
 
 
 def test_options_of_the_command_line_are_checked(capsys: pytest.CaptureFixture[str]) -> None:

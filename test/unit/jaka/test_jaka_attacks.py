@@ -335,6 +335,7 @@ def test_an_arm_that_is_moved_by_hand_is_not_commanded(modes: bool) -> None:
     with arm(reports_modes=modes) as emulator, driver_of(emulator) as driver:
         driver.connect()
         emulator.faults.update({"drag": True, "hand_speed_rad_s": 0.3})
+        wait_until(lambda: emulator.snapshot.drag)
         time.sleep(0.1)
         with pytest.raises(DriverError, match="drag mode" if modes else "the arm moves|drag"):
             driver.enter_servo()
@@ -349,6 +350,7 @@ def test_manual_mode_is_not_ours_unless_we_are_told_so() -> None:
         with driver_of(emulator) as driver:
             driver.connect()
             emulator.faults.manual = True
+            wait_until(lambda: emulator.snapshot.manual)
             time.sleep(0.1)
             with pytest.raises(DriverError, match=r"manual mode.*accept_manual_mode"):
                 driver.enter_servo()
@@ -361,6 +363,7 @@ def test_servo_mode_is_refused_where_the_controllers_own_command_is_elsewhere() 
     with arm() as emulator, driver_of(emulator) as driver:
         driver.connect()
         emulator.faults.measured_offset_rad = 0.1
+        wait_until(lambda: abs(emulator.snapshot.measured_rad - emulator.snapshot.commanded_rad).max() > 0.05)
         time.sleep(0.1)
         with pytest.raises(DriverError, match=r"own command is 0\.100 rad from the arm"):
             driver.enter_servo()

@@ -200,6 +200,7 @@ def test_a_fault_in_standby_is_shown_and_cleared(emulator: ControllerEmulator, d
 def test_an_arm_in_protective_stop_can_be_looked_at(emulator: ControllerEmulator) -> None:
     with closing(JakaTcpDriver(config_of(emulator, power_on=False))) as driver:
         emulator.faults.protective_stop = True
+        wait_until(lambda: emulator.snapshot.protective_stop)
         time.sleep(0.05)
         driver.connect()
         assert "protective stop" in str(driver.read().fault)
@@ -282,6 +283,7 @@ def test_nothing_connects_while_something_moves_the_arm(emulator: ControllerEmul
     driver.close()
     with EveryCommand("127.0.0.1", emulator.port, None) as other:
         other.joint_move(np.full(6, 0.3), speed_rad_s=0.3, acceleration_rad_s2=3.0)
+        wait_until(lambda: emulator.snapshot.moving)
         time.sleep(0.2)
         with pytest.raises(DriverError, match=r"the arm moves .*another client"):
             driver.connect()
