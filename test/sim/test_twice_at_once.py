@@ -239,11 +239,12 @@ LIVE = {
     "up": "ros/test_launcher.py::test_a_simulated_stack_is_brought_up_twice_at_once",
     "demo": "ros/test_demos_at_once.py::test_two_demos_at_once",
     "bench safety": "sim/test_twice_at_once.py::test_two_safety_campaigns",
+    "bench servo": "sim/test_twice_at_once.py::test_two_benchmarks_of_the_live_stack",
+    "bench pipeline": "sim/test_twice_at_once.py::test_two_benchmarks_of_the_live_stack",
+    "bench": "sim/test_twice_at_once.py::test_two_benchmarks_of_a_suite",
     "demo-bimanual": "ros/test_robotwin_demo.py::test_two_arms_solve_a_task_and_it_is_shown",
 }
 """Those that start nodes or simulators, and where they run twice at once."""
-MADE_OF_THE_SAME = {"bench servo": "demo", "bench pipeline": "demo", "bench": "eval"}
-"""Those that would take minutes: what they start is what another one starts, in a folder of their own."""
 _BAG = ("bag", "bags_0", "--contract", "jaka_minicobo")
 MORE_WRITERS = {
     "eval": Case(("tabletop", "--policy", "expert", "--episodes", 1, "--out", OUT), held=sole_writer),
@@ -259,8 +260,7 @@ MORE_WRITERS = {
 
 def test_every_command_is_run_twice_at_once() -> None:
     for name in cli.COMMANDS:
-        live = {name, MADE_OF_THE_SAME.get(name)} & LIVE.keys()
-        assert live or any(f"{case} ".startswith(f"{name} ") for case in CASES), name
+        assert name in LIVE or any(f"{case} ".startswith(f"{name} ") for case in CASES), name
     for test in LIVE.values():
         file, name = test.split("::")
         assert f"def {name}(" in (Path(__file__).parents[1] / file).read_text(encoding="utf-8")
@@ -331,6 +331,36 @@ def test_two_safety_campaigns(tmp_path: Path) -> None:
         assert process.returncode == 0, said
         (row,) = json.loads((tmp_path / f"{i}.json").read_text(encoding="utf-8"))["scenarios"]
         assert "error" not in row, row
+
+
+@pytest.mark.parametrize(
+    ("kind", "options"), [("servo", ("--settle-s", 0.5, "--duration", 2)), ("pipeline", ("--duration", 8))]
+)
+def test_two_benchmarks_of_the_live_stack(kind: str, options: tuple[object, ...], tmp_path: Path) -> None:
+    """Each measures its own arm: none has more commands, or chunks, than one stack gives."""
+    for measured in _benchmarks(tmp_path, kind, *options):
+        assert measured["benchmark"] == kind
+        if kind == "servo":
+            assert 100 < measured["commands"] < 400 and measured["controller"]["refused"] == 0
+        else:
+            assert 10 <= measured["chunks"] < 60
+
+
+def test_two_benchmarks_of_a_suite(tmp_path: Path) -> None:
+    options = ("--rounds", 1, "--steps", 10, "--workers", 1, "--episodes", 1, "--policy", "expert")
+    first, second = _benchmarks(tmp_path, "tabletop", *options)
+    for measured in (first, second):
+        assert measured["lockstep"]["equal_states"] and measured["evaluations"]["expert"]["episodes"] == 1
+    states = [{t["trajectory"] for t in m["lockstep"]["all"]["topics"]} for m in (first, second)]
+    assert states[0] == states[1]
+
+
+def _benchmarks(folder: Path, *words: object) -> list[dict[str, Any]]:
+    started = [_start(folder, "bench", *words, "--out", f"{i}.json") for i in (0, 1)]
+    for process in started:
+        said, _ = process.communicate(timeout=120.0)
+        assert process.returncode == 0, said
+    return [json.loads((folder / f"{i}.json").read_text(encoding="utf-8")) for i in (0, 1)]
 
 
 def test_two_emulators_on_free_ports(tmp_path: Path) -> None:

@@ -281,7 +281,7 @@ def test_an_old_firmware_still_stops_at_an_emergency_stop() -> None:
 
 def test_a_second_client_is_refused_and_the_first_goes_on() -> None:
     with moving() as (emulator, rider), driver_of(emulator) as second:
-        with pytest.raises(DriverError, match=rf"commanded by process {os.getpid()} "):
+        with pytest.raises(DriverError, match=rf"commanded by process {os.getpid()}: "):
             second.connect()
         # As from another machine, where the lock is not known: the status tells.
         second._lock.acquire = lambda timeout_s=0.0: None  # type: ignore[method-assign]
