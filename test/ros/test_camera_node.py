@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 from diagnostic_msgs.msg import DiagnosticStatus
 from rclpy.qos import qos_profile_sensor_data
-from ros_harness import World, fails_to_start, image_message, picture, pixels_of, running, wait_until
+from ros_harness import World, fails_to_start, image_message, picture, pixels_of, refusal, running, wait_until
 from sensor_msgs.msg import CompressedImage, Image
 
 from lavla_ros.contract import load_contract
+from lavla_ros.nodes.camera_node import CameraNode
 from lavla_ros.observation.images import prepare_image
 from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
 from lavla_ros.ros.messages import IMAGE_QOS
@@ -159,8 +160,8 @@ def test_video_file_is_a_camera(world: World, tmp_path: Path) -> None:
     assert before < stamps[0] and all(a < b for a, b in itertools.pairwise(stamps))
 
 
-def test_refuses_what_cannot_work(tmp_path: Path) -> None:
+def test_refuses_what_cannot_work(world: World, tmp_path: Path) -> None:
     assert "/dev/video99 does not exist" in fails_to_start(MODULE, "camera", tmp_path, sources=["front=/dev/video99"])
-    assert "expected <camera>=<source>" in fails_to_start(MODULE, "camera", tmp_path, sources=["front"])
-    assert "available: ['jaka_minicobo'" in fails_to_start(MODULE, "camera", tmp_path, contract="nope")
-    assert "missing_after_s" in fails_to_start(MODULE, "camera", tmp_path, missing_after_s=-1.0)
+    assert "expected <camera>=<source>" in refusal(world, CameraNode, sources=["front"])
+    assert "available: ['jaka_minicobo'" in refusal(world, CameraNode, contract="nope")
+    assert "missing_after_s" in refusal(world, CameraNode, missing_after_s=-1.0)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import gc
 import itertools
 import json
+import os
 import shutil
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -87,34 +89,28 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return write_random_checkpoint(tmp_path_factory.mktemp("policy") / "checkpoint")
 
 
-def test_chunks_are_the_policys_own_and_carry_the_observations_stamp(
-    world: World, tmp_path: Path, checkpoint: Path
-) -> None:
-    chunks = world.collect(JointTrajectory, "/action_chunk")
-    diagnostics = world.diagnostics()
-    with running(MODULE, "policy", tmp_path, policy=str(checkpoint), replan_steps=5):
-        streams = Streams(world)
-        streams.run(17)
-        wait_until(lambda: len(chunks) >= 3, "three chunks")
-        wait_until(lambda: "inference_p50_ms" in diagnostics.values("policy"), "latencies in diagnostics")
-    stamps = [stamp_to_ns(c.header.stamp) for c in chunks]
-    indices = [streams.steps.index(s) for s in stamps]
-    assert all(4 <= b - a <= 6 for a, b in itertools.pairwise(indices)), indices
-    policy = load_policy(checkpoint)
-    message = chunks[1]
-    expected = policy.predict(streams.observation(stamps[1], "Put the mango into the bowl."))
-    received = trajectory_to_chunk(message, CONTRACT)
-    assert received.names == CONTRACT.action.names and received.dt_ns == CONTRACT.dt_ns
-    np.testing.assert_allclose(received.actions_HA, expected.actions_HA, atol=1e-6)
-    assert stamp_to_ns(message.points[0].time_from_start) == CONTRACT.dt_ns
+@pytest.fixture(scope="class")
+def one_policys_domain(checkpoint: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """A policy runs in it. It takes seconds to load."""
+    folder, given = tmp_path_factory.mktemp("policy"), {"replan_steps": 5, "instruction": "Do as I said first."}
+    with pytest.MonkeyPatch.context() as patched:
+        domain = str(20 + os.getpid() % 80)
+        patched.setenv("ROS_DOMAIN_ID", domain)
+        with running(MODULE, "policy", folder, policy=str(checkpoint), **given):
+            yield domain
 
 
-def test_a_volatile_instruction_and_best_effort_states_are_heard(
-    world: World, tmp_path: Path, checkpoint: Path
-) -> None:
-    """An instruction by rclpy's default QoS replaces the one given at the start: the chunks are of the new one."""
-    chunks = world.collect(JointTrajectory, "/action_chunk")
-    with running(MODULE, "policy", tmp_path, policy=str(checkpoint), replan_steps=5, instruction="Do as I said first."):
+class TestOnePolicy:
+    """In three worlds, one after another."""
+
+    @pytest.fixture(autouse=True)
+    def domain(self, one_policys_domain: str, monkeypatch: pytest.MonkeyPatch) -> None:
+        """In place of one of each test's own."""
+        monkeypatch.setenv("ROS_DOMAIN_ID", one_policys_domain)
+
+    def test_a_volatile_instruction_and_best_effort_states_are_heard(self, world: World, checkpoint: Path) -> None:
+        """An instruction by rclpy's default QoS replaces the one given at the start: the chunks are of the new one."""
+        chunks = world.collect(JointTrajectory, "/action_chunk")
         streams = Streams(world, instruct=False, state_qos=qos_profile_sensor_data)
         streams.run(7)
         wait_until(lambda: chunks, "a chunk")
@@ -123,36 +119,40 @@ def test_a_volatile_instruction_and_best_effort_states_are_heard(
         before = len(chunks)
         streams.run(12)
         wait_until(lambda: len(chunks) > before + 1, "chunks after the new instruction")
-    policy = load_policy(checkpoint)
-    for message, instruction in ((chunks[0], "Do as I said first."), (chunks[-1], "Put the mango into the bowl.")):
-        expected = policy.predict(streams.observation(stamp_to_ns(message.header.stamp), instruction))
-        np.testing.assert_allclose(trajectory_to_chunk(message, CONTRACT).actions_HA, expected.actions_HA, atol=1e-6)
+        policy = load_policy(checkpoint)
+        for message, instruction in ((chunks[0], "Do as I said first."), (chunks[-1], "Put the mango into the bowl.")):
+            expected = policy.predict(streams.observation(stamp_to_ns(message.header.stamp), instruction))
+            np.testing.assert_allclose(
+                trajectory_to_chunk(message, CONTRACT).actions_HA, expected.actions_HA, atol=1e-6
+            )
 
+    def test_chunks_are_the_policys_own_and_carry_the_observations_stamp(self, world: World, checkpoint: Path) -> None:
+        chunks = world.collect(JointTrajectory, "/action_chunk")
+        diagnostics = world.diagnostics()
+        streams = Streams(world)
+        streams.run(17)
+        wait_until(lambda: len(chunks) >= 3, "three chunks")
+        wait_until(lambda: "inference_p50_ms" in diagnostics.values("policy"), "latencies in diagnostics")
+        stamps = [stamp_to_ns(c.header.stamp) for c in chunks]
+        indices = [streams.steps.index(s) for s in stamps]
+        assert all(4 <= b - a <= 6 for a, b in itertools.pairwise(indices)), indices
+        policy = load_policy(checkpoint)
+        message = chunks[1]
+        expected = policy.predict(streams.observation(stamps[1], "Put the mango into the bowl."))
+        received = trajectory_to_chunk(message, CONTRACT)
+        assert received.names == CONTRACT.action.names and received.dt_ns == CONTRACT.dt_ns
+        np.testing.assert_allclose(received.actions_HA, expected.actions_HA, atol=1e-6)
+        assert stamp_to_ns(message.points[0].time_from_start) == CONTRACT.dt_ns
 
-def test_says_who_is_silent_and_whose_clock_is_another(world: World, tmp_path: Path, checkpoint: Path) -> None:
-    diagnostics = world.diagnostics()
-    with running(MODULE, "policy", tmp_path, policy=str(checkpoint), silent_after_s=0.5):
-        wait_until(lambda: "no node publishes /observation/front" in diagnostics.message("policy"), "who is absent")
-        streams = Streams(world, instruct=False, state_offset_ns=-1_700_000_000_000_000_000)
-
-        def said() -> bool:
-            streams.run(1)
-            message = diagnostics.message("policy")
-            return "stamps of /joint_states are -1700000000." in message and "/joint_states: its stamps are" in message
-
-        wait_until(said, "how far the stamps are apart")
-
-
-def test_the_arm_has_one_master(world: World, tmp_path: Path, checkpoint: Path) -> None:
-    """A second policy does not come up; the first pauses while somebody else publishes chunks, and is no publisher
-    while a simulator brings the arm home.
-    """
-    simulator = world.node.create_publisher(String, "/episode/state", LATCHED_QOS)
-    chunks = world.collect(JointTrajectory, "/action_chunk")
-    diagnostics = world.diagnostics()
-    other = World()
-    try:
-        with running(MODULE, "policy", tmp_path, policy=str(checkpoint), replan_steps=2):
+    def test_the_arm_has_one_master(self, world: World, tmp_path: Path, checkpoint: Path) -> None:
+        """A second policy does not come up; the first pauses while somebody else publishes chunks, and is no publisher
+        while a simulator brings the arm home.
+        """
+        simulator = world.node.create_publisher(String, "/episode/state", LATCHED_QOS)
+        chunks = world.collect(JointTrajectory, "/action_chunk")
+        diagnostics = world.diagnostics()
+        other = World()
+        try:
             # in this process: as from another computer, where the launcher's own check sees nothing
             remote = PolicyNode(context=world.context, parameter_overrides=[Parameter("policy", value=str(checkpoint))])
             assert not remote.bring_up()
@@ -177,8 +177,22 @@ def test_the_arm_has_one_master(world: World, tmp_path: Path, checkpoint: Path) 
             for state, publishers in (("running", 1), ("homing", 0), ("running", 1)):
                 simulator.publish(String(data=json.dumps({"source": "simulator", "state": state})))
                 wait_until(lambda n=publishers: world.node.count_publishers("/action_chunk") == n, state)
-    finally:
-        other.close()
+        finally:
+            other.close()
+
+
+def test_says_who_is_silent_and_whose_clock_is_another(world: World, tmp_path: Path, checkpoint: Path) -> None:
+    diagnostics = world.diagnostics()
+    with running(MODULE, "policy", tmp_path, policy=str(checkpoint), silent_after_s=0.5):
+        wait_until(lambda: "no node publishes /observation/front" in diagnostics.message("policy"), "who is absent")
+        streams = Streams(world, instruct=False, state_offset_ns=-1_700_000_000_000_000_000)
+
+        def said() -> bool:
+            streams.run(1)
+            message = diagnostics.message("policy")
+            return "stamps of /joint_states are -1700000000." in message and "/joint_states: its stamps are" in message
+
+        wait_until(said, "how far the stamps are apart")
 
 
 def test_live_session_and_its_bag_give_equal_tensors(world: World, tmp_path: Path) -> None:
