@@ -45,6 +45,8 @@ def run(config: PipelineBench) -> dict[str, Any]:
             environment={FOLDER_VARIABLE: name},
         )
         with live:
+            while not read_rows(folder / "executor.jsonl") and live.running(0.1):
+                pass  # no episode runs yet
             live.run_for(config.duration_s)
         cameras = {row["stamp_ns"]: row for row in read_rows(folder / "camera.jsonl")}
         predicted = {row["stamp_ns"]: row for row in read_rows(folder / "policy.jsonl")}
