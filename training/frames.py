@@ -28,6 +28,7 @@ from lavla_ros.outputs import sole_writer
 from lavla_ros.policy.images import shrink
 from training.config import DataConfig
 from training.dataset import EpisodeDataset
+from training.dataset.layout import write_text
 from training.system_resources import free_disk, processes_here, require_disk, require_memory
 
 T = TypeVar("T")
@@ -259,9 +260,7 @@ def _write_file(folder: Path, shape: tuple[int, ...], frames: Iterator[tuple[int
         for camera, index, image in frames:
             os.pwrite(file.fileno(), np.ascontiguousarray(image).data, (index * shape[1] + camera) * one)
         os.fsync(file.fileno())
-    description = folder / "frames.json.tmp"
-    description.write_text(json.dumps({"shape": shape}), encoding="utf-8")
-    description.replace(folder / "frames.json")
+    write_text(folder / "frames.json", json.dumps({"shape": shape}))
 
 
 def _is_whole(folder: Path) -> bool:

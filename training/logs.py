@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from lavla_ros.config import ConfigError, to_plain
+from lavla_ros.outputs import replacing
 from training.config import RunConfig
 
 
@@ -66,9 +67,8 @@ class _Lines:
             lines = path.read_text(encoding="utf-8").splitlines()
             # the last line may be cut off
             kept = [line for line in lines if line.endswith("}") and json.loads(line)["step"] <= step]
-        temporary = path.with_name(path.name + ".tmp")
-        temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
-        temporary.replace(path)
+        with replacing(path) as temporary:
+            temporary.write_text("".join(f"{line}\n" for line in kept), encoding="utf-8")
         self._file = path.open("a", buffering=1, encoding="utf-8")
 
     def add(self, step: int, figures: Mapping[str, float]) -> None:

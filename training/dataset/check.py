@@ -160,10 +160,10 @@ class _Check:
     # ------------------------------------------------------------------ files
 
     def data_file(self, row: Mapping[str, Any]) -> Path:
-        return data_file(self.root, self.info, row)
+        return layout.data_file(self.root, self.info, row)
 
     def video_file(self, key: str, row: Mapping[str, Any]) -> Path:
-        return video_file(self.root, self.info, row, key)
+        return layout.video_file(self.root, self.info, row, key)
 
     def _by_file(self, place: Callable[[dict[str, Any]], Path]) -> dict[Path, list[dict[str, Any]]]:
         files: dict[Path, list[dict[str, Any]]] = {}
@@ -358,7 +358,7 @@ class _Check:
                 )
             end = 0
             for row in sorted(rows, key=lambda r: float(r[f"videos/{key}/from_timestamp"])):
-                number, first = int(row["episode_index"]), round(float(row[f"videos/{key}/from_timestamp"]) * fps)
+                number, first = int(row["episode_index"]), layout.first_frame(row, key, fps)
                 if first < end:
                     self.findings.error(
                         "video", f"{name}: its frames begin at {first}, within another episode's", number
@@ -375,7 +375,7 @@ class _Check:
         return [
             Segment(
                 episode=int(row["episode_index"]),
-                first=round(float(row[f"videos/{key}/from_timestamp"]) * self.info["fps"]),
+                first=layout.first_frame(row, key, self.info["fps"]),
                 length=int(row["length"]),
                 stats={n: v for n in ("mean", "std", "count") if (v := row.get(f"stats/{key}/{n}")) is not None},
             )
@@ -486,24 +486,9 @@ class _Check:
 # ---------------------------------------------------------------------- shared with repair
 
 
-def data_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any]) -> Path:
-    return root / str(info["data_path"]).format(
-        chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"])
-    )
-
-
-def video_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key: str) -> Path:
-    template = str(info.get("video_path") or layout.VIDEO_PATH)
-    return root / template.format(
-        video_key=key,
-        chunk_index=int(row[f"videos/{key}/chunk_index"]),
-        file_index=int(row[f"videos/{key}/file_index"]),
-    )
-
-
 def episode_table(root: Path, info: Mapping[str, Any], row: Mapping[str, Any]) -> pa.Table:
     """The rows of one episode in its data file. Raises DatasetError."""
-    table = layout.read_table(data_file(root, info, row))
+    table = layout.read_table(layout.data_file(root, info, row))
     mask = column_array(table, "episode_index") == int(row["episode_index"])
     return table if mask.all() else table.filter(pa.array(mask))
 
@@ -520,7 +505,7 @@ def changed_files(
     keys = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
     owner: dict[Path, list[int]] = {}
     for row in rows:
-        for file in (data_file(root, info, row), *(video_file(root, info, row, key) for key in keys)):
+        for file in (layout.data_file(root, info, row), *(layout.video_file(root, info, row, key) for key in keys)):
             owner.setdefault(file, []).append(int(row["episode_index"]))
     committed = {found: name for name, found in sums.items()}
     changed = {}

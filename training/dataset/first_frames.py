@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from pathlib import Path
 
 import cv2
@@ -9,7 +10,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from training.dataset import layout
-from training.dataset.check import video_file
 from training.dataset.layout import DatasetError
 from training.dataset.video import VideoReader
 
@@ -29,11 +29,8 @@ def write_first_frames(root: Path) -> Path:
         row = rows[number]
         tiles = []
         for key in keys:
-            video = VideoReader(video_file(root, info, row, key), int(info["fps"]))
-            try:
-                image = video.frame(round(float(row[f"videos/{key}/from_timestamp"]) * info["fps"]))
-            finally:
-                video.close()
+            with closing(VideoReader(layout.video_file(root, info, row, key), int(info["fps"]))) as video:
+                image = video.frame(layout.first_frame(row, key, info["fps"]))
             camera = key.removeprefix("observation.images.")
             tiles.append(_tile(image, f"{camera}, episode {row['episode_index']}"))
         lines.append(np.concatenate(tiles, axis=1))

@@ -82,6 +82,24 @@ def episode_row(
     return row
 
 
+def data_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any]) -> Path:
+    """Where the numbers of an episode are, by its ``row`` of meta/episodes and the ``info`` of its dataset."""
+    template = str(info.get("data_path") or DATA_PATH)
+    return root / template.format(chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"]))
+
+
+def video_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key: str) -> Path:
+    """Where the pictures of one camera in an episode are; they begin with :func:`first_frame` there."""
+    chunk, file = int(row[f"videos/{key}/chunk_index"]), int(row[f"videos/{key}/file_index"])
+    template = str(info.get("video_path") or VIDEO_PATH)
+    return root / template.format(video_key=key, chunk_index=chunk, file_index=file)
+
+
+def first_frame(row: Mapping[str, Any], key: str, fps: float) -> int:
+    """Number of an episode's first frame in its video file."""
+    return round(float(row[f"videos/{key}/from_timestamp"]) * fps)
+
+
 def stream_names(contract: Contract) -> tuple[str, ...]:
     """Columns of ``capture_ns``."""
     return (*contract.camera_names, "state")

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections import OrderedDict
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -141,11 +142,8 @@ class EpisodeDataset:
 
         def decode(episode: Episode, start: int, count: int) -> list[NDArray[np.uint8]]:
             file, first = episode.videos[camera]
-            video = VideoReader(file, self.fps)
-            try:
+            with closing(VideoReader(file, self.fps)) as video:
                 return list(video.frames(first + start, count))
-            finally:
-                video.close()
 
         with ThreadPoolExecutor(max(threads, 1), thread_name_prefix="decode") as pool:
             ahead: list[Future[list[NDArray[np.uint8]]]] = []
@@ -216,16 +214,9 @@ class EpisodeDataset:
                 )
 
     def _episode(self, row: dict[str, Any]) -> Episode:
-        videos = {}
-        template = str(self.info.get("video_path") or layout.VIDEO_PATH)
-        for name in self.contract.camera_names:
-            key = layout.video_key(name)
-            file = self.path / template.format(
-                video_key=key,
-                chunk_index=int(row[f"videos/{key}/chunk_index"]),
-                file_index=int(row[f"videos/{key}/file_index"]),
-            )
-            videos[name] = (file, round(float(row[f"videos/{key}/from_timestamp"]) * self.fps))
+        keys = {name: layout.video_key(name) for name in self.contract.camera_names}
+        files = {name: layout.video_file(self.path, self.info, row, key) for name, key in keys.items()}
+        videos = {name: (files[name], layout.first_frame(row, key, self.fps)) for name, key in keys.items()}
         return Episode(
             index=int(row["episode_index"]),
             first=int(row["dataset_from_index"]),
@@ -247,14 +238,11 @@ class EpisodeDataset:
             expected += episode.length
 
     def _load_numbers(self) -> None:
-        template = str(self.info.get("data_path") or layout.DATA_PATH)
-        files: dict[tuple[int, int], None] = {}
-        for row in layout.read_episodes(self.path):
-            files[int(row["data/chunk_index"]), int(row["data/file_index"])] = None
+        files = dict.fromkeys(layout.data_file(self.path, self.info, row) for row in layout.read_episodes(self.path))
         columns = (layout.STATE, layout.ACTION, "episode_index", "index", "task_index")
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
-        for chunk, file in files:
-            table = layout.read_table(self.path / template.format(chunk_index=chunk, file_index=file), columns)
+        for file in files:
+            table = layout.read_table(file, columns)
             for name in columns:
                 parts[name].append(column_array(table, name))
         whole = {name: np.concatenate(found) for name, found in parts.items()}

@@ -11,6 +11,7 @@ import os
 import shutil
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,10 @@ import numpy as np
 import pyarrow as pa
 
 from training.dataset import layout, stats
-from training.dataset.check import changed_files, check, data_file, stored_files, video_file
-from training.dataset.layout import DatasetError
+from training.dataset.check import changed_files, check, stored_files
+from training.dataset.layout import DatasetError, data_file, video_file
 from training.dataset.video import VideoReader, codec_of, probe
-from training.dataset.writer import DatasetLock, column_array, column_stats, image_histogram
+from training.dataset.writer import DatasetLock, column_array, column_stats, image_histogram, whole_stats
 
 
 def repair(path: Path | str, *, dry_run: bool = False, removed: Path | None = None) -> list[str]:
@@ -215,11 +216,8 @@ class _Plan:
                 f"{file} has {frames} frames of {width}x{height}; expected {length} of "
                 f"{feature['shape'][1]}x{feature['shape'][0]}"
             )
-        video = VideoReader(file, self.fps)
-        try:
+        with closing(VideoReader(file, self.fps)) as video:
             video.frame(length - 1)
-        finally:
-            video.close()
 
     def _number(self, row: dict[str, Any], table: pa.Table, first: int) -> None:
         """Take an episode in as the next one."""
@@ -314,7 +312,7 @@ class _Plan:
             name = data_file(self.root, self.info, self.rows[number]).relative_to(self.root).as_posix()
             layout.write_table(new / name, table)
             names.append(name)
-        found = whole_statistics(self.root, new, self.info, self.rows)
+        found = whole_stats(self.root, self.rows, self.info, new)
         for key in self.keys:
             histogram, count = image_histogram(self.root, self.fps, self.rows, key)
             found[key] = stats.from_histogram(histogram, count)
@@ -355,19 +353,6 @@ class _Plan:
         target = aside / file.relative_to(self.root)
         target.parent.mkdir(parents=True, exist_ok=True)
         shutil.move(file, target)
-
-
-def whole_statistics(
-    root: Path, new: Path, info: Mapping[str, Any], rows: list[dict[str, Any]]
-) -> dict[str, stats.Stats]:
-    """Statistics of every number column over all rows; data below ``new`` take precedence."""
-    columns: dict[str, list[np.ndarray[Any, Any]]] = {}
-    for row in rows:
-        name = data_file(root, info, row).relative_to(root)
-        table = layout.read_table(new / name if (new / name).exists() else root / name)
-        for key in table.column_names:
-            columns.setdefault(key, []).append(column_array(table, key))
-    return {key: stats.numeric(np.concatenate(parts)) for key, parts in columns.items()}
 
 
 def _codec_or_none(file: Path) -> str | None:

@@ -6,6 +6,7 @@ import fcntl
 import os
 import shutil
 from collections.abc import Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -155,7 +156,7 @@ class DatasetWriter:
 
         Order: videos, data, checksums, tasks, episode row, info.json; what info.json does not count is not there.
         """
-        episode, chunk_file = self.episodes, layout.place(self._next_file)
+        episode = self.episodes
         for text in arrays.instructions:
             self._tasks.setdefault(text, len(self._tasks))
         keys = [layout.video_key(name) for name in self.contract.camera_names]
@@ -166,15 +167,13 @@ class DatasetWriter:
         files = []
         for name in self.contract.camera_names:
             key = layout.video_key(name)
-            target = self.root / layout.VIDEO_PATH.format(
-                video_key=key, chunk_index=chunk_file[0], file_index=chunk_file[1]
-            )
+            target = layout.video_file(self.root, {}, row, key)
             target.parent.mkdir(parents=True, exist_ok=True)
             shutil.move(videos[name], target)
             files.append(target)
             self._histograms[name] += arrays.histograms[name]
         table = self._table(arrays, episode)
-        files.append(self.root / layout.DATA_PATH.format(chunk_index=chunk_file[0], file_index=chunk_file[1]))
+        files.append(layout.data_file(self.root, {}, row))
         layout.write_table(files[-1], table)
         layout.add_sums(self.root, files)
         sampled = len(stats.sample_frames(arrays.length))
@@ -305,36 +304,31 @@ def column_stats(table: pa.Table) -> dict[str, stats.Stats]:
     }
 
 
-def whole_stats(root: Path, rows: Sequence[Mapping[str, Any]]) -> dict[str, stats.Stats]:
-    """Exact statistics of every number column over all data files (about 100 bytes per step in memory)."""
-    files = sorted({(int(r["data/chunk_index"]), int(r["data/file_index"])) for r in rows})
+def whole_stats(
+    root: Path, rows: Sequence[Mapping[str, Any]], info: Mapping[str, Any] | None = None, newer: Path | None = None
+) -> dict[str, stats.Stats]:
+    """Exact statistics of every number column over all data files (about 100 bytes per step in memory).
+
+    ``info``: of a dataset whose files lie elsewhere than ours; files below ``newer`` stand in for those of ``root``.
+    """
     columns: dict[str, list[NDArray[Any]]] = {}
-    for chunk, file in files:
-        table = layout.read_table(root / layout.DATA_PATH.format(chunk_index=chunk, file_index=file))
+    for file in dict.fromkeys(layout.data_file(root, info or {}, row) for row in rows):
+        other = (newer or root) / file.relative_to(root)
+        table = layout.read_table(other if other.exists() else file)
         for name in table.column_names:
             columns.setdefault(name, []).append(column_array(table, name))
     return {name: stats.numeric(np.concatenate(parts)) for name, parts in columns.items()}
 
 
-def image_histogram(
-    root: Path, fps: int, rows: Sequence[Mapping[str, Any]], key: str, template: str = layout.VIDEO_PATH
-) -> tuple[NDArray[np.int64], int]:
+def image_histogram(root: Path, fps: int, rows: Sequence[Mapping[str, Any]], key: str) -> tuple[NDArray[np.int64], int]:
     """(3, 256) counts of the sampled frames of these episodes' videos, decoded; and how many frames that were."""
     histogram, count = np.zeros((3, 256), np.int64), 0
     for row in rows:
-        file = root / template.format(
-            video_key=key,
-            chunk_index=int(row[f"videos/{key}/chunk_index"]),
-            file_index=int(row[f"videos/{key}/file_index"]),
-        )
-        first = round(float(row[f"videos/{key}/from_timestamp"]) * fps)
-        video = VideoReader(file, fps)
-        try:
+        first = layout.first_frame(row, key, fps)
+        with closing(VideoReader(layout.video_file(root, {}, row, key), fps)) as video:
             for number in sorted(stats.sample_frames(int(row["length"]))):
                 histogram += stats.image_histogram(video.frame(first + number))
                 count += 1
-        finally:
-            video.close()
     return histogram, count
 
 

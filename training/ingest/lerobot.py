@@ -24,6 +24,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -131,11 +132,8 @@ class LeRobotEpisode(Table):
         feature = _camera(self.mapping.cameras[camera]).column
         if feature in self.videos:
             file, first = self.videos[feature]
-            video = VideoReader(file, self.fps)
-            try:
+            with closing(VideoReader(file, self.fps)) as video:
                 yield from video.frames(first, self.length)
-            finally:
-                video.close()
             return
         with pq.ParquetFile(self.data) as opened:
             for batch in opened.iter_batches(batch_size=32, columns=[feature, "episode_index"]):
@@ -235,15 +233,9 @@ _Place = tuple[int, int, Path, dict[str, tuple[Path, int]]]
 def _episodes_v30(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) -> list[_Place]:
     places = []
     for row in layout.read_episodes(root):
-        data = root / info["data_path"].format(
-            chunk_index=int(row["data/chunk_index"]), file_index=int(row["data/file_index"])
-        )
-        videos = {}
-        for key in cameras:
-            chunk, file = int(row[f"videos/{key}/chunk_index"]), int(row[f"videos/{key}/file_index"])
-            path = root / info["video_path"].format(video_key=key, chunk_index=chunk, file_index=file)
-            videos[key] = (path, round(float(row[f"videos/{key}/from_timestamp"]) * info["fps"]))
-        places.append((int(row["episode_index"]), int(row["length"]), data, videos))
+        begins = {key: layout.first_frame(row, key, info["fps"]) for key in cameras}
+        videos = {key: (layout.video_file(root, info, row, key), first) for key, first in begins.items()}
+        places.append((int(row["episode_index"]), int(row["length"]), layout.data_file(root, info, row), videos))
     return places
 
 

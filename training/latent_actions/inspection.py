@@ -10,7 +10,9 @@ import base64
 import html
 import io
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict, dataclass
+from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -299,20 +301,13 @@ def _frames(dataset: EpisodeDataset, camera: str, examples: Iterable[Sequence[Ex
     """Step → small picture, for every frame that an example shows; each video is opened once."""
     steps = sorted({step for found in examples for e in found for step in (e.start, e.end)})
     pictures: dict[int, Image.Image] = {}
-    video: VideoReader | None = None
-    try:
-        for step in steps:
-            episode = dataset.episodes[int(dataset.episode_of[step])]
-            file, offset = episode.videos[camera]
-            if video is None or video.path != file:
-                if video is not None:
-                    video.close()
-                video = VideoReader(file, dataset.fps)
-            frame = Image.fromarray(video.frame(offset + step - episode.first))
-            pictures[step] = frame.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
-    finally:
-        if video is not None:
-            video.close()
+    episode_of = {step: dataset.episodes[int(dataset.episode_of[step])] for step in steps}
+    for file, shown in groupby(steps, lambda step: episode_of[step].videos[camera][0]):
+        with closing(VideoReader(file, dataset.fps)) as video:
+            for step in shown:
+                episode = episode_of[step]
+                frame = Image.fromarray(video.frame(episode.videos[camera][1] + step - episode.first))
+                pictures[step] = frame.resize((_THUMBNAIL, _THUMBNAIL), Image.Resampling.BOX)
     return pictures
 
 

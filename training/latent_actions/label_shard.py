@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -149,13 +149,10 @@ class _ImageLabeller:
             return
         assert self.extractor is not None
         file, offset = episode.videos[self.camera]
-        video = VideoReader(file, self.dataset.fps)
-        try:
+        with closing(VideoReader(file, self.dataset.fps)) as video:
             for first in range(0, episode.length, size):
                 count = min(size, episode.length - first)
                 yield self.extractor.extract(np.stack(list(video.frames(offset + first, count))))
-        finally:
-            video.close()
 
 
 def pairs(

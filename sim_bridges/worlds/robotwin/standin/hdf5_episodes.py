@@ -19,6 +19,7 @@ import tyro
 
 from lavla_ros.config import ConfigError
 from lavla_ros.errors import FailedError
+from lavla_ros.outputs import replacing
 from sim_bridges.worlds.robotwin.standin.instructions import all_instructions
 from sim_bridges.worlds.robotwin.standin.task import StandinTask
 from sim_bridges.worlds.robotwin.standin.tasks import TASK_TYPES, make_task
@@ -75,11 +76,8 @@ def demonstrate(task: StandinTask, seed: int) -> list[dict[str, Any]]:
 def write_episode(folder: Path, number: int, frames: Sequence[Mapping[str, Any]]) -> Path:
     """``data/episode<number>.hdf5``: everything of the observations, stacked; pictures as JPEG."""
     path = folder / "data" / f"episode{number}.hdf5"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    with h5py.File(partial, "w") as file:
+    with replacing(path) as partial, h5py.File(partial, "w") as file:
         _write(file, frames)
-    partial.replace(path)
     return path
 
 
