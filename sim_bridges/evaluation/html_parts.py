@@ -98,9 +98,9 @@ def interval(tally: Tally) -> str:
     return f"{bounds[0]:.1%} to {bounds[1]:.1%}" if bounds is not None else "–"
 
 
-def length_histogram(successes: Sequence[int], failures: Sequence[int], most: int, *, bins: int = 28) -> str:
+def length_histogram(successes: Sequence[int], failures: Sequence[int], most: int) -> str:
     """Episode lengths in contract steps, successes and failures on one another, as a picture of its own."""
-    width, height, base, left = 480, 205, 160, 42  # four digits fit to the left
+    width, height, base, left, bins = 480, 205, 160, 42, 28  # four digits fit to the left
     counts = [[0, 0] for _ in range(bins)]
     for which, lengths in enumerate((successes, failures)):
         for length in lengths:

@@ -20,15 +20,15 @@ from sim_bridges.worlds.tabletop.scene import TABLE_Z_M
 if TYPE_CHECKING:
     from sim_bridges.worlds.tabletop.sim import TabletopSim
 
-__all__ = ["CAMERAS", "GL_PACKAGES", "NoGLError", "TabletopRenderer", "render_all"]
+__all__ = ["CAMERAS", "GL_PACKAGES", "NoGLError", "TabletopRenderer"]
 CAMERAS = ("front", "wrist", "overview")
 
 
 class TabletopRenderer:
     """Renders the cameras of one scene. One instance per process and thread; ``close`` frees the context."""
 
-    def __init__(self, sim: TabletopSim, size: int | tuple[int, int] = 224, *, shadows: bool = False) -> None:
-        """``sim``: a TabletopSim. ``size``: edge or (height, width), pixels. ``shadows``: real ones (slow).
+    def __init__(self, sim: TabletopSim, size: int | tuple[int, int] = 224) -> None:
+        """``sim``: a TabletopSim. ``size``: edge or (height, width), pixels.
 
         Raises NoGLError with the packages to install if no OpenGL works.
         """
@@ -36,11 +36,10 @@ class TabletopRenderer:
         if os.environ.get("MUJOCO_GL", "").lower() in ("disable", "disabled", "off", "false", "0"):
             raise no_gl_error("the tabletop's", "rendering is switched off")
         self._sim = sim
-        self._shadows = shadows
         # The context takes its buffer sizes from the model: no larger than needed, clearing them costs time.
         sim.model.vis.global_.offwidth, sim.model.vis.global_.offheight = width, height
-        sim.model.vis.quality.offsamples = 8 if shadows else 0
-        sim.model.vis.quality.numslices = 40 if shadows else 16
+        sim.model.vis.quality.offsamples = 0
+        sim.model.vis.quality.numslices = 16
         try:
             self._renderer: Any = mujoco.Renderer(sim.model, height, width)
         except (ImportError, RuntimeError, AttributeError, OSError, TypeError, mujoco.FatalError) as error:
@@ -48,7 +47,7 @@ class TabletopRenderer:
             raise no_gl_error("the tabletop's", f"no context could be made ({error})") from error
         # Freed while Python still stands: the EGL bindings cannot be called during interpreter shutdown.
         self._finalizer = weakref.finalize(self, self._renderer.close)
-        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = shadows
+        self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False  # slow: see _add_contact_shadows
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         model = sim.model
         self._blobs = [(model.body(name).id, 0.045 if "bowl" in name else 0.028) for name in sim.objects]
@@ -62,8 +61,7 @@ class TabletopRenderer:
         if camera not in CAMERAS:
             raise KeyError(f"the tabletop has no camera {camera!r}; it has {list(CAMERAS)}")
         self._renderer.update_scene(self._sim.data, camera)
-        if not self._shadows:
-            self._add_contact_shadows()
+        self._add_contact_shadows()
         return np.array(self._renderer.render())
 
     def _add_contact_shadows(self) -> None:
@@ -87,10 +85,3 @@ class TabletopRenderer:
     def close(self) -> None:
         """Free the OpenGL context; calling it again does nothing."""
         self._finalizer()
-
-
-def render_all(
-    renderer: TabletopRenderer, cameras: tuple[str, ...] = ("front", "wrist")
-) -> dict[str, NDArray[np.uint8]]:
-    """Camera name → picture."""
-    return {name: renderer.render(name) for name in cameras}
