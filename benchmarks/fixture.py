@@ -23,6 +23,7 @@ import torch
 from benchmarks.config import FULL_SIZE
 from benchmarks.gpu import Setup, build, device_name, latency
 from benchmarks.qwen import INSTRUCTION
+from lavla_ros.errors import FailedError
 from lavla_ros.policy.fused import FusedPolicy
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.resting import rest
@@ -70,7 +71,13 @@ def actions_in_float32(setup: Setup) -> np.ndarray[Any, Any]:
 
 def measure(strategy: str, size: str, device: torch.device, dtype: torch.dtype, rounds: int) -> dict[str, Any]:
     """Latency from pixels on the host to actions on the host, and how far the actions are from the stored ones."""
-    expected = np.array(json.loads(EXPECTED.read_text(encoding="utf-8"))[size][strategy])
+    stored = json.loads(EXPECTED.read_text(encoding="utf-8")).get(size, {})
+    if strategy not in stored:
+        raise FailedError(
+            f"{EXPECTED.name} has {sorted(stored)} at size {size}, not {strategy!r}; --write computes it on the CPU, "
+            "in minutes and 10 GiB at full size"
+        )
+    expected = np.array(stored[strategy])
     setup = made_up(strategy, size, device)
     pixels, state = setup.pixels.cpu().numpy(), setup.state.cpu().numpy()
     network = FusedPolicy(setup.model, cameras=len(pixels), device=device, dtype=dtype)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import warnings
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
@@ -18,6 +19,8 @@ PROMPTS = 64
 """Instructions that stay prepared."""
 GRAPHS = 4
 """Prompt lengths that stay recorded; each takes the memory of its intermediate results."""
+TRACED = 50_000_000
+"""Parameters, at most, of a network that is traced: of a larger one Python is no part of the time."""
 LENGTH_STEP = 16
 """On a GPU prompts are padded to a multiple of this, so that most instructions share a recording."""
 REPLAY_TOLERANCE = 0.02
@@ -42,9 +45,11 @@ class Runner:
         """``tokens``: the token ids (L,) of an instruction; ``pad``: the id that they are padded with.
 
         ``record``: given a function that computes from fixed buffers into fixed buffers, one that repeats it; None on
-        the CPU, where there is nothing to be gained by it.
+        the CPU, where a small network is traced instead: the same operations, started without Python.
         """
         self._network, self._tokens, self._pad, self._record = network, tokens, pad, record
+        self._traces = sum(parameter.numel() for parameter in network.parameters()) <= TRACED
+        self._traced: OrderedDict[int, Callable[..., Tensor]] = OrderedDict()
         self._prompts: OrderedDict[str, PreparedPrompt] = OrderedDict()
         self._recorded: OrderedDict[int, _Recorded] = OrderedDict()
 
@@ -55,13 +60,10 @@ class Runner:
         """(cameras, size, size, 3) and (S,) → (H, A). Raises PromptError for an instruction that cannot be used."""
         prompt = self._prompt(instruction)
         if self._record is None:
-            actions: Tensor = self._network(
-                torch.from_numpy(pixels),
-                torch.from_numpy(state_S),
-                prompt.embeddings_LD,
-                prompt.columns_n,
-                prompt.tables,
-            )
+            inputs = torch.from_numpy(pixels), torch.from_numpy(state_S)
+            prepared = prompt.embeddings_LD, prompt.columns_n, prompt.tables
+            compute = self._trace(prompt.length, (*inputs, *prepared)) if self._traces else self._network
+            actions: Tensor = compute(*inputs, *prepared)
             found: NDArray[np.float32] = actions.numpy()
             return found
         if prompt.length not in self._recorded:
@@ -69,6 +71,18 @@ class Runner:
         self._recorded.move_to_end(prompt.length)
         _trim(self._recorded, GRAPHS)
         return self._recorded[prompt.length](prompt, pixels, state_S)
+
+    def _trace(self, length: int, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+        """The network's operations for prompts of this length, which depend on nothing but shapes."""
+        if length not in self._traced:
+            with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
+                warnings.simplefilter("ignore")  # torch.compile is advised, which takes a compiler and minutes
+                example = tuple(tensor.clone() for tensor in inputs)
+                traced = torch.jit.trace(self._network, example, check_trace=False)  # type: ignore[no-untyped-call]
+                self._traced[length] = torch.jit.freeze(traced)
+        self._traced.move_to_end(length)
+        _trim(self._traced, GRAPHS)
+        return self._traced[length]
 
     def _prompt(self, instruction: str) -> PreparedPrompt:
         if instruction not in self._prompts:
