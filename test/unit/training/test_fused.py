@@ -14,6 +14,7 @@ from transformers import Qwen3VLModel
 from benchmarks.kernels import count
 from benchmarks.qwen import qwen_config
 from lavla_ros.contract import Contract, load_contract
+from lavla_ros.policy import runner
 from lavla_ros.policy.adapters import without_joining
 from lavla_ros.policy.backbone import Backbone, build_backbone
 from lavla_ros.policy.checkpoint import load_checkpoint, prompt_builder
@@ -220,6 +221,21 @@ def test_the_trained_networks_pass_can_be_exported(make) -> None:
     torch.export.export(Actions(), arguments)
 
 
+def test_a_traced_network_gives_the_same_bits(make, monkeypatch) -> None:
+    """On a CPU, for every prompt length, from the first inference to those after the tracer has settled."""
+    model, prompt = make("la_cond", kind="tiny")
+    network = FusedPolicy(model, cameras=2, device=CPU, dtype=torch.float32)
+    traced = Runner(network, lambda text: prompt([text])[0], pad=0)
+    monkeypatch.setattr(runner, "TRACED", 0)
+    plain = Runner(network, lambda text: prompt([text])[0], pad=0)
+    for i in range(8):
+        pixels, state = inputs(model, i)
+        text = (INSTRUCTION, "stack")[i % 2]
+        found, wanted = (run(pixels.numpy(), state.numpy(), text) for run in (traced, plain))
+        np.testing.assert_array_equal(found, wanted)
+    assert len(traced._traced) == 2 and not plain._traced
+
+
 def test_buffers_of_a_recording_follow_pixels_state_and_prompt(make) -> None:
     """As on a GPU, with a stand-in for the CUDA graph: a new instruction of like length needs no new recording."""
     model, prompt = make()
@@ -236,13 +252,13 @@ def test_buffers_of_a_recording_follow_pixels_state_and_prompt(make) -> None:
         compute()
         return compute
 
-    runner = Runner(network, lambda text: prompt([text])[0], pad=0, record=record)
+    recording = Runner(network, lambda text: prompt([text])[0], pad=0, record=record)
     for i, text in enumerate(texts):
         pixels, state = inputs(model, i)
-        found = runner(pixels.numpy(), state.numpy(), text)
+        found = recording(pixels.numpy(), state.numpy(), text)
         np.testing.assert_allclose(found, wanted[i], rtol=0, atol=2e-5)
     assert len(recordings) == 1
-    runner(pixels.numpy(), state.numpy(), "a much longer instruction " * 6)
+    recording(pixels.numpy(), state.numpy(), "a much longer instruction " * 6)
     assert len(recordings) == 2
 
 
@@ -262,7 +278,7 @@ def test_a_recording_that_computes_something_else_is_not_used(make, monkeypatch,
 
         return replay
 
-    runner = Runner(network, lambda text: prompt([text])[0], pad=0, record=record)
+    recording = Runner(network, lambda text: prompt([text])[0], pad=0, record=record)
     for _ in range(2):
-        np.testing.assert_allclose(runner(pixels.numpy(), state.numpy(), INSTRUCTION), wanted, rtol=0, atol=2e-5)
+        np.testing.assert_allclose(recording(pixels.numpy(), state.numpy(), INSTRUCTION), wanted, rtol=0, atol=2e-5)
     assert "a recorded inference differs from a computed one by 1 of the normalised actions" in caplog.text
