@@ -63,4 +63,5 @@ def test_the_fixtures_chunk_is_the_stored_one_and_another_is_noticed(
     monkeypatch.setattr(fixture, "fill", other)
     assert fixture.main([*arguments, "--strategies", "baseline"]) == 1
     sizes = json.loads(fixture.EXPECTED.read_text())
+    assert set(sizes) == {"small", "eighth", "2b"}
     assert all(len(actions) == 20 for strategies in sizes.values() for actions in strategies.values())
