@@ -8,7 +8,6 @@ not ours within the tolerance. `--size small --device cpu` runs on any machine; 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import json
 import sys
@@ -20,8 +19,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from benchmarks.config import FULL_SIZE
-from benchmarks.gpu import Setup, build, device_name, latency
+from benchmarks.gpu import Setup, build, device_name, latency, options
 from benchmarks.qwen import INSTRUCTION
 from lavla_ros.errors import FailedError
 from lavla_ros.policy.fused import FusedPolicy
@@ -99,12 +97,8 @@ def write(sizes: Sequence[str], strategies: Sequence[str]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--size", choices=("2b", "eighth", "small"), default=FULL_SIZE)
-    parser.add_argument("--strategies", nargs="*", default=["baseline", "la_cond"])
-    parser.add_argument("--device", default="cuda")
+    parser = options(__doc__)
     parser.add_argument("--dtype", choices=tuple(TOLERANCE), help="the default is bfloat16 on a GPU, else float32")
-    parser.add_argument("--rounds", type=int, default=200, help="inferences that are timed")
     parser.add_argument("--write", action="store_true", help="store what is expected at this size, from the CPU")
     arguments = parser.parse_args(argv)
     if arguments.write:

@@ -412,16 +412,22 @@ def run(
     return figures
 
 
-def main(argv: Sequence[str] | None = None) -> int:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+def options(description: str | None) -> argparse.ArgumentParser:
+    """The options that every benchmark of a policy on a GPU takes."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=("2b", "eighth", "small"), default=FULL_SIZE)
     parser.add_argument("--device", default="cuda")
-    parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after this")
     parser.add_argument("--rounds", type=int, default=200, help="inferences that are timed, per line")
+    parser.add_argument("--strategies", nargs="*", default=["baseline", "la_cond"])
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    parser = options(f"{__doc__}\nOf the strategies, the first is trained.")
+    parser.add_argument("--minutes", type=float, default=9.0, help="begin nothing after this")
     parser.add_argument("--steps", type=int, default=10, help="optimizer steps that are timed, per line")
     parser.add_argument("--micro-batches", type=int, nargs="*", default=[16, 32, 64])
     parser.add_argument("--parts", nargs="*", choices=("inference", "training"), default=["inference", "training"])
-    parser.add_argument("--strategies", nargs="*", default=["baseline", "la_cond"], help="training: the first")
     parser.add_argument("--no-compile", action="store_true", help="leave out what torch.compile has to make first")
     parser.add_argument("--out", type=Path, help="a JSON file for the figures")
     arguments = parser.parse_args(argv)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -59,8 +60,8 @@ def test_a_third_camera_is_recorded_converted_and_trained_on(tmp_path: Path, mon
     batches: list[VlaBatch] = []
     make = BatchMaker.__call__
 
-    def seen(self: BatchMaker, indices: np.ndarray, frames: np.ndarray) -> VlaBatch:
-        batches.append(make(self, indices, frames))
+    def seen(self: BatchMaker, *read: Any) -> VlaBatch:
+        batches.append(make(self, *read))
         return batches[-1]
 
     monkeypatch.setattr(BatchMaker, "__call__", seen)

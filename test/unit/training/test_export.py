@@ -17,6 +17,7 @@ from transformers import Qwen3VLForConditionalGeneration, Qwen3VLModel
 from lavla_ros import cli
 from lavla_ros.contract import Observation
 from lavla_ros.outputs import OutputError
+from lavla_ros.policy.adapters import without_joining
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint, save_checkpoint, trained_parameters
 from lavla_ros.policy.export import export_adapters, export_merged
 from lavla_ros.policy.policy import BUNDLED, VlaPolicy
@@ -72,6 +73,7 @@ def test_peft_reads_the_adapters_without_us(trained: Path, tmp_path: Path) -> No
     plain = base(input_ids=ids).last_hidden_state
     alone = PeftModel.from_pretrained(base, str(tmp_path / "adapters")).eval()
     ours = load_checkpoint(trained / "policy").model.backbone.vlm
+    without_joining(ours)  # the sums in their order
     with torch.no_grad():
         expected, found = ours(input_ids=ids).last_hidden_state, alone(input_ids=ids).last_hidden_state
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
@@ -85,6 +87,7 @@ def test_the_adapters_work_inside_the_class_with_a_language_model_head(trained: 
     whole.model = PeftModel.from_pretrained(whole.model, str(tmp_path / "adapters"))
     ids = torch.arange(5)[None]
     ours = load_checkpoint(trained / "policy").model.backbone.vlm
+    without_joining(ours)  # the sums in their order
     with torch.no_grad():
         found = whole.eval()(input_ids=ids, output_hidden_states=True).hidden_states[-1]
         expected = ours(input_ids=ids).last_hidden_state
