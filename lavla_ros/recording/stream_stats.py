@@ -7,28 +7,33 @@ import struct
 from lavla_ros.typing import NS_PER_S
 
 
+def raw_stamp_ns(raw: bytes) -> int:
+    """The header's stamp of a message in CDR, which four bytes precede that say its byte order."""
+    seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
+    return int(seconds * NS_PER_S + nanoseconds)
+
+
 class StreamStats:
-    """Count, rate and largest gap. For messages that begin with a std_msgs/Header."""
+    """Count, rate, largest gap and last stamp. For messages that begin with a std_msgs/Header."""
 
     def __init__(self) -> None:
         self.count = 0
         self.largest_gap_s = 0.0
-        self._first_ns = self._last_ns = 0
+        self.last_ns = self._first_ns = 0
 
     def add(self, raw: bytes) -> None:
-        """One message in CDR: four bytes that say its byte order, then the header's stamp."""
-        seconds, nanoseconds = struct.unpack_from("<iI" if raw[1] & 1 else ">iI", raw, 4)
-        stamp_ns = seconds * NS_PER_S + nanoseconds
+        """One message in CDR."""
+        stamp_ns = raw_stamp_ns(raw)
         if self.count:
-            self.largest_gap_s = max(self.largest_gap_s, (stamp_ns - self._last_ns) * 1e-9)
+            self.largest_gap_s = max(self.largest_gap_s, (stamp_ns - self.last_ns) * 1e-9)
         else:
             self._first_ns = stamp_ns
-        self._last_ns = stamp_ns
+        self.last_ns = stamp_ns
         self.count += 1
 
     def __str__(self) -> str:
         if not self.count:
             return "SILENT"
-        span_s = (self._last_ns - self._first_ns) * 1e-9
+        span_s = (self.last_ns - self._first_ns) * 1e-9
         rate = f", {(self.count - 1) / span_s:.1f} Hz, largest gap {self.largest_gap_s:.3f} s" if span_s > 0 else ""
         return f"{self.count} messages{rate}"

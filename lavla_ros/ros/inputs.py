@@ -8,6 +8,7 @@ are subscribed in every way at once, and what arrives twice is taken once.
 
 from __future__ import annotations
 
+import time
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -232,6 +233,14 @@ class Inputs:
     def take_waiting(self) -> None:
         for found in self._inputs.values():
             found.take_waiting()
+
+    def take_while(self, missing: Callable[[], list[str]], timeout_s: float) -> None:
+        """Handle what arrives on the topics that ``missing`` names, until it names none or the time is over."""
+        deadline = time.monotonic() + timeout_s
+        while (names := missing()) and time.monotonic() < deadline:
+            for name in names:
+                self._inputs[name].take_waiting()
+            time.sleep(0.005)
 
     def report(self, report: Report) -> None:
         for found in self._inputs.values():

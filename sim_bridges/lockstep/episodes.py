@@ -77,7 +77,7 @@ class Episodes:
         publisher: Publisher | None = None
         phase, reason, score = EpisodePhase.ERROR, "", 0.0
         try:
-            self._topics.wait_for_listeners(recorded=settings.record)
+            self._topics.wait_for_listeners()
             environment = self._load(name, suite, task)
             if isinstance(environment, FindsScenes):
                 shown = self._expert is not None

@@ -123,7 +123,12 @@ class LockstepNode(LavlaNode):
         if self._assets.statement:
             self.get_logger().info(self._assets.statement)
         self._topics = LockstepTopics(
-            self.configured, contract, timeout_s=parameters.timeout_s, commanded=commanded, ended=lambda: self.ended
+            self.configured,
+            contract,
+            timeout_s=parameters.timeout_s,
+            commanded=commanded,
+            recorded=parameters.record,
+            ended=lambda: self.ended,
         )
         extra = suite.extra_topics(self.configured) if isinstance(suite, HasExtraTopics) else None
         self._episodes = Episodes(self._topics, extra, lambda: self._recorder, lambda: self.ended, parameters)

@@ -10,6 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -24,8 +25,16 @@ from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState
 from lavla_ros.errors import UserError
+from lavla_ros.recording.stream_stats import raw_stamp_ns
 from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
-from lavla_ros.ros.messages import LATCHED_QOS, ImageBuffer, joint_state, single_point, trajectory_to_chunk
+from lavla_ros.ros.messages import (
+    IMAGE_QOS,
+    LATCHED_QOS,
+    ImageBuffer,
+    joint_state,
+    single_point,
+    trajectory_to_chunk,
+)
 from lavla_ros.ros.scope import Scope
 from lavla_ros.typing import NS_PER_S
 
@@ -40,7 +49,7 @@ class BridgeError(UserError, RuntimeError):
 
 
 class LockstepTopics:
-    """Publishers and the one subscription on a node that spins in another thread than the one that calls here."""
+    """Publishers and subscriptions on a node that spins in another thread than the one that calls here."""
 
     def __init__(
         self,
@@ -49,15 +58,17 @@ class LockstepTopics:
         *,
         timeout_s: float,
         commanded: bool,
+        recorded: bool = False,
         prepared: bool = False,
         ended: Callable[[], str] = lambda: "",
     ) -> None:
         """``scope`` makes the publishers and the subscription, and ends them. ``timeout_s``: longest wait for a chunk
-        or a subscriber. ``commanded``: a node answers on /action_chunk. ``prepared``: pictures are the contract's and
-        go past the camera node, to /observation/<camera>. ``ended``: why the wait is over, or "" (see :meth:`wake`).
+        or a subscriber. ``commanded``: a node answers on /action_chunk. ``recorded``: a recorder node listens.
+        ``prepared``: pictures are the contract's and go past the camera node, to /observation/<camera>. ``ended``: why
+        the wait is over, or "" (see :meth:`wake`).
         """
         self._node, self._contract, self._timeout_s = scope.node, contract, timeout_s
-        self._commanded, self._ended = commanded, ended
+        self._commanded, self._recorded, self._ended = commanded, recorded, ended
         self._chunk_topic = scope.node.resolve_topic_name(topics.ACTION_CHUNK)
         self._cameras = {
             c.name: scope.publisher(Image, contract.wire(c.observation_topic if prepared else c.topic), DEPTH)
@@ -77,6 +88,14 @@ class LockstepTopics:
         self._changed = threading.Condition()
         if commanded:
             scope.subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, 10)
+        self._shown_ns: dict[str, int] = {}
+        """Topic → stamp of the newest picture that the camera node has prepared."""
+        self._prepared = [c.observation_topic for c in contract.cameras] if recorded and not prepared else []
+        """Topics of pictures that a camera node, if there is one, prepares for a recording."""
+        self._followed: list[str] = []
+        """Those of a camera node that is there."""
+        for topic in self._prepared:
+            scope.subscription(Image, contract.wire(topic), partial(self._on_prepared, topic), IMAGE_QOS, raw=True)
         self._offset_ns, self._last_ns = NS_PER_S, 0
         self._about: dict[str, Any] = {}
 
@@ -112,7 +131,10 @@ class LockstepTopics:
         self._wait_until_taken()  # pictures must not overtake it: a policy would take them for the episode before
 
     def observe(self, time_ns: int, state: ArrayLike, images: Mapping[str, NDArray[np.uint8]]) -> None:
-        """Publish /clock, the state (S,) in the contract's order, and what was drawn: camera → (H, W, 3) RGB."""
+        """Publish /clock, the state (S,) in the contract's order, and what was drawn: camera → (H, W, 3) RGB.
+
+        Raises BridgeError if pictures are recorded past a camera node, and it does not keep up.
+        """
         self._last_ns = stamp_ns = self.stamp_ns(time_ns)
         clock = Clock()
         set_stamp(clock.clock, stamp_ns)
@@ -122,6 +144,8 @@ class LockstepTopics:
         self._states.publish(self._state_message)
         for name, image in images.items():
             self._cameras[name].publish(self._buffers[name].fill(image, stamp_ns))
+        if images:
+            self._wait_until_shown(stamp_ns)
 
     def command(self, time_ns: int, action: ArrayLike) -> None:
         """Publish the action (A,) of the step from ``time_ns``, which takes effect within it."""
@@ -152,14 +176,14 @@ class LockstepTopics:
             raise BridgeError(f"the chunk has {chunk.horizon} steps; {steps} are executed before the next one")
         return replace(chunk, stamp_ns=time_ns)
 
-    def wait_for_listeners(self, *, recorded: bool = False) -> None:
+    def wait_for_listeners(self) -> None:
         """Wait until every stream that an episode needs has a listener: what is published before would not arrive.
         Finding one another takes a while on a busy machine, so that this waits for ``DISCOVERY_S`` at the least.
 
         Raises BridgeError naming what is missing.
         """
-        needed = [*self._cameras.values(), self._states, self._instruction] if self._commanded or recorded else []
-        needed += [self._commands, self._episode] if recorded else []
+        needed = [*self._cameras.values(), self._states, self._instruction] if self._commanded or self._recorded else []
+        needed += [self._commands, self._episode] if self._recorded else []
         timeout_s = max(self._timeout_s, DISCOVERY_S)
         deadline = time.monotonic() + timeout_s
         while True:
@@ -167,11 +191,12 @@ class LockstepTopics:
             if self._commanded and self._node.count_publishers(topics.ACTION_CHUNK) == 0:
                 missing.append(f"publisher of {self._chunk_topic}")
             if not missing:
+                self._followed = [t for t in self._prepared if self._node.count_publishers(self._contract.wire(t)) > 0]
                 return
             if why := self._ended():
                 raise BridgeError(why)
             if time.monotonic() > deadline:
-                who = " and ".join(["camera and policy node"] * self._commanded + ["recorder"] * recorded)
+                who = " and ".join(["camera and policy node"] * self._commanded + ["recorder"] * self._recorded)
                 raise BridgeError(
                     f"no {', no '.join(missing)} after {timeout_s:g} s; do {who} run, active, in this ROS domain?"
                 )
@@ -182,6 +207,22 @@ class LockstepTopics:
         with self._changed:
             self._changed.notify_all()
 
+    def _wait_until_shown(self, stamp_ns: int) -> None:
+        """Until the camera node has prepared these pictures: it keeps a few only, so a recording waits for it."""
+
+        def late() -> list[str]:
+            return [topic for topic in self._followed if self._shown_ns.get(topic, 0) < stamp_ns]
+
+        with self._changed:
+            self._changed.wait_for(lambda: bool(self._ended()) or not late(), self._timeout_s)
+            missing = late()
+        if missing:
+            raise BridgeError(
+                self._ended()
+                or f"no {', no '.join(missing)} for the observation of {stamp_ns} ns within {self._timeout_s:g} s; "
+                "does the camera node run, on the same contract?"
+            )
+
     def _wait_until_taken(self) -> None:
         for publisher in (self._instruction, self._episode):
             if not publisher.wait_for_all_acked(Duration(seconds=self._timeout_s)):
@@ -191,6 +232,11 @@ class LockstepTopics:
 
     def _newest_ns(self) -> int | None:
         return None if self._chunk is None else stamp_to_ns(self._chunk.header.stamp)
+
+    def _on_prepared(self, topic: str, raw: bytes) -> None:
+        with self._changed:
+            self._shown_ns[topic] = raw_stamp_ns(raw)
+            self._changed.notify_all()
 
     def _on_chunk(self, message: JointTrajectory) -> None:
         with self._changed:

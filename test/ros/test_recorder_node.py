@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -35,7 +36,7 @@ class Robot:
         self.published = 0
         time.sleep(0.3)  # a latched message has no acknowledgement that one could wait for
 
-    def step(self, stamp_ns: int | None = None) -> None:
+    def step(self, stamp_ns: int | None = None, *, pictures_after_s: float = 0.0) -> None:
         now = time.time_ns() if stamp_ns is None else stamp_ns
         state, command = joint_state(CONTRACT.state.names), single_point(CONTRACT.action.names, 8_000_000)
         state.position = [float(self.published)] * CONTRACT.state_dim
@@ -43,8 +44,12 @@ class Robot:
         set_stamp(command.header.stamp, now)
         self._states.publish(state)
         self._commands.publish(command)
+        shown = image_message(picture(self.published), now)
         for publisher in self._images:
-            publisher.publish(image_message(picture(self.published), now))
+            if pictures_after_s:
+                threading.Timer(pictures_after_s, publisher.publish, [shown]).start()
+            else:
+                publisher.publish(shown)
         self.published += 1
 
 
@@ -97,6 +102,21 @@ def test_records_episodes_by_services(world: World, tmp_path: Path) -> None:
     assert bagged[0]["contract_hash"] == CONTRACT.hash
     assert Contract.from_dict(bagged[0]["contract_definition"]) == CONTRACT
     assert bagged[0]["instruction"] == "Put the mango into the bowl."
+
+
+def test_the_last_pictures_are_waited_for(world: World, tmp_path: Path) -> None:
+    with running(MODULE, "recorder", tmp_path, root=str(tmp_path / "bags")):
+        robot = Robot(world)
+        started = world.call("/episode/start")
+        for _ in range(3):
+            robot.step()
+        robot.step(pictures_after_s=0.6)
+        assert world.call("/episode/stop").success
+    messages = messages_of(Path(started.message))
+    assert {topic: len(found) for topic, found in messages.items() if topic.startswith("/observation/")} == {
+        camera.observation_topic: 4 for camera in CONTRACT.cameras
+    }
+    assert len(messages["/joint_states"]) == 4
 
 
 def test_says_before_an_episode_which_stream_is_silent(world: World, tmp_path: Path) -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import signal
+import time
 from pathlib import Path
 from typing import Any
 
@@ -195,10 +197,16 @@ def test_demonstrations_become_bags_and_a_dataset(tmp_path: Path, source: TaskSo
     task = "move_blocks_to_pads"  # the shortest
     node = parameters(task=task, commander="expert", record=True, episodes=1, disturb=True, progress=str(progress))
     with (
-        running("lavla_ros.nodes.camera_node", "camera", tmp_path, use_sim_time=True, **camera),
+        running("lavla_ros.nodes.camera_node", "camera", tmp_path, use_sim_time=True, **camera) as prepares,
         running("lavla_ros.nodes.recorder_node", "recorder", tmp_path, **recorder),
         running(MODULE, "robotwin", tmp_path, **node),
     ):
+        wait_until(lambda: any(bags.glob("episode_*")), "the beginning of the episode", 200.0)
+        for _ in range(3):  # a camera node that does not keep up loses nothing
+            prepares.popen.send_signal(signal.SIGSTOP)
+            time.sleep(0.5)
+            prepares.popen.send_signal(signal.SIGCONT)
+            time.sleep(0.2)
         wait_until(progress.is_file, "the episode", 400.0)
         episode = json.loads(wait_until(progress.read_text, "its line"))
     assert episode["state"] == "succeeded", episode
