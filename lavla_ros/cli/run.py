@@ -10,7 +10,6 @@ from typing import Annotated
 
 import tyro
 
-from lavla_ros.bringup.stack import read_arguments, stack_arguments
 from lavla_ros.cli.arguments import fields_of
 from sim_bridges.demos.config import DemoConfig
 
@@ -25,6 +24,7 @@ def up(stack: tyro.conf.Positional[str], arguments: tyro.conf.Positional[tuple[s
         arguments: Arguments of the stack, each written name:=value, as for ros2 launch.
     """
     from lavla_ros.bringup.launcher import up as run
+    from lavla_ros.bringup.stack import stack_arguments
 
     if arguments == ("help",):
         show_stack_arguments(stack)
@@ -33,6 +33,8 @@ def up(stack: tyro.conf.Positional[str], arguments: tyro.conf.Positional[tuple[s
 
 
 def show_stack_arguments(stack: str) -> None:
+    from lavla_ros.bringup.stack import read_arguments
+
     for argument in read_arguments(stack):
         choices = f" One of {', '.join(argument.choices)}." if argument.choices else ""
         default = str(argument.default).lower() if isinstance(argument.default, bool) else argument.default
