@@ -35,11 +35,11 @@ lint: $(READY)
 
 # A file at a time on each core. What holds deadlines of milliseconds runs with nothing heavy beside it.
 ABREAST := -n auto --maxprocesses 4 --dist loadfile
-# On a shared machine a deadline may be missed for want of a core. What fails twice beside other tests is tried up to
-# three times with nothing beside it, and is at fault if it fails there too. Every try is told.
+# On a shared machine a deadline may be missed for want of a core. What fails beside other tests is tried twice more with
+# nothing beside it, and is at fault if it fails there too. Every try is told.
 define held
-$(BIN)/python -m pytest -q --reruns 1 $(ABREAST) $(1) || \
-	{ test $$? -eq 1 && $(BIN)/python -m pytest -q --reruns 2 --last-failed --last-failed-no-failures none $(1); }
+$(BIN)/python -m pytest -q $(ABREAST) $(1) || \
+	{ test $$? -eq 1 && $(BIN)/python -m pytest -q --reruns 1 --last-failed --last-failed-no-failures none $(1); }
 endef
 
 unit: $(READY)

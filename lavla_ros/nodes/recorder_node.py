@@ -23,7 +23,7 @@ from lavla_ros import topics
 from lavla_ros.contract import load_contract
 from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState, recorded_outcome
-from lavla_ros.recording.stream_stats import StreamStats
+from lavla_ros.recording.stream_stats import StreamStats, behind
 from lavla_ros.recording.types import EPISODE_TOPIC
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
 from lavla_ros.ros.diagnostics import Report
@@ -32,7 +32,6 @@ from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
 from lavla_ros.ros.messages import LATCHED_QOS, RECORDING_DEPTH, recorded_topics, type_name
 from lavla_ros.ros.parameters import NodeParameters, parameter
 from lavla_ros.ros.process import run_node
-from lavla_ros.typing import NS_PER_S
 
 LATE_S = 2.0
 """How long the last pictures of an episode may take, which another node prepares on their way here."""
@@ -170,17 +169,6 @@ class RecorderNode(LavlaNode):
         self.get_logger().info(f"recorded {text}")
         return text
 
-    def _wait_for_pictures(self) -> None:
-        """Until every camera has shown what the last state is of. A camera on another clock is not waited for."""
-        contract, stats = self._contract, self._stats
-        cameras = stats.keys() - {contract.state.topic, contract.action.topic}
-        ends_ns = stats[contract.state.topic].last_ns if self._recorder.recording else 0
-
-        def late() -> list[str]:
-            return [contract.wire(t) for t in cameras if 0 < ends_ns - stats[t].last_ns < LATE_S * NS_PER_S]
-
-        self._inputs.take_while(late, LATE_S)
-
     def _about(self) -> dict[str, Any]:
         """What the simulator says about the episode, and the instruction in force."""
         about = self._simulated.scene if self._simulated is not None else {}
@@ -200,7 +188,11 @@ class RecorderNode(LavlaNode):
 
     def _on_stop(self, _: Any, response: Any) -> Any:
         self._inputs.take_waiting()
-        self._wait_for_pictures()
+        contract = self._contract
+        if self._recorder.recording:  # the last pictures may still be on their way
+            seen = {topic: stats for topic, stats in self._stats.items() if topic != contract.action.topic}
+            late = partial(behind, seen, contract.state.topic, within_s=LATE_S)
+            self._inputs.take_while(lambda: map(contract.wire, late()), LATE_S)
         return self._answer(response, self._finish)
 
     def _on_discard(self, _: Any, response: Any) -> Any:

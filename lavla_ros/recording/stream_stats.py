@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from collections.abc import Mapping
 
 from lavla_ros.typing import NS_PER_S
 
@@ -37,3 +38,9 @@ class StreamStats:
         span_s = (self.last_ns - self._first_ns) * 1e-9
         rate = f", {(self.count - 1) / span_s:.1f} Hz, largest gap {self.largest_gap_s:.3f} s" if span_s > 0 else ""
         return f"{self.count} messages{rate}"
+
+
+def behind(stats: Mapping[str, StreamStats], reference: str, *, within_s: float) -> list[str]:
+    """Streams whose newest stamp is before that of ``reference``, by less than ``within_s``: more is another clock."""
+    newest_ns = stats[reference].last_ns
+    return [name for name, found in stats.items() if 0 < newest_ns - found.last_ns < within_s * NS_PER_S]

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
@@ -234,10 +234,10 @@ class Inputs:
         for found in self._inputs.values():
             found.take_waiting()
 
-    def take_while(self, missing: Callable[[], list[str]], timeout_s: float) -> None:
+    def take_while(self, missing: Callable[[], Iterable[str]], timeout_s: float) -> None:
         """Handle what arrives on the topics that ``missing`` names, until it names none or the time is over."""
         deadline = time.monotonic() + timeout_s
-        while (names := missing()) and time.monotonic() < deadline:
+        while (names := list(missing())) and time.monotonic() < deadline:
             for name in names:
                 self._inputs[name].take_waiting()
             time.sleep(0.005)
