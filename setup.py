@@ -97,6 +97,9 @@ setup(
         "PyYAML",
         "opencv-python-headless",
         "ruckig>=0.14",
+        # Kinematics and distances of any arm. 380 MB with its libraries, and still no extra: every arm with an end
+        # effector needs it, and a servo process whose checks in space are missing must not be one pip option away.
+        "pin>=4.1",
         "rosbags>=0.11.9",
         "mcap",
         "zstandard",

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from lavla_ros.config import ConfigError
+from lavla_ros.control.chain import Chain
 from lavla_ros.errors import UserError
 from lavla_ros.typing import FloatArray
 
@@ -189,6 +190,8 @@ class Arm:
     Raises ValueError if the two do not fit."""
     kinematics: Kinematics | None = None
     """None: a contract in the end effector's space is refused."""
+    chain: Chain | None = None
+    """Geometry, joints in the order of ``joint_names``; None: not known, so that nothing can be checked in space."""
     leave_servo: Callable[[Any], bool] | None = None
     """Leaves servo mode over a connection of its own, after the process that entered it has died; takes an instance of
     ``options`` and returns whether it was on. Blocks for some seconds at most. Raises DriverError if servo mode may
@@ -204,6 +207,8 @@ class Arm:
             raise ConfigError(f"limits of an arm have {len(self.limits.lower_rad)} joints; joint_names has {joints}")
         if not 1_000_000 <= self.servo_period_ns <= 100_000_000:
             raise ConfigError(f"servo_period_ns of an arm is {self.servo_period_ns}; expected 1 ms to 100 ms")
+        if self.chain is not None and self.chain.joint_names != self.joint_names:
+            raise ConfigError(f"chain of an arm has the joints {self.chain.joint_names}; expected {self.joint_names}")
         if not is_dataclass(self.options):
             raise ConfigError(f"options of an arm is {self.options!r}; expected a dataclass")
         if not self.start_rad:
