@@ -146,7 +146,7 @@ def _evaluations(case: Case, policy: str, episodes: int) -> dict[str, Any]:
             "real_time_factor": results.real_time_factor,
             "simulated_s": results.simulated_s,
             "wall_s": results.wall_s,
-            "successes": results.successes,
+            "successes": results.tally.successes,
             "episodes": episodes,
         }
     return figures
@@ -189,7 +189,7 @@ class _Timed:
         self._actor.close()
 
 
-class _Answers:
+class _Answers(Actor):
     """Answers in this process, with the actions that are due."""
 
     needs_images = True
@@ -205,12 +205,6 @@ class _Answers:
     def chunk(self, observation: Observation) -> ActionChunk:
         self._asked += 1
         return self._case.chunk(self._asked - 1, observation.stamp_ns, self._suite)
-
-    def finish(self, *, success: bool) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 def _episode(case: Case, actor: Actor | None) -> tuple[_Timed, dict[str, Any]]:

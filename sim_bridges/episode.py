@@ -22,7 +22,7 @@ class PolicyError(UserError, RuntimeError):
 
 
 class Actor(Protocol):
-    """Acts in an episode: a policy, an expert, a recording, a node on topics."""
+    """Acts in an episode: a policy, an expert, a recording, a node on topics. Those that inherit need not end."""
 
     every: int
     """Contract steps between two chunks."""
@@ -40,8 +40,11 @@ class Actor(Protocol):
 
     def finish(self, *, success: bool) -> None:
         """The episode is over."""
+        return
 
-    def close(self) -> None: ...
+    def close(self) -> None:
+        """No episode follows."""
+        return
 
 
 class Observer:
@@ -183,7 +186,7 @@ def _played(environment: Environment, actor: PlayedExpert, seen: Observer) -> Ep
     )
 
 
-class ExpertActor:
+class ExpertActor(Actor):
     """A suite's scripted expert, asked at every step."""
 
     every = 1
@@ -202,12 +205,6 @@ class ExpertActor:
 
     def chunk(self, observation: Observation) -> ActionChunk:
         return self._expert.chunk()
-
-    def finish(self, *, success: bool) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 class PlayedExpert(ExpertActor):

@@ -153,6 +153,8 @@ class Launcher:
         self.stack = stack
         self.failure: str | None = None
         """Who died or did not come up, and its last lines."""
+        self.finished = False
+        """Whether one that ``finishes`` has ended well."""
         self.statuses: dict[str, int] = {}
         """Exit status of every process that has been stopped; what is optional has none."""
         self._events: queue.SimpleQueue[_Event] = queue.SimpleQueue()
@@ -210,6 +212,7 @@ class Launcher:
             if event.kind == "exit" and event.name in self._running:  # else it was asked to
                 process = self._running[event.name].process
                 if event.status == 0 and process.finishes:
+                    self.finished = True
                     return True
                 if process.optional:
                     continue

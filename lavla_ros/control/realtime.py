@@ -23,17 +23,7 @@ def make_punctual(priority: int) -> bool:
     lock is not preempted by ordinary load.
     """
     sys.setswitchinterval(0.001)
-    fifo = True
-    try:
-        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
-    except OSError as error:
-        fifo = False
-        _log.warning(
-            "no real-time scheduling (%s): expect late servo cycles under load; grant it with 'ulimit -r %d' "
-            "(/etc/security/limits.conf: rtprio) or CAP_SYS_NICE",
-            error.strerror,
-            priority,
-        )
+    fifo = request_fifo(priority, "the servo process")
     libc = ctypes.CDLL(None, use_errno=True)
     # Locking future memory under a finite limit would make a later allocation fail.
     unlimited = os.geteuid() == 0 or resource.getrlimit(resource.RLIMIT_MEMLOCK)[0] == resource.RLIM_INFINITY
@@ -41,6 +31,22 @@ def make_punctual(priority: int) -> bool:
         _log.warning("memory is not locked (%s): raise 'ulimit -l'", os.strerror(ctypes.get_errno()))
     _keep_awake()
     return fifo
+
+
+def request_fifo(priority: int, what: str) -> bool:
+    """Put the calling thread under SCHED_FIFO; returns whether that worked, and warns if it did not."""
+    try:
+        os.sched_setscheduler(0, os.SCHED_FIFO, os.sched_param(priority))
+    except OSError as error:
+        _log.warning(
+            "%s runs without real-time scheduling (%s): expect late cycles under load; grant it with 'ulimit -r %d' "
+            "(/etc/security/limits.conf: rtprio) or CAP_SYS_NICE",
+            what,
+            error.strerror,
+            priority,
+        )
+        return False
+    return True
 
 
 def _keep_awake() -> None:

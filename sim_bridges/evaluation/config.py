@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from lavla_ros.config import ConfigError
+from lavla_ros.config import ConfigError, check_settings, setting
 from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_DEVICE
 
 Kind = Literal["checkpoint", "expert", "replay", "remote"]
@@ -28,15 +28,15 @@ class EvaluationConfig:
     through: Literal["process", "nodes"] = "process"
     """Whether a checkpoint runs in the worker's process, or in a policy node behind ROS topics. The episodes are the
     same."""
-    episodes: int | None = None
+    episodes: int | None = setting(None, low=1, high=10_000)
     """Number of episodes per task. The default is the benchmark's official number."""
-    seed: int | None = None
+    seed: int | None = setting(None, low=0, high=99_999)
     """Seed of the evaluation; episode i of a seed always begins in the same state. The default is the benchmark's."""
-    max_steps: int | None = None
+    max_steps: int | None = setting(None, low=1, high=100_000)
     """Number of contract steps after which an episode has failed. The default is the benchmark's official limit."""
-    replan_steps: int | None = None
+    replan_steps: int | None = setting(None, low=1, high=256)
     """Number of contract steps executed from a chunk before the next inference. The default is the benchmark's."""
-    latency_steps: int = 0
+    latency_steps: int = setting(0, low=0, high=255)
     """Number of contract steps between an observation and the arrival of its chunk; 0 means that inference is free."""
     device: str = DEFAULT_DEVICE
     """Device that a checkpoint runs on: cpu, cuda, …"""
@@ -44,24 +44,13 @@ class EvaluationConfig:
     """Options of the suite."""
     method: str = ""
     """Row of the published tables. The default is the one that the checkpoint names."""
-    videos: int = 2
+    videos: int = setting(2, low=0, high=100)
     """Number of successful and of failed episodes shown as videos."""
-    timeout_s: float = 120.0
+    timeout_s: float = setting(120.0, low=0.1, high=3600.0)
     """Number of seconds without an answer of policy or simulator after which an episode is in error."""
 
     def __post_init__(self) -> None:
-        for name, low, high in (
-            ("episodes", 1, 10_000),
-            ("seed", 0, 99_999),
-            ("max_steps", 1, 100_000),
-            ("replan_steps", 1, 256),
-            ("latency_steps", 0, 255),
-            ("videos", 0, 100),
-            ("timeout_s", 0.1, 3600.0),
-        ):
-            value = getattr(self, name)
-            if value is not None and not low <= value <= high:
-                raise ConfigError(f"evaluation: {name} is {value}; expected {low} to {high}")
+        check_settings(self, "evaluation: ")
         if self.through == "nodes" and kind_of(self.policy) != "checkpoint":
             raise ConfigError(f"evaluation: only a checkpoint runs through nodes, not {self.policy!r}")
 

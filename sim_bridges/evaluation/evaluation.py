@@ -10,6 +10,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
+from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.config import ConfigError
 from sim_bridges.episode import PolicyError
 from sim_bridges.evaluation.config import REPLAY, EvaluationConfig, kind_of
@@ -146,7 +147,13 @@ class _Evaluation:
             plans = [plan for plan in self._plans(folder.path, workers) if plan.index not in episodes]
             simulated_steps = 0
             with self._links(path, min(workers, max(1, len(plans))), plans) as (links, watch):
-                job = self._job(links, path / "clips" if clips.wanted else None)
+                job = Job(
+                    config=self.config,
+                    replan_steps=self.replan_steps,
+                    links=links,
+                    clips=path / "clips" if clips.wanted else None,
+                    environment=ros_environment() if links else {},
+                )
                 if self.kind == "remote" and workers > 1:
                     raise EvaluationError(f"one policy node serves one worker; --workers is {workers}: make it 1")
                 running = run_plans(
@@ -192,26 +199,6 @@ class _Evaluation:
             )
         return make_plans(starts, max_steps=config.max_steps, patience_steps=self.suite.rules.patience_steps)
 
-    def _job(self, links: tuple[Link, ...], clips: Path | None) -> Job:
-        environment: dict[str, str] = {}
-        if links:
-            from lavla_ros.bringup.environment import ros_environment
-
-            environment = ros_environment()
-        config = self.config
-        return Job(
-            suite=config.suite,
-            options=config.options,
-            policy=config.policy,
-            replan_steps=self.replan_steps,
-            latency_steps=config.latency_steps,
-            device=config.device,
-            links=links,
-            clips=clips,
-            timeout_s=config.timeout_s,
-            environment=environment,
-        )
-
     @contextmanager
     def _links(self, path: Path, workers: int, plans: list[EpisodePlan]) -> Iterator[tuple[tuple[Link, ...], Watch]]:
         """Topics to the policy, with policy nodes behind them while the block runs, and who looks after those."""
@@ -219,11 +206,7 @@ class _Evaluation:
         if self.kind == "remote":
             yield (Link(domain=None, timeout_s=timeout_s),) * workers, lambda: None
         elif self.config.through == "nodes" and plans:
-            parameters = {
-                "policy": self.config.policy,
-                "replan_steps": self.replan_steps,
-                "device": self.config.device,
-            }
+            parameters = {name: getattr(self.config, name) for name in ("policy", "replan_steps", "device")}
             with (
                 links_to_nodes(workers, timeout_s) as links,
                 policy_nodes(parameters, self.suite.contract, links, path / "nodes.log") as watch,

@@ -47,7 +47,7 @@ def make_actor(policy: str, contract: Contract, *, every: int, device: str, link
     return CheckpointActor(policy, contract, every=every, device=device)
 
 
-class CheckpointActor:
+class CheckpointActor(Actor):
     """A checkpoint in this process."""
 
     needs_images = True
@@ -72,14 +72,8 @@ class CheckpointActor:
     def chunk(self, observation: Observation) -> ActionChunk:
         return self._policy.predict(observation)
 
-    def finish(self, *, success: bool) -> None:
-        pass
 
-    def close(self) -> None:
-        pass
-
-
-class ReplayActor:
+class ReplayActor(Actor):
     """The recorded actions of a dataset, whatever happens.
 
     Each episode replays the demonstration of its own scene (instruction, seed and, where the benchmark has one, initial
@@ -125,9 +119,6 @@ class ReplayActor:
             actions_HA=actions.astype(np.float64),
             names=self._contract.action.names,
         )
-
-    def finish(self, *, success: bool) -> None:
-        pass
 
     def close(self) -> None:
         self._dataset.close()

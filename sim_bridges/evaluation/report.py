@@ -64,7 +64,7 @@ def write_report(
         _episodes(results),
         _reproduce([reproduce], [results]),
     ]
-    _write(path, document(title, "\n".join(body)))
+    _write(path, title, body)
 
 
 def write_comparison(
@@ -79,7 +79,7 @@ def write_comparison(
     """Write a page about several evaluations: their rates, published figures beside all of them, pair by pair."""
     rows = []
     for name, each in zip(names, results, strict=True):
-        tally = Tally.of(each.episodes)
+        tally = each.tally
         method = published.methods.get(each.method, each.method) or "–"
         rows.append((text(name), _counts(tally), interval_bar(tally), interval(tally), text(method), text(each.suite)))
     body = [
@@ -89,11 +89,11 @@ def write_comparison(
         published.section(results),
         _reproduce([reproduce], results),
     ]
-    _write(path, document("Evaluations compared", "\n".join(body)))
+    _write(path, "Evaluations compared", body)
 
 
 def _headline(results: Results) -> str:
-    tally = Tally.of(results.episodes)
+    tally = results.tally
     if tally.rate is None:
         return '<p class="rate">no episode was scored</p>'
     errors = f"; {tally.errors} in error, which count neither way" if tally.errors else ""
@@ -219,7 +219,7 @@ def _episodes(results: Results) -> str:
         if results.errors:
             broken = rows[: len(results.errors)]
             content = f"<p>In error:</p>{table(head, broken)}{content}"
-    order = "<p>Those in error first, then failures, then successes.</p>" if results.successes < len(rows) else ""
+    order = "<p>Those in error first, then failures, then successes.</p>" if results.tally.successes < len(rows) else ""
     return f"<h2>Episodes</h2>{order}{content}"
 
 
@@ -281,6 +281,6 @@ def _repeatable(results: Sequence[Results]) -> str:
     )
 
 
-def _write(path: Path, page: str) -> None:
+def _write(path: Path, title: str, body: Iterable[str]) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(page, encoding="utf-8")
+    path.write_text(document(title, "\n".join(body)), encoding="utf-8")

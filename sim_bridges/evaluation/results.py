@@ -20,6 +20,10 @@ from sim_bridges.evaluation.statistics import wilson95
 SCHEMA = 2
 _TRACKED = ("numpy", "torch", "transformers")
 _TIMES = ("latency_ms", "wall_s")
+_AS_THEY_ARE = (
+    "suite", "task", "policy", "method", "contract_hash", "settings", "versions", "assets", "wall_s", "simulated_s",
+)  # fmt: skip
+"""What of :class:`Results` the file holds under the same name."""
 
 
 class ResultsError(UserError, ValueError):
@@ -50,6 +54,29 @@ class EpisodeResult:
     latency_ms: dict[str, float] = field(default_factory=dict)
     """Inference wall time: p50, p99, max, mean. With ``wall_s`` all that differs between two runs of one seed."""
     wall_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """How episodes went."""
+
+    successes: int
+    scored: int
+    errors: int
+
+    @classmethod
+    def of(cls, episodes: Iterable[EpisodeResult]) -> Tally:
+        rows = list(episodes)
+        errors = sum(e.error is not None for e in rows)
+        return cls(successes=sum(e.success for e in rows if e.error is None), scored=len(rows) - errors, errors=errors)
+
+    @property
+    def rate(self) -> float | None:
+        return self.successes / self.scored if self.scored else None
+
+    @property
+    def wilson95(self) -> tuple[float, float] | None:
+        return wilson95(self.successes, self.scored) if self.scored else None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,16 +113,8 @@ class Results:
         return [e for e in self.episodes if e.error is not None]
 
     @property
-    def successes(self) -> int:
-        return sum(e.success for e in self.scored)
-
-    @property
-    def success_rate(self) -> float | None:
-        return self.successes / len(self.scored) if self.scored else None
-
-    @property
-    def wilson95(self) -> tuple[float, float] | None:
-        return wilson95(self.successes, len(self.scored)) if self.scored else None
+    def tally(self) -> Tally:
+        return Tally.of(self.episodes)
 
     @property
     def real_time_factor(self) -> float | None:
@@ -119,22 +138,16 @@ class Results:
     def to_dict(self) -> dict[str, Any]:
         return {
             "schema": SCHEMA,
-            "suite": self.suite,
-            "task": self.task,
-            "policy": self.policy,
-            "method": self.method,
-            "contract_hash": self.contract_hash,
-            "settings": self.settings,
-            "versions": self.versions,
-            "assets": self.assets,
+            **{name: getattr(self, name) for name in _AS_THEY_ARE},
             "comparability": {"comparable": self.is_comparable, "statement": self.comparable},
             "fingerprint": self.fingerprint,
-            "success_rate": self.success_rate,
-            "wilson95": self.wilson95,
-            "errors": len(self.errors),
-            "tasks": {task: tally.to_dict() for task, tally in self.tasks.items()},
-            "wall_s": self.wall_s,
-            "simulated_s": self.simulated_s,
+            "success_rate": self.tally.rate,
+            "wilson95": self.tally.wilson95,
+            "errors": self.tally.errors,
+            "tasks": {
+                task: {**asdict(tally), "success_rate": tally.rate, "wilson95": tally.wilson95}
+                for task, tally in self.tasks.items()
+            },
             "live": self.live,
             "real_time_factor": self.real_time_factor,
             "episodes": [asdict(e) for e in self.episodes],
@@ -155,19 +168,10 @@ class Results:
             raise ResultsError(f"{file} has schema {found!r}; this version reads {SCHEMA}: evaluate again")
         try:
             return cls(
-                suite=data["suite"],
-                task=data["task"],
-                policy=data["policy"],
-                contract_hash=data["contract_hash"],
-                settings=data["settings"],
+                **{name: data[name] for name in _AS_THEY_ARE},
                 episodes=tuple(read_episode(e) for e in data["episodes"]),
-                assets=data["assets"],
                 comparable=data["comparability"]["statement"],
                 is_comparable=data["comparability"]["comparable"],
-                method=data["method"],
-                versions=data["versions"],
-                wall_s=data["wall_s"],
-                simulated_s=data["simulated_s"],
                 live=data.get("live", False),  # not in results written before there were live ones
             )
         except (KeyError, TypeError) as error:
@@ -175,47 +179,16 @@ class Results:
 
     def summary(self) -> str:
         """One line for a terminal."""
-        if self.success_rate is None or self.wilson95 is None:
+        tally = self.tally
+        if tally.rate is None or tally.wilson95 is None:
             return f"{self.suite}/{self.task} · {self.policy}: no episode was scored ({len(self.episodes)} in error)"
-        low, high = self.wilson95
+        low, high = tally.wilson95
         tasks = self.task if len(self.tasks) < 3 else f"{len(self.tasks)} tasks"
         return (
-            f"{self.suite}/{tasks} · {self.policy}: {self.successes}/{len(self.scored)} succeeded "
-            f"({self.success_rate:.1%}, Wilson 95% {low:.1%} to {high:.1%})"
-            + (f", {len(self.errors)} in error" if self.errors else "")
+            f"{self.suite}/{tasks} · {self.policy}: {tally.successes}/{tally.scored} succeeded "
+            f"({tally.rate:.1%}, Wilson 95% {low:.1%} to {high:.1%})"
+            + (f", {tally.errors} in error" if tally.errors else "")
         )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Tally:
-    """How the episodes of one task went."""
-
-    successes: int
-    scored: int
-    errors: int
-
-    @classmethod
-    def of(cls, episodes: Iterable[EpisodeResult]) -> Tally:
-        rows = list(episodes)
-        scored = [e for e in rows if e.error is None]
-        return cls(successes=sum(e.success for e in scored), scored=len(scored), errors=len(rows) - len(scored))
-
-    @property
-    def rate(self) -> float | None:
-        return self.successes / self.scored if self.scored else None
-
-    @property
-    def wilson95(self) -> tuple[float, float] | None:
-        return wilson95(self.successes, self.scored) if self.scored else None
-
-    def to_dict(self) -> dict[str, Any]:
-        return {
-            "successes": self.successes,
-            "scored": self.scored,
-            "errors": self.errors,
-            "success_rate": self.rate,
-            "wilson95": self.wilson95,
-        }
 
 
 def read_episode(data: Mapping[str, Any]) -> EpisodeResult:

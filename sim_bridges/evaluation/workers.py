@@ -23,12 +23,12 @@ from typing import Any
 from lavla_ros.contract import Observation
 from lavla_ros.errors import UserError, is_users
 from sim_bridges.episode import Actor, ExpertActor
-from sim_bridges.evaluation.config import kind_of
+from sim_bridges.evaluation.config import EvaluationConfig, kind_of
 from sim_bridges.evaluation.episode import OnBusy, evaluate_episode, result_of
 from sim_bridges.evaluation.policies import Link, make_actor
 from sim_bridges.evaluation.results import EpisodeResult
 from sim_bridges.suites import load_suite
-from sim_bridges.world import Environment, EpisodePlan, Options
+from sim_bridges.world import Environment, EpisodePlan
 
 MOST_ERRORS_IN_A_ROW = 5
 """After as many the evaluation is stopped: something is wrong with more than an episode."""
@@ -42,18 +42,12 @@ class EvaluationError(UserError, RuntimeError):
 class Job:
     """What a worker has to know; travels to its process."""
 
-    suite: str
-    options: Options
-    policy: str
+    config: EvaluationConfig
     replan_steps: int
-    latency_steps: int
-    device: str
     links: tuple[Link, ...] = ()
     """One per worker where the policy is behind topics."""
     clips: Path | None = None
     """Folder for the videos of all episodes."""
-    timeout_s: float = 120.0
-    """Longest that the policy may think, or the simulator step."""
     start_timeout_s: float = 600.0
     environment: Mapping[str, str] = field(default_factory=dict)
     """Of the worker's process, besides the parent's."""
@@ -166,14 +160,14 @@ class _Slot:
                     self._ready = True
                     self._on_ready()
                 self._waiting_for, self._step = value
-                self.deadline = time.monotonic() + self._job.timeout_s
+                self.deadline = time.monotonic() + self._job.config.timeout_s
         if not self._process.is_alive():
             self._process.join()
             status = self._process.exitcode
             how = f"was killed by signal {-status}" if status is not None and status < 0 else f"ended with {status}"
             return self._lost(self._plan, f"WorkerDied: the worker {how}")
         if time.monotonic() > self.deadline:
-            limit = self._job.timeout_s if self._ready else self._job.start_timeout_s
+            limit = self._job.config.timeout_s if self._ready else self._job.start_timeout_s
             return self._lost(self._plan, f"NoAnswer: no answer of the {self._waiting_for} within {limit:g} s")
         return None
 
@@ -202,7 +196,7 @@ class _Slot:
             self._start()
         assert self._connection is not None
         if self._ready:
-            self.deadline = time.monotonic() + self._job.timeout_s
+            self.deadline = time.monotonic() + self._job.config.timeout_s
         with contextlib.suppress(BrokenPipeError):  # it has died; poll() sees that
             self._connection.send(plan)
 
@@ -262,7 +256,7 @@ class _Worker:
 
     def __init__(self, job: Job, link: Link | None) -> None:
         self._job, self._link = job, link
-        self._suite = load_suite(job.suite, job.options)
+        self._suite = load_suite(job.config.suite, job.config.options)
         self._task: str | None = None
         self._environment: Environment | None = None
         self._actor: Actor | None = None
@@ -272,9 +266,11 @@ class _Worker:
         if task == self._task:
             return
         self._close_environment()
-        job, contract, kind = self._job, self._suite.contract, kind_of(self._job.policy)
+        job, contract, kind = self._job, self._suite.contract, kind_of(self._job.config.policy)
         if self._actor is None and kind != "expert":  # first: what does not fit is said before anything is built
-            self._actor = make_actor(job.policy, contract, every=job.replan_steps, device=job.device, link=self._link)
+            self._actor = make_actor(
+                job.config.policy, contract, every=job.replan_steps, device=job.config.device, link=self._link
+            )
         self._environment = self._suite.environment(task, images=kind in ("checkpoint", "remote"))
         if kind == "expert":
             self._actor = ExpertActor(self._environment.expert())
@@ -288,7 +284,7 @@ class _Worker:
             self._actor,
             self._suite.contract,
             plan,
-            latency_steps=self._job.latency_steps,
+            latency_steps=self._job.config.latency_steps,
             on_busy=on_busy,
             on_frame=frames.append if self._job.clips is not None else None,
         )

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal
+from typing import Annotated, Literal, get_args
 
 from tyro.conf import Suppress
 
-from lavla_ros.config import ConfigError
+from lavla_ros.config import check, check_settings, setting
 from lavla_ros.control.arm import JointLimits
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
 from lavla_ros.jaka.limits import MINICOBO_LIMITS
+from sim_bridges.jaka_controller.servo import Overflow
 
 COLLISION_FORCE_N = (math.inf, 25.0, 50.0, 75.0, 100.0, 125.0)
 """Force that trips the protective stop, by ``set_clsn_sensitivity`` (vendor document): 0 is off."""
@@ -21,19 +22,19 @@ COLLISION_FORCE_N = (math.inf, 25.0, 50.0, 75.0, 100.0, 125.0)
 class ControllerConfig:
     """The defaults are a controller with the newest firmware in a quiet cell; every option is a less kind one."""
 
-    without_commands: Literal["stop", "coast"] = "stop"
+    without_commands: Literal["stop", "coast"] = setting("stop", choices=("stop", "coast"))
     """What the arm does in servo mode if no command is left: stop dead at the last one, or go on at its velocity."""
-    coast_s: float = 0.5
+    coast_s: float = setting(0.5, low=0.0, high=60.0)
     """With coast, number of seconds until the arm stops dead."""
-    clock_drift: float = 0.0
+    clock_drift: float = setting(0.0, low=-0.5, high=0.5)
     """Fraction by which a cycle of the controller is longer than 8 ms; shorter if negative."""
-    servo_depth: int = 100
+    servo_depth: int = setting(100, low=1)
     """Number of periods (8 ms) of servo motion that the queue holds."""
-    overflow: Literal["refuse", "drop_newest", "drop_oldest"] = "refuse"
+    overflow: Overflow = setting("refuse", choices=get_args(Overflow))  # noqa: RUF009 (a Literal cannot change)
     """What happens to a servo command that does not fit: an error is answered, or it is lost, or the oldest is."""
     servo_lead_periods: int = 1
     """Number of periods (8 ms) between the first servo target and its execution."""
-    outside_servo: Literal["refuse", "ignore"] = "refuse"
+    outside_servo: Literal["refuse", "ignore"] = setting("refuse", choices=("refuse", "ignore"))
     """Whether servo commands outside servo mode are answered with an error, or acknowledged without effect."""
     modes_refuse: bool = True
     """Whether motion commands are refused in drag and in manual mode, or carried out."""
@@ -41,7 +42,7 @@ class ControllerConfig:
     """Whether the servo filter of type 2 limits velocity, acceleration and jerk, or is accepted without effect."""
     network_exception_acts: bool = True
     """Whether set_network_exception_handle acts in servo mode, or in planned motion only."""
-    collision_sensitivity: int = 0
+    collision_sensitivity: int = setting(0, low=0, high=5)
     """Collision sensitivity before set_clsn_sensitivity is called: 0 is off, 1 is 25 N, 5 is 125 N."""
     power_loss_clears_outputs: bool = False
     """Whether the tool outputs fall with the arm's power."""
@@ -51,39 +52,19 @@ class ControllerConfig:
     """Whether the status push has the commanded joint_position; older firmware has not."""
     reports_modes: bool = True
     """Whether the status push has drag_status and task_mode; older firmware has not."""
-    power_on_s: float = 0.05
+    power_on_s: float = setting(0.05, low=0.0, high=600.0)
     """Number of seconds that switching the power on takes."""
-    enable_s: float = 0.05
+    enable_s: float = setting(0.05, low=0.0, high=600.0)
     """Number of seconds that enabling takes."""
-    log_size: int = 131072
+    log_size: int = setting(131072, low=1, high=10**8)
     """Number of servo commands, and of cycles of motion, that are kept (17 minutes at 125 Hz)."""
     limits: Annotated[JointLimits, Suppress] = MINICOBO_LIMITS
     """Soft limits; only the positions are used."""
 
     def __post_init__(self) -> None:
-        if self.servo_depth < 1 or not 0 <= self.servo_lead_periods < self.servo_depth:
-            raise ConfigError(
-                f"servo_depth ({self.servo_depth}) must be 1 or more and servo_lead_periods "
-                f"({self.servo_lead_periods}) below it"
-            )
-        for name, low, high in (
-            ("coast_s", 0.0, 60.0),
-            ("clock_drift", -0.5, 0.5),
-            ("power_on_s", 0.0, 600.0),
-            ("enable_s", 0.0, 600.0),
-            ("collision_sensitivity", 0, 5),
-            ("log_size", 1, 10**8),
-        ):
-            value = getattr(self, name)
-            if not low <= value <= high:
-                raise ConfigError(f"{name} must be {low} to {high}, got {value}")
-        for name, known in (
-            ("without_commands", ("stop", "coast")),
-            ("overflow", ("refuse", "drop_newest", "drop_oldest")),
-            ("outside_servo", ("refuse", "ignore")),
-        ):
-            if getattr(self, name) not in known:
-                raise ConfigError(f"{name} must be one of {known}, got {getattr(self, name)!r}")
+        check_settings(self)
+        lead, depth = self.servo_lead_periods, self.servo_depth
+        check(0 <= lead < depth, "servo_lead_periods", lead, f"0 or more, and less than servo_depth ({depth})")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +77,9 @@ class EmulatorOptions:
     """Port for commands; 0 takes a free one."""
     status_port: int = STATUS_PORT
     """Port that pushes the status; 0 takes a free one."""
-    status_rate_hz: float = 125.0
+    status_rate_hz: float = setting(125.0, low=0.1, high=500.0)
     """Rate of the status push, in Hz. Controllers push at 10 to 125 Hz."""
     controller: ControllerConfig = field(default_factory=ControllerConfig)
+
+    def __post_init__(self) -> None:
+        check_settings(self)

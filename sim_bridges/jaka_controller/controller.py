@@ -119,42 +119,12 @@ class EmulatedController:
         self._output_changes: list[tuple[int, bool]] = []
         self._collision_sensitivity = config.collision_sensitivity
         self._settings: dict[str, Message] = {}
-        self._commands: dict[str, Callable[[Message], Message]] = {
-            "power_on": self._power_on,
-            "power_off": self._power_off,
-            "enable_robot": self._enable_robot,
-            "disable_robot": self._disable_robot,
-            "get_robot_state": self._get_robot_state,
-            "joint_move": self._joint_move,
-            "end_move": self._end_move,
-            "moveL": self._move_linear,
-            "servo_move": self._servo_move,
-            "is_in_servomove": self._is_in_servomove,
-            "servo_j": self._servo_j,
-            "servo_p": self._servo_p,
-            "get_joint_pos": self._get_joint_pos,
-            "get_tcp_pos": self._get_tcp_pos,
-            "protective_stop_status": self._protective_stop_status,
-            "clear_error": self._clear_error,
-            "stop_program": self._stop_program,
-            "set_digital_output": self._set_digital_output,
-            "set_payload": self._set_payload,
-            "get_payload": self._get_payload,
-            "set_clsn_sensitivity": self._set_collision_sensitivity,
-            "get_clsn_sensitivity": self._get_collision_sensitivity,
-            "rapid_rate": self._set_rapid_rate,
-            "kine_forward": self._kine_forward,
-            "kine_inverse": self._kine_inverse,
-            "get_dh_param": self._get_dh_param,
-            "set_network_exception_handle": self._set_network_exception_handle,
-            "set_servo_move_filter": self._set_servo_move_filter,
-        }
         self.snapshot = self._take_snapshot()
 
-    @property
-    def commands(self) -> tuple[str, ...]:
-        """Every cmdName that is understood."""
-        return tuple(self._commands)
+    @classmethod
+    def commands(cls) -> list[str]:
+        """Every cmdName that is understood; the method ``do_`` + cmdName carries it out."""
+        return [name.removeprefix("do_") for name in vars(cls) if name.startswith("do_")]
 
     @property
     def settings(self) -> dict[str, Message]:
@@ -181,7 +151,7 @@ class EmulatedController:
         try:
             if self._faults.rejects(name):
                 raise CommandRefused("rejected by a fault of the emulator")
-            command = self._commands.get(name)
+            command: Callable[[Message], Message] | None = getattr(self, f"do_{name}", None)
             if command is None:
                 raise CommandRefused(f"unknown command {name!r}")
             # Those that compute for long take the lock themselves, so that the cycle does not wait for them.
@@ -402,40 +372,40 @@ class EmulatedController:
 
     # ---- power and state ----
 
-    def _power_on(self, message: Message) -> Message:
+    def do_power_on(self, message: Message) -> Message:
         if self._emergency_stop:
             raise CommandRefused("emergency stop is pressed")
         if not (self._powered or self._faults.power_on_fails):
             self._power_delay_cycles = round(self.config.power_on_s / SERVO_PERIOD_S)
         return {"power status": "True"}
 
-    def _power_off(self, message: Message) -> Message:
+    def do_power_off(self, message: Message) -> Message:
         if self._enabled:
             raise CommandRefused("disable the robot before switching its power off")
         self._lose_power()
         return {}
 
-    def _enable_robot(self, message: Message) -> Message:
+    def do_enable_robot(self, message: Message) -> Message:
         self._require_ready(enabled=False)
         if not (self._enabled or self._faults.enable_fails):
             self._enable_delay_cycles = round(self.config.enable_s / SERVO_PERIOD_S)
         return {"enabled status": "True"}
 
-    def _disable_robot(self, message: Message) -> Message:
+    def do_disable_robot(self, message: Message) -> Message:
         self._stand()
         self._enabled, self._enable_delay_cycles = False, None
         return {}
 
-    def _get_robot_state(self, message: Message) -> Message:
+    def do_get_robot_state(self, message: Message) -> Message:
         return {
             "enable": "robot_enabled" if self._enabled else "robot_disabled",
             "power": "powered_on" if self._powered else "powered_off",
         }
 
-    def _protective_stop_status(self, message: Message) -> Message:
+    def do_protective_stop_status(self, message: Message) -> Message:
         return {"protective_stop": "1" if self._protective_stop else "0"}
 
-    def _clear_error(self, message: Message) -> Message:
+    def do_clear_error(self, message: Message) -> Message:
         if self._emergency_stop:
             raise CommandRefused("emergency stop is pressed: release it first")
         self._protective_stop = False
@@ -467,20 +437,17 @@ class EmulatedController:
         if self._filter_moves(_STILL_RAD_S):
             raise CommandRefused("robot is moving: it comes to rest from servo mode")
 
-    def _joint_move(self, message: Message) -> Message:
+    def do_joint_move(self, message: Message) -> Message:
         self._require_planner()
         start = self._motion.end(self._commanded_rad)
         goal = _joints(message, "jointPosition") + (start if _flag(message, "relFlag") else 0.0)
         self._queue_joint_motion(message, start, goal)
         return {}
 
-    def _end_move(self, message: Message) -> Message:
+    def do_end_move(self, message: Message) -> Message:
         self._require_planner()
         start = self._motion.end(self._commanded_rad)
-        try:
-            goal = inverse(pose_from_wire(message["endPosition"]), start, limits=self.config.limits)
-        except IKError as error:
-            raise CommandRefused(f"inverse kinematics failed: {error}") from error
+        goal = self._joints_at(pose_from_wire(message["endPosition"]), start)
         self._queue_joint_motion(message, start, goal)
         return {}
 
@@ -488,7 +455,7 @@ class EmulatedController:
         speed, acceleration = deg_to_rad(_number(message, "speed")), deg_to_rad(_number(message, "accel"))
         self._motion.add(start, plan_joint_motion(start, goal, speed, acceleration, self.config.limits))
 
-    def _move_linear(self, message: Message) -> Message:
+    def do_moveL(self, message: Message) -> Message:
         with self._lock:
             self._require_planner()
             start = self._motion.end(self._commanded_rad)
@@ -511,11 +478,17 @@ class EmulatedController:
             pose[:3, :3] = pose[:3, :3] @ start[:3, :3]
         return pose
 
-    def _stop_program(self, message: Message) -> Message:
+    def _joints_at(self, pose: FloatArray, near_rad: FloatArray) -> FloatArray:
+        try:
+            return inverse(pose, near_rad, limits=self.config.limits)
+        except IKError as error:
+            raise CommandRefused(f"inverse kinematics failed: {error}") from error
+
+    def do_stop_program(self, message: Message) -> Message:
         self._motion.stop()
         return {}
 
-    def _set_rapid_rate(self, message: Message) -> Message:
+    def do_rapid_rate(self, message: Message) -> Message:
         rate = _number(message, "rate_value")
         if not 0.0 <= rate <= 1.0:
             raise CommandRefused(f"rate_value must lie in 0 to 1, got {rate}")
@@ -524,7 +497,7 @@ class EmulatedController:
 
     # ---- servo mode ----
 
-    def _servo_move(self, message: Message) -> Message:
+    def do_servo_move(self, message: Message) -> Message:
         if not _flag(message, "relFlag"):
             self._servo_mode = False
             self._queue.end()
@@ -539,10 +512,10 @@ class EmulatedController:
                 self._filter.begin(self._commanded_rad)
         return {}
 
-    def _is_in_servomove(self, message: Message) -> Message:
+    def do_is_in_servomove(self, message: Message) -> Message:
         return {"in_servomove": self._servo_mode}
 
-    def _servo_j(self, message: Message) -> Message:
+    def do_servo_j(self, message: Message) -> Message:
         target = _joints(message, "jointPosition")
         if self._ignores_servo():
             return {}
@@ -552,17 +525,12 @@ class EmulatedController:
         self._push(message, target)
         return {}
 
-    def _servo_p(self, message: Message) -> Message:
+    def do_servo_p(self, message: Message) -> Message:
         if self._ignores_servo():
             return {}
         self._require_servo()
         tail = self._queue.tail()
-        try:
-            # "catPosition" is the vendor's spelling.
-            target = inverse(self._pose(message, "catPosition", tail), tail, limits=self.config.limits)
-        except IKError as error:
-            raise CommandRefused(f"inverse kinematics failed: {error}") from error
-        self._push(message, target)
+        self._push(message, self._joints_at(self._pose(message, "catPosition", tail), tail))  # the vendor's spelling
         return {}
 
     def _ignores_servo(self) -> bool:
@@ -599,7 +567,7 @@ class EmulatedController:
         else:
             counters.queued += 1
 
-    def _set_servo_move_filter(self, message: Message) -> Message:
+    def do_set_servo_move_filter(self, message: Message) -> Message:
         if self._servo_mode:
             raise CommandRefused("the servo filter can only be set outside servo mode")
         kind = message["filter_type"]
@@ -624,16 +592,16 @@ class EmulatedController:
 
     # ---- readings ----
 
-    def _get_joint_pos(self, message: Message) -> Message:
+    def do_get_joint_pos(self, message: Message) -> Message:
         return {"joint_pos": joints_to_deg(self._measured_rad)}
 
-    def _get_tcp_pos(self, message: Message) -> Message:
+    def do_get_tcp_pos(self, message: Message) -> Message:
         return {"tcp_pos": pose_to_wire(forward(self._measured_rad))}
 
-    def _kine_forward(self, message: Message) -> Message:
+    def do_kine_forward(self, message: Message) -> Message:
         return {"cartPosition": pose_to_wire(forward(_joints(message, "jointPosition")))}
 
-    def _kine_inverse(self, message: Message) -> Message:
+    def do_kine_inverse(self, message: Message) -> Message:
         reference = _joints(message, "jointPosition")
         try:
             found = inverse(pose_from_wire(message["cartPosition"]), reference, limits=self.config.limits)
@@ -641,7 +609,7 @@ class EmulatedController:
             raise CommandRefused("call kine_inverse failed") from error
         return {"jointPosition": joints_to_deg(found)}
 
-    def _get_dh_param(self, message: Message) -> Message:
+    def do_get_dh_param(self, message: Message) -> Message:
         return {
             "alpha": [rad_to_deg(v) for v in MINICOBO_DH.alpha_rad],
             "a": [m_to_mm(v) for v in MINICOBO_DH.a_m],
@@ -651,7 +619,7 @@ class EmulatedController:
 
     # ---- settings ----
 
-    def _set_digital_output(self, message: Message) -> Message:
+    def do_set_digital_output(self, message: Message) -> Message:
         kind, index, value = message["type"], message["index"], _flag(message, "value")
         outputs = {0: self._cabinet_outputs, 1: self._tool_outputs}.get(kind)
         if outputs is None:
@@ -668,17 +636,17 @@ class EmulatedController:
         self._tool_outputs[index] = int(value)
         self._output_changes.append((index, value))
 
-    def _set_payload(self, message: Message) -> Message:
+    def do_set_payload(self, message: Message) -> Message:
         mass_kg, centroid = _number(message, "mass"), message["centroid"]
         if mass_kg < 0 or len(centroid) != 3:
             raise CommandRefused(f"mass must be 0 or more and centroid 3 numbers, got {mass_kg} and {centroid!r}")
         self._settings["set_payload"] = {"mass": mass_kg, "centroid": [float(v) for v in centroid]}
         return {}
 
-    def _get_payload(self, message: Message) -> Message:
+    def do_get_payload(self, message: Message) -> Message:
         return dict(self._settings.get("set_payload", {"mass": 0.0, "centroid": [0.0, 0.0, 0.0]}))
 
-    def _set_collision_sensitivity(self, message: Message) -> Message:
+    def do_set_clsn_sensitivity(self, message: Message) -> Message:
         level = message["sensitivityVal"]
         if level not in range(6):
             raise CommandRefused(f"sensitivityVal must lie in 0 to 5, got {level!r}")
@@ -686,10 +654,10 @@ class EmulatedController:
         self._settings["set_clsn_sensitivity"] = {"sensitivityVal": level}
         return {}
 
-    def _get_collision_sensitivity(self, message: Message) -> Message:
+    def do_get_clsn_sensitivity(self, message: Message) -> Message:
         return {"sensitivityVal": self._collision_sensitivity}
 
-    def _set_network_exception_handle(self, message: Message) -> Message:
+    def do_set_network_exception_handle(self, message: Message) -> Message:
         limit_ms, action = _number(message, "timeLimit"), message["motType"]
         if limit_ms < 0 or action not in (0, 1, 2):
             raise CommandRefused(f"timeLimit must be 0 or more and motType 0 to 2, got {limit_ms} and {action!r}")

@@ -26,39 +26,23 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
-from types import TracebackType
 from typing import Any, Self
 
 import tyro
 
+from lavla_ros.control.realtime import request_fifo
 from lavla_ros.errors import FailedError
 from lavla_ros.jaka.codec import FrameReader, encode
-from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
 from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.limits import SERVO_PERIOD_S
 from lavla_ros.jaka.units import joints_to_deg, pose_to_wire
 from lavla_ros.lifeline import die_with_parent
-from sim_bridges.jaka_controller.config import ControllerConfig, EmulatorOptions
+from sim_bridges.jaka_controller.config import EmulatorOptions
 from sim_bridges.jaka_controller.controller import EmulatedController, Snapshot
 from sim_bridges.jaka_controller.faults import Faults
-from sim_bridges.jaka_controller.plant import ArmPlant, ForceSensing, KinematicPlant
-from sim_bridges.jaka_controller.realtime import request_fifo
+from sim_bridges.jaka_controller.plant import ArmPlant, KinematicPlant
 from sim_bridges.jaka_controller.server import CONTROL_COMMAND, CommandServer, StatusServer, listen
 from sim_bridges.jaka_controller.servo import ServoLog
-
-__all__ = [
-    "ArmPlant",
-    "ControllerConfig",
-    "ControllerEmulator",
-    "EmulatorOptions",
-    "Faults",
-    "ForceSensing",
-    "KinematicPlant",
-    "ServoLog",
-    "emulator_command",
-    "main",
-    "run_emulator",
-]
 
 _log = logging.getLogger(__name__)
 _PERIOD_NS = round(SERVO_PERIOD_S * 1e9)
@@ -74,44 +58,20 @@ SIGINT_PATIENCE_S = 3.0
 class ControllerEmulator:
     """Three threads over one controller: commands, 8 ms cycle, status push. Usable as a context manager."""
 
-    def __init__(
-        self,
-        plant: ArmPlant,
-        *,
-        host: str = "127.0.0.1",
-        port: int = COMMAND_PORT,
-        status_port: int = STATUS_PORT,
-        status_rate_hz: float = 125.0,
-        config: ControllerConfig | None = None,
-        realtime: bool = True,
-    ) -> None:
+    def __init__(self, plant: ArmPlant, options: EmulatorOptions, *, realtime: bool = True) -> None:
         """Ports of 0 are chosen by the system: read :attr:`port` and :attr:`status_port` after :meth:`start`."""
         self.faults = Faults()
-        self.controller = EmulatedController(plant, config or ControllerConfig(), self.faults)
-        self.host = host
-        self._wanted_ports = (port, status_port)
-        self._status_rate_hz = status_rate_hz
-        self._period_ns = round(_PERIOD_NS * (1.0 + self.controller.config.clock_drift))
+        self.controller = EmulatedController(plant, options.controller, self.faults)
+        self.host, self.port, self.status_port = options.host, options.port, options.status_port
+        self._options = options
+        self._period_ns = round(_PERIOD_NS * (1.0 + options.controller.clock_drift))
         self._realtime = realtime
         self._commands: CommandServer | None = None
         self._status: StatusServer | None = None
         self._stopping = threading.Event()
         self._thread: threading.Thread | None = None
-        self._failure: BaseException | None = None
-        self.port = port
-        self.status_port = status_port
-
-    @classmethod
-    def from_options(cls, plant: ArmPlant, options: EmulatorOptions) -> Self:
-        """An emulator as the options of a command line want it."""
-        return cls(
-            plant,
-            host=options.host,
-            port=options.port,
-            status_port=options.status_port,
-            status_rate_hz=options.status_rate_hz,
-            config=options.controller,
-        )
+        self.failure: BaseException | None = None
+        """What ended the cycle thread (an error of the plant)."""
 
     @property
     def servo_log(self) -> ServoLog:
@@ -124,11 +84,6 @@ class ControllerEmulator:
         return self.controller.snapshot
 
     @property
-    def failure(self) -> BaseException | None:
-        """What ended the cycle thread (an error of the plant), or None."""
-        return self._failure
-
-    @property
     def serving(self) -> bool:
         """Whether a client is connected and in servo mode."""
         return self._commands is not None and self._commands.client_connected() and self.snapshot.servo_mode
@@ -137,9 +92,9 @@ class ControllerEmulator:
         """Open both ports and start. Raises OSError naming the port where one is in use."""
         if self._thread is not None:
             raise RuntimeError("the emulator was already started")
-        command_listener = listen(self.host, self._wanted_ports[0], "command")
+        command_listener = listen(self.host, self._options.port, "command")
         try:
-            status_listener = listen(self.host, self._wanted_ports[1], "status")
+            status_listener = listen(self.host, self._options.status_port, "status")
         except OSError:
             command_listener.close()
             raise
@@ -158,7 +113,7 @@ class ControllerEmulator:
             self._status_message,
             self.faults,
             offline=lambda: self.controller.offline,
-            rate_hz=self._status_rate_hz,
+            rate_hz=self._options.status_rate_hz,
         )
         self._thread = threading.Thread(target=self._run, name="emulator-cycle", daemon=True)
         for part in (self._thread, self._commands, self._status):
@@ -178,9 +133,7 @@ class ControllerEmulator:
         self.start()
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, value: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.stop()
 
     # ---- 8 ms cycle ----
@@ -205,7 +158,7 @@ class ControllerEmulator:
             self.faults.refuse_connections = True
             self.faults.drop_connection = True
             self.faults.status_stalled = True
-            self._failure = error
+            self.failure = error
 
     # ---- status push ----
 
@@ -259,25 +212,22 @@ class ControllerEmulator:
         if message.get("clear") == "servo_log":
             self.servo_log.clear()
             return {}
-        query = message.get("query")
-        if query == "faults":
-            return {"faults": self.faults.as_dict()}
-        if query == "servo_log":
-            count = min(int(message.get("count", _PAGE)), _PAGE)
-            return {"servo_log": self.servo_log.page(int(message.get("since", 0)), count)}
-        if query == "motion":
-            return {"motion": self.controller.motion_log.page(int(message.get("since", 0)), _MOTION_PAGE)}
-        if query == "state":
-            s = asdict(self.snapshot)
-            for name in ("measured_rad", "commanded_rad"):
-                s[name] = s[name].tolist()
-            return {"state": s}
-        if query == "settings":
-            return {"settings": self.controller.settings}
-        raise ValueError(
-            f"{CONTROL_COMMAND} takes fault: {{…}}, query: 'faults', 'servo_log', 'motion', 'state' or 'settings', "
-            f"or clear: 'servo_log'; got {dict(message)!r}"
-        )
+        since, count = int(message.get("since", 0)), min(int(message.get("count", _PAGE)), _PAGE)
+        state = asdict(self.snapshot)
+        queries: dict[str, Callable[[], object]] = {
+            "faults": self.faults.as_dict,
+            "servo_log": lambda: self.servo_log.page(since, count),
+            "motion": lambda: self.controller.motion_log.page(since, _MOTION_PAGE),
+            "state": lambda: {k: v.tolist() if k.endswith("_rad") else v for k, v in state.items()},
+            "settings": lambda: self.controller.settings,
+        }
+        query = str(message.get("query"))
+        if query not in queries:
+            raise ValueError(
+                f"{CONTROL_COMMAND} takes fault: {{…}}, query: one of {list(queries)}, or clear: 'servo_log'; got "
+                f"{dict(message)!r}"
+            )
+        return {query: queries[query]()}
 
 
 def emulator_command(host: str, port: int, *, timeout_s: float = 2.0, **fields: Any) -> dict[str, Any]:
@@ -343,7 +293,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m sim_bridge
         EmulatorOptions, args=argv, prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,)
     )
     logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
-    return run_emulator(ControllerEmulator.from_options(KinematicPlant(), options))
+    return run_emulator(ControllerEmulator(KinematicPlant(), options))
 
 
 if __name__ == "__main__":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
-from typing import Any, Literal, get_args
+from dataclasses import asdict, dataclass
+from typing import Any, Literal
+
+from lavla_ros.config import check_settings, from_plain, setting
 
 Garble = Literal["", "malformed", "truncated", "oversized", "nameless"]
 
@@ -18,11 +19,11 @@ class Faults:
     """Close the command connection, once."""
     refuse_connections: bool = False
     """Close every new command connection at once."""
-    delay_s: float = 0.0
+    delay_s: float = setting(0.0, low=0, high=1e9)
     """Delay every reply by this much."""
     split_replies: bool = False
     """Send every reply in three pieces, 2 ms apart."""
-    glue_replies: int = 0
+    glue_replies: int = setting(0, low=0, high=1e9)
     """Hold replies back until this many can be sent at once (or 50 ms have passed); 0 or 1: off."""
     garble: Garble = ""
     """Spoil the next reply, once: malformed (no JSON), truncated (then the connection closes), oversized (above
@@ -31,9 +32,9 @@ class Faults:
     """cmdNames answered with errorCode "2" and not executed; "*": every one."""
     silent: tuple[str, ...] = ()
     """cmdNames executed but never answered; "*": every one."""
-    lose_servo_frames: int = 0
+    lose_servo_frames: int = setting(0, low=0, high=1e9)
     """Acknowledge this many of the next servo commands, but lose them before they reach the queue."""
-    pause_commands_s: float = 0.0
+    pause_commands_s: float = setting(0.0, low=0, high=1e9)
     """Read nothing from the command connections for so long, once: what is sent meanwhile arrives in a burst."""
     swallow_commands: bool = False
     """Half-open: commands are read and neither carried out nor answered."""
@@ -45,13 +46,13 @@ class Faults:
     """Drag mode, switched at the arm: guided by hand. Servo mode ends where it was on."""
     manual: bool = False
     """Manual mode, switched at the pendant."""
-    hand_speed_rad_s: float = 0.0
+    hand_speed_rad_s: float = setting(0.0, low=0, high=1e9)
     """In drag mode a person moves joint 1 this fast."""
-    measured_offset_rad: float = 0.0
+    measured_offset_rad: float = setting(0.0, low=0, high=1e9)
     """Joint 1 is measured this far from where it is."""
     error_text: str = ""
     """errmsg of the next protective stop, in place of the emulator's own words."""
-    reboot_s: float = 0.0
+    reboot_s: float = setting(0.0, low=0, high=1e9)
     """Switch off at once and answer on no port for so long, once; then everything is as after switching on."""
     power_on_fails: bool = False
     """power_on is accepted, but the arm stays without power."""
@@ -64,16 +65,14 @@ class Faults:
     status_stalled: bool = False
     """The status push stops; its connections stay open."""
 
+    def __post_init__(self) -> None:
+        check_settings(self)
+
     def update(self, changes: Mapping[str, Any]) -> None:
-        """Set switches by name, all or none. ValueError names what is unknown or out of range, and what there is."""
-        known = {f.name: getattr(self, f.name) for f in fields(self)}
-        checked: dict[str, Any] = {}
-        for name, value in changes.items():
-            if name not in known:
-                raise ValueError(f"no fault named {name!r}; there are {sorted(known)}")
-            checked[name] = _checked(name, value, known[name])
-        for name, value in checked.items():
-            setattr(self, name, value)
+        """Set switches by name, all or none. Raises ConfigError naming what is unknown or wrong, and what there is."""
+        checked = from_plain(Faults, dict(changes), source="fault")
+        for name in changes:
+            setattr(self, name, getattr(checked, name))
 
     def as_dict(self) -> dict[str, Any]:
         """Every switch and its value, as JSON holds them."""
@@ -86,24 +85,3 @@ class Faults:
     def silences(self, command: str) -> bool:
         """Whether a command is to stay without an answer."""
         return command in self.silent or "*" in self.silent
-
-
-def _checked(name: str, value: Any, current: Any) -> Any:
-    if isinstance(current, bool):
-        if isinstance(value, bool):
-            return value
-        raise ValueError(f"fault {name} must be true or false, got {value!r}")
-    if isinstance(current, tuple):
-        if isinstance(value, list | tuple) and all(isinstance(v, str) for v in value):
-            return tuple(value)
-        raise ValueError(f"fault {name} must be a list of cmdNames, got {value!r}")
-    if isinstance(current, str):
-        if isinstance(value, str) and (name != "garble" or value in get_args(Garble)):
-            return value
-        if name != "garble":
-            raise ValueError(f"fault {name} must be a text, got {value!r}")
-        raise ValueError(f"fault {name} must be one of {get_args(Garble)}, got {value!r}")
-    wanted = int if isinstance(current, int) else int | float
-    if not isinstance(value, wanted) or isinstance(value, bool) or not math.isfinite(value) or value < 0:
-        raise ValueError(f"fault {name} must be a number of 0 or more, got {value!r}")
-    return type(current)(value)

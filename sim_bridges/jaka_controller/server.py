@@ -14,10 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from lavla_ros.config import ConfigError
+from lavla_ros.control.realtime import request_fifo
 from lavla_ros.jaka.codec import MAX_MESSAGE_BYTES, FrameReader, JakaProtocolError, encode
 from sim_bridges.jaka_controller.faults import Faults
-from sim_bridges.jaka_controller.realtime import request_fifo
 
 _log = logging.getLogger(__name__)
 
@@ -127,14 +126,16 @@ class CommandServer:
                 self._faults.drop_connection = False
                 self._close(self._client, "dropped by a fault")
             if self._offline():
-                for peer in list(self._peers.values()):
-                    self._close(peer, "the controller is switched off")
+                self._close_all("the controller is switched off")
             self._send_due()
             self._pause_and_flood()
-        for peer in list(self._peers.values()):
-            self._close(peer, "the emulator stops")
+        self._close_all("the emulator stops")
         self._selector.close()
         self._listener.close()
+
+    def _close_all(self, reason: str) -> None:
+        for peer in list(self._peers.values()):
+            self._close(peer, reason)
 
     def _timeout_s(self) -> float:
         # Faults set by plain assignment, and stop(), are seen within this time even where nothing arrives.
@@ -309,8 +310,6 @@ class StatusServer:
         offline: Callable[[], bool],
         rate_hz: float,
     ) -> None:
-        if not 0.1 <= rate_hz <= 500.0:
-            raise ConfigError(f"the status rate must lie in 0.1 to 500 Hz, got {rate_hz}")
         self._listener = listener
         self._status = status
         self._faults = faults

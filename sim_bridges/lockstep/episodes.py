@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import traceback
 from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -19,6 +20,7 @@ from lavla_ros.ros.scope import Scope
 from sim_bridges.episode import Actor, ExpertActor, Observer, PlayedExpert, run_episode
 from sim_bridges.lockstep.parameters import LockstepParameters
 from sim_bridges.lockstep.topics import BridgeError, LockstepTopics
+from sim_bridges.suites import make_plans
 from sim_bridges.world import (
     Disturbance,
     Environment,
@@ -133,16 +135,8 @@ class Episodes:
     def _plan(self, suite: Suite, task: str, start: EpisodeStart, number: int | None) -> EpisodePlan:
         """With the limit that was asked for, or the official one; a task's own limit is never exceeded."""
         limit = self._settings.max_steps or suite.rules.max_steps
-        return EpisodePlan(
-            index=number or 0,
-            task=task,
-            trial=number or 0,
-            seed=start.seed,
-            state_index=start.state_index,
-            max_steps=min(limit, start.max_steps or limit),
-            patience_steps=suite.rules.patience_steps,
-            instruction=start.instruction,
-        )
+        (plan,) = make_plans({task: [start]}, max_steps=limit, patience_steps=suite.rules.patience_steps)
+        return replace(plan, index=number or 0, trial=number or 0)
 
     def _require_wanted(self) -> None:
         if why := self._ended():
@@ -178,7 +172,7 @@ def _disturbance(environment: Environment, plan: EpisodePlan) -> Disturbance:
     return environment.disturbance(plan)
 
 
-class _TopicActor:
+class _TopicActor(Actor):
     """A node that answers on /action_chunk."""
 
     needs_images = True
@@ -193,12 +187,6 @@ class _TopicActor:
     def chunk(self, observation: Observation) -> ActionChunk:
         """Raises BridgeError if none comes in time."""
         return self._topics.chunk(observation.stamp_ns, steps=self.every)
-
-    def finish(self, *, success: bool) -> None:
-        pass
-
-    def close(self) -> None:
-        pass
 
 
 class Publisher(Observer):

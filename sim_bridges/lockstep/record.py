@@ -7,19 +7,15 @@ whatever the number of workers.
 from __future__ import annotations
 
 import json
-import os
-import signal
-import subprocess
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass
 
 from lavla_ros.bringup.domain import free_domains
-from lavla_ros.bringup.environment import ros_environment
-from lavla_ros.bringup.stack import Process
+from lavla_ros.bringup.launcher import Launcher
+from lavla_ros.bringup.stack import Process, Stack
 from lavla_ros.errors import UserError
-from lavla_ros.lifeline import lifeline
 from lavla_ros.outputs import sole_writer
 from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.lockstep.config import RecordConfig
@@ -73,20 +69,22 @@ def record_expert(config: RecordConfig, on_episode: Callable[[dict[str, object]]
 
 
 class _Worker:
-    """One recorder process and one bridge process in a domain of their own."""
+    """A recorder node and a lock-step node in a domain of their own."""
 
     def __init__(self, config: RecordConfig, index: int, domain: int, keep_fd: int) -> None:
-        self._config, self._first, self._keep_fd = config, index, keep_fd
         self._left = len(range(index, config.episodes, config.workers))
         self._root = config.out / f"worker_{index}"
         self._root.mkdir(parents=True, exist_ok=True)
         self._progress = self._root / "progress.jsonl"
         self._read_bytes = 0
-        self._environment = ros_environment() | {"ROS_DOMAIN_ID": str(domain)} | lifeline()
-        self._processes: dict[str, subprocess.Popen[bytes]] = {}
+        processes = self._processes(config, index)
+        stack = Stack(name="record", description="", arguments={}, processes=processes, run_dir=self._root)
+        self._log = (self._root / "nodes.log").open("w", encoding="utf-8")
+        environment = {"ROS_DOMAIN_ID": str(domain)}
+        self._launcher = Launcher(stack, log=self._log, environment=environment, pass_fds=[keep_fd])
+        self.start = self._launcher.start
 
-    def start(self) -> None:
-        config = self._config
+    def _processes(self, config: RecordConfig, first: int) -> tuple[Process, ...]:
         suite = load_suite(config.suite, config.options)
         task = choose_tasks(suite, [config.task] if config.task else [])[0]
         has_states = suite.plan(task, 0, config.seed).state_index is not None
@@ -97,8 +95,8 @@ class _Worker:
             **{name: value for name, value in config.options.items() if value},
             "suite": config.suite,
             "task": task,
-            "seed": config.seed + (0 if has_states else self._first),
-            "initial_state": config.initial_state + (self._first if has_states else 0),
+            "seed": config.seed + (0 if has_states else first),
+            "initial_state": config.initial_state + (first if has_states else 0),
             "every": config.workers,
             "episodes": self._left,
             "max_steps": config.max_steps or getattr(suite, "demonstration_steps", 0),
@@ -108,24 +106,14 @@ class _Worker:
             "exit_when_done": True,
             "progress": str(self._progress),
         }
-        for name, module, parameters in (
-            ("recorder", "lavla_ros.nodes.recorder_node", recorder),
-            ("bridge", "sim_bridges.lockstep.node", bridge),
-        ):
-            process = Process(name=name, module=module, is_node=True, parameters=parameters)
-            with (self._root / f"{name}.log").open("wb") as log:
-                self._processes[name] = subprocess.Popen(
-                    process.command(self._root),
-                    env=self._environment,
-                    stdout=log,
-                    stderr=log,
-                    start_new_session=True,
-                    pass_fds=[self._keep_fd],
-                )
+        return (
+            Process(name="recorder", module="lavla_ros.nodes.recorder_node", is_node=True, parameters=recorder),
+            Process(name="bridge", module="sim_bridges.lockstep.node", is_node=True, parameters=bridge, finishes=True),
+        )
 
     @property
     def finished(self) -> bool:
-        return self._processes["bridge"].poll() == 0 and self._left == 0
+        return self._launcher.finished and self._left == 0
 
     def new_episodes(self) -> list[dict[str, object]]:
         if not self._progress.exists():
@@ -141,19 +129,10 @@ class _Worker:
         return episodes
 
     def check(self) -> None:
-        for name, process in self._processes.items():
-            status = process.poll()
-            if status not in (None, 0) or (name == "recorder" and status is not None and not self.finished):
-                log = (self._root / f"{name}.log").read_text(errors="replace", encoding="utf-8").splitlines()[-8:]
-                raise RecordError(f"{name} of {self._root} ended with status {status}:\n  " + "\n  ".join(log))
+        if not self._launcher.finished and not self._launcher.wait(0.0):
+            raise RecordError(f"{self._launcher.failure}\nthe whole log: {self._log.name}")
 
     def stop(self) -> None:
-        """SIGINT first, so that an open episode is closed; SIGKILL after five seconds."""
-        for process in reversed(self._processes.values()):
-            if process.poll() is None:
-                process.send_signal(signal.SIGINT)
-            try:
-                process.wait(5.0)
-            except subprocess.TimeoutExpired:
-                os.killpg(process.pid, signal.SIGKILL)
-                process.wait(5.0)
+        """The bridge first, so that an open episode is closed."""
+        self._launcher.stop()
+        self._log.close()

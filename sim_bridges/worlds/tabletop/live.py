@@ -61,7 +61,7 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m sim_bridge
             _log.info("new episode, seed %d", seed)
 
     _log.info("task %s, seed %d", options.task, options.seed)
-    return run_emulator(ControllerEmulator.from_options(plant, options.emulator), take_requests)
+    return run_emulator(ControllerEmulator(plant, options.emulator), take_requests)
 
 
 if __name__ == "__main__":

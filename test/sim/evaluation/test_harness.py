@@ -118,7 +118,7 @@ def test_an_accident_is_an_error_and_no_failure_and_is_mended_by_the_same_comman
     results = evaluate(config, out=tmp_path, workers=2)
     assert outcomes(results) == EXPECTED | {1: "error"}
     assert all(words in str(results.episodes[1].error) for words in says), results.episodes[1].error
-    assert len(results.scored) == 7 and results.successes == 5
+    assert len(results.scored) == 7 and results.tally.successes == 5
     data = json.loads((tmp_path / "results.json").read_text())
     assert data["errors"] == 1 and data["tasks"]["near"]["scored"] == 3
     monkeypatch.delenv("SLIDER_FAULT")

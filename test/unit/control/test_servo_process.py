@@ -17,7 +17,9 @@ from lavla_ros.control import servo_process
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
-from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
+from sim_bridges.jaka_controller.config import EmulatorOptions
+from sim_bridges.jaka_controller.emulator import ControllerEmulator
+from sim_bridges.jaka_controller.plant import KinematicPlant
 
 pytestmark = pytest.mark.timed
 
@@ -26,7 +28,7 @@ LOOPBACK = {"loopback": True, "arm": {"start_rad": HOME}}
 
 @pytest.fixture
 def emulator():
-    running = ControllerEmulator(KinematicPlant(HOME), port=0, status_port=0)
+    running = ControllerEmulator(KinematicPlant(HOME), EmulatorOptions(port=0, status_port=0))
     running.start()
     yield running
     running.stop()

@@ -15,10 +15,10 @@ from sim_bridges.files import write_json
 
 def test_an_episode_in_error_is_no_failure() -> None:
     some = results([True, None, True])
-    assert some.success_rate == 1.0 and some.wilson95 is not None
+    assert some.tally.rate == 1.0 and some.tally.wilson95 is not None
     assert "2/2 succeeded" in some.summary() and "1 in error" in some.summary()
     none = results([None])
-    assert none.success_rate is None and "no episode was scored" in none.summary()
+    assert none.tally.rate is None and "no episode was scored" in none.summary()
 
 
 def test_written_and_read_again(tmp_path: Path) -> None:

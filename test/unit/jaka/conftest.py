@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from jaka_peers import QUICK
+from jaka_peers import ON_FREE_PORTS
 
-from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
+from sim_bridges.jaka_controller.emulator import ControllerEmulator
+from sim_bridges.jaka_controller.plant import KinematicPlant
 
 
 @pytest.fixture
@@ -17,6 +18,6 @@ def plant() -> KinematicPlant:
 
 @pytest.fixture
 def emulator(plant: KinematicPlant) -> Iterator[ControllerEmulator]:
-    with ControllerEmulator(plant, port=0, status_port=0, config=QUICK, realtime=False) as running:
+    with ControllerEmulator(plant, ON_FREE_PORTS, realtime=False) as running:
         yield running
         assert running.failure is None

@@ -10,9 +10,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from lavla_ros.jaka.codec import FrameReader, encode
-from sim_bridges.jaka_controller.emulator import ControllerConfig
+from sim_bridges.jaka_controller.config import ControllerConfig, EmulatorOptions
 
 QUICK = ControllerConfig(power_on_s=0.0, enable_s=0.0)
+ON_FREE_PORTS = EmulatorOptions(port=0, status_port=0, controller=QUICK)
 
 
 @contextmanager

@@ -22,7 +22,9 @@ from lavla_ros.control.arm import DriverError
 from lavla_ros.control.stopping import brake_step
 from lavla_ros.jaka.client import JakaClient
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver, leave_servo_mode
-from sim_bridges.jaka_controller.emulator import ControllerConfig, ControllerEmulator, KinematicPlant
+from sim_bridges.jaka_controller.config import ControllerConfig, EmulatorOptions
+from sim_bridges.jaka_controller.emulator import ControllerEmulator
+from sim_bridges.jaka_controller.plant import KinematicPlant
 
 pytestmark = pytest.mark.timed
 
@@ -35,10 +37,9 @@ RAMP_S = 0.4
 
 @contextmanager
 def arm(*, status_rate_hz: float = 125.0, **options: object) -> Iterator[ControllerEmulator]:
-    config = ControllerConfig(power_on_s=0.0, enable_s=0.0, **options)  # type: ignore[arg-type]
-    with ControllerEmulator(
-        KinematicPlant(HOME), port=0, status_port=0, status_rate_hz=status_rate_hz, config=config, realtime=False
-    ) as running:
+    controller = ControllerConfig(power_on_s=0.0, enable_s=0.0, **options)  # type: ignore[arg-type]
+    where = EmulatorOptions(port=0, status_port=0, status_rate_hz=status_rate_hz, controller=controller)
+    with ControllerEmulator(KinematicPlant(HOME), where, realtime=False) as running:
         yield running
         assert running.failure is None
 

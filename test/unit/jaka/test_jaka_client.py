@@ -16,7 +16,8 @@ from lavla_ros.jaka.codec import MAX_MESSAGE_BYTES, FrameReader, JakaProtocolErr
 from lavla_ros.jaka.errors import JakaConnectionError, JakaError, JakaTimeoutError
 from lavla_ros.jaka.kinematics import MINICOBO_DH, forward
 from lavla_ros.jaka.status import StatusStream, parse_status
-from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
+from sim_bridges.jaka_controller.emulator import ControllerEmulator
+from sim_bridges.jaka_controller.plant import KinematicPlant
 
 pytestmark = pytest.mark.timed
 

@@ -16,7 +16,9 @@ from jaka_peers import QUICK, answer_by_name, answer_with, free_port, raw_peer, 
 from lavla_ros.control.arm import ArmDriver, DriverError
 from lavla_ros.jaka.controller_settings import SettingRefused, apply_settings
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
-from sim_bridges.jaka_controller.emulator import ControllerEmulator, KinematicPlant
+from sim_bridges.jaka_controller.config import EmulatorOptions
+from sim_bridges.jaka_controller.emulator import ControllerEmulator
+from sim_bridges.jaka_controller.plant import KinematicPlant
 
 pytestmark = pytest.mark.timed
 
@@ -127,7 +129,9 @@ def test_the_gripper_can_be_wired_the_other_way_and_is_read_at_connect(
 def test_the_gripper_is_what_the_output_is_and_not_what_was_commanded(plant: KinematicPlant) -> None:
     config = replace(QUICK, power_loss_clears_outputs=True)
     with (
-        ControllerEmulator(plant, port=0, status_port=0, config=config, realtime=False) as emulator,
+        ControllerEmulator(
+            plant, EmulatorOptions(port=0, status_port=0, controller=config), realtime=False
+        ) as emulator,
         closing(JakaTcpDriver(config_of(emulator))) as driver,
     ):
         driver.connect()
