@@ -256,9 +256,12 @@ class Trainer:
                 (output / "config.yaml").write_text(dump_yaml(to_plain(config)), encoding="utf-8")
             deadline = math.inf if config.max_minutes is None else time.monotonic() + 60 * config.max_minutes
             started, before = time.monotonic(), self.seconds
+            stepping_s = 0.0
+            """Spent in steps since the last entry of the log: not in validation and saving."""
             stopped = self.step >= config.steps
             while not stopped:
-                stop = self._terminated or time.monotonic() > deadline
+                begun = time.monotonic()
+                stop = self._terminated or begun > deadline
                 self._unread.append(self._train_step(stop=stop))
                 self.step += 1
                 self.seconds = before + time.monotonic() - started
@@ -269,11 +272,12 @@ class Trainer:
                     stopped or self.step % every == 0
                     for every in (config.log_every, config.validate_every, config.save_every)
                 )
-                if not (logged or validated or saved):
-                    continue
-                figures = self._look(leave=0) or figures
+                if logged or validated or saved:
+                    figures = self._look(leave=0) or figures
+                stepping_s += time.monotonic() - begun
                 if logged:
-                    figures["samples_per_s"] = self.step * config.batch_size / max(self.seconds, 1e-9)
+                    figures["samples_per_s"] = len(self._clipped) * config.batch_size / max(stepping_s, 1e-9)
+                    stepping_s = 0.0
                     if math.isfinite(task.gradient_clip):
                         figures["clipped"] = sum(self._clipped) / len(self._clipped)
                     self._clipped.clear()

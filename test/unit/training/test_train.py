@@ -926,6 +926,25 @@ def test_the_log_says_which_share_of_the_steps_was_clipped(contract, tmp_path):
     assert [shown["clipped"] for shown in figures("half", between, 2)] == [0.5]
 
 
+def test_the_log_says_how_fast_the_steps_since_its_last_entry_were(contract, data, tmp_path, monkeypatch):
+    """Not slow steps of before a resume, nor validation and saving."""
+    optim = OptimConfig(schedule="constant")
+    config = small_config(tmp_path, steps=6, log_every=2, validate_every=2, save_every=4, optim=optim)
+    first = Trainer(PolicyTask(replace(config, steps=4), contract, data), Log())
+    first.seconds = 10_000.0
+    first.run()
+    monkeypatch.setattr(Trainer, "_validate", lambda self: time.sleep(0.3))
+    log = Log()
+    second = Trainer(PolicyTask(config, contract, data), log)
+    monkeypatch.setattr(
+        second, "_train_step", lambda *, stop, step=second._train_step: (time.sleep(0.1), step(stop=stop))[1]
+    )
+    second.run()
+    assert second.seconds > 10_000, "how long the run has taken in all is still known"
+    ((_, figures),) = [entry for entry in log.figures if "samples_per_s" in entry[1]]
+    assert config.batch_size / 0.4 < figures["samples_per_s"] <= config.batch_size / 0.1
+
+
 def test_every_phrasing_of_an_instruction_is_drawn_by_seed_and_position(contract, tmp_path):
     data = load_world(contract, tmp_path, World(phrasings=PHRASINGS))
     several, one = np.flatnonzero(data.episode_N % 2 == 1), np.flatnonzero(data.episode_N % 2 == 0)
