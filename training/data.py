@@ -164,19 +164,23 @@ def open_sources(config: DataConfig, contract: Contract, specs: Mapping[str, Lab
 def require_one_teacher(sources: Sequence[Source]) -> None:
     """Raise DataError unless the labels of all datasets are of the same latent action models."""
 
-    def models(source: Source) -> dict[str, str]:
-        return {made["model_hash"]: made["model"] for made in source.label_sets.values()}
-
     for other in sources[1:]:
-        if models(other).keys() != models(sources[0]).keys():
-            made = [
-                f"{s.name} by {', '.join(f'{m} ({h})' for h, m in sorted(models(s).items()))}"
-                for s in (sources[0], other)
-            ]
+        if teachers(other.label_sets).keys() != teachers(sources[0].label_sets).keys():
+            made = [f"{source.name} by {named(teachers(source.label_sets))}" for source in (sources[0], other)]
             raise DataError(
                 f"labels are of different latent action models: those of {' and those of '.join(made)}. A code of one "
                 "says nothing about the other's; label all datasets with the same model"
             )
+
+
+def teachers(*label_sets: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Hash → path of the latent action models that made them."""
+    return {made["model_hash"]: made["model"] for sets in label_sets for made in sets.values()}
+
+
+def named(teachers: Mapping[str, str]) -> str:
+    """For messages."""
+    return ", ".join(f"{model} ({made})" for made, model in sorted(teachers.items()))
 
 
 def _read_labels(

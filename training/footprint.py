@@ -6,10 +6,11 @@ from collections.abc import Iterator
 from dataclasses import replace
 
 import torch
-from transformers import AutoConfig, Qwen3VLModel
+from transformers import Qwen3VLModel
 
 from lavla_ros.contract import Contract
-from lavla_ros.policy.backbone import Backbone, load_pretrained_tokenizer
+from lavla_ros.policy.backbone import Backbone
+from lavla_ros.policy.base_model import describe, load_pretrained_tokenizer
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.prompt import token_ids
 from training.config import TrainConfig
@@ -24,7 +25,7 @@ def training_bytes(config: TrainConfig, contract: Contract, micro_batch: int) ->
 
     An estimate from below: what the allocator and single operations need besides is not in it.
     """
-    described = AutoConfig.from_pretrained(config.policy.backbone.path, revision=config.policy.backbone.revision)
+    described = describe(config.policy.backbone)
     ids = token_ids(load_pretrained_tokenizer(config.policy.backbone.path, config.policy.backbone.revision))
     with torch.device("meta"):
         backbone = Backbone(config.policy.backbone, Qwen3VLModel(described), ids)

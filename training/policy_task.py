@@ -3,31 +3,32 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from accelerate.utils import DistributedType
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from transformers import PreTrainedTokenizerBase
 
 from lavla_ros.contract import Contract
-from lavla_ros.policy.backbone import build_backbone, load_pretrained_tokenizer
+from lavla_ros.policy.backbone import build_backbone
+from lavla_ros.policy.base_model import load_pretrained_tokenizer
 from lavla_ros.policy.checkpoint import prompt_builder, save_checkpoint
 from lavla_ros.policy.device import require_compiler
+from lavla_ros.policy.folder import CONFIG, CheckpointError
 from lavla_ros.policy.model import OBJECTIVE, LatentActionVLA, VlaBatch, VlaLoss
 from lavla_ros.policy.normalization import Normalizer, compute_stats
 from lavla_ros.policy.prompt import train_tokenizer
+from lavla_ros.yaml_text import load_yaml
 from training.augment import augment_images, draw_numbers
 from training.config import OptimConfig, TrainConfig
-from training.data import BatchMaker, LoadedData, pinned, to_device
-from training.footprint import require_training_memory
+from training.data import BatchMaker, LoadedData, Source, named, pinned, teachers, to_device
 from training.loop import Task, Trainer
-from training.resume_state import forget_whole_parameters, gather
+from training.resume_state import forget_whole_parameters, gather, load_progress
 from training.samples import split_episodes
 
 STATS_VALUES = 25_000_000
@@ -70,8 +71,6 @@ class PolicyTask(Task):
         config, contract, data = self.config, self.contract, self.data
         if config.compiled_layers:
             require_compiler(run.accelerator.device)
-        if run.accelerator.distributed_type != DistributedType.FSDP:  # which divides what is counted
-            require_training_memory(config, contract, run.micro_batch, run.accelerator.device)
         self.tokenizer = _tokenizer(config, contract, data)
         at_rest, computing = getattr(torch, config.frozen_dtype), getattr(torch, config.precision)
         backbone = build_backbone(config.policy.backbone, self.tokenizer, at_rest, computing=computing)
@@ -201,6 +200,28 @@ class PolicyTask(Task):
             },
             base=self.model.backbone.fingerprint,
             half=config.half_checkpoints,
+        )
+
+
+def require_unchanged(config: TrainConfig, base: str | None, sources: Sequence[Source]) -> None:
+    """Raise CheckpointError if the run in ``config.output`` was begun on another base model, or on labels of other
+    latent action models. A resume would refuse them too, once frames are decoded and weights loaded."""
+    saved, last = config.output / "resume", config.output / "last" / CONFIG
+    if not config.resume or not saved.exists():
+        return
+    began, backbone = load_progress(saved).identity.get("base", base), config.policy.backbone
+    if began != base:
+        raise CheckpointError(
+            f"{saved} was begun on a base model with the fingerprint {began}; that in {backbone.path!r} (revision "
+            f"{backbone.revision}) has {base}: give back the one it was begun on, or choose another output"
+        )
+    written = load_yaml(last.read_text(encoding="utf-8")) if last.exists() else {}
+    sets = written.get("training", {}).get("labels", {})
+    taught, teach = teachers(*sets.values()), teachers(*(source.label_sets for source in sources))
+    if taught and taught.keys() != teach.keys():
+        raise CheckpointError(
+            f"{saved} was begun on labels of {named(taught)}; the labels now are of {named(teach)}: give back those, "
+            "or choose another output"
         )
 
 

@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from accelerate.utils import DistributedType
+
 from lavla_ros.contract import load_contract
-from lavla_ros.policy.backbone import image_size_of, require_backbone
+from lavla_ros.policy.backbone import image_size_of
+from lavla_ros.policy.base_model import require_backbone
 from lavla_ros.policy.device import resolve_device, resolve_dtype
 from lavla_ros.policy.images import require_sizes
 from lavla_ros.policy.strategies import label_specs
 from training.command import run_command
 from training.config import TrainConfig
 from training.data import load_data, open_sources
+from training.footprint import require_training_memory
 from training.logs import require_trackers
-from training.loop import Trainer
-from training.policy_task import PolicyTask
+from training.loop import Trainer, build_accelerator, micro_batch
+from training.policy_task import PolicyTask, require_unchanged
 from training.reporting import TerminalReporter
 from training.system_resources import flushed_denormals
 
@@ -27,17 +31,21 @@ def train(config: TrainConfig) -> Path:
     """Load the data and train; returns the directory of the best policy.
 
     What can be known to fail is found out first, the cheap before the costly: trackers, contract, image sizes,
-    backbone, datasets, labels, room, then the frames are decoded. Raises a UserError for anything that the caller
-    can put right.
+    backbone, memory, datasets, labels, room, then the frames are decoded and weights are loaded. Raises a UserError
+    for anything that the caller can put right.
     """
     require_trackers(config)
     contract = load_contract(config.data.contract)
     require_sizes(contract, image_size_of(config.policy.backbone))
-    require_backbone(config.policy.backbone)
     if "bfloat16" in (config.precision, config.policy.backbone.dtype):
         resolve_dtype("bfloat16", resolve_device(config.device))
+    base = require_backbone(config.policy.backbone)
+    accelerator = build_accelerator(config)
+    if accelerator.distributed_type != DistributedType.FSDP:  # which divides what is counted
+        require_training_memory(config, contract, micro_batch(accelerator, config), accelerator.device)
     specs = label_specs(config.policy.strategy, chunk_size=contract.chunk_size)
     sources = open_sources(config.data, contract, specs)
+    require_unchanged(config, base, sources)
     with TerminalReporter(config.steps, _SHOWN) as reporter:
         for source in sources:
             reporter.message(f"reading {len(source.dataset.states)} samples from {source.name}")

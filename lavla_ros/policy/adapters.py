@@ -6,6 +6,7 @@ stands, and nothing is brought to another type but the adapters themselves.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Sequence
 from typing import Any
 
@@ -81,7 +82,9 @@ def with_adapters(vlm: nn.Module, config: LoraConfig) -> Any:
         target_modules="all-linear",
         bias="none",
     )
-    adapted = get_peft_model(vlm, lora)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", FutureWarning)  # it asks for what transformers has given another name
+        adapted = get_peft_model(vlm, lora)
     if config.dropout == 0:  # which draws for every layer on its own
         for module in adapted.modules():
             module.__class__ = _FAST.get(type(module), type(module))

@@ -6,20 +6,15 @@ the vision model's input, and in which parameters are trained.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable
-from pathlib import Path
-from typing import Literal
 
 import torch
-from safetensors import SafetensorError
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoTokenizer, PreTrainedTokenizerBase, Qwen3VLConfig, Qwen3VLModel
-from transformers.utils import is_flash_attn_2_available
+from transformers import PreTrainedTokenizerBase, Qwen3VLModel
 
-from lavla_ros.config import ConfigError
+from lavla_ros.policy.base_model import DType, load_base, weights_fingerprint
 from lavla_ros.policy.config import BackboneConfig
-from lavla_ros.policy.prompt import TokenIds, add_placeholder_tokens, token_ids
+from lavla_ros.policy.prompt import TokenIds, token_ids
 from lavla_ros.policy.resting import rest
 from lavla_ros.policy.strategies.base import BackboneShape, SegmentKind
 from lavla_ros.policy.tiny import batch_vision_attention, tiny_vlm
@@ -228,7 +223,7 @@ def patchify(pixels: Tensor, patch: int, merge: int, temporal: int) -> Tensor:
 def build_backbone(
     config: BackboneConfig,
     tokenizer: PreTrainedTokenizerBase,
-    dtype: torch.dtype | Literal["auto"] = torch.float32,
+    dtype: DType = torch.float32,
     *,
     computing: torch.dtype | None = None,
 ) -> Backbone:
@@ -241,83 +236,7 @@ def build_backbone(
     ids = token_ids(tokenizer)
     if config.kind == "tiny":
         return Backbone(config, tiny_vlm(config.tiny, ids, len(tokenizer)), ids)
-    try:
-        vlm, found = Qwen3VLModel.from_pretrained(
-            config.path,
-            revision=config.revision,
-            attn_implementation=config.attention,
-            dtype=dtype,
-            output_loading_info=True,
-        )
-    except (OSError, ValueError, RuntimeError, ImportError, SafetensorError) as error:
-        raise _unusable(config.path, "no Qwen3-VL could be loaded from it", error) from None
-    if missing := sorted(found["missing_keys"]):
-        shown = ", ".join(missing[:3]) + (f" and {len(missing) - 3} more" if len(missing) > 3 else "")
-        raise ConfigError(
-            f"backbone.path is {config.path!r}: its weights lack {len(missing)} tensors that its config.json speaks of "
-            f"({shown}); download the model again"
-        )
-    _require_vocabulary(config, vlm.config, tokenizer)
+    vlm = load_base(config, tokenizer, dtype)
     if computing == torch.float32 and vlm.dtype != torch.float32:
         rest(vlm)
     return Backbone(config, vlm, ids)
-
-
-def _require_vocabulary(config: BackboneConfig, found: Qwen3VLConfig, tokenizer: PreTrainedTokenizerBase) -> None:
-    largest, size = max(tokenizer.get_vocab().values()), found.text_config.vocab_size
-    if largest >= size:
-        raise ConfigError(
-            f"backbone.path is {config.path!r}: the tokenizer has ids up to {largest}, the model embeddings for {size} "
-            "tokens; tokenizer and model do not belong together, or there is no room for our placeholder tokens"
-        )
-
-
-def weights_fingerprint(vlm: Qwen3VLModel) -> str:
-    """Changes with the names, shapes and values of the weights (of which 64 of each tensor are looked at).
-
-    It does not depend on the type that they were loaded in.
-    """
-    found = hashlib.sha256()
-    for name, parameter in vlm.named_parameters():
-        if parameter.is_meta:
-            return "no weights"
-        flat = parameter.detach().flatten()
-        values = flat[:: max(1, flat.numel() // 64)].to(torch.bfloat16).float().cpu()
-        found.update(f"{name}{tuple(parameter.shape)}".encode() + values.numpy().tobytes())
-    return found.hexdigest()[:16]
-
-
-def require_backbone(config: BackboneConfig) -> None:
-    """Raise ConfigError unless the configured backbone can be found and trained here. Reads no weights."""
-    if config.kind == "tiny":
-        return
-    if config.attention == "flash_attention_2" and not is_flash_attn_2_available():
-        raise ConfigError(
-            "backbone.attention is 'flash_attention_2', but the flash-attn package is not installed, or there is no "
-            "GPU for it; install it, or use sdpa"
-        )
-    try:
-        found = AutoConfig.from_pretrained(config.path, revision=config.revision)
-    except (OSError, ValueError) as error:
-        raise _unusable(config.path, "no model is described there", error) from None
-    if found.model_type != "qwen3_vl":
-        raise ConfigError(f"backbone.path is {config.path!r}: a {found.model_type} model; expected a Qwen3-VL")
-    _require_vocabulary(config, found, load_pretrained_tokenizer(config.path, config.revision))
-
-
-def _unusable(path: str, what: str, error: Exception) -> ConfigError:
-    return ConfigError(
-        f"backbone.path is {path!r}: {what} ({str(error).partition(chr(10))[0]}); give --policy.backbone.path a local "
-        "folder or a reachable hub name to train; a checkpoint needs the base model that it was trained on: change "
-        "backbone.path in its config.yaml, or deploy what `lavla export --as merged` writes"
-    )
-
-
-def load_pretrained_tokenizer(path: str | Path, revision: str = "main") -> PreTrainedTokenizerBase:
-    """The tokenizer of a pretrained Qwen3-VL, with our placeholder tokens added."""
-    try:
-        tokenizer: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(str(path), revision=revision)
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"backbone.path is {str(path)!r}: no tokenizer could be loaded from it ({error})") from None
-    add_placeholder_tokens(tokenizer)
-    return tokenizer

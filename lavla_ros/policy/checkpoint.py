@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedToken
 from lavla_ros.config import ConfigError, from_plain
 from lavla_ros.contract import Contract
 from lavla_ros.policy.backbone import build_backbone
+from lavla_ros.policy.base_model import DType, fingerprint_of
 from lavla_ros.policy.config import PolicyConfig
 from lavla_ros.policy.folder import (
     CONFIG,
@@ -73,7 +74,7 @@ def save_checkpoint(
         tokenizer.save_pretrained(str(folder / TOKENIZER))
 
 
-def load_checkpoint(path: Path, *, dtype: torch.dtype | Literal["auto"] = torch.float32) -> LoadedCheckpoint:
+def load_checkpoint(path: Path, *, dtype: DType = torch.float32) -> LoadedCheckpoint:
     """Rebuild the network around its weights, checking every file. Raises CheckpointError.
 
     ``dtype``: of what is not in the checkpoint, the frozen weights of a base model; auto: as they are stored.
@@ -89,18 +90,19 @@ def load_checkpoint(path: Path, *, dtype: torch.dtype | Literal["auto"] = torch.
     backbone = replace(config.backbone, attention="sdpa")  # whatever it was trained with, and maybe is not here
     if backbone.path.startswith("./"):
         backbone = replace(backbone, path=str(path / backbone.path))
+    base = files.document.get("base")
     try:
+        found = None if base is None else fingerprint_of(backbone)
+        if found != base:
+            raise CheckpointError(
+                f"checkpoint {path} was trained on a base model with the fingerprint {base}; that in "
+                f"{backbone.path!r} (revision {backbone.revision}) has {found}: give back the one it was trained on, "
+                "by backbone.path and backbone.revision in config.yaml"
+            )
         model = LatentActionVLA(config, contract, build_backbone(backbone, tokenizer, dtype))
         prompt = prompt_builder(model, contract, tokenizer)
     except (ConfigError, PromptError) as error:
         raise CheckpointError(f"checkpoint {path}: {error}") from None
-    base, found = files.document.get("base"), model.backbone.fingerprint
-    if base is not None and base != found:
-        raise CheckpointError(
-            f"checkpoint {path} was trained on a base model with the fingerprint {base}; that in "
-            f"{backbone.path!r} (revision {backbone.revision}) has {found}: give back the one it was trained on, by "
-            "backbone.path and backbone.revision in config.yaml"
-        )
     _load_weights(path / WEIGHTS, model, contract)
     return LoadedCheckpoint(
         path=path,

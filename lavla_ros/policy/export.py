@@ -13,6 +13,7 @@ from peft import PeftModel
 from safetensors import safe_open
 
 from lavla_ros.outputs import new_folder
+from lavla_ros.policy.base_model import silent_transformers
 from lavla_ros.policy.checkpoint import LoadedCheckpoint, load_checkpoint, save_checkpoint
 from lavla_ros.policy.folder import WEIGHTS, CheckpointError, trained_parameters
 from lavla_ros.policy.normalization import load_stats
@@ -56,7 +57,8 @@ def export_merged(checkpoint: Path, out: Path) -> None:
             training=loaded.training,
             half=_is_half(checkpoint / WEIGHTS),
         )
-        adapted.merge_and_unload().save_pretrained(str(folder / BACKBONE))
+        with silent_transformers():
+            adapted.merge_and_unload().save_pretrained(str(folder / BACKBONE))
 
 
 def _load(checkpoint: Path) -> tuple[LoadedCheckpoint, PeftModel]:

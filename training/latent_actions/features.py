@@ -19,6 +19,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from transformers import (
     AutoConfig,
@@ -30,6 +31,7 @@ from transformers import (
 
 from lavla_ros.config import ConfigError, check
 from lavla_ros.outputs import sole_writer
+from lavla_ros.policy.base_model import silent_transformers
 from training.dataset import EpisodeDataset
 from training.latent_actions.image_config import FeatureConfig, TextConfig
 from training.samples import DataError
@@ -123,6 +125,7 @@ def load_features(config: FeatureConfig) -> FeatureExtractor:
         config.revision,
         "features.path",
         output_loading_info=True,
+        ignore_mismatched_sizes=True,  # they are refused below
         dtype=torch.float32,
     )
     _require_complete(report, "features.path", config.path)
@@ -156,6 +159,7 @@ class TextEncoder(nn.Module):
                 config.revision,
                 "text.path",
                 output_loading_info=True,
+                ignore_mismatched_sizes=True,
                 dtype=torch.float32,
             )
             _require_complete(report, "text.path", config.path)
@@ -284,8 +288,9 @@ def _write_features(
 def _pretrained(cls: Any, path: str, revision: str, key: str, **options: Any) -> Any:
     """``cls.from_pretrained`` with an error that says which setting is at fault."""
     try:
-        return cls.from_pretrained(path, revision=revision, **options)
-    except (OSError, ValueError) as error:
+        with silent_transformers():
+            return cls.from_pretrained(path, revision=revision, **options)
+    except (OSError, ValueError, RuntimeError, SafetensorError) as error:
         raise ConfigError(
             f"{key} is {path!r}, which cannot be loaded: {error}. Give a local folder in transformers' format, or a "
             "hub name on a machine with a connection to the hub"
@@ -294,7 +299,7 @@ def _pretrained(cls: Any, path: str, revision: str, key: str, **options: Any) ->
 
 def _require_complete(report: dict[str, Any], key: str, path: str) -> None:
     """Refuse a network of which transformers had to make up weights."""
-    lacking = sorted(map(str, [*report["missing_keys"], *report.get("mismatched_keys", ())]))
+    lacking = sorted([*report["missing_keys"], *(name for name, *_ in report["mismatched_keys"])])
     if lacking:
         raise ConfigError(f"{key} is {path!r}, whose weights are incomplete or misshapen: {', '.join(lacking[:4])}")
 

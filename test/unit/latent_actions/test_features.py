@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from dataclasses import replace
 from pathlib import Path
@@ -129,12 +130,20 @@ def test_pretrained_encoder_is_read_from_a_folder(extractor, folder, images):
         load_features(replace(config, width=32))
 
 
-def test_incomplete_weights_are_refused_rather_than_made_up(folder):
+@pytest.mark.parametrize("change", [lambda tensor: None, lambda tensor: tensor[1:].clone()], ids=["gone", "misshapen"])
+def test_weights_that_do_not_fit_are_refused_rather_than_made_up(folder, change):
     tensors = load_file(folder / "model.safetensors")
     name = next(n for n in tensors if "norm1.weight" in n)
-    tensors.pop(name)
-    save_file(tensors, folder / "model.safetensors", metadata={"format": "pt"})
+    tensors[name] = change(tensors[name])
+    kept = {name: tensor for name, tensor in tensors.items() if tensor is not None}
+    save_file(kept, folder / "model.safetensors", metadata={"format": "pt"})
     with pytest.raises(ConfigError, match=r"incomplete or misshapen: encoder\.layer\.0\.norm1\.weight"):
+        load_features(replace(FEATURES, kind="dinov2", path=str(folder)))
+
+
+def test_weights_that_are_cut_off_are_refused(folder):
+    os.truncate(folder / "model.safetensors", 5000)
+    with pytest.raises(ConfigError, match="which cannot be loaded"):
         load_features(replace(FEATURES, kind="dinov2", path=str(folder)))
 
 

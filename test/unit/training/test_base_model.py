@@ -3,30 +3,38 @@
 from __future__ import annotations
 
 import json
+import os
+import re
 import shutil
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+import yaml
 from accelerate.state import AcceleratorState
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
-from small_world import qwen_run
+from small_world import qwen_run, world_contract
 from transformers import Qwen3VLModel
 
-from lavla_ros.config import ConfigError
-from lavla_ros.policy import device
-from lavla_ros.policy.backbone import build_backbone, load_pretrained_tokenizer, require_backbone
+from lavla_ros import cli
+from lavla_ros.policy import backbone, device
+from lavla_ros.policy.backbone import build_backbone
+from lavla_ros.policy.base_model import fingerprint_of, load_pretrained_tokenizer
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint
 from lavla_ros.policy.config import BackboneConfig, LoraConfig
 from lavla_ros.policy.device import DeviceError, resolve_dtype
 from lavla_ros.policy.export import export_adapters, export_merged
+from lavla_ros.policy.policy import load_policy
 from lavla_ros.policy.resting import RestingLinear
 from training import footprint
 from training.loop import Trainer
-from training.policy_task import PolicyTask
+from training.policy_task import PolicyTask, require_unchanged
 from training.system_resources import RoomError
+
+pytestmark = pytest.mark.filterwarnings("error::FutureWarning")
 
 
 class Quiet:
@@ -88,10 +96,14 @@ def test_weights_that_rest_in_bfloat16_may_be_computed_with_in_float32(trained: 
         torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5 * float(other.abs().max()))
 
 
-def test_an_export_is_in_the_base_models_type_and_no_larger(trained: tuple[Path, Trainer], tmp_path: Path) -> None:
+def test_an_export_is_in_the_base_models_type_and_no_larger(
+    trained: tuple[Path, Trainer], tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
     folder, _ = trained
+    capfd.readouterr()
     export_merged(folder / "run/last", tmp_path / "merged")
     export_adapters(folder / "run/last", tmp_path / "adapters")
+    assert capfd.readouterr() == ("", ""), "no bars and reports of the libraries"
     merged, whole = tmp_path / "merged/backbone/model.safetensors", folder / "qwen/model.safetensors"
     assert types(merged) == types(whole) == {"BF16"} and merged.stat().st_size <= whole.stat().st_size
     assert types(tmp_path / "adapters/adapter_model.safetensors") == {"BF16"}
@@ -99,51 +111,129 @@ def test_an_export_is_in_the_base_models_type_and_no_larger(trained: tuple[Path,
     assert {p.dtype for p in load_checkpoint(tmp_path / "merged").model.parameters()} == {torch.float32}
 
 
-def test_a_base_model_that_lacks_tensors_is_refused(base: Path) -> None:
+def change_tensors(base: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
     tensors = load_file(base / "model.safetensors")
-    kept = {name: t for name, t in tensors.items() if "layers.2.mlp" not in name}
-    save_file(kept, base / "model.safetensors", metadata={"format": "pt"})
-    with pytest.raises(ConfigError, match=r"its weights lack 3 tensors .*layers\.2\.mlp.*download the model again"):
-        build_backbone(BackboneConfig(kind="pretrained", path=str(base)), load_pretrained_tokenizer(base))
+    change(tensors)
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
 
 
-def test_a_base_model_of_other_sizes_than_it_says_is_refused(base: Path) -> None:
+def change_sizes(base: Path, **sizes: int) -> None:
     described = json.loads((base / "config.json").read_text())
-    described["text_config"]["intermediate_size"] = 48
+    described["text_config"] |= sizes
     (base / "config.json").write_text(json.dumps(described))
-    with pytest.raises(ConfigError, match="no Qwen3-VL could be loaded from it"):
-        build_backbone(BackboneConfig(kind="pretrained", path=str(base)), load_pretrained_tokenizer(base))
 
 
-def test_a_tokenizer_larger_than_the_vocabulary_is_refused_before_weights_are_read(base: Path) -> None:
-    described = json.loads((base / "config.json").read_text())
-    described["text_config"]["vocab_size"] = 200
-    (base / "config.json").write_text(json.dumps(described))
+def in_shards(base: Path, lacking: str) -> None:
+    """In the hub's layout and in two files, but for some tensors."""
+    tensors = {f"model.{name}": t for name, t in load_file(base / "model.safetensors").items() if lacking not in name}
     (base / "model.safetensors").unlink()
-    with pytest.raises(ConfigError, match=r"the tokenizer has ids up to \d+, the model embeddings for 200 tokens"):
-        require_backbone(BackboneConfig(kind="pretrained", path=str(base)))
+    names = sorted(tensors)
+    index = {}
+    for number, part in enumerate((names[::2], names[1::2])):
+        save_file({name: tensors[name] for name in part}, base / f"model-{number}.safetensors")
+        index |= dict.fromkeys(part, f"model-{number}.safetensors")
+    (base / "model.safetensors.index.json").write_text(json.dumps({"metadata": {}, "weight_map": index}))
 
 
-def test_another_revision_of_the_base_model_is_refused(trained: tuple[Path, Trainer], tmp_path: Path) -> None:
+def cut_off(base: Path) -> None:
+    os.truncate(base / "model.safetensors", (base / "model.safetensors").stat().st_size - 1000)
+
+
+UNFIT: dict[str, tuple[Callable[[Path], object], str, str]] = {
+    "lacks tensors": (
+        lambda base: change_tensors(base, lambda found: found.pop("language_model.layers.2.mlp.up_proj.weight")),
+        "",
+        r"its weights lack 1 tensors .*layers\.2\.mlp.*download the model again",
+    ),
+    "lacks tensors of a shard": (
+        lambda base: in_shards(base, "layers.2.mlp"),
+        "",
+        r"its weights lack 3 tensors .*layers\.2\.mlp.*download the model again",
+    ),
+    "has other sizes than it says": (
+        lambda base: change_sizes(base, intermediate_size=48),
+        "",
+        r"12 of its tensors have other sizes .*down_proj\.weight is \(32, 32\), not \(32, 48\), .* and 9 more",
+    ),
+    "is cut off": (cut_off, "", r"no Qwen3-VL could be loaded from it \(.*not fully covered"),
+    "has no weights": (lambda base: (base / "model.safetensors").unlink(), "", "it has neither model.safetensors nor"),
+    "has fewer tokens than the tokenizer": (
+        lambda base: change_sizes(base, vocab_size=200),
+        "",
+        r"the tokenizer has ids up to \d+, the model embeddings for 200 tokens",
+    ),
+    "is to be read by a package that is not there": (
+        lambda base: None,
+        "--policy.backbone.attention flash_attention_2 --precision bfloat16",
+        "flash-attn package is not installed",
+    ),
+    "is to be computed in a type that is not there": (
+        lambda base: None,
+        "--precision bfloat16",
+        r"dtype is bfloat16, which device 'cpu' does not compute in; .*precision: float32",
+    ),
+    "needs more memory than there is": (
+        lambda base: None,
+        "--batch-size 4000",
+        r"training needs at least .* of memory; 0.1 GiB are free on this machine. It fits with .*accumulation: 4000",
+    ),
+}
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="flash-attn and bfloat16 may be there")
+@pytest.mark.parametrize("name", UNFIT)
+def test_a_base_model_is_refused_before_anything_is_decoded_or_loaded(
+    name: str, base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The dataset is not even there."""
+    spoil, options, says = UNFIT[name]
+    spoil(base)
+    monkeypatch.setattr(backbone, "load_base", None)
+    monkeypatch.setattr(device, "_has_bfloat16", lambda _: "package" in name)
+    monkeypatch.setattr(footprint, "available_memory", lambda: 2**30 // 8)
+    options += f" --policy.backbone.kind pretrained --policy.backbone.path {base}"
+    files = ["--output", str(tmp_path / "run"), "--data.dataset", str(tmp_path / "gone")]
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as ending:
+        cli.main(["train", *files, "--data.contract", str(large_contract(tmp_path)), *options.split()])
+    said = capsys.readouterr().err
+    assert ending.value.code == 1 and re.search(says, said), said
+    assert len(said.strip().splitlines()) == 1 and not (tmp_path / "run").exists()
+
+
+def large_contract(folder: Path) -> Path:
+    small = world_contract()
+    large = replace(small, cameras=tuple(replace(camera, width=224, height=224) for camera in small.cameras))
+    (folder / "contract.yaml").write_text(yaml.safe_dump(large.to_dict()))
+    return folder / "contract.yaml"
+
+
+def test_another_revision_of_the_base_model_is_refused(
+    trained: tuple[Path, Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     folder, _ = trained
     copied = Path(shutil.copytree(folder / "run/last", tmp_path / "last"))
     kept = (folder / "qwen/model.safetensors").read_bytes()
     tensors = load_file(folder / "qwen/model.safetensors")
     tensors["language_model.norm.weight"] = tensors["language_model.norm.weight"] + 1
     save_file(tensors, folder / "qwen/model.safetensors", metadata={"format": "pt"})
+    monkeypatch.setattr(backbone, "load_base", None)
     try:
-        with pytest.raises(CheckpointError, match=r"trained on a base model with the fingerprint \w+; that in .* has"):
-            load_checkpoint(copied)
+        with pytest.raises(SystemExit) as ending:
+            cli.main(["export", str(copied), "--out", str(tmp_path / "out")])
+        said = capsys.readouterr().err
+        assert ending.value.code == 1 and not (tmp_path / "out").exists()
+        assert re.search(r"trained on a base model with the fingerprint \w+; that in .* has", said), said
+        with pytest.raises(CheckpointError, match=r"trained on a base model with the fingerprint"):
+            load_policy(copied)
+        config, found = qwen_run(folder, "run")[0], fingerprint_of(trained[1].config.policy.backbone)
+        with pytest.raises(CheckpointError, match=rf"resume was begun on a base model with .* has {found}: give back"):
+            require_unchanged(config, found, [])
     finally:
         (folder / "qwen/model.safetensors").write_bytes(kept)
+    require_unchanged(config, fingerprint_of(config.policy.backbone), [])
+    monkeypatch.undo()
     load_checkpoint(copied)
-
-
-@pytest.mark.skipif(torch.cuda.is_available(), reason="flash-attn may be there")
-def test_flash_attention_that_is_not_there_is_refused_first() -> None:
-    config = BackboneConfig(kind="pretrained", path="nowhere", attention="flash_attention_2")
-    with pytest.raises(ConfigError, match="flash-attn package is not installed"):
-        require_backbone(config)
 
 
 def test_what_a_device_computes_in(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,8 @@ import torch
 from small_world import INSTRUCTION, save_small_qwen, world_contract
 from transformers import Qwen3VLModel
 
-from lavla_ros.policy.backbone import build_backbone, load_pretrained_tokenizer
+from lavla_ros.policy.backbone import build_backbone
+from lavla_ros.policy.base_model import load_pretrained_tokenizer
 from lavla_ros.policy.checkpoint import prompt_builder
 from lavla_ros.policy.config import BackboneConfig, HeadConfig, PolicyConfig
 from lavla_ros.policy.model import LatentActionVLA

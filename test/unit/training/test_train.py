@@ -35,7 +35,7 @@ from small_world import (
 from benchmarks.kernels import count
 from lavla_ros.config import ConfigError, read_config, to_plain
 from lavla_ros.contract import Contract, Observation
-from lavla_ros.policy import backbone, device
+from lavla_ros.policy import base_model, device
 from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint
 from lavla_ros.policy.config import ActionCodingConfig, BackboneConfig, HeadConfig, StrategyConfig
@@ -595,7 +595,7 @@ def test_every_strategy_trains_on_its_labels(contract, tmp_path, name, options):
         Trainer(PolicyTask(config, contract, replace(data, labels=changed)), Log()).run()
 
 
-def test_labels_beside_the_dataset_are_trained_on_and_refused_when_stale_or_partial(tmp_path):
+def test_labels_beside_the_dataset_are_trained_on_and_refused_when_stale_or_partial(tmp_path, monkeypatch):
     """The whole way: a latent model labels a dataset on disk, la_tok trains on it, and then the data change."""
     contract = world_contract()
     root = World(tmp_path / "data").write(contract)
@@ -620,6 +620,14 @@ def test_labels_beside_the_dataset_are_trained_on_and_refused_when_stale_or_part
     assert best.config.strategy == strategy
     (used,) = best.training["labels"].values()
     assert used["action"]["model_hash"] == content_hash(tmp_path / "lam") and best.training["objective"] == "means"
+    began = tmp_path / "run/last/config.yaml"
+    began.write_text(began.read_text().replace(used["action"]["model_hash"], "another"))
+    with monkeypatch.context() as never:
+        never.setattr("training.train.load_data", None)
+        with pytest.raises(
+            CheckpointError, match=r"begun on labels of .*/lam \(another\); the labels now are .*/lam \(\w+"
+        ):
+            train(config)
 
     def refused(changed, message):
         with pytest.raises(DataError, match=message):
@@ -663,7 +671,8 @@ def test_what_the_machine_lacks_is_said_before_any_data_are_read(tmp_path, monke
     monkeypatch.setattr(device, "_has_bfloat16", lambda _: False)
     with pytest.raises(DeviceError, match=r"dtype is bfloat16, which .* precision: float32"):
         train(config)
-    monkeypatch.setattr(backbone, "is_flash_attn_2_available", lambda: False)
+    monkeypatch.setattr(device, "_has_bfloat16", lambda _: True)
+    monkeypatch.setattr(base_model, "is_flash_attn_2_available", lambda: False)
     pretrained = BackboneConfig(kind="pretrained", path="nowhere", attention="flash_attention_2")
     with pytest.raises(ConfigError, match="flash-attn package is not installed"):
         train(replace(config, policy=replace(config.policy, backbone=pretrained)))
