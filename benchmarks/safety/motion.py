@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.jaka.limits import MINICOBO_LIMITS, SERVO_PERIOD_S
+from lavla_ros.jaka.arm import MINICOBO
+from lavla_ros.jaka.limits import SERVO_PERIOD_S
 from lavla_ros.typing import FloatArray
 
 LIMITS = {
-    "velocity_rad_s": MINICOBO_LIMITS.velocity_rad_s[0],
-    "acceleration_rad_s2": MINICOBO_LIMITS.acceleration_rad_s2[0],
-    "jerk_rad_s3": MINICOBO_LIMITS.jerk_rad_s3[0],
+    "velocity_rad_s": MINICOBO.limits.velocity_rad_s[0],
+    "acceleration_rad_s2": MINICOBO.limits.acceleration_rad_s2[0],
+    "jerk_rad_s3": MINICOBO.limits.jerk_rad_s3[0],
 }
 """What the executor's commands keep; the same for every joint."""
 STILL_RAD_S = 1e-3

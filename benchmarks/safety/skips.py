@@ -10,8 +10,8 @@ from benchmarks.safety.motion import largest
 from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.control.arm import ArmState
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
+from lavla_ros.jaka.arm import MINICOBO
 from lavla_ros.jaka.driver_config import JakaDriverConfig
-from lavla_ros.jaka.limits import MINICOBO_LIMITS
 from lavla_ros.typing import FloatArray
 from sim_bridges.jaka_controller.filter import FilterLimits, NonlinearFilter
 
@@ -31,7 +31,7 @@ def run() -> list[dict[str, Any]]:
 def _row(gap: int, faulted: bool, filtered: bool) -> dict[str, Any]:
     track, executor = _track(gap, faulted)
     if filtered:
-        limits = JakaDriverConfig(host="127.0.0.1").filter_limits(MINICOBO_LIMITS)
+        limits = JakaDriverConfig(host="127.0.0.1").filter_limits(MINICOBO.limits)
         assert limits is not None
         nlf = NonlinearFilter(FilterLimits(*limits))
         track = np.array([nlf.follow(q) for q in track])

@@ -172,6 +172,17 @@ class Kinematics(Protocol):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Payload:
+    """What an arm may carry, and what is mounted on it."""
+
+    limit_kg: float = math.inf
+    """Tool and load together."""
+    tool_kg: float = 0.0
+    tool_centroid_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+    """Centre of mass of the tool in the frame of the flange, m."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Arm:
     """One kind of arm. Raises ValueError if the parts do not fit together."""
 
@@ -192,6 +203,9 @@ class Arm:
     """None: a contract in the end effector's space is refused."""
     chain: Chain | None = None
     """Geometry, joints in the order of ``joint_names``; None: not known, so that nothing can be checked in space."""
+    name: str = ""
+    """How messages name it."""
+    payload: Payload = Payload()
     leave_servo: Callable[[Any], bool] | None = None
     """Leaves servo mode over a connection of its own, after the process that entered it has died; takes an instance of
     ``options`` and returns whether it was on. Blocks for some seconds at most. Raises DriverError if servo mode may
@@ -216,3 +230,13 @@ class Arm:
             object.__setattr__(self, "start_rad", middle)
         if len(self.start_rad) != joints or not self.limits.contains(np.array(self.start_rad)):
             raise ConfigError(f"start_rad of an arm is {self.start_rad}; expected {joints} positions within its limits")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DriverKind:
+    """A way to drive an arm, which an arm's file names as its ``driver``; see :class:`Arm` for the parts."""
+
+    options: type[Any]
+    make: Callable[[Any, JointLimits, Arm], ArmDriver]
+    """As ``Arm.driver``, for the arm that is given last."""
+    leave_servo: Callable[[Any], bool] | None = None

@@ -41,6 +41,8 @@ class Chain:
 
     def __post_init__(self) -> None:
         joints = len(self.joint_names)
+        if not joints or len(set(self.joint_names)) != joints:
+            raise ConfigError(f"joint_names of a chain is {self.joint_names}; expected one or more, each name once")
         if not self.axis:
             object.__setattr__(self, "axis", ((0.0, 0.0, 1.0),) * joints)
         for f in fields(self):
@@ -60,11 +62,13 @@ class Chain:
         """Each joint's frame in the one before it at joint position 0, (J, 4, 4)."""
         return np.array([transform(xyz, rpy) for xyz, rpy in zip(self.origin_xyz_m, self.origin_rpy_rad, strict=True)])
 
+    def flange_44(self) -> FloatArray:
+        """The flange in the frame of the last joint, (4, 4)."""
+        return transform(self.flange_xyz_m, self.flange_rpy_rad)
+
     def tip_44(self) -> FloatArray:
         """The end effector in the frame of the last joint, (4, 4)."""
-        tip: FloatArray = transform(self.flange_xyz_m, self.flange_rpy_rad) @ transform(
-            self.tool_xyz_m, self.tool_rpy_rad
-        )
+        tip: FloatArray = self.flange_44() @ transform(self.tool_xyz_m, self.tool_rpy_rad)
         return tip
 
 

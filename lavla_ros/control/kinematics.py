@@ -192,12 +192,6 @@ class ChainKinematics:
             raise ValueError(f"joint positions must be {joints} finite numbers (rad), got {position_rad!r}")
         return q
 
-    def __deepcopy__(self, memo: object) -> ChainKinematics:
-        return ChainKinematics(self.chain)
-
-    def __reduce__(self) -> tuple[type, tuple[Chain]]:
-        return ChainKinematics, (self.chain,)
-
 
 def rotation_vector(rotation_33: FloatArray) -> FloatArray:
     """Axis times angle (3,), rad, angle in [0, π], of a rotation matrix (3, 3)."""

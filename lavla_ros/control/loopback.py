@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lavla_ros.config import setting
-from lavla_ros.control.arm import Arm, ArmState, DriverError, JointLimits
+from lavla_ros.control.arm import Arm, ArmState, DriverError, DriverKind, JointLimits
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,14 +20,21 @@ class LoopbackOptions:
     power_on: bool = setting(True, "Powered and enabled from the start, as there is no brake to be released.")
 
 
+def _make(options: LoopbackOptions, limits: JointLimits, arm: Arm) -> LoopbackDriver:
+    start_rad = options.start_rad or arm.start_rad
+    if len(start_rad) != len(arm.joint_names):
+        raise ValueError(f"start_rad is {start_rad}; expected one value for each of {list(arm.joint_names)}")
+    return LoopbackDriver(start_rad=start_rad, power_on=options.power_on)
+
+
+LOOPBACK = DriverKind(options=LoopbackOptions, make=_make)
+
+
 def loopback(arm: Arm) -> Arm:
     """``arm`` with a driver that reaches every command at once, in place of its own."""
 
     def driver(options: LoopbackOptions, limits: JointLimits) -> LoopbackDriver:
-        start_rad = options.start_rad or arm.start_rad
-        if len(start_rad) != len(arm.joint_names):
-            raise ValueError(f"start_rad is {start_rad}; expected one value for each of {list(arm.joint_names)}")
-        return LoopbackDriver(start_rad=start_rad, power_on=options.power_on)
+        return _make(options, limits, arm)
 
     return replace(arm, options=LoopbackOptions, driver=driver, leave_servo=None)
 

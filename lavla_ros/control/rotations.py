@@ -42,3 +42,13 @@ def orthonormal(rotation_33: FloatArray) -> FloatArray:
     u, _, vt = np.linalg.svd(rotation_33)
     nearest: FloatArray = u @ vt
     return nearest
+
+
+def rpy_from_rotation(rotation_33: FloatArray) -> tuple[float, float, float]:
+    """Roll, pitch, yaw, rad, of which :func:`rotation_from_rpy` makes the rotation; yaw is 0 at a pitch of 90°."""
+    r = np.asarray(rotation_33, dtype=np.float64)
+    level = math.hypot(r[0, 0], r[1, 0])
+    pitch = math.atan2(-r[2, 0], level)
+    if level < 1e-9:
+        return math.atan2(-r[1, 2], r[1, 1]), pitch, 0.0
+    return math.atan2(r[2, 1], r[2, 2]), pitch, math.atan2(r[1, 0], r[0, 0])

@@ -1,1 +1,1 @@
-"""JAKA MiniCobo: wire protocol, client, driver, kinematics. Standard library and numpy only."""
+"""JAKA's controllers: wire protocol, client, driver, and the models of arm that they have."""

@@ -1,24 +1,29 @@
-"""The JAKA MiniCobo as an arm of the control layer."""
+"""The arms of the JAKA family: ``config/arms/jaka_*.yaml``."""
 
 from __future__ import annotations
 
+from lavla_ros.config import ConfigError
 from lavla_ros.control.arm import Arm
-from lavla_ros.control.chain import Chain
-from lavla_ros.control.kinematics import ChainKinematics
-from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver, leave_servo_mode
-from lavla_ros.jaka.kinematics import MINICOBO as GEOMETRY
-from lavla_ros.jaka.limits import JOINT_NAMES, MINICOBO_LIMITS, SERVO_PERIOD_S
+from lavla_ros.control.arms import arm_named, shipped_arms
+from lavla_ros.jaka.dh import DhParameters, differences
 
-_CHAIN = Chain(joint_names=JOINT_NAMES, origin_xyz_m=GEOMETRY.origin_xyz_m, origin_rpy_rad=GEOMETRY.origin_rpy_rad)
+MINICOBO = arm_named("jaka_minicobo")
 
-MINICOBO = Arm(
-    joint_names=JOINT_NAMES,
-    limits=MINICOBO_LIMITS,
-    servo_period_ns=round(SERVO_PERIOD_S * 1e9),
-    options=JakaDriverConfig,
-    driver=JakaTcpDriver,
-    kinematics=ChainKinematics(_CHAIN),
-    chain=_CHAIN,
-    leave_servo=leave_servo_mode,
-    start_rad=(0.0, 0.0, 1.5708, 0.0, 1.5708, 0.0),
-)
+
+def jaka_models() -> list[str]:
+    """What :func:`jaka_arm` takes: minicobo, zu5 and so on."""
+    return [name.removeprefix("jaka_") for name in shipped_arms() if name.startswith("jaka_")]
+
+
+def jaka_arm(model: str) -> Arm:
+    """An arm by its model (zu5), or a JAKA arm of your own by its YAML file. Raises ConfigError."""
+    if model.endswith((".yaml", ".yml")):
+        return arm_named(model)
+    if model not in (models := jaka_models()):
+        raise ConfigError(f"there is no JAKA model {model!r}; there are {models}, or give a YAML file")
+    return arm_named(f"jaka_{model}")
+
+
+def models_like(reported: DhParameters) -> list[str]:
+    """The models whose geometry a controller reports."""
+    return [m for m in jaka_models() if (chain := jaka_arm(m).chain) and not differences(chain, reported)]

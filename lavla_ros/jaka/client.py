@@ -14,10 +14,12 @@ from typing import Literal
 
 from lavla_ros.jaka.codec import JakaProtocolError, encode, finite_numbers
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT, CommandConnection
+from lavla_ros.jaka.dh import DhParameters
 from lavla_ros.jaka.limits import JOINTS
 from lavla_ros.jaka.status import ArmStatus, StatusStream
 from lavla_ros.jaka.units import (
     DEG_PER_RAD,
+    deg_to_rad,
     m_to_mm,
     mm_to_m,
     rad_to_deg,
@@ -122,6 +124,17 @@ class JakaClient(CommandConnection):
         if str(value) not in ("0", "1"):
             raise JakaProtocolError(f"protective_stop of {self.address} is neither '0' nor '1': {value!r}")
         return str(value) == "1"
+
+    def get_dh_param(self) -> DhParameters:
+        """The arm's Denavit-Hartenberg parameters."""
+        reply = self.request("get_dh_param")
+        alpha, a, d, home = (self.numbers("get_dh_param", reply, k) for k in ("alpha", "a", "d", "joint_homeoff"))
+        return DhParameters(
+            alpha_rad=tuple(map(deg_to_rad, alpha)),
+            a_m=tuple(map(mm_to_m, a)),
+            d_m=tuple(map(mm_to_m, d)),
+            home_offset_rad=tuple(map(deg_to_rad, home)),
+        )
 
     def clear_error(self) -> None:
         """Clear an error, protective stop included. Only ever on a person's request."""

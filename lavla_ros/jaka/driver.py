@@ -12,23 +12,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.control.arm import ArmState, DriverError, JointLimits
+from lavla_ros.config import ConfigError
+from lavla_ros.control.arm import Arm, ArmState, DriverError, DriverKind, JointLimits
 from lavla_ros.jaka.client import JakaClient, RobotState
 from lavla_ros.jaka.codec import JakaProtocolError
 from lavla_ros.jaka.connection import ClientCounters
 from lavla_ros.jaka.controller_settings import SettingRefused, apply_settings
+from lavla_ros.jaka.dh import differences
 from lavla_ros.jaka.driver_config import JakaDriverConfig
-from lavla_ros.jaka.errors import ControllerBusyError, JakaConnectionError, JakaError
-from lavla_ros.jaka.limits import JOINTS, MINICOBO_LIMITS
+from lavla_ros.jaka.errors import ControllerBusyError, JakaConnectionError, JakaError, JakaTimeoutError
+from lavla_ros.jaka.limits import JOINTS
 from lavla_ros.jaka.lock import ControllerLock
 from lavla_ros.jaka.status import ArmStatus, span_rad
 from lavla_ros.jaka.stream import StreamWatch, Verdict
 
-__all__ = ["JakaDriverConfig", "JakaTcpDriver", "leave_servo_mode"]
+__all__ = ["JAKA_TCP", "JakaDriverConfig", "JakaTcpDriver", "leave_servo_mode"]
 
 _log = logging.getLogger(__name__)
 _JAKA_ERRORS = (JakaConnectionError, JakaError, JakaProtocolError, SettingRefused, ControllerBusyError)
@@ -43,9 +46,15 @@ _MAX_STEPS = 10
 class JakaTcpDriver:
     """Implements :class:`lavla_ros.control.arm.ArmDriver`. One thread at a time."""
 
-    def __init__(self, config: JakaDriverConfig, limits: JointLimits = MINICOBO_LIMITS) -> None:
-        """``limits``: what the commands keep. Raises ValueError if the controller cannot follow so fast."""
-        self._config, self._filter_limits = config, config.filter_limits(limits)
+    def __init__(self, config: JakaDriverConfig, limits: JointLimits, arm: Arm | None = None) -> None:
+        """``limits``: what the commands keep. ``arm``: the one that the controller has to have; None: any.
+
+        Raises ValueError if the controller cannot follow so fast, the payload is too heavy for the arm, or the arm
+        has not six joints.
+        """
+        if arm is not None:
+            config = _loaded(config, arm)
+        self._config, self._filter_limits, self._arm = config, config.filter_limits(limits), arm
         self._client = _client_of(config)
         self._lock = ControllerLock(config.host, config.port)
         self._watch = StreamWatch(config)
@@ -293,12 +302,38 @@ class JakaTcpDriver:
             # Left by a client that died: the arm stands still, and the lock says that it is none of this machine.
             _log.warning("the controller was still in servo mode; leaving it")
             _leave(client)
+        self._require_the_arm()
         self._robot = client.get_robot_state()
         status = self._wait_status()
         self._take(status)
         self._gripper_due_ns = None
         self._gripper_open = self._measured_open(status)
         self._connected = True
+
+    def _require_the_arm(self) -> None:
+        """Raises DriverError if the controller's geometry is another arm's than the one that the commands are for."""
+        arm, action = self._arm, self._config.other_geometry
+        if arm is None or arm.chain is None or action == "accept":
+            return
+        try:
+            reported = self._client.get_dh_param()
+        except JakaTimeoutError as error:
+            raise self._error(f"{error}; other_geometry: accept does not ask for the arm's parameters") from error
+        except (JakaError, JakaProtocolError) as error:
+            _log.warning("whether the controller's arm is a %s cannot be told: %s", arm.name, error)
+            return
+        found = differences(arm.chain, reported)
+        if not found:
+            return
+        from lavla_ros.jaka.arm import models_like  # reads every model's file: only for this message
+
+        like = models_like(reported)
+        whose = f"they are those of {' and '.join(like)}" if like else "no known model has them"
+        raise self._error(
+            f"the commands are for a {arm.name}, but the controller has another arm: its Denavit-Hartenberg parameters "
+            f"differ ({'; '.join(found)}), and {whose}. Name that arm as the contract's robot; other_geometry: accept "
+            "skips the comparison"
+        )
 
     def _require_still_to_connect(self, status: ArmStatus, *, wait_s: float = 0.0) -> None:
         """Raises DriverError if something moves the arm that a new connection could replace in motion."""
@@ -527,6 +562,20 @@ class JakaTcpDriver:
         return DriverError(f"JAKA controller {c.host}:{c.port} (status port {c.status_port}): {text}")
 
 
+def _loaded(config: JakaDriverConfig, arm: Arm) -> JakaDriverConfig:
+    """``config`` with the mass of the arm's tool, if it has none of its own. Raises ConfigError."""
+    if len(arm.joint_names) != JOINTS:
+        raise ConfigError(f"{arm.name} has {len(arm.joint_names)} joints; JAKA's controller moves {JOINTS}")
+    payload = arm.payload
+    if config.payload_kg is None and payload.tool_kg:
+        config = replace(config, payload_kg=payload.tool_kg, payload_centroid_m=payload.tool_centroid_m)
+    if (config.payload_kg or 0.0) > payload.limit_kg:
+        raise ConfigError(
+            f"payload_kg is {config.payload_kg}; expected at most {payload.limit_kg}, as {arm.name} carries"
+        )
+    return config
+
+
 def leave_servo_mode(config: JakaDriverConfig, *, lock_timeout_s: float = 1.0) -> bool:
     """Leave servo mode over a connection of its own, when the process that entered it has ended.
 
@@ -568,3 +617,6 @@ def _leave(client: JakaClient) -> None:
     client.servo_move(False)
     if client.is_in_servo_move():
         raise JakaConnectionError("leaving servo mode was accepted, but the controller is still in it")
+
+
+JAKA_TCP = DriverKind(options=JakaDriverConfig, make=JakaTcpDriver, leave_servo=leave_servo_mode)

@@ -41,6 +41,13 @@ class JakaDriverConfig:
         "Enter servo mode even if the status says manual mode, for controllers that take servo commands in it.",
     )
 
+    other_geometry: str = setting(
+        "refuse",
+        "What connecting does if the controller reports other Denavit-Hartenberg parameters (1 mm, 0.5 deg) than the "
+        "contract's arm has.",
+        choices=("refuse", "accept"),
+    )
+
     # ---- set in the controller before servo mode ----
     filter_factor: float = setting(
         2.0,

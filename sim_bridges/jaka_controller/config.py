@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import Annotated, Literal, get_args
-
-from tyro.conf import Suppress
+from typing import Literal, get_args
 
 from lavla_ros.config import check, check_settings, setting
-from lavla_ros.control.arm import JointLimits
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
-from lavla_ros.jaka.limits import MINICOBO_LIMITS
 from sim_bridges.jaka_controller.servo import Overflow
 
 COLLISION_FORCE_N = (math.inf, 25.0, 50.0, 75.0, 100.0, 125.0)
@@ -22,6 +18,8 @@ COLLISION_FORCE_N = (math.inf, 25.0, 50.0, 75.0, 100.0, 125.0)
 class ControllerConfig:
     """The defaults are a controller with the newest firmware in a quiet cell; every option is a less kind one."""
 
+    model: str = "minicobo"
+    """The arm: a model of the JAKA family (minicobo, zu5, a12, ...; config/arms), or the YAML file of your own."""
     without_commands: Literal["stop", "coast"] = setting("stop", choices=("stop", "coast"))
     """What the arm does in servo mode if no command is left: stop dead at the last one, or go on at its velocity."""
     coast_s: float = setting(0.5, low=0.0, high=60.0)
@@ -58,8 +56,6 @@ class ControllerConfig:
     """Number of seconds that enabling takes."""
     log_size: int = setting(131072, low=1, high=10**8)
     """Number of servo commands, and of cycles of motion, that are kept (17 minutes at 125 Hz)."""
-    limits: Annotated[JointLimits, Suppress] = MINICOBO_LIMITS
-    """Soft limits; only the positions are used."""
 
     def __post_init__(self) -> None:
         check_settings(self)

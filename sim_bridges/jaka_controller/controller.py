@@ -15,8 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from lavla_ros.control.arm import JointLimits
-from lavla_ros.jaka.kinematics import MINICOBO_DH, IKError, forward, inverse
+from lavla_ros.config import check
+from lavla_ros.control.arm import JointLimits, KinematicsError
+from lavla_ros.control.kinematics import ChainKinematics
+from lavla_ros.jaka.arm import jaka_arm
+from lavla_ros.jaka.dh import dh_of
 from lavla_ros.jaka.limits import JOINTS, SERVO_PERIOD_S
 from lavla_ros.jaka.units import (
     deg_to_rad,
@@ -79,6 +82,11 @@ class EmulatedController:
     """State and commands. :meth:`handle` and :meth:`cycle` may be called from two different threads."""
 
     def __init__(self, plant: ArmPlant, config: ControllerConfig, faults: Faults) -> None:
+        """Raises ConfigError for a model that there is not, or that a JAKA controller cannot have."""
+        arm = jaka_arm(config.model)
+        assert arm.chain is not None
+        check(len(arm.joint_names) == JOINTS, "model", config.model, f"an arm of {JOINTS} joints")
+        self.kinematics, self.limits, self._dh = ChainKinematics(arm.chain), arm.limits, dh_of(arm.chain)
         self._plant = plant
         self.config = config
         self._faults = faults
@@ -237,7 +245,7 @@ class EmulatedController:
         for _ in range(periods):
             if (coasted := self._queue.coast()) is None:
                 break
-            if not self.config.limits.contains(coasted):
+            if not self.limits.contains(coasted):
                 self._on_soft_limit = True
                 self._queue.stand()
                 break
@@ -453,7 +461,7 @@ class EmulatedController:
 
     def _queue_joint_motion(self, message: Message, start: FloatArray, goal: FloatArray) -> None:
         speed, acceleration = deg_to_rad(_number(message, "speed")), deg_to_rad(_number(message, "accel"))
-        self._motion.add(start, plan_joint_motion(start, goal, speed, acceleration, self.config.limits))
+        self._motion.add(start, plan_joint_motion(start, goal, speed, acceleration, self.limits))
 
     def do_moveL(self, message: Message) -> Message:
         with self._lock:
@@ -461,7 +469,7 @@ class EmulatedController:
             start = self._motion.end(self._commanded_rad)
         goal = self._pose(message, "cartPosition", start)
         speed, acceleration = mm_to_m(_number(message, "speed")), mm_to_m(_number(message, "accel"))
-        path = plan_linear_motion(start, goal, speed, acceleration, self.config.limits)
+        path = plan_linear_motion(start, goal, speed, acceleration, self.limits, self.kinematics)
         with self._lock:
             self._require_planner()
             if not np.array_equal(start, self._motion.end(self._commanded_rad)):
@@ -473,15 +481,15 @@ class EmulatedController:
         """Target pose (4, 4); relative ones shift and turn the pose at ``start_rad`` along the base's axes."""
         pose = pose_from_wire(message[key])
         if _flag(message, "relFlag"):
-            start = forward(start_rad)
+            start = self.kinematics.forward(start_rad)
             pose[:3, 3] += start[:3, 3]
             pose[:3, :3] = pose[:3, :3] @ start[:3, :3]
         return pose
 
     def _joints_at(self, pose: FloatArray, near_rad: FloatArray) -> FloatArray:
         try:
-            return inverse(pose, near_rad, limits=self.config.limits)
-        except IKError as error:
+            return self.kinematics.inverse(pose, near_rad, self.limits)
+        except KinematicsError as error:
             raise CommandRefused(f"inverse kinematics failed: {error}") from error
 
     def do_stop_program(self, message: Message) -> Message:
@@ -548,10 +556,9 @@ class EmulatedController:
         steps = message.get("stepNum", 1)
         if not isinstance(steps, int) or isinstance(steps, bool) or not 1 <= steps <= MAX_STEPS:
             raise ValueError(f"stepNum must be a whole number of 1 to {MAX_STEPS}, got {steps!r}")
-        limits = self.config.limits
-        self._on_soft_limit = not limits.contains(target_rad)
+        self._on_soft_limit = not self.limits.contains(target_rad)
         if self._on_soft_limit:
-            raise CommandRefused(f"soft limit: {_outside(target_rad, limits)}")
+            raise CommandRefused(f"soft limit: {_outside(target_rad, self.limits)}")
         counters = self.servo_log.counters
         if self._faults.lose_servo_frames > 0:
             self._faults.lose_servo_frames -= 1
@@ -596,25 +603,25 @@ class EmulatedController:
         return {"joint_pos": joints_to_deg(self._measured_rad)}
 
     def do_get_tcp_pos(self, message: Message) -> Message:
-        return {"tcp_pos": pose_to_wire(forward(self._measured_rad))}
+        return {"tcp_pos": pose_to_wire(self.kinematics.forward(self._measured_rad))}
 
     def do_kine_forward(self, message: Message) -> Message:
-        return {"cartPosition": pose_to_wire(forward(_joints(message, "jointPosition")))}
+        return {"cartPosition": pose_to_wire(self.kinematics.forward(_joints(message, "jointPosition")))}
 
     def do_kine_inverse(self, message: Message) -> Message:
         reference = _joints(message, "jointPosition")
         try:
-            found = inverse(pose_from_wire(message["cartPosition"]), reference, limits=self.config.limits)
-        except IKError as error:
+            found = self.kinematics.inverse(pose_from_wire(message["cartPosition"]), reference, self.limits)
+        except KinematicsError as error:
             raise CommandRefused("call kine_inverse failed") from error
         return {"jointPosition": joints_to_deg(found)}
 
     def do_get_dh_param(self, message: Message) -> Message:
         return {
-            "alpha": [rad_to_deg(v) for v in MINICOBO_DH.alpha_rad],
-            "a": [m_to_mm(v) for v in MINICOBO_DH.a_m],
-            "d": [m_to_mm(v) for v in MINICOBO_DH.d_m],
-            "joint_homeoff": [rad_to_deg(v) for v in MINICOBO_DH.home_offset_rad],
+            "alpha": [rad_to_deg(v) for v in self._dh.alpha_rad],
+            "a": [m_to_mm(v) for v in self._dh.a_m],
+            "d": [m_to_mm(v) for v in self._dh.d_m],
+            "joint_homeoff": [rad_to_deg(v) for v in self._dh.home_offset_rad],
         }
 
     # ---- settings ----

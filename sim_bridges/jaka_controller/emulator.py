@@ -33,7 +33,6 @@ import tyro
 from lavla_ros.control.realtime import request_fifo
 from lavla_ros.errors import FailedError
 from lavla_ros.jaka.codec import FrameReader, encode
-from lavla_ros.jaka.kinematics import forward
 from lavla_ros.jaka.limits import SERVO_PERIOD_S
 from lavla_ros.jaka.units import joints_to_deg, pose_to_wire
 from lavla_ros.lifeline import die_with_parent
@@ -168,7 +167,7 @@ class ControllerEmulator:
             "errcode": hex(s.error_code),
             "errmsg": s.error_text,
             "joint_actual_position": joints_to_deg(s.measured_rad),
-            "actual_position": pose_to_wire(forward(s.measured_rad)),
+            "actual_position": pose_to_wire(self.controller.kinematics.forward(s.measured_rad)),
             "din": [0] * len(s.cabinet_outputs),
             "dout": list(s.cabinet_outputs),
             "tio_din": [0] * len(s.tool_outputs),

@@ -7,9 +7,9 @@ from collections import deque
 
 import numpy as np
 
-from lavla_ros.control.arm import JointLimits
+from lavla_ros.control.arm import JointLimits, Kinematics, KinematicsError
+from lavla_ros.control.kinematics import rotation_vector
 from lavla_ros.control.rotations import rotation_from_vector
-from lavla_ros.jaka.kinematics import IKError, forward, inverse, rotation_vector
 from lavla_ros.jaka.limits import SERVO_MAX_SPEED_RAD_S, SERVO_PERIOD_S
 from lavla_ros.typing import FloatArray
 
@@ -70,14 +70,19 @@ def plan_joint_motion(
 
 
 def plan_linear_motion(
-    start_rad: FloatArray, goal_44: FloatArray, speed_m_s: float, acceleration_m_s2: float, limits: JointLimits
+    start_rad: FloatArray,
+    goal_44: FloatArray,
+    speed_m_s: float,
+    acceleration_m_s2: float,
+    limits: JointLimits,
+    kinematics: Kinematics,
 ) -> FloatArray:
     """Joint positions (N, 6), rad, whose flange moves straight to ``goal_44`` while turning evenly.
 
     Turning counts as 0.2 m of way per rad, so that a motion that only turns is bounded as well. Raises MotionError
     where a point of the line cannot be reached, or only above 180 deg/s (near a singular posture).
     """
-    start_44 = forward(start_rad)
+    start_44 = kinematics.forward(start_rad)
     shift = goal_44[:3, 3] - start_44[:3, 3]
     turn = rotation_vector(goal_44[:3, :3] @ start_44[:3, :3].T)
     distance, angle = float(np.linalg.norm(shift)), float(np.linalg.norm(turn))
@@ -91,8 +96,8 @@ def plan_linear_motion(
         pose[:3, :3] = rotation_from_vector(turn * fraction) @ start_44[:3, :3]
         pose[:3, 3] = start_44[:3, 3] + fraction * shift
         try:
-            path[i] = inverse(pose, q, limits=limits)
-        except IKError as error:
+            path[i] = kinematics.inverse(pose, q, limits)
+        except KinematicsError as error:
             raise MotionError(f"the line cannot be followed beyond {fraction:.0%}: {error}") from error
         if float(np.abs(path[i] - q).max()) > SERVO_MAX_SPEED_RAD_S * SERVO_PERIOD_S:
             raise MotionError(f"the line needs more than 180 deg/s at {fraction:.0%} (singular posture)")

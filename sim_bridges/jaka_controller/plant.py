@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lavla_ros.config import ConfigError
-from lavla_ros.jaka.kinematics import forward
+from lavla_ros.control.arm import Arm
+from lavla_ros.jaka.arm import MINICOBO
 from lavla_ros.jaka.limits import JOINTS
 
 
@@ -47,11 +48,13 @@ class KinematicPlant:
         *,
         table_z_m: float = -math.inf,
         table_stiffness_n_m: float = 5000.0,
+        arm: Arm = MINICOBO,
     ) -> None:
         """``table_z_m``: height above the base below which the flange does not get; what presses it down is then
-        felt as the way that it was told to go further, times the stiffness."""
+        felt as the way that it was told to go further, times the stiffness. ``arm``: whose flange that is."""
         self._table_z_m, self._table_stiffness_n_m = table_z_m, table_stiffness_n_m
         self._force_n = 0.0
+        self._kinematics = arm.kinematics
         self._position_rad = np.array(position_rad, dtype=np.float64)
         if self._position_rad.shape != (JOINTS,) or not np.isfinite(self._position_rad).all():
             raise ConfigError(f"the arm starts at {JOINTS} finite joint positions (rad), got {position_rad!r}")
@@ -80,8 +83,8 @@ class KinematicPlant:
         """See :class:`ArmPlant`."""
         self.elapsed_s += dt_s
         self._force_n = 0.0
-        if math.isfinite(self._table_z_m):
-            depth_m = self._table_z_m - float(forward(self._target_rad)[2, 3])
+        if self._kinematics is not None and math.isfinite(self._table_z_m):
+            depth_m = self._table_z_m - float(self._kinematics.forward(self._target_rad)[2, 3])
             if depth_m > 0.0:
                 self._force_n = depth_m * self._table_stiffness_n_m
                 return

@@ -12,15 +12,17 @@ from pathlib import Path
 
 import tyro
 
-from sim_bridges.jaka_controller.config import EmulatorOptions
+from lavla_ros.config import ConfigError
+from sim_bridges.jaka_controller.config import ControllerConfig, EmulatorOptions
 from sim_bridges.worlds.tabletop.names import TRAINED_LAYOUT, USUAL_TASK, LayoutName, TaskName
 
 _log = logging.getLogger("tabletop")
+USUAL_MODEL = ControllerConfig().model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LiveOptions:
-    """What lies on the table, and the controller."""
+    """What lies on the table, and the controller. A model other than the minicobo has no table, and no physics."""
 
     task: TaskName = USUAL_TASK
     """The task whose objects lie on the table."""
@@ -41,10 +43,20 @@ def main(argv: Sequence[str] | None = None, *, prog: str = "python -m sim_bridge
     options = tyro.cli(LiveOptions, args=argv, prog=prog, description=description, config=(tyro.conf.OmitArgPrefixes,))
     # Only now: the physics take a while to import, and help must not wait for it.
     from sim_bridges.jaka_controller.emulator import ControllerEmulator, run_emulator
+    from sim_bridges.jaka_controller.plant import KinematicPlant
     from sim_bridges.worlds.tabletop.plant import SceneError, TabletopPlant, create_rings, decode_reset
     from sim_bridges.worlds.tabletop.sim import TabletopSim
 
     logging.basicConfig(level=logging.INFO, format="%(levelname)s: %(message)s")
+    model = options.emulator.controller.model
+    if model != USUAL_MODEL:
+        if options.state_file is not None:
+            raise ConfigError(
+                f"state_file is {options.state_file}, but the table is simulated for the {USUAL_MODEL} only"
+            )
+        emulator = ControllerEmulator(KinematicPlant(), options.emulator)
+        _log.info("a %s without physics; the table is simulated for the %s only", model, USUAL_MODEL)
+        return run_emulator(emulator)
     sim = TabletopSim(options.task, layout=options.layout)
     sim.reset(options.seed)
     state, requests = create_rings(options.state_file, sim) if options.state_file is not None else (None, None)

@@ -1,7 +1,7 @@
 """The MiniCobo and its gripper as MuJoCo bodies, built from the published joint frames.
 
 Kinematics and link masses: ``jaka_description/urdf/jaka_minicobo.urdf`` and the hardware manual, through
-:mod:`lavla_ros.jaka.kinematics`. The shapes are our own cylinders and boxes, no vendor meshes. World and
+``config/arms/jaka_minicobo.yaml``. The shapes are our own cylinders and boxes, no vendor meshes. World and
 robot base coincide; at the home pose the tool is over the workspace in front of the arm, towards ``-x``.
 
 Joints are driven like an industrial servo: a stiff position loop plus a velocity loop that is fed the
@@ -15,8 +15,8 @@ import math
 import mujoco
 import numpy as np
 
-from lavla_ros.jaka.kinematics import MINICOBO
-from lavla_ros.jaka.limits import JOINT_NAMES, MINICOBO_LIMITS
+from lavla_ros.jaka.arm import MINICOBO
+from lavla_ros.jaka.limits import JOINT_NAMES
 
 LINK_MASSES_KG = (0.762, 3.157, 1.014, 2.018, 0.412, 1.679, 0.312)
 """Base and links 1 to 6 (vendor's URDF)."""
@@ -96,14 +96,15 @@ def add_robot(spec: mujoco.MjSpec, *, table_z_m: float) -> None:
 
     bodies: list[mujoco.MjsBody] = []
     parent = base
-    for index, (name, frame) in enumerate(zip(JOINT_NAMES, MINICOBO.fixed_J44, strict=True)):
+    assert MINICOBO.chain is not None
+    for index, (name, frame) in enumerate(zip(JOINT_NAMES, MINICOBO.chain.fixed_J44(), strict=True)):
         body = parent.add_body(name=f"link_{index + 1}", pos=frame[:3, 3], quat=_quat(frame[:3, :3]), gravcomp=1.0)
         body.add_joint(
             name=name,
             type=mujoco.mjtJoint.mjJNT_HINGE,
             axis=[0, 0, 1],
             limited=True,
-            range=[MINICOBO_LIMITS.lower_rad[index], MINICOBO_LIMITS.upper_rad[index]],
+            range=[MINICOBO.limits.lower_rad[index], MINICOBO.limits.upper_rad[index]],
             armature=_ARMATURE[index],
         )
         bodies.append(body)

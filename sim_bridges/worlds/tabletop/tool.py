@@ -10,14 +10,18 @@ import math
 import numpy as np
 from numpy.typing import ArrayLike
 
-from lavla_ros.jaka.kinematics import MINICOBO, forward
+from lavla_ros.control.kinematics import ChainKinematics
+from lavla_ros.jaka.arm import MINICOBO
 from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.tabletop.robot import TOOL_LENGTH_M
 
-SHOULDER_Z_M = MINICOBO.origin_xyz_m[0][2]
-WRIST_ABOVE_GRASP_M = TOOL_LENGTH_M + MINICOBO.origin_xyz_m[5][1]
-_SIDE_M = MINICOBO.origin_xyz_m[1][1]
-_UPPER_M, _FORE_M = MINICOBO.origin_xyz_m[2][0], MINICOBO.origin_xyz_m[3][1]
+assert MINICOBO.chain is not None
+_ARM = ChainKinematics(MINICOBO.chain)
+_ORIGINS_M = MINICOBO.chain.origin_xyz_m
+SHOULDER_Z_M = _ORIGINS_M[0][2]
+WRIST_ABOVE_GRASP_M = TOOL_LENGTH_M + _ORIGINS_M[5][1]
+_SIDE_M = _ORIGINS_M[1][1]
+_UPPER_M, _FORE_M = _ORIGINS_M[2][0], _ORIGINS_M[3][1]
 
 
 def tool_down_joints(grasp_m: ArrayLike, yaw_rad: float) -> FloatArray:
@@ -45,7 +49,7 @@ def tool_down_joints(grasp_m: ArrayLike, yaw_rad: float) -> FloatArray:
 
 def tool_of(q_rad: ArrayLike) -> tuple[FloatArray, float]:
     """Grasp point (3,) and yaw (rad) of the tool at joint positions (6,): inverse of :func:`tool_down_joints`."""
-    pose = forward(q_rad)
+    pose = _ARM.forward(q_rad)
     return np.asarray(pose[:3, 3] + TOOL_LENGTH_M * pose[:3, 2]), math.atan2(-float(pose[0, 1]), float(pose[1, 1]))
 
 

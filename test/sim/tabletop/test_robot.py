@@ -6,9 +6,11 @@ import mujoco
 import numpy as np
 import pytest
 
-from lavla_ros.jaka.kinematics import forward
+from lavla_ros.jaka.arm import MINICOBO
 from sim_bridges.worlds.tabletop.sim import TabletopSim
 from sim_bridges.worlds.tabletop.tool import tool_down_joints, tool_of, upright_tool_of
+
+forward = MINICOBO.kinematics.forward
 
 pytestmark = pytest.mark.sim
 TICK_NS = 8_000_000

@@ -8,11 +8,14 @@ import numpy as np
 import pytest
 from arms import CONTRACT, HOME, variant
 
-from lavla_ros.config import ConfigError
-from lavla_ros.contract import Contract, load_contract
+from lavla_ros.config import ConfigError, read_config
+from lavla_ros.contract import Contract
 from lavla_ros.control.actions import ActionDecoder
-from lavla_ros.control.arms import ARMS, arm_of
+from lavla_ros.control.arm_file import ArmFile
+from lavla_ros.control.arms import arm_named, arm_of, shipped_arms
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
+from lavla_ros.jaka.limits import SERVO_MAX_SPEED_RAD_S
+from lavla_ros.resources import config_path
 
 MINICOBO = arm_of(CONTRACT)
 BLIND = replace(MINICOBO, kinematics=None)
@@ -42,7 +45,10 @@ def test_an_arm_that_a_contract_names_by_module_brings_its_own_kinematics() -> N
 @pytest.mark.parametrize(
     ("robot", "text"),
     [
-        ("libero", r"there is no arm 'libero'; there are \['jaka_minicobo'\], or give your own as module:attribute"),
+        (
+            "libero",
+            r"there is no arm 'libero'; there are \['jaka_a12'.*\], or give your own as a YAML file or as module:att",
+        ),
         ("no.such.module:ARM", r"arm 'no.such.module:ARM': there is no module 'no.such.module' on this Python's path"),
         ("lavla_ros.jaka.arm:MAXICOBO", "MAXICOBO"),
         ("lavla_ros.jaka.limits:JOINTS", r"this is 6; expected an instance of lavla_ros\.control\.arm\.Arm"),
@@ -54,8 +60,14 @@ def test_what_is_no_arm_is_refused_by_name(robot: str, text: str) -> None:
 
 
 def test_every_arm_of_the_list_can_be_made() -> None:
-    for name in ARMS:
-        assert ExecutorConfig.from_contract(load_contract(name)).joint_names == arm_of(contract_of(name)).joint_names
+    assert len(shipped_arms()) == 22
+    for name in shipped_arms():
+        arm = arm_named(name)
+        assert ExecutorConfig.from_contract(contract_of(name)).joint_names == arm.joint_names
+        # Nothing of the figures is without a source, and none is beyond what servo commands can do.
+        file = read_config(ArmFile, config_path(f"arms/{name}.yaml"))
+        assert set(file.limits.source) == {"position", "velocity", "acceleration", "jerk"}
+        assert max(arm.limits.velocity_rad_s) <= SERVO_MAX_SPEED_RAD_S and arm.payload.limit_kg > 0
 
 
 @pytest.mark.parametrize(

@@ -295,7 +295,10 @@ def test_delta_steps_are_applied_once_each_at_the_contracts_rate():
 
 
 def test_end_effector_poses_and_deltas_move_the_flange():
-    from lavla_ros.jaka.kinematics import forward, rotation_vector
+    from lavla_ros.control.kinematics import rotation_vector
+    from lavla_ros.jaka.arm import MINICOBO
+
+    forward = MINICOBO.kinematics.forward
 
     start = forward(HOME)
     for mode in ("absolute", "delta"):

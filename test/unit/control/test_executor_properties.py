@@ -12,7 +12,10 @@ from hypothesis import strategies as st
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.control.arm import ArmState
 from lavla_ros.control.executor import ChunkExecutor, Command, ExecutorConfig, ExecutorError, ExecutorState
-from lavla_ros.jaka.kinematics import forward, rotation_vector
+from lavla_ros.control.kinematics import rotation_vector
+from lavla_ros.jaka.arm import MINICOBO
+
+forward = MINICOBO.kinematics.forward
 
 MALFORMED = ("nan", "dims", "names", "rate")
 REFUSED = (*MALFORMED, "out_of_range", "future", "huge")

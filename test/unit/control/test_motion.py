@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lavla_ros.control.blending import Prediction, soft_mask, soft_mask_weights, temporal_ensemble
 from lavla_ros.control.curve import LimitArrays, build_curve
 from lavla_ros.control.stopping import brake_phases, brake_step, stop_range
-from lavla_ros.jaka.limits import MINICOBO_LIMITS
+from lavla_ros.jaka.arm import MINICOBO
 
 A_MAX, J_MAX = 5.0, 50.0
 STATES = st.tuples(st.floats(-1.57, 1.57), st.floats(-A_MAX, A_MAX))
@@ -57,7 +57,7 @@ def test_the_curve_is_twice_differentiable_and_passes_through_the_points():
         before_velocity_J=np.full(6, 0.1),
         start=state,
         start_ns=0,
-        limits=LimitArrays.of(MINICOBO_LIMITS, 1.0),
+        limits=LimitArrays.of(MINICOBO.limits, 1.0),
     )
     assert curve.joined and curve.end_ns == 12 * dt_ns
     np.testing.assert_allclose(np.array(curve.sample(0)), np.array(state), atol=1e-12)

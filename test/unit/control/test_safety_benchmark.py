@@ -11,8 +11,8 @@ from rich.console import Console
 from benchmarks.config import SafetyBench
 from benchmarks.safety import campaign, skips
 from benchmarks.safety.motion import LIMITS, after, largest
+from lavla_ros.jaka.arm import MINICOBO
 from lavla_ros.jaka.driver_config import JakaDriverConfig
-from lavla_ros.jaka.limits import MINICOBO_LIMITS
 
 pytestmark = pytest.mark.timed
 
@@ -47,7 +47,7 @@ def test_left_out_cycles_of_the_executor_are_the_same_every_time() -> None:
     assert len(first) == 4 * len(skips.GAPS)
     filtered = [row for row in first if "filtered" in row["scenario"]]
     # Behind the controller's filter nothing exceeds the filter's own limits, whatever the executor does.
-    bounds = JakaDriverConfig(host="127.0.0.1").filter_limits(MINICOBO_LIMITS)
+    bounds = JakaDriverConfig(host="127.0.0.1").filter_limits(MINICOBO.limits)
     assert bounds is not None
     for name, bound in zip(("velocity_rad_s", "acceleration_rad_s2", "jerk_rad_s3"), bounds, strict=True):
         assert max(row[name] for row in filtered) <= 1.01 * bound

@@ -9,14 +9,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from lavla_ros.jaka.client import JakaClient
-from lavla_ros.jaka.kinematics import DhParameters
 from lavla_ros.jaka.limits import JOINTS
 from lavla_ros.jaka.units import (
-    deg_to_rad,
     joints_to_deg,
     joints_to_rad,
     m_to_mm,
-    mm_to_m,
     pose_from_wire,
     pose_to_wire,
     rad_to_deg,
@@ -122,17 +119,6 @@ class EveryCommand(JakaClient):
             {"jointPosition": joints_to_deg(_six(reference_rad)), "cartPosition": pose_to_wire(pose_44)},
         )
         return joints_to_rad(self.numbers("kine_inverse", reply, "jointPosition"))
-
-    def get_dh_param(self) -> DhParameters:
-        """The arm's Denavit-Hartenberg parameters (modified convention)."""
-        reply = self.request("get_dh_param")
-        alpha, a, d, home = (self.numbers("get_dh_param", reply, k) for k in ("alpha", "a", "d", "joint_homeoff"))
-        return DhParameters(
-            alpha_rad=tuple(deg_to_rad(v) for v in alpha),
-            a_m=tuple(mm_to_m(v) for v in a),
-            d_m=tuple(mm_to_m(v) for v in d),
-            home_offset_rad=tuple(deg_to_rad(v) for v in home),
-        )
 
     def set_digital_output(self, kind: Literal["cabinet", "tool", "extension"], index: int, value: bool) -> None:
         """Set a digital output. The index base depends on the firmware: see the driver's parameter."""

@@ -9,11 +9,19 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from lavla_ros.control.arm import Arm
+from lavla_ros.jaka.arm import MINICOBO
 from lavla_ros.jaka.codec import FrameReader, encode
+from lavla_ros.jaka.driver import JakaTcpDriver
+from lavla_ros.jaka.driver_config import JakaDriverConfig
 from sim_bridges.jaka_controller.config import ControllerConfig, EmulatorOptions
 
 QUICK = ControllerConfig(power_on_s=0.0, enable_s=0.0)
 ON_FREE_PORTS = EmulatorOptions(port=0, status_port=0, controller=QUICK)
+
+
+def jaka_driver(config: JakaDriverConfig, arm: Arm = MINICOBO) -> JakaTcpDriver:
+    return JakaTcpDriver(config, arm.limits, arm)
 
 
 @contextmanager

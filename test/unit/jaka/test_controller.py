@@ -12,13 +12,15 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from lavla_ros.jaka.kinematics import forward
+from lavla_ros.jaka.arm import MINICOBO
 from lavla_ros.jaka.units import pose_to_wire
 from sim_bridges.jaka_controller.config import ControllerConfig
 from sim_bridges.jaka_controller.controller import EmulatedController
 from sim_bridges.jaka_controller.faults import Faults
 from sim_bridges.jaka_controller.filter import FilterLimits, NonlinearFilter
 from sim_bridges.jaka_controller.plant import KinematicPlant
+
+forward = MINICOBO.kinematics.forward
 
 
 class Bench:

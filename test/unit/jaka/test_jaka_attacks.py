@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
 import pytest
-from jaka_peers import wait_until
+from jaka_peers import jaka_driver, wait_until
 
 from lavla_ros.control.arm import DriverError
 from lavla_ros.control.stopping import brake_step
@@ -56,7 +56,7 @@ def driver_of(emulator: ControllerEmulator, **changes: object) -> Iterator[JakaT
         "status_timeout_s": 0.4,
         **changes,
     }
-    driver = JakaTcpDriver(JakaDriverConfig(**settings))  # type: ignore[arg-type]
+    driver = jaka_driver(JakaDriverConfig(**settings))  # type: ignore[arg-type]
     try:
         yield driver
     finally:

@@ -12,12 +12,16 @@ import pytest
 from every_command import EveryCommand
 from jaka_peers import answer_with, free_port, raw_peer, wait_until
 
+from lavla_ros.jaka.arm import MINICOBO
 from lavla_ros.jaka.codec import MAX_MESSAGE_BYTES, FrameReader, JakaProtocolError, encode
+from lavla_ros.jaka.dh import dh_of
 from lavla_ros.jaka.errors import JakaConnectionError, JakaError, JakaTimeoutError
-from lavla_ros.jaka.kinematics import MINICOBO_DH, forward
 from lavla_ros.jaka.status import StatusStream, parse_status
 from sim_bridges.jaka_controller.emulator import ControllerEmulator
 from sim_bridges.jaka_controller.plant import KinematicPlant
+
+forward = MINICOBO.kinematics.forward
+MINICOBO_DH = dh_of(MINICOBO.chain)
 
 pytestmark = pytest.mark.timed
 

@@ -5,16 +5,20 @@ from __future__ import annotations
 import re
 import time
 from collections.abc import Iterator
-from contextlib import closing
+from contextlib import closing, contextmanager
 from dataclasses import replace
 
 import numpy as np
 import pytest
 from every_command import EveryCommand
-from jaka_peers import QUICK, answer_by_name, answer_with, free_port, raw_peer, wait_until
+from jaka_peers import ON_FREE_PORTS, QUICK, answer_by_name, answer_with, free_port, jaka_driver, raw_peer, wait_until
 
-from lavla_ros.control.arm import ArmDriver, DriverError
+from lavla_ros.config import ConfigError
+from lavla_ros.control.arm import ArmDriver, DriverError, JointLimits, Payload
+from lavla_ros.control.kinematics import ChainKinematics
+from lavla_ros.jaka.arm import MINICOBO, jaka_arm
 from lavla_ros.jaka.controller_settings import SettingRefused, apply_settings
+from lavla_ros.jaka.dh import dh_of
 from lavla_ros.jaka.driver import JakaDriverConfig, JakaTcpDriver
 from sim_bridges.jaka_controller.config import EmulatorOptions
 from sim_bridges.jaka_controller.emulator import ControllerEmulator
@@ -41,7 +45,7 @@ def config_of(emulator: ControllerEmulator, **changes: float) -> JakaDriverConfi
 
 @pytest.fixture
 def driver(emulator: ControllerEmulator) -> Iterator[JakaTcpDriver]:
-    made = JakaTcpDriver(config_of(emulator))
+    made = jaka_driver(config_of(emulator))
     yield made
     made.close()
 
@@ -110,7 +114,7 @@ def test_the_gripper_can_be_wired_the_other_way_and_is_read_at_connect(
 ) -> None:
     with EveryCommand("127.0.0.1", emulator.port, None) as client:
         client.set_digital_output("tool", 1, True)
-    driver = JakaTcpDriver(
+    driver = jaka_driver(
         JakaDriverConfig(
             host="127.0.0.1",
             port=emulator.port,
@@ -132,7 +136,7 @@ def test_the_gripper_is_what_the_output_is_and_not_what_was_commanded(plant: Kin
         ControllerEmulator(
             plant, EmulatorOptions(port=0, status_port=0, controller=config), realtime=False
         ) as emulator,
-        closing(JakaTcpDriver(config_of(emulator))) as driver,
+        closing(jaka_driver(config_of(emulator))) as driver,
     ):
         driver.connect()
         driver.enter_servo()
@@ -154,7 +158,7 @@ def test_the_gripper_is_what_the_output_is_and_not_what_was_commanded(plant: Kin
 
 
 def test_an_output_that_does_not_switch_is_a_fault(emulator: ControllerEmulator, plant: KinematicPlant) -> None:
-    with closing(JakaTcpDriver(config_of(emulator, output_timeout_s=0.1))) as driver:
+    with closing(jaka_driver(config_of(emulator, output_timeout_s=0.1))) as driver:
         driver.connect()
         driver.enter_servo()
         # Half-open: what is commanded goes nowhere, long before that is noticed otherwise.
@@ -169,7 +173,7 @@ def test_an_output_that_does_not_switch_is_a_fault(emulator: ControllerEmulator,
 
 
 def test_connecting_switches_nothing_on(emulator: ControllerEmulator) -> None:
-    with closing(JakaTcpDriver(config_of(emulator, power_on=False))) as driver:
+    with closing(jaka_driver(config_of(emulator, power_on=False))) as driver:
         driver.connect()
         state = driver.read()
         assert (state.powered_on, state.enabled, state.fault) == (False, False, None)
@@ -202,7 +206,7 @@ def test_a_fault_in_standby_is_shown_and_cleared(emulator: ControllerEmulator, d
 
 
 def test_an_arm_in_protective_stop_can_be_looked_at(emulator: ControllerEmulator) -> None:
-    with closing(JakaTcpDriver(config_of(emulator, power_on=False))) as driver:
+    with closing(jaka_driver(config_of(emulator, power_on=False))) as driver:
         emulator.faults.protective_stop = True
         wait_until(lambda: emulator.snapshot.protective_stop)
         time.sleep(0.05)
@@ -218,7 +222,7 @@ def test_an_arm_in_protective_stop_can_be_looked_at(emulator: ControllerEmulator
 
 def test_the_controller_is_set_up_before_servo_mode(emulator: ControllerEmulator) -> None:
     changes = {"collision_sensitivity": 2, "payload_kg": 0.45, "payload_centroid_m": (0.0, 0.01, 0.06)}
-    with closing(JakaTcpDriver(config_of(emulator, **changes))) as driver:  # type: ignore[arg-type]
+    with closing(jaka_driver(config_of(emulator, **changes))) as driver:  # type: ignore[arg-type]
         driver.connect()
         assert not emulator.controller.settings, "nothing is set where nothing is commanded"
         driver.enter_servo()
@@ -246,7 +250,7 @@ def test_the_controller_is_set_up_before_servo_mode(emulator: ControllerEmulator
 def test_a_setting_that_the_controller_refuses_keeps_servo_mode_off(
     emulator: ControllerEmulator, command: str, parameter: str
 ) -> None:
-    with closing(JakaTcpDriver(config_of(emulator, payload_kg=0.4))) as driver:
+    with closing(jaka_driver(config_of(emulator, payload_kg=0.4))) as driver:
         driver.connect()
         emulator.faults.reject = (command,)
         with pytest.raises(DriverError, match=rf"{parameter}: the controller refused {command}.*set it to"):
@@ -299,9 +303,7 @@ def test_nothing_connects_while_something_moves_the_arm(emulator: ControllerEmul
 
 def test_unreachable_controller() -> None:
     port = free_port()
-    driver = JakaTcpDriver(
-        JakaDriverConfig(host="127.0.0.1", port=port, status_port=free_port(), connect_timeout_s=0.3)
-    )
+    driver = jaka_driver(JakaDriverConfig(host="127.0.0.1", port=port, status_port=free_port(), connect_timeout_s=0.3))
     with pytest.raises(DriverError, match=rf"127\.0\.0\.1:{port}.*check that the controller is switched on"):
         driver.connect()
     assert driver.read().fault == "not connected"
@@ -309,7 +311,7 @@ def test_unreachable_controller() -> None:
 
 def test_wrong_port_is_not_a_jaka(emulator: ControllerEmulator) -> None:
     with raw_peer(answer_with(b"SSH-2.0-OpenSSH_9.6\r\n", keep_open_s=0.5)) as port:
-        driver = JakaTcpDriver(
+        driver = jaka_driver(
             JakaDriverConfig(host="127.0.0.1", port=port, status_port=emulator.status_port, reply_timeout_s=0.5)
         )
         with pytest.raises(DriverError, match=rf":{port}.*does not speak the JAKA protocol.*check host and port"):
@@ -317,7 +319,7 @@ def test_wrong_port_is_not_a_jaka(emulator: ControllerEmulator) -> None:
 
 
 def test_ports_swapped(emulator: ControllerEmulator) -> None:
-    driver = JakaTcpDriver(
+    driver = jaka_driver(
         JakaDriverConfig(
             host="127.0.0.1",
             port=emulator.status_port,
@@ -494,3 +496,77 @@ def test_command_and_read_stay_short_whatever_happens(emulator: ControllerEmulat
 def test_configuration_is_checked(bad: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(bad))):
         JakaDriverConfig(**{"host": "127.0.0.1", **bad})  # type: ignore[arg-type]
+
+
+@contextmanager
+def controller_of(model: str) -> Iterator[ControllerEmulator]:
+    options = replace(ON_FREE_PORTS, controller=replace(QUICK, model=model))
+    with ControllerEmulator(KinematicPlant(jaka_arm(model).start_rad), options, realtime=False) as running:
+        yield running
+
+
+def test_the_controller_of_another_model_is_refused_before_anything_is_switched_on() -> None:
+    with controller_of("zu5") as zu5:
+        with closing(jaka_driver(config_of(zu5))) as driver:
+            with pytest.raises(
+                DriverError,
+                match="the commands are for a jaka_minicobo, but the controller has another arm: its "
+                r"Denavit-Hartenberg parameters differ \(joint 1: d 120.15 mm, not 187.00 mm;.*\), and they are those",
+            ):
+                driver.connect()
+            assert not zu5.snapshot.powered and driver.read().fault == "not connected"
+        with pytest.raises(
+            DriverError, match=r"for a jaka_zu7, but .*joint 3: a 430\.00 mm, not 360\.00 mm; joint 4: a"
+        ):
+            jaka_driver(config_of(zu5), jaka_arm("zu7")).connect()
+        with closing(jaka_driver(config_of(zu5, other_geometry="accept"))) as driver:
+            driver.connect()
+
+
+def test_another_model_is_driven_within_its_own_limits() -> None:
+    with controller_of("zu5") as emulator, closing(jaka_driver(config_of(emulator), jaka_arm("zu5"))) as driver:
+        driver.connect()
+        driver.enter_servo()
+        start = np.array(jaka_arm("zu5").start_rad)
+        for step in range(50):
+            driver.command(start + step * 1e-3)
+            time.sleep(0.008)
+        wait_until(lambda: abs(driver.read().position_rad - start - 0.049).max() < 1e-6)
+        driver.exit_servo()
+        with EveryCommand("127.0.0.1", emulator.port, None) as client:
+            np.testing.assert_allclose(client.get_dh_param().d_m, dh_of(jaka_arm("zu5").chain).d_m, atol=1e-12)
+            # The elbow bends to 175 degrees; the MiniCobo's would end at 125.
+            client.joint_move(np.array([0, 1.5, 3.0, 0, 0, 0]), speed_rad_s=3.0, acceleration_rad_s2=30.0)
+            np.testing.assert_allclose(
+                client.kine_forward(start), ChainKinematics(jaka_arm("zu5").chain).forward(start), atol=1e-9
+            )
+
+
+def test_a_firmware_that_does_not_tell_its_geometry_is_warned_of(
+    emulator: ControllerEmulator, driver: JakaTcpDriver, caplog: pytest.LogCaptureFixture
+) -> None:
+    emulator.faults.reject = ("get_dh_param",)
+    driver.connect()
+    assert "whether the controller's arm is a jaka_minicobo cannot be told" in caplog.text
+
+
+def test_a_payload_above_the_arms_is_refused_before_connecting() -> None:
+    config = JakaDriverConfig(host="127.0.0.1", payload_kg=1.2)
+    with pytest.raises(ConfigError, match=r"payload_kg is 1\.2; expected at most 1\.0, as jaka_minicobo carries"):
+        jaka_driver(config)
+    jaka_driver(config, jaka_arm("zu5"))
+
+
+def test_the_mass_of_the_arms_tool_is_told_to_the_controller(emulator: ControllerEmulator) -> None:
+    arm = replace(MINICOBO, payload=Payload(limit_kg=1.0, tool_kg=0.3, tool_centroid_m=(0.0, 0.0, 0.05)))
+    with closing(jaka_driver(config_of(emulator), arm)) as driver:
+        driver.connect()
+        driver.enter_servo()
+        assert emulator.controller.settings["set_payload"] == {"mass": 0.3, "centroid": [0.0, 0.0, 50.0]}
+
+
+def test_a_jaka_controller_moves_six_joints() -> None:
+    limits = JointLimits(**{name: getattr(MINICOBO.limits, name)[:1] * 7 for name in JointLimits.__dataclass_fields__})
+    seven = replace(MINICOBO, joint_names=tuple("abcdefg"), limits=limits, chain=None, start_rad=())
+    with pytest.raises(ConfigError, match="has 7 joints; JAKA's controller moves 6"):
+        jaka_driver(JakaDriverConfig(host="127.0.0.1"), seven)
