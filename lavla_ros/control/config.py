@@ -146,7 +146,7 @@ class ExecutorOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LimitOptions:
-    """Replaces limits of the arm: one value for all joints or one per joint; null leaves the arm's."""
+    """Narrower limits than the arm's: one value for all joints or one per joint; null leaves the arm's."""
 
     lower_rad: float | tuple[float, ...] | None = None
     upper_rad: float | tuple[float, ...] | None = None
@@ -155,14 +155,23 @@ class LimitOptions:
     jerk_rad_s3: float | tuple[float, ...] | None = None
 
     def applied(self, limits: JointLimits) -> JointLimits:
-        """``limits`` with what is given here in place of theirs. Raises ConfigError if it does not fit."""
+        """``limits`` with what is given here in place of theirs. Raises ConfigError if it does not fit or is wider."""
         given = {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
         joints = len(limits.lower_rad)
         each = {name: value if isinstance(value, tuple) else (value,) * joints for name, value in given.items()}
         try:
-            return replace(limits, **each)
+            narrowed = replace(limits, **each)
         except ValueError as error:
             raise ConfigError(f"limits {given}: {error}") from None
+        for name, ours in each.items():
+            sign, side = (-1.0, "least") if name == "lower_rad" else (1.0, "most")
+            for joint, (value, arms) in enumerate(zip(ours, getattr(limits, name), strict=True), start=1):
+                if sign * value > sign * arms:
+                    raise ConfigError(
+                        f"limits.{name} is {value} for joint {joint}; expected at {side} the arm's own {arms}: it is the "
+                        "arm's file that says more (docs/how_to/your_arm.md)"
+                    )
+        return narrowed
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -178,7 +178,14 @@ def test_an_unreachable_controller_ends_the_start_with_the_cause(link_to):
         ({"loopback": True, "arm": {"start_rad": [0.0]}}, "start_rad"),
         ({"limits": {"velocity": 1.0}}, "velocity"),
         ({"limits": {"jerk_rad_s3": [1.0]}, "loopback": True}, "jerk_rad_s3"),
-        ({"arm": {"host": "h"}, "limits": {"velocity_rad_s": 4.0}}, "must not exceed 3.142 rad/s"),
+        (
+            {"arm": {"host": "h"}, "limits": {"velocity_rad_s": 4.0}},
+            "is 4.0 for joint 1; expected at most the arm's own 1.57",
+        ),
+        (
+            {"arm": {"host": "h"}, "limits": {"lower_rad": -7.0}},
+            "lower_rad is -7.0 for joint 1; expected at least the arm's",
+        ),
         ({"executor": {"speed_scale": 7.0}}, "speed_scale"),
         ({"hartbeat_hold_s": 1.0}, "hartbeat_hold_s"),
         ({"heartbeat_hold_s": "soon"}, "soon"),

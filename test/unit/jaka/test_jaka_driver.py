@@ -565,6 +565,12 @@ def test_the_mass_of_the_arms_tool_is_told_to_the_controller(emulator: Controlle
         assert emulator.controller.settings["set_payload"] == {"mass": 0.3, "centroid": [0.0, 0.0, 50.0]}
 
 
+def test_limits_that_servo_commands_cannot_reach_are_refused() -> None:
+    fast = replace(MINICOBO, limits=replace(MINICOBO.limits, velocity_rad_s=(3.2,) * 6))
+    with pytest.raises(ConfigError, match=r"must not exceed 3\.142 rad/s, above which servo commands have no effect"):
+        jaka_driver(JakaDriverConfig(host="127.0.0.1"), fast)
+
+
 def test_a_jaka_controller_moves_six_joints() -> None:
     limits = JointLimits(**{name: getattr(MINICOBO.limits, name)[:1] * 7 for name in JointLimits.__dataclass_fields__})
     seven = replace(MINICOBO, joint_names=tuple("abcdefg"), limits=limits, chain=None, start_rad=())
