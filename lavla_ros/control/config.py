@@ -168,8 +168,8 @@ class LimitOptions:
             for joint, (value, arms) in enumerate(zip(ours, getattr(limits, name), strict=True), start=1):
                 if sign * value > sign * arms:
                     raise ConfigError(
-                        f"limits.{name} is {value} for joint {joint}; expected at {side} the arm's own {arms}: it is the "
-                        "arm's file that says more (docs/how_to/your_arm.md)"
+                        f"limits.{name} is {value} for joint {joint}; expected at {side} the arm's own {arms}: it is "
+                        "the arm's file that says more (docs/how_to/your_arm.md)"
                     )
         return narrowed
 
