@@ -6,6 +6,7 @@ import logging
 import warnings
 from collections import OrderedDict
 from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -49,7 +50,8 @@ class Runner:
         """
         self._network, self._tokens, self._pad, self._record = network, tokens, pad, record
         self._traces = sum(parameter.numel() for parameter in network.parameters()) <= TRACED
-        self._traced: OrderedDict[int, Callable[..., Tensor]] = OrderedDict()
+        self._traced: OrderedDict[int, Future[Callable[..., Tensor]]] = OrderedDict()
+        self._tracer = ThreadPoolExecutor(1, "trace")
         self._prompts: OrderedDict[str, PreparedPrompt] = OrderedDict()
         self._recorded: OrderedDict[int, _Recorded] = OrderedDict()
 
@@ -73,16 +75,18 @@ class Runner:
         return self._recorded[prompt.length](prompt, pixels, state_S)
 
     def _trace(self, length: int, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
-        """The network's operations for prompts of this length, which depend on nothing but shapes."""
+        """The network's operations for prompts of this length, which depend on nothing but shapes.
+
+        They are found by a thread, for it takes some tenths of a second; until it has, the network computes as it is,
+        to the same bits. The first inference of all waits for it: that is what a policy is warmed up with.
+        """
+        wait = not self._traced
         if length not in self._traced:
-            with warnings.catch_warnings(), torch.inference_mode(False), torch.no_grad():
-                warnings.simplefilter("ignore")  # torch.compile is advised, which takes a compiler and minutes
-                example = tuple(tensor.clone() for tensor in inputs)
-                traced = torch.jit.trace(self._network, example, check_trace=False)  # type: ignore[no-untyped-call]
-                self._traced[length] = torch.jit.freeze(traced)
+            self._traced[length] = self._tracer.submit(_traced, self._network, inputs)
         self._traced.move_to_end(length)
         _trim(self._traced, GRAPHS)
-        return self._traced[length]
+        found = self._traced[length]
+        return found.result() if wait or found.done() else self._network
 
     def _prompt(self, instruction: str) -> PreparedPrompt:
         if instruction not in self._prompts:
@@ -93,6 +97,16 @@ class Runner:
         self._prompts.move_to_end(instruction)
         _trim(self._prompts, PROMPTS)
         return self._prompts[instruction]
+
+
+@torch.no_grad()
+def _traced(network: FusedPolicy, inputs: tuple[Tensor, ...]) -> Callable[..., Tensor]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch.compile is advised, which takes a compiler and minutes
+        example = tuple(tensor.clone() for tensor in inputs)
+        traced = torch.jit.trace(network, example, check_trace=False)  # type: ignore[no-untyped-call]
+        frozen: Callable[..., Tensor] = torch.jit.freeze(traced)
+    return frozen
 
 
 class _Recorded:

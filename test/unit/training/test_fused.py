@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -43,9 +45,9 @@ def tokenizer(contract: Contract):
 def make(contract: Contract, tokenizer) -> Callable[..., tuple[LatentActionVLA, PromptBuilder]]:
     """A random policy on a backbone of the pretrained kind, its adapters and gates large enough to matter."""
 
-    def make(strategy: str = "baseline", *, deep: bool = False, kind: str = "pretrained", **head: str | bool):
+    def make(strategy: str = "baseline", *, deep: bool = False, kind: str = "pretrained", chat: bool = False, **head):
         torch.manual_seed(0)
-        ids = token_ids(tokenizer)
+        ids = replace(token_ids(tokenizer), before=(40, 41, 42) if chat else ())
         config = PolicyConfig(
             backbone=BackboneConfig(kind=kind, lora=LoraConfig(rank=2), tiny=TinyConfig(vocab_size=300)),
             strategy=StrategyConfig(name=strategy),
@@ -89,6 +91,7 @@ def run(fused: FusedPolicy, tokens: Tensor, pixels: Tensor, state: Tensor) -> Te
     [
         *((strategy, kind, {}) for strategy in STRATEGIES for kind in ("tiny", "pretrained")),
         *((strategy, "tiny", {"kv": "shared", "step_positions": True}) for strategy in ("baseline", "la_cond")),
+        ("la_cond", "pretrained", {"chat": True}),
     ],
 )
 def test_the_actions_are_those_of_the_trained_network(make, strategy: str, kind: str, head) -> None:
@@ -234,6 +237,23 @@ def test_a_traced_network_gives_the_same_bits(make, monkeypatch) -> None:
         found, wanted = (run(pixels.numpy(), state.numpy(), text) for run in (traced, plain))
         np.testing.assert_array_equal(found, wanted)
     assert len(traced._traced) == 2 and not plain._traced
+
+
+def test_an_instruction_of_another_length_does_not_wait_to_be_traced(make, monkeypatch) -> None:
+    """The arm's next chunk comes at once, from the network as it is, and to the same bits."""
+    model, prompt = make("baseline", kind="tiny")
+    network = FusedPolicy(model, cameras=2, device=CPU, dtype=torch.float32)
+    run = Runner(network, lambda text: prompt([text])[0], pad=0)
+    pixels, state = (each.numpy() for each in inputs(model))
+    run(pixels, state, INSTRUCTION)
+    go, trace = threading.Event(), runner._traced
+    monkeypatch.setattr(runner, "_traced", lambda *asked: (go.wait(30), trace(*asked))[1])
+    found = run(pixels, state, "stack")
+    (_, warmed), (_, asked) = run._traced.items()
+    assert warmed.done() and not asked.done()
+    go.set()
+    asked.result(30)
+    np.testing.assert_array_equal(run(pixels, state, "stack"), found)
 
 
 def test_buffers_of_a_recording_follow_pixels_state_and_prompt(make) -> None:
