@@ -22,6 +22,7 @@ from sim_bridges.evaluation.policies import (
     recorded_scenes,
 )
 from sim_bridges.evaluation.policy_nodes import Watch, links_to_nodes, policy_nodes
+from sim_bridges.evaluation.policy_server import served_policy
 from sim_bridges.evaluation.report import NOTHING_PUBLISHED, Published, write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results, versions
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
@@ -57,6 +58,15 @@ def evaluate(
         return evaluation.run(Path(path), workers, on_episode or (lambda episode: None), keep=out is not None)
 
 
+def on_a_gpu(device: str) -> bool:
+    """Whether a policy computes there; raises DeviceError for a device that is not there."""
+    if device == "cpu":
+        return False
+    from lavla_ros.policy.device import resolve_device  # imports torch
+
+    return resolve_device(device).type != "cpu"
+
+
 class _Evaluation:
     """A configuration with the suite's own numbers filled in."""
 
@@ -90,10 +100,8 @@ class _Evaluation:
                 f"replan_steps {self.replan_steps} + latency_steps {config.latency_steps} exceed the chunk size "
                 f"{contract.chunk_size}: the arm would run out of actions"
             )
-        if self.kind == "checkpoint" and config.device != "cpu":
-            from lavla_ros.policy.device import resolve_device  # imports torch
-
-            resolve_device(config.device)
+        if self.kind == "checkpoint":
+            on_a_gpu(config.device)  # before anything is started
         self.policy_hash = policy_hash(config.policy)
         network, training = policy_config(config.policy)
         backbone = network.get("backbone")
@@ -152,7 +160,7 @@ class _Evaluation:
                     replan_steps=self.replan_steps,
                     links=links,
                     clips=path / "clips" if clips.wanted else None,
-                    environment=ros_environment() if links else {},
+                    environment=ros_environment() if any(link.served is None for link in links) else {},
                 )
                 if self.kind == "remote" and workers > 1:
                     raise EvaluationError(f"one policy node serves one worker; --workers is {workers}: make it 1")
@@ -212,6 +220,9 @@ class _Evaluation:
                 policy_nodes(parameters, self.suite.contract, links, path / "nodes.log") as watch,
             ):
                 yield links, watch
+        elif self.kind == "checkpoint" and workers > 1 and plans and on_a_gpu(self.config.device):
+            with served_policy(self.config.policy, device=self.config.device) as (address, watch):
+                yield (Link(served=address, timeout_s=timeout_s),) * workers, watch
         else:
             yield (), lambda: None
 

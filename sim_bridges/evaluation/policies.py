@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,15 +18,21 @@ from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_
 from lavla_ros.yaml_text import load_yaml
 from sim_bridges.episode import Actor, PolicyError
 from sim_bridges.evaluation.config import REPLAY, kind_of
+from sim_bridges.evaluation.policy_server import ServedPolicy
 from sim_bridges.world import EpisodePlan, SuiteError
+
+if TYPE_CHECKING:
+    from lavla_ros.policy.policy import Policy  # imports torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Link:
-    """Where a policy node is heard and spoken to."""
+    """Where a policy outside of the worker is heard and spoken to."""
 
-    domain: int | None
-    """ROS domain; None: that of the environment."""
+    domain: int | None = None
+    """ROS domain of a policy node; None: that of the environment."""
+    served: str | None = None
+    """Address of a policy that all workers share; it is no node then."""
     timeout_s: float
     keep_fd: int | None = None
     """What a policy node inherits, so that the domain stays taken for as long as it lives."""
@@ -40,25 +46,29 @@ def make_actor(policy: str, contract: Contract, *, every: int, device: str, link
     """
     if kind_of(policy) == "replay":
         return ReplayActor(Path(policy.removeprefix(REPLAY)), contract)
-    if link is not None:
+    if link is not None and link.served is None:
         from sim_bridges.evaluation.topic_policy_node import TopicActor
 
         return TopicActor(contract, domain=link.domain, timeout_s=link.timeout_s, every=every)
-    return CheckpointActor(policy, contract, every=every, device=device)
+    return CheckpointActor(policy, contract, every=every, device=device, served=None if link is None else link.served)
 
 
 class CheckpointActor(Actor):
-    """A checkpoint in this process."""
+    """A checkpoint in this process, or one that is served to it."""
 
     needs_images = True
     done = False
 
-    def __init__(self, policy: str, contract: Contract, *, every: int, device: str) -> None:
-        from lavla_ros.policy.policy import load_policy
-
+    def __init__(self, policy: str, contract: Contract, *, every: int, device: str, served: str | None = None) -> None:
         self.every = every
-        # One thread: sums in another order would be other bits.
-        self._policy = load_policy(policy, device=device, threads=1)
+        self._policy: Policy
+        if served is not None:
+            self._policy = ServedPolicy(served)
+        else:
+            from lavla_ros.policy.policy import load_policy
+
+            # One thread: sums in another order would be other bits.
+            self._policy = load_policy(policy, device=device, threads=1)
         require_same_contract(
             contract,
             self._policy.contract,

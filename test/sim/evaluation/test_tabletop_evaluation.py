@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import multiprocessing
 import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from lavla_ros import cli
 from lavla_ros.contract import Observation
-from sim_bridges.episode import ExpertActor, Observer, run_episode
+from lavla_ros.policy.policy import ObservationError
+from sim_bridges.episode import ExpertActor, Observer, PolicyError, run_episode
+from sim_bridges.evaluation import evaluation
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
+from sim_bridges.evaluation.policy_server import ServedPolicy, served_policy
 from sim_bridges.evaluation.results import Results, same_episodes
 from sim_bridges.lockstep.config import RecordConfig
 from sim_bridges.world import EpisodePlan
@@ -88,6 +93,41 @@ def test_videos_of_what_the_policy_saw_are_in_the_report_and_change_nothing_nor_
 
 
 @pytest.mark.ros
+def test_workers_that_share_a_policy_as_on_a_gpu_have_the_episodes_of_one(
+    once: Results, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the CPU, where each has its own otherwise, the bits can be compared."""
+    loaded: list[str] = []
+
+    def here(*arguments: Any, **options: Any) -> Any:
+        loaded.append("a server")
+        return served_policy(*arguments, **options)
+
+    monkeypatch.setattr(evaluation, "on_a_gpu", lambda device: True)
+    monkeypatch.setattr(evaluation, "served_policy", here)
+    assert same_episodes(once, evaluate(SHORT, workers=2)) and loaded == ["a server"]
+
+
+def test_a_policy_that_cannot_be_served_is_refused_and_one_that_dies_is_noticed(tmp_path: Path) -> None:
+    with (
+        pytest.raises(PolicyError, match=r"nothing is not a directory"),
+        served_policy(str(tmp_path / "nothing"), device="cpu"),
+    ):
+        pass
+    with served_policy("bundled", device="cpu") as (address, watch):
+        policy = ServedPolicy(address)
+        watch()
+        with pytest.raises(ObservationError, match="the observation has no image"):
+            policy.predict(Observation(stamp_ns=0, images={}, state=np.zeros(7), instruction="go"))
+        (child,) = multiprocessing.active_children()
+        child.kill()
+        child.join()
+        with pytest.raises(PolicyError, match="is gone"):
+            policy.predict(Observation(stamp_ns=0, images={}, state=np.zeros(7), instruction="go"))
+        with pytest.raises(PolicyError, match="ended with status -9"):
+            watch()
+
+
 def test_through_nodes_the_episodes_are_those_of_one_process(tmp_path: Path) -> None:
     checkpoint = write_random_checkpoint(tmp_path / "checkpoint")
     config = replace(SHORT, policy=str(checkpoint), max_steps=25)
