@@ -28,6 +28,7 @@ from training.latent_actions.labels import IDENTITY, LabelError, Manifest, Shard
 from training.latent_actions.quantize import CodebookQuantizer, EmaQuantizer
 
 Device = Literal["auto", "cpu", "cuda"]
+Precision = Literal["float32", "bfloat16"]
 _CHUNKS, _IMAGES = 1024, 64
 """Chunks or images that go through a network at once. Fixed: sums depend on it in the last bit."""
 
@@ -58,7 +59,7 @@ def label_shard(task: ShardTask) -> int:
     # One thread, whatever the machine: how sums are split among threads shows in their last bit.
     with _one_thread(), torch.inference_mode():
         for episode in labeller.dataset.episodes[shard.first_episode : shard.first_episode + shard.episodes]:
-            for latents_BTd in labeller.latents(episode):
+            for latents_BTd in labeller.latents(episode, manifest.precision):
                 codes_BT = labeller.quantizer(latents_BTd, update=False).codes_BT
                 z.append(codes_BT.cpu().numpy().astype(np.int16))
                 c.append(latents_BTd.cpu().numpy().astype(np.float16))
@@ -69,6 +70,17 @@ def label_shard(task: ShardTask) -> int:
     return shard.steps
 
 
+def agreement(task: ShardTask, model: Path) -> float:
+    """Share of the codes of the first episode that are the same in bfloat16 as in float32."""
+    labeller = _open_labeller(task.dataset, model, task.model_hash, task.device, task.features)
+    episode, found = labeller.dataset.episodes[0], []
+    with _one_thread(), torch.inference_mode():
+        for precision in ("float32", "bfloat16"):
+            latents = list(labeller.latents(episode, precision))
+            found.append(torch.cat([labeller.quantizer(part, update=False).codes_BT for part in latents]))
+    return float((found[0] == found[1]).float().mean())
+
+
 class _Labeller(Protocol):
     """Pre-quantisation embeddings of episodes."""
 
@@ -76,8 +88,8 @@ class _Labeller(Protocol):
     def dataset(self) -> EpisodeDataset: ...
     @property
     def quantizer(self) -> EmaQuantizer | CodebookQuantizer: ...
-    def latents(self, episode: Episode) -> Iterator[Tensor]:
-        """(B, T, d) of the episode's steps in order: T = H tokens of a chunk or P of a transition."""
+    def latents(self, episode: Episode, precision: Precision) -> Iterator[Tensor]:
+        """(B, T, d) float32 of the episode's steps in order: T = H tokens of a chunk or P of a transition."""
 
 
 @lru_cache(maxsize=1)
@@ -109,7 +121,8 @@ class _ActionLabeller:
         self.model = model
         self.quantizer = model.quantizer
 
-    def latents(self, episode: Episode) -> Iterator[Tensor]:
+    def latents(self, episode: Episode, precision: Precision) -> Iterator[Tensor]:
+        assert precision == "float32", "the network is small, and its spectra have no bfloat16"
         end = episode.first + episode.length
         for first in range(episode.first, end, _CHUNKS):
             steps = range(first, min(first + _CHUNKS, end))
@@ -133,14 +146,16 @@ class _ImageLabeller:
         if self.cached is None:
             self.extractor = load_features(model.config.features).to(device)
 
-    def latents(self, episode: Episode) -> Iterator[Tensor]:
-        size = _IMAGES
-        for now_MNF, future_MNF in pairs(self._features(episode), self.model.config.delta):
+    def latents(self, episode: Episode, precision: Precision) -> Iterator[Tensor]:
+        size, half = _IMAGES, precision == "bfloat16"
+        for now_MNF, future_MNF in pairs(self._features(episode, half), self.model.config.delta):
             for first in range(0, len(now_MNF), size):
                 now, future = (torch.from_numpy(f[first : first + size]) for f in (now_MNF, future_MNF))
-                yield self.model.encode(now.to(self.device).float(), future.to(self.device).float())
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                    latents_BPd = self.model.encode(now.to(self.device).float(), future.to(self.device).float())
+                yield latents_BPd
 
-    def _features(self, episode: Episode) -> Iterator[NDArray[np.float16]]:
+    def _features(self, episode: Episode, half: bool) -> Iterator[NDArray[np.float16]]:
         """(B, N, F) of the episode's frames in order."""
         size = _IMAGES
         if self.cached is not None:
@@ -152,7 +167,10 @@ class _ImageLabeller:
         with closing(VideoReader(file, self.dataset.fps)) as video:
             for first in range(0, episode.length, size):
                 count = min(size, episode.length - first)
-                yield self.extractor.extract(np.stack(list(video.frames(offset + first, count))))
+                images_BHW3 = np.stack(list(video.frames(offset + first, count)))
+                with torch.autocast(self.device.type, torch.bfloat16, enabled=half):
+                    features_BNF = self.extractor.extract(images_BHW3)
+                yield features_BNF
 
 
 def pairs(

@@ -19,7 +19,7 @@ import torch
 
 from lavla_ros.config import to_plain
 from lavla_ros.outputs import sole_writer
-from lavla_ros.policy.device import resolve_device
+from lavla_ros.policy.device import resolve_device, resolve_dtype
 from training.dataset import Episode, EpisodeDataset, layout
 from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import (
@@ -33,7 +33,9 @@ from training.latent_actions.features import feature_key, load_features
 from training.latent_actions.image_model import CONTROLLABLE, ImageLatentModel
 from training.latent_actions.label_shard import (
     Device,
+    Precision,
     ShardTask,
+    agreement,
     close_labeller,
     label_shard,
     quantizer_of,
@@ -57,6 +59,9 @@ from training.task_pool import Workers, run_tasks
 SHARD_STEPS = 4096
 """Number of steps at which a shard ends, with the episode that reaches it: 21 MB of c_act at H = 20."""
 
+LEAST_AGREEMENT = 0.95
+"""Of codes in bfloat16 with those in float32."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LabelReport:
@@ -79,6 +84,7 @@ def label(
     codes_only: bool = False,
     workers: Workers | None = None,
     device: Device = "auto",
+    precision: Precision = "float32",
     cache_dir: Path | None = None,
     shard_steps: int = SHARD_STEPS,
     progress: Callable[[int, int], None] = lambda done, total: None,
@@ -89,7 +95,8 @@ def label(
     ``name``: default is the model's kind. What an earlier run of the same inputs finished is kept; labels of other
     inputs under this name are replaced. ``cache_dir``: where features of the dataset's images may lie already
     (default ``DATASET/latent/features``); what is not there is computed and not kept. ``progress(done, total)``
-    counts shards. The labels are the same for any number of workers of one kind of device.
+    counts shards. The labels are the same for any number of workers of one kind of device. ``precision``: of an image
+    model, whose codes in bfloat16 are first held against those in float32; action models are computed in float32.
 
     Raises LabelError for labels that can't be made, CheckpointError, ConfigError or DatasetError for a model or a
     dataset that can't be used, RoomError when the disk is too small, PoolError when the workers fail.
@@ -97,7 +104,11 @@ def label(
     model = load_latent_model(model_path, LatentModel)
     _require_labeller(model_path, model)
     dataset = EpisodeDataset(dataset_path, model.contract)
+    if precision == "bfloat16":
+        resolve_dtype(precision, resolve_device(device))
     manifest = _plan(dataset, model_path.resolve(), model, codes_only, shard_steps)
+    if isinstance(model, ImageLatentModel):
+        manifest = replace(manifest, precision=precision)
     if name is not None and (not name or "/" in name or name in ("features", "..", ".")):
         raise LabelError(f"{name!r} can't be a label set's name; use letters and digits, not 'features'")
     folder = dataset_path / FOLDER / (name or manifest.kind)
@@ -124,6 +135,8 @@ def label(
         if workers.jobs is None and workers.ray is None and resolve_device(device).type == "cuda":
             workers = replace(workers, jobs=1)  # several processes on one GPU would only share it
         try:
+            if tasks and manifest.precision == "bfloat16":
+                _require_agreement(tasks[0], model_path.resolve(), log)
             for _ in run_tasks(tasks, label_shard, workers, name=task_name, progress=progress, log=log):
                 pass
         finally:
@@ -141,6 +154,17 @@ def label(
         reused=len(manifest.shards) - len(left),
         health=CodebookHealth(counts),
     )
+
+
+def _require_agreement(task: ShardTask, model: Path, log: Callable[[str], None]) -> None:
+    share = agreement(task, model)
+    close_labeller()  # workers have their own
+    if share < LEAST_AGREEMENT:
+        raise LabelError(
+            f"in bfloat16 {1 - share:.1%} of the first episode's codes are others than in float32; at most "
+            f"{1 - LEAST_AGREEMENT:.0%} are accepted: label with precision float32"
+        )
+    log(f"in bfloat16 {share:.1%} of the first episode's codes are those of float32")
 
 
 def _require_labeller(path: Path, model: LatentModel) -> None:

@@ -85,6 +85,8 @@ class Manifest:
     shards: tuple[Shard, ...]
     codebook: tuple[tuple[float, ...], ...] | None = None
     """e(z) of every code of an image model, (K, d); None in sets of before it was kept."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """What the networks computed in."""
     complete: bool = False
     """Written last: true only when every shard is there."""
 
@@ -93,6 +95,8 @@ class Manifest:
         """Of everything that decides what a shard holds; each shard carries it."""
         plain = to_plain(self)
         decisive = {key: plain[key] for key in ("schema", "kind", "model_hash", "data_hash", "keys", "shards")}
+        if self.precision != "float32":  # which sets of before do not say
+            decisive["precision"] = self.precision
         return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 

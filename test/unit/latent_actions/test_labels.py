@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import multiprocessing
 import os
+import re
 import shutil
 import time
 from dataclasses import replace
@@ -22,6 +23,7 @@ from lavla_ros.outputs import OutputError, sole_writer
 from lavla_ros.policy.checkpoint import CheckpointError
 from training import system_resources
 from training.dataset import DatasetError, EpisodeDataset, layout
+from training.latent_actions import labelling
 from training.latent_actions.action_model import ActionLatentModel
 from training.latent_actions.checkpoint import content_hash, load_latent_model
 from training.latent_actions.features import FeatureExtractor, cached_features, load_features
@@ -197,6 +199,27 @@ def test_codes_alone(squares: Path, models: dict[str, Path], whole: Path, tmp_pa
 
 
 # ---------------------------------------------------------------------- how they are made
+
+
+def test_codes_in_bfloat16_are_held_against_those_in_float32(
+    squares: Path, models: dict[str, Path], whole: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = Path(shutil.copytree(squares, tmp_path / "data"))
+    said: list[str] = []
+    monkeypatch.setattr(labelling, "LEAST_AGREEMENT", 1.01)
+    with pytest.raises(LabelError, match=r"codes are others than in float32; .*: label with precision float32"):
+        label(data, models["image"], precision="bfloat16", workers=ONE, shard_steps=20)
+    monkeypatch.undo()
+    label(data, models["image"], precision="bfloat16", workers=ONE, shard_steps=20, log=said.append)
+    assert re.search(r"in bfloat16 (9\d|100)\.\d% of the first episode's codes are those of float32", said[-1])
+    found, wanted = (read_labels(path, ["z_img", "c_img"]) for path in (data, whole))
+    assert (found["z_img"] == wanted["z_img"]).mean() > 0.9
+    assert not np.array_equal(found["c_img"], wanted["c_img"])
+    np.testing.assert_allclose(found["c_img"], wanted["c_img"], atol=0.1)
+    again = label(data, models["image"], workers=ONE, shard_steps=20)
+    assert again.reused == 0 and content(data / "latent/image") == content(whole / "latent/image")
+    label(data, models["action"], precision="bfloat16", workers=ONE, shard_steps=20)
+    assert content(data / "latent/action") == content(whole / "latent/action"), "always in float32"
 
 
 def test_bytes_do_not_depend_on_the_number_of_processes(
