@@ -87,6 +87,7 @@ def build(strategy: str, size: str, device: torch.device, dtype: torch.dtype) ->
                 parameter.normal_(std=0.02)
     prompt = PromptBuilder(
         tokenizer,
+        ids,
         cameras=len(contract.cameras),
         image_tokens=model.backbone.image_tokens,
         chunk_size=contract.chunk_size,

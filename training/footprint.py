@@ -26,7 +26,8 @@ def training_bytes(config: TrainConfig, contract: Contract, micro_batch: int) ->
     An estimate from below: what the allocator and single operations need besides is not in it.
     """
     described = describe(config.policy.backbone)
-    ids = token_ids(load_pretrained_tokenizer(config.policy.backbone.path, config.policy.backbone.revision))
+    tokenizer = load_pretrained_tokenizer(config.policy.backbone.path, config.policy.backbone.revision)
+    ids = token_ids(tokenizer, chat=config.policy.backbone.chat)
     with torch.device("meta"):
         backbone = Backbone(config.policy.backbone, Qwen3VLModel(described), ids)
         model = LatentActionVLA(config.policy, contract, backbone)

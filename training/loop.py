@@ -30,7 +30,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
-from lavla_ros.config import differences, to_plain
+from lavla_ros.config import ConfigError, differences, from_plain, to_plain
 from lavla_ros.contract import Contract
 from lavla_ros.errors import UserError
 from lavla_ros.outputs import sole_writer
@@ -445,8 +445,9 @@ class Trainer:
             if not self.config.resume:
                 raise TrainingError(f"{output} holds a run already; choose another output or set resume: true")
             progress = load_progress(saved)
-            if progress.identity != self.identity:
-                found = "; ".join(differences(progress.identity, self.identity)[:5])
+            began = self._with_new_settings(progress.identity)
+            if began != self.identity:
+                found = "; ".join(differences(began, self.identity)[:5])
                 raise CheckpointError(
                     f"{saved} belongs to another configuration or other data ({found}); choose another output, or "
                     "delete it"
@@ -468,6 +469,15 @@ class Trainer:
         settings = {key: value for key, value in to_plain(self.config).items() if key not in may_differ}
         found = {"settings": settings, "contract": self.task.contract.full_hash, "data": data.hexdigest()[:16]}
         return {**found, **self.task.provenance()}
+
+    def _with_new_settings(self, identity: Mapping[str, Any]) -> Mapping[str, Any]:
+        """The same with the defaults of settings that there were not yet when it was written."""
+        try:
+            settings = to_plain(from_plain(type(self.config), identity["settings"], source="resume"))
+        except ConfigError:  # one that there is no more
+            return identity
+        kept = self.identity["settings"].keys() | identity["settings"].keys()
+        return {**identity, "settings": {key: value for key, value in settings.items() if key in kept}}
 
     @property
     def is_main(self) -> bool:

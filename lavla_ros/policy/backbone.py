@@ -152,22 +152,27 @@ class Backbone(nn.Module):
         return dict(self._constant(("vision", count), device, make))
 
     def image_columns(self, cameras: int, device: torch.device) -> Tensor:
-        """(cameras · tokens,) places of the image tokens: every prompt begins with its images."""
+        """(cameras · tokens,) places of the image tokens: nothing of an instruction stands before them."""
 
         def make() -> dict[str, Tensor]:
-            return {"columns": torch.tensor(image_columns(cameras, self.image_tokens), device="cpu")}
+            return {"columns": torch.tensor(self._image_columns(cameras), device="cpu")}
 
         return self._constant(("columns", cameras), device, make)["columns"]
+
+    def _image_columns(self, cameras: int) -> list[int]:
+        """<start> image <end> for each camera, after what a chat template begins with."""
+        tokens, first = self.image_tokens, len(self.ids.before) + 1
+        return [first + camera * (tokens + 2) + i for camera in range(cameras) for i in range(tokens)]
 
     def rope_tables(self, cameras: int, length: int, like: Tensor) -> tuple[Tensor, Tensor]:
         """Cosines and sines (1, L, d) of the multimodal rotary positions, in the type and place of ``like``.
 
-        They depend on the number of images and the length alone, since the images come first.
+        They depend on the number of images and the length alone, since only images stand apart from a line.
         """
 
         def make() -> dict[str, Tensor]:
             row = torch.full((1, length), -1, dtype=torch.int64, device="cpu")
-            row[0, image_columns(cameras, self.image_tokens)] = self.ids.image
+            row[0, self._image_columns(cameras)] = self.ids.image
             positions: Tensor = self.vlm.get_rope_index(
                 row,
                 mm_token_type_ids=(row == self.ids.image).to(torch.int32),
@@ -194,11 +199,6 @@ class Backbone(nn.Module):
 
     def placeholder_id(self, kind: SegmentKind) -> int:
         return self.ids.placeholder(kind)
-
-
-def image_columns(cameras: int, tokens: int) -> list[int]:
-    """Where the image tokens stand in a prompt: <start> image <end> for each camera, before anything else."""
-    return [1 + camera * (tokens + 2) + i for camera in range(cameras) for i in range(tokens)]
 
 
 def _causal_mask(like_BLD: Tensor) -> Tensor:
@@ -233,7 +233,7 @@ def build_backbone(
     all of ``tiny``. ``computing``: what is computed in; None: in that of the weights. Raises ConfigError when
     pretrained weights cannot be read or are not all there.
     """
-    ids = token_ids(tokenizer)
+    ids = token_ids(tokenizer, chat=config.chat)
     if config.kind == "tiny":
         return Backbone(config, tiny_vlm(config.tiny, ids, len(tokenizer)), ids)
     vlm = load_base(config, tokenizer, dtype)

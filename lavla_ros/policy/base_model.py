@@ -17,14 +17,14 @@ from transformers.utils.hub import cached_file, get_checkpoint_shard_files
 
 from lavla_ros.config import ConfigError
 from lavla_ros.policy.config import BackboneConfig
-from lavla_ros.policy.prompt import add_placeholder_tokens
+from lavla_ros.policy.prompt import add_placeholder_tokens, token_ids
 
 WEIGHTS, SHARDS = "model.safetensors", "model.safetensors.index.json"
 DType = torch.dtype | Literal["auto"]
 
 
 def require_backbone(config: BackboneConfig) -> str | None:
-    """Raise ConfigError unless the configured backbone can be found and trained here.
+    """Raise ConfigError or PromptError unless the configured backbone can be found and trained here.
 
     Returns the fingerprint of a pretrained one. Of its weights next to nothing is read.
     """
@@ -35,7 +35,9 @@ def require_backbone(config: BackboneConfig) -> str | None:
             "backbone.attention is 'flash_attention_2', but the flash-attn package is not installed, or there is no "
             "GPU for it; install it, or use sdpa"
         )
-    _require_vocabulary(config, describe(config), load_pretrained_tokenizer(config.path, config.revision))
+    tokenizer = load_pretrained_tokenizer(config.path, config.revision)
+    _require_vocabulary(config, describe(config), tokenizer)
+    token_ids(tokenizer, chat=config.chat)
     return fingerprint_of(config)
 
 

@@ -120,6 +120,7 @@ def prompt_builder(model: LatentActionVLA, contract: Contract, tokenizer: PreTra
     """The prompt that a network expects."""
     return PromptBuilder(
         tokenizer,
+        model.backbone.ids,
         cameras=len(contract.cameras),
         image_tokens=model.backbone.image_tokens,
         chunk_size=contract.chunk_size,

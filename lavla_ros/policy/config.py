@@ -89,6 +89,8 @@ class BackboneConfig:
     """For pretrained, revision on the hub."""
     lora: LoraConfig | None = field(default_factory=LoraConfig)
     """For pretrained, the adapters; without them the backbone stays as it is."""
+    chat: bool = False
+    """For pretrained, make the prompt a user's turn of the tokenizer's chat template, which Instruct models know."""
     tiny: TinyConfig = field(default_factory=TinyConfig)
     attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
     """Implementation of attention while training; flash_attention_2 needs its own package, a GPU and bfloat16.
@@ -96,6 +98,9 @@ class BackboneConfig:
     dtype: Literal["auto", "float32", "bfloat16"] = "auto"
     """pretrained only: type that the frozen weights rest in while training; ``precision`` is what is computed in, and
     adapters and head are float32 always. auto: that of ``precision``. Inference chooses by its device."""
+
+    def __post_init__(self) -> None:
+        check(not self.chat or self.kind == "pretrained", "backbone.chat", self.chat, "false with backbone.kind: tiny")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

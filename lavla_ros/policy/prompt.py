@@ -2,8 +2,8 @@
 
     <image>…<image> put the mango into the bowl Please predict the next H robot actions: [ACTION]…[ACTION]
 
-[ACTION] and [LATENT] are tokens of our own; their positions, and those of the image tokens, are
-found by token id, never by counting.
+With ``backbone.chat`` all of it is a user's turn of the tokenizer's chat template. [ACTION] and [LATENT] are tokens of
+our own; their positions, and those of the image tokens, are found by token id, never by counting.
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class TokenIds:
     vision_end: int
     video: int
     placeholders: tuple[tuple[SegmentKind, int], ...]
+    before: tuple[int, ...] = ()
+    """Of a chat template, in front of the first image."""
 
     def placeholder(self, kind: SegmentKind) -> int:
         return dict(self.placeholders)[kind]
@@ -74,8 +76,12 @@ def add_placeholder_tokens(tokenizer: PreTrainedTokenizerBase) -> None:
     )
 
 
-def token_ids(tokenizer: PreTrainedTokenizerBase) -> TokenIds:
-    """Ids of the special tokens. Raises PromptError naming those that the tokenizer lacks."""
+def token_ids(tokenizer: PreTrainedTokenizerBase, *, chat: bool = False) -> TokenIds:
+    """Ids of the special tokens; ``chat``: with what the tokenizer's template begins a user's turn with.
+
+    Raises PromptError naming the tokens that the tokenizer lacks, and for a template that is not there or would put
+    something between images and instruction.
+    """
     names = [IMAGE_PAD, VISION_START, VISION_END, VIDEO_PAD, *PLACEHOLDERS.values()]
     vocabulary = tokenizer.get_vocab()
     missing = [name for name in names if name not in vocabulary]
@@ -87,7 +93,25 @@ def token_ids(tokenizer: PreTrainedTokenizerBase) -> TokenIds:
         vision_end=vocabulary[VISION_END],
         video=vocabulary[VIDEO_PAD],
         placeholders=tuple((kind, vocabulary[text]) for kind, text in PLACEHOLDERS.items()),
+        before=_begun_turn(tokenizer) if chat else (),
     )
+
+
+def _begun_turn(tokenizer: PreTrainedTokenizerBase) -> tuple[int, ...]:
+    """What stands in front of a user's images. What ends the turn is left out: it stands behind the placeholders, and
+    attention is causal."""
+    if not tokenizer.chat_template:
+        raise PromptError("backbone.chat is true, but the tokenizer has no chat template; set it to false")
+    image, said = VISION_START + IMAGE_PAD + VISION_END, "an instruction"
+    content = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": said}]
+    turn = tokenizer.apply_chat_template([{"role": "user", "content": content}], tokenize=False)
+    before, found, _ = str(turn).partition(image + image + said)
+    if not found:
+        raise PromptError(
+            f"backbone.chat is true, but the tokenizer's chat template makes {turn!r} of two images and "
+            f"{said!r}; expected them side by side, as {image + image + said!r}: set it to false"
+        )
+    return tuple(int(i) for i in tokenizer.encode(before, add_special_tokens=False))
 
 
 def suffix_text(chunk_size: int) -> str:
@@ -101,6 +125,7 @@ class PromptBuilder:
     def __init__(
         self,
         tokenizer: PreTrainedTokenizerBase,
+        ids: TokenIds,
         *,
         cameras: int,
         image_tokens: int,
@@ -108,9 +133,9 @@ class PromptBuilder:
         segments: Sequence[Segment],
     ) -> None:
         self.tokenizer = tokenizer
-        self.ids = token_ids(tokenizer)
+        self.ids = ids
         image = [self.ids.vision_start, *[self.ids.image] * image_tokens, self.ids.vision_end]
-        self._images = image * cameras
+        self._images = [*ids.before, *image * cameras]
         self._suffix = self._encode(suffix_text(chunk_size))
         self._placeholders = [self.ids.placeholder(s.kind) for s in segments for _ in range(s.count)]
         self._cached = lru_cache(maxsize=4096)(self._build)

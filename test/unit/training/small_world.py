@@ -159,9 +159,20 @@ def write_contract(folder: Path) -> Path:
     return path
 
 
+CHAT = """{% for turn in messages %}<|im_start|>{{ turn.role }}
+{% for part in turn.content %}{% if part.type == 'image' %}<|vision_start|><|image_pad|><|vision_end|>{% else %}\
+{{ part.text }}{% endif %}{% endfor %}<|im_end|>
+{% endfor %}{% if add_generation_prompt %}<|im_start|>assistant
+{% endif %}"""
+"""What Qwen3-VL's own template makes of a user's images and text."""
+
+
 def save_small_qwen(folder: Path) -> Path:
     """A Qwen3-VL of the real layout, 224² images and 49 tokens each, but of next to no width, as on a disk or hub."""
     tokenizer = train_tokenizer([INSTRUCTION], 300, HORIZON)
+    turns = {"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]}
+    tokenizer.add_special_tokens(turns, replace_extra_special_tokens=False)
+    tokenizer.chat_template = CHAT
     ids = token_ids(tokenizer)
     rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 1, 1], "mrope_interleaved": True}
     text = {"vocab_size": len(tokenizer), "hidden_size": 32, "intermediate_size": 32, "num_hidden_layers": 4}
@@ -183,7 +194,7 @@ class LargeWorld(World):
         return np.kron(super().image(index), np.ones((7, 7, 1), np.uint8))
 
 
-def qwen_run(folder: Path, name: str) -> tuple[TrainConfig, Contract, LoadedData]:
+def qwen_run(folder: Path, name: str, *, chat: bool = False) -> tuple[TrainConfig, Contract, LoadedData]:
     """Three steps of LoRA on :func:`save_small_qwen`, written into ``folder/name``."""
     qwen = folder / "qwen"
     if not qwen.exists():
@@ -192,7 +203,7 @@ def qwen_run(folder: Path, name: str) -> tuple[TrainConfig, Contract, LoadedData
     large = replace(small, cameras=tuple(replace(c, width=224, height=224) for c in small.cameras))
     world = LargeWorld(folder / "w", episodes=3, length=4)
     config = small_config(folder / name, steps=3, batch_size=4, validate_every=2)
-    backbone = BackboneConfig(kind="pretrained", path=str(qwen), lora=LoraConfig(rank=2))
+    backbone = BackboneConfig(kind="pretrained", path=str(qwen), lora=LoraConfig(rank=2), chat=chat)
     config = replace(config, policy=replace(config.policy, backbone=backbone))
     data = load_data([source(world)], large, DataConfig(), image_size=224, cache_dir=folder)
     return config, large, data

@@ -32,9 +32,9 @@ class Quiet:
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A policy after three steps, its adapters then made large enough to matter."""
+    """A policy after three steps, its adapters then made large enough to matter; its prompts are turns of a chat."""
     folder = tmp_path_factory.mktemp("export")
-    config, contract, data = qwen_run(folder, "run")
+    config, contract, data = qwen_run(folder, "run", chat=True)
     trainer = Trainer(PolicyTask(config, contract, data), Quiet())
     trainer.run()
     with torch.no_grad():

@@ -278,6 +278,22 @@ def test_resume_refuses_another_configuration_and_names_it(contract, data, tmp_p
         Trainer(PolicyTask(config, contract, data), Log()).run()
 
 
+def test_a_run_of_before_a_setting_was_there_is_resumed_with_its_default(contract, data, tmp_path):
+    config = small_config(tmp_path, steps=1)
+    Trainer(PolicyTask(config, contract, data), Log()).run()
+    file = tmp_path / "resume/progress.json"
+    progress = json.loads(file.read_text())
+    del progress["identity"]["settings"]["policy"]["backbone"]["chat"]
+    file.write_text(json.dumps(progress))
+    log = Log()
+    Trainer(PolicyTask(config, contract, data), log).run()
+    assert log.messages == ["resumed at step 1 of 1"]
+    progress["identity"]["settings"]["policy"]["backbone"]["gone"] = 1
+    file.write_text(json.dumps(progress))
+    with pytest.raises(CheckpointError, match=r"settings\.policy\.backbone\.gone: 1 → None"):
+        Trainer(PolicyTask(config, contract, data), Log()).run()
+
+
 def test_a_run_can_be_made_longer_unless_its_schedule_depends_on_its_length(contract, data, tmp_path):
     def config(name, steps, schedule):
         optim = OptimConfig(learning_rate=2e-3, schedule=schedule, warmup_steps=4, decay_steps=4)
