@@ -129,6 +129,8 @@ class ActionDecoder:
                     f"contract {contract.name!r} commands the end effector, but its robot {contract.robot!r} has no "
                     "kinematics; command joints instead, or give the arm its own kinematics"
                 )
+            # What kinematics load when they are asked first is loaded now, not while the arm moves.
+            config.kinematics.forward((config.limits.lower() + config.limits.upper()) / 2)
             rotations = [["roll", "pitch", "yaw"], ["rx", "ry", "rz"]]
             names = [n for n in arm if n not in ("x", "y", "z")]
             known = [r for r in rotations if set(r) == set(names)]

@@ -17,7 +17,6 @@ import logging
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
 from pathlib import Path
 
 from lavla_ros.config import ConfigError, check, check_settings, read_config, setting
@@ -113,9 +112,8 @@ class ArmFile:
             )
 
 
-@lru_cache(maxsize=64)
 def load_arm(path: Path) -> Arm:
-    """The arm that a file describes. The same object for the same path.
+    """The arm that a file describes.
 
     Raises ConfigError naming the file and what is wrong in it, or in its URDF.
     """

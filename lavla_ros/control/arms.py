@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 
 from lavla_ros.config import ConfigError
@@ -32,7 +33,7 @@ def arm_named(name: str) -> Arm:
         return load_arm(Path(name))
     names = shipped_arms()
     if name in names:
-        return load_arm(config_path(f"arms/{name}.yaml"))
+        return _shipped(name)
     if ":" not in name:
         raise ConfigError(
             f"there is no arm {name!r}; there are {names}, or give your own as a YAML file or as module:attribute"
@@ -41,3 +42,8 @@ def arm_named(name: str) -> Arm:
     if not isinstance(found, Arm):
         raise ConfigError(f"this is {found!r}; expected an instance of {Arm.__module__}.{Arm.__name__}")
     return found
+
+
+@cache
+def _shipped(name: str) -> Arm:
+    return load_arm(config_path(f"arms/{name}.yaml"))

@@ -157,6 +157,7 @@ TABLE = {
     "unknown stack": Row(lambda f: ["up", "jaka_nothing"], ("jaka_nothing", "jaka_policy")),
     "unknown stack argument": Row(lambda f: ["up", "jaka_policy", "robot:=1.2.3.4"], ("robot", "robot_ip")),
     "real arm without an address": Row(lambda f: ["up", "jaka_policy", "simulate:=false"], ("robot_ip",)),
+    "unknown model of an arm": Row(lambda f: ["emulator", "--model", "zu9", "--port", "0"], ("zu9", "zu7")),
     "not an argument": Row(lambda f: ["up", "jaka_policy", "--robot-ip"], ("robot-ip",)),
     "speed out of range": Row(lambda f: ["up", "jaka_policy", "speed_scale:=fast"], ("speed_scale", "fast")),
 }

@@ -103,7 +103,6 @@ NUMBERS: dict[str, Any] = {
 def arm(folder: Path, file: dict[str, Any], text: str | None = None) -> Arm:
     (folder / "arm.urdf").write_text(urdf() if text is None else text)
     (folder / "my_arm.yaml").write_text(yaml.safe_dump(file))
-    load_arm.cache_clear()
     return load_arm(folder / "my_arm.yaml")
 
 
