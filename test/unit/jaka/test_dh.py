@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from lavla_ros.config import ConfigError
+from lavla_ros.control.chain import Chain
 from lavla_ros.control.kinematics import ChainKinematics
 from lavla_ros.jaka.arm import MINICOBO, jaka_arm, jaka_models, models_like
 from lavla_ros.jaka.dh import DhParameters, dh_of, differences
@@ -83,3 +84,34 @@ def test_what_has_no_parameters_is_refused() -> None:
     assert differences(ZU5, DhParameters(alpha_rad=(0.0,), a_m=(0.0,), d_m=(0.0,), home_offset_rad=(0.0,))) == [
         "1 joints, not 6"
     ]
+
+
+@pytest.mark.parametrize(
+    ("model", "rows", "found"),
+    [
+        (
+            "a5",
+            [((0, -0.00022535, 0.12015), (0, 0, 0)), ((0, 0, 0), (1.5708, 0, 0)), ((0.43, 0, 0), (0, 0, 0)),
+             ((0.3685, 0, -0.115), (0, 0, 0)), ((0, -0.1135, 0), (1.5708, -0.00010901, 0)),
+             ((0, 0.107, 0), (-1.5708, 0, -0.00010901))],
+            [],
+        ),
+        (
+            "s7",
+            [((0, -0.00022535, 0.12015), (0, 0, 0)), ((0, 0, 0), (1.5708, 1.5708, 0)), ((0, 0.36, 0), (0, 0, 0)),
+             ((0, 0.3035, -0.11501), (0, 0, -1.5708)), ((0, 0.1135, 0), (-1.5708, 0, 0)),
+             ((0, -0.1175, 0), (1.5708, 0, 0))],
+            ["joint 6: offset 0.00 deg, not -180.00 deg"],
+        ),
+    ],
+)  # fmt: skip
+def test_a_vendors_export_with_its_noise_and_its_own_frames_is_the_arm(
+    model: str, rows: list[tuple[tuple[float, ...], tuple[float, ...]]], found: list[str]
+) -> None:
+    """The vendor's URDF figures as they are, against the parameters of the arm; the S7's flange is turned there."""
+    chain = Chain(
+        joint_names=ZU5.joint_names,
+        origin_xyz_m=tuple(xyz for xyz, _ in rows),
+        origin_rpy_rad=tuple(rpy for _, rpy in rows),
+    )
+    assert [text.replace("not 180", "not -180") for text in differences(chain, dh_of(jaka_arm(model).chain))] == found
