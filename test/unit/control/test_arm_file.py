@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import yaml
+from arms import MS, T0, Bench, chunk_of, variant
 
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import Contract, load_contract
@@ -17,6 +18,7 @@ from lavla_ros.control.arm import Arm
 from lavla_ros.control.arm_file import load_arm
 from lavla_ros.control.arms import arm_of
 from lavla_ros.control.config import ExecutorConfig
+from lavla_ros.control.kinematics import rotation_vector
 from lavla_ros.control.loopback import LoopbackDriver, LoopbackOptions
 
 JOINT = """
@@ -155,6 +157,24 @@ def test_a_contract_names_the_file(tmp_path: Path) -> None:
         ConfigError, match=r"contract 'jaka_minicobo' is for robot '.*no\.yaml': cannot read .*no\.yaml"
     ):
         arm_of(missing)
+
+
+@pytest.mark.parametrize("joints", [6, 7])
+def test_the_tool_of_an_arm_from_a_urdf_goes_where_an_end_effector_contract_says(tmp_path: Path, joints: int) -> None:
+    made = arm(tmp_path, {**GOOD, "tool": {"xyz_m": [0.0, 0.0, 0.1]}}, urdf(joints))
+    contract = Contract.from_dict(
+        {**variant("end_effector", "absolute").to_dict(), "robot": str(tmp_path / "my_arm.yaml")}
+    )
+    start = np.linspace(1.2, 0.1, joints)
+    bench, pose = Bench(start, contract), made.kinematics.forward(start)
+    line = [[*(pose[:3, 3] + [0.0, 0.0, -0.0005 * h]), *rotation_vector(pose[:3, :3])] for h in range(1, 21)]
+    accepted = bench.submit(chunk_of(line, T0, contract=contract))
+    assert accepted.accepted, accepted.reason
+    bench.run_until(T0 + 2500 * MS)
+    reached = made.kinematics.forward(bench.positions[-1])
+    np.testing.assert_allclose(reached[:3, 3] - pose[:3, 3], (0.0, 0.0, -0.01), atol=3e-4)
+    np.testing.assert_allclose(reached[:3, :3], pose[:3, :3], atol=5e-3)
+    bench.assert_within_limits()
 
 
 @pytest.mark.parametrize(
