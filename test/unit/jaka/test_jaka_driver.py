@@ -535,6 +535,7 @@ def test_another_model_is_driven_within_its_own_limits() -> None:
         driver.exit_servo()
         with EveryCommand("127.0.0.1", emulator.port, None) as client:
             np.testing.assert_allclose(client.get_dh_param().d_m, dh_of(jaka_arm("zu5").chain).d_m, atol=1e-12)
+            wait_until(lambda: not emulator.snapshot.moving)
             # The elbow bends to 175 degrees; the MiniCobo's would end at 125.
             client.joint_move(np.array([0, 1.5, 3.0, 0, 0, 0]), speed_rad_s=3.0, acceleration_rad_s2=30.0)
             np.testing.assert_allclose(
