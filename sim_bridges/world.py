@@ -218,9 +218,10 @@ class Suite(Protocol):
 
     A suite may say more, as attributes: ``task_sets`` (name → tasks), ``recipes`` (:class:`Recipes`, for studies),
     ``demonstration_steps`` (contract steps after which a recorded demonstration has failed, in place of the official
-    limit), ``scene`` (what the scenes of its recordings say beside task and seed, for replays), ``policy`` (the one
-    that comes with it, for benchmarks and demos), ``live`` (:class:`Live`, for demos and studies) and ``bench`` (what
-    else a benchmark measures, from a task and the (steps, A) actions of its expert).
+    limit; or task → steps), ``protocols`` (name → task → successful demonstrations of it, for recordings), ``scene``
+    (what the scenes of its recordings say beside task and seed, for replays), ``policy`` (the one that comes with it,
+    for benchmarks and demos), ``live`` (:class:`Live`, for demos and studies) and ``bench`` (what else a benchmark
+    measures, from a task and the (steps, A) actions of its expert).
     """
 
     @property

@@ -38,10 +38,13 @@ def by_expert(config: Annotated[RecordConfig, fields_of(RecordConfig)], as_json:
     Args:
         as_json: Print the summary as JSON.
     """
-    from sim_bridges.lockstep.record import record_expert
+    from sim_bridges.lockstep.record import record_expert, record_protocol, wanted_demonstrations
 
-    with Progress(f"recording {config.task or config.suite}", config.episodes, quiet=as_json) as progress:
-        summary = record_expert(config, lambda e: progress.advance("success" if e["success"] else "failure"))
+    run, count = record_expert, config.count
+    if config.protocol:
+        run, count = record_protocol, sum(wanted_demonstrations(config).values())
+    with Progress(f"recording {config.task or config.suite}", count, quiet=as_json) as progress:
+        summary = run(config, lambda e: progress.advance("success" if e["success"] else "failure"))
     if as_json:
         print(to_json(summary))
     else:

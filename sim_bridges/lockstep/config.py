@@ -22,8 +22,11 @@ class RecordConfig:
     """Task that is demonstrated, by name or number. The default is the suite's first usual task."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of the suite."""
-    episodes: int = 400
-    """Number of episodes."""
+    episodes: int | None = None
+    """Number of episodes. The default is 400, or what the protocol says."""
+    protocol: str = ""
+    """Name of a protocol of the suite ("paper" for the usual one): its number of successful demonstrations of each of
+    its tasks (or of the one task), in a folder each; what fails is recorded as well, and made up for."""
     seed: int = 0
     """Seed of the first scene; episode i has that of seed + i, or, in a suite with recorded initial states, always this
     one."""
@@ -40,11 +43,31 @@ class RecordConfig:
     def __post_init__(self) -> None:
         from sim_bridges.suites import load_suite
 
-        if self.episodes < 1 or not 1 <= self.workers <= 16:
+        if self.count < 1 or not 1 <= self.workers <= 16:
             raise ConfigError(f"episodes is {self.episodes}, workers {self.workers}; expected >= 1 and 1 to 16")
-        limit = getattr(load_suite(self.suite, self.options), "first_evaluation_seed", None)
-        if self.seed < 0 or (limit is not None and self.seed + self.episodes > limit):
+        suite = load_suite(self.suite, self.options)
+        if self.protocol:
+            self._check_protocol(getattr(suite, "protocols", {}))
+        limit = getattr(suite, "first_evaluation_seed", None)
+        if self.seed < 0 or (limit is not None and self.seed + self.count > limit):
             raise ConfigError(
-                f"seeds {self.seed} to {self.seed + self.episodes - 1} must lie in 0 to {(limit or 2**32) - 1}: "
+                f"seeds {self.seed} to {self.seed + self.count - 1} must lie in 0 to {(limit or 2**32) - 1}: "
                 "those from there on are kept for evaluation"
             )
+
+    @property
+    def count(self) -> int:
+        """Episodes, without a protocol."""
+        return 400 if self.episodes is None else self.episodes
+
+    def _check_protocol(self, protocols: Mapping[str, Mapping[str, int]]) -> None:
+        if self.protocol not in protocols:
+            known = sorted(protocols) or "none"
+            raise ConfigError(f"suite {self.suite} has no protocol {self.protocol!r}; it has {known}")
+        if self.episodes is not None:
+            raise ConfigError(
+                f"episodes is {self.episodes}, and the protocol {self.protocol!r} says how many; leave one of them out"
+            )
+        if self.task and self.task not in protocols[self.protocol]:
+            tasks = sorted(protocols[self.protocol])
+            raise ConfigError(f"task {self.task!r} is not one of the protocol {self.protocol!r}, which has {tasks}")

@@ -8,9 +8,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from lavla_ros.bringup.domain import free_domains
 from lavla_ros.bringup.launcher import Launcher
@@ -35,11 +35,55 @@ class RecordSummary:
     bags: tuple[str, ...]
 
 
+MOST_TRIES = 3
+"""Episodes of a task in a protocol: at most so many times as it wants demonstrations."""
+
+
+def wanted_demonstrations(config: RecordConfig) -> dict[str, int]:
+    """Task → successful demonstrations that the configuration's protocol wants."""
+    wanted: Mapping[str, int] = load_suite(config.suite, config.options).protocols[config.protocol]  # type: ignore[attr-defined]
+    return {task: count for task, count in wanted.items() if config.task in ("", task)}
+
+
+def record_protocol(config: RecordConfig, on_episode: Callable[[dict[str, object]], None]) -> RecordSummary:
+    """Record each task of the protocol into a folder of its name, until as many demonstrations of it have succeeded.
+
+    Seeds follow one another from the configuration's. Raises what :func:`record_expert` does, and RecordError if the
+    expert fails too often; what was recorded is kept.
+    """
+    began, rounds = time.monotonic(), []
+    for task, wanted in wanted_demonstrations(config).items():
+        tried = succeeded = 0
+        while succeeded < wanted:
+            if tried >= MOST_TRIES * wanted:
+                raise RecordError(
+                    f"{succeeded} of {tried} demonstrations of {task} succeeded; {wanted} are wanted, and the expert "
+                    f"does not get {MOST_TRIES} times as many tries. What there is lies in {config.out / task}"
+                )
+            one = replace(
+                config,
+                protocol="",
+                task=task,
+                episodes=wanted - succeeded,
+                seed=config.seed + tried,
+                out=config.out / task / f"from_seed_{config.seed + tried}",
+            )
+            rounds.append(made := record_expert(one, on_episode))
+            tried, succeeded = tried + made.episodes, succeeded + made.succeeded
+    return RecordSummary(
+        episodes=sum(made.episodes for made in rounds),
+        succeeded=sum(made.succeeded for made in rounds),
+        steps=sum(made.steps for made in rounds),
+        wall_s=time.monotonic() - began,
+        bags=tuple(bag for made in rounds for bag in made.bags),
+    )
+
+
 def record_expert(config: RecordConfig, on_episode: Callable[[dict[str, object]], None]) -> RecordSummary:
     """Run all workers to the end. Raises RecordError with the last lines of the worker that failed, DomainError if
     there are not enough free ROS domains, OutputError if another process records into the same folder."""
     began = time.monotonic()
-    count = min(config.workers, config.episodes)
+    count = min(config.workers, config.count)
     workers: list[_Worker] = []
     episodes: list[dict[str, object]] = []
     with sole_writer(config.out), ExitStack() as stack:
@@ -72,7 +116,7 @@ class _Worker:
     """A recorder node and a lock-step node in a domain of their own."""
 
     def __init__(self, config: RecordConfig, index: int, domain: int, keep_fd: int) -> None:
-        self._left = len(range(index, config.episodes, config.workers))
+        self._left = len(range(index, config.count, config.workers))
         self._root = config.out / f"worker_{index}"
         self._root.mkdir(parents=True, exist_ok=True)
         self._progress = self._root / "progress.jsonl"
@@ -87,6 +131,7 @@ class _Worker:
     def _processes(self, config: RecordConfig, first: int) -> tuple[Process, ...]:
         suite = load_suite(config.suite, config.options)
         task = choose_tasks(suite, [config.task] if config.task else [])[0]
+        limit: int | Mapping[str, int] = getattr(suite, "demonstration_steps", 0)
         has_states = suite.plan(task, 0, config.seed).state_index is not None
         contract = self._root / "contract.yaml"
         contract.write_text(dump_yaml(suite.contract.to_dict()), encoding="utf-8")
@@ -99,7 +144,7 @@ class _Worker:
             "initial_state": config.initial_state + (first if has_states else 0),
             "every": config.workers,
             "episodes": self._left,
-            "max_steps": config.max_steps or getattr(suite, "demonstration_steps", 0),
+            "max_steps": config.max_steps or (limit if isinstance(limit, int) else limit[task]),
             "commander": "expert",
             "disturb": config.disturb,
             "record": True,

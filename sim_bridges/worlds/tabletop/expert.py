@@ -19,8 +19,9 @@ from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.jaka.limits import JOINT_NAMES
 from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.tabletop.motion import Motion, Planner, within_reach
-from sim_bridges.worlds.tabletop.scene import FRUIT_BOWL, STACK_BOWL, TABLE_Z_M
+from sim_bridges.worlds.tabletop.scene import OBJECTS, STACK_BOWL, TABLE_Z_M
 from sim_bridges.worlds.tabletop.sim import TabletopSim
+from sim_bridges.worlds.tabletop.tasks import Put, Wipe
 from sim_bridges.worlds.tabletop.tool import tool_down_joints, upright_tool_of
 
 
@@ -61,6 +62,7 @@ class ExpertConfig:
 class _Scene:
     """What a decision depends on. Positions (3,) in the base frame."""
 
+    job: Put | Wipe
     tool_m: FloatArray
     yaw_rad: float
     opening: float
@@ -94,18 +96,6 @@ class ScriptedExpert:
             )
         self._sim, self._contract = sim, contract
         self.config = config or ExpertConfig()
-        self._stack = sim.task.name == "stack_bowls"
-        if self._stack:
-            rim = STACK_BOWL.height_m
-            # Let go a little above the nested position: the outer finger must not meet the lower bowl's rim.
-            self._release_m = rim + STACK_BOWL.nested_offset_m + 0.008
-            self._carry_m = 2 * rim + 0.032
-            self._rise_m = 0.035
-        else:
-            self._release_m = FRUIT_BOWL.height_m + 0.022
-            self._carry_m = FRUIT_BOWL.height_m + 0.060
-            self._rise_m = 0.045
-
         cfg = self.config
         self._planner = Planner(
             [cfg.speed_m_s, cfg.speed_m_s, cfg.lift_m_s, cfg.turn_rad_s],
@@ -122,7 +112,7 @@ class ScriptedExpert:
     def done(self) -> bool:
         """The task is solved and the tool is clear of the objects."""
         tool, _ = upright_tool_of(self._sim.joint_target_rad)
-        return self._sim.outcome().success and float(tool[2]) > TABLE_Z_M + self._carry_m - 0.02
+        return self._sim.outcome().success and float(tool[2]) > TABLE_Z_M + self._job()[1].carry_m - 0.02
 
     def chunk(self) -> ActionChunk:
         """The next steps from the present state: actions (lookahead, A) in the contract's order."""
@@ -168,28 +158,44 @@ class ScriptedExpert:
         """The motion one step later, on the time-optimal way to the move's goal within the expert's limits."""
         return self._planner.step(motion, [*within_reach(move.goal_m).tolist(), move.yaw_rad], dt_s)
 
+    def _job(self) -> tuple[int, Put | Wipe]:
+        """What is to be done now, and its number: the first thing that is not where it belongs."""
+        does = self._sim.task.does
+        index = next((i for i in range(len(does) - 1) if not self._sim.seated(i)), len(does) - 1)
+        return index, does[index]
+
     def _look(self) -> _Scene:
         sim = self._sim
+        index, job = self._job()
         tool, yaw = upright_tool_of(sim.setpoint[0])
-        moved, target = sim.object_pose(sim.task.moved), sim.object_pose(sim.task.target)
+        moved, target = sim.object_pose(job.moved), sim.object_pose(job.target)
+        # A bowl is moved with all that is nested in it.
+        group = sim.task.handled[: index + 1]
         flat_m = float(np.linalg.norm(moved[:2, 3] - target[:2, 3]))
-        if self._stack:
-            # The rim's point towards -y: there the wall lies between the fingers at yaw 0.
-            rim = np.array([0.0, -(STACK_BOWL.top_radius_m + 0.001), STACK_BOWL.height_m - 0.003])
-            grip, grip_yaw = moved[:3, 3] + rim, 0.0
-            goal = np.array([target[0, 3] + rim[0], target[1, 3] + rim[1], TABLE_Z_M + self._release_m])
-            if sim.held(sim.task.moved):
+        if isinstance(job, Wipe):
+            grip, grip_yaw = moved[:3, 3] + (0.0, 0.0, job.grip_m), _nearest_half_turn(_heading(moved))
+            goal, at_target = self._dirt(moved, job), len(sim.dirty_m) == 0
+        elif sim.task.nests:
+            azimuth = -math.pi / 2 if job.grip == "rim" else self._free_side(moved, target, group)
+            rim = self._rim(azimuth, index)
+            grip, grip_yaw = moved[:3, 3] + rim, _nearest_half_turn(azimuth + math.pi / 2)
+            goal = np.array([target[0, 3] + rim[0], target[1, 3] + rim[1], TABLE_Z_M + job.release_m])
+            if sim.held(*group):
                 # The bowl hangs askew: aim with its underside's centre, not with its rim.
                 goal[:2] = tool[:2] + target[:2, 3] - moved[:2, 3]
-            at_target = flat_m < 0.03 and float(moved[2, 3]) > TABLE_Z_M + 0.004
+            at_target = flat_m < job.over_m and float(moved[2, 3]) > TABLE_Z_M + 0.004
         else:
-            grip, grip_yaw = moved[:3, 3].copy(), _nearest_half_turn(math.atan2(moved[1, 0], moved[0, 0]))
-            goal = np.array([target[0, 3], target[1, 3], TABLE_Z_M + self._release_m])
-            at_target = flat_m < FRUIT_BOWL.top_radius_m - 0.01
+            grip = moved[:3, 3] + (0.0, 0.0, job.grip_m)
+            grip_yaw = 0.0 if job.grip == "upright" else _nearest_half_turn(_heading(moved))
+            goal = np.array([target[0, 3], target[1, 3], TABLE_Z_M + job.release_m])
+            at_target = flat_m < job.over_m
         # One pad may lose contact for a moment; a grip is one as long as the fingers are kept apart.
-        gripped = sim.held(sim.task.moved) or (sim.touched(sim.task.moved) and sim.gripper_steady)
+        gripped = sim.held(*group) or (sim.touched(*group) and sim.gripper_steady)
         held = gripped and not sim.gripper_target_open and sim.gripper_opening > _EMPTY
+        # What was just let go, before the next thing is fetched: the fingers first open completely.
+        letting_go = index > 0 and sim.gripper_target_open and sim.gripper_opening < 0.85
         return _Scene(
+            job=job,
             tool_m=tool,
             yaw_rad=yaw,
             opening=sim.gripper_opening,
@@ -197,21 +203,64 @@ class ScriptedExpert:
             object_yaw_rad=grip_yaw,
             held=held,
             target_m=goal,
-            at_target=at_target,
+            at_target=at_target or letting_go,
         )
 
+    def _rim(self, azimuth_rad: float, below: int) -> FloatArray:
+        """(3,) the point of a bowl's rim, from its frame, where the wall lies between the fingers; ``below`` bowls are
+        nested in it, so that their walls lie there too."""
+        radius_m = STACK_BOWL.top_radius_m + 0.001 - 0.5 * below * STACK_BOWL.wall_m / math.cos(STACK_BOWL.slope_rad)
+        return np.array(
+            [radius_m * math.cos(azimuth_rad), radius_m * math.sin(azimuth_rad), STACK_BOWL.height_m - 0.003]
+        )
+
+    def _free_side(self, moved: FloatArray, target: FloatArray, group: tuple[str, ...]) -> float:
+        """Azimuth of the rim at which the bowl is gripped: within reach here and at the target, the outer finger away
+        from everything else, and the tool turned no further than needs be."""
+        others = [name for name in self._sim.objects if name not in group]
+        best, best_cost = 0.0, math.inf
+        for azimuth in np.arange(8) * (math.pi / 4) - math.pi / 2:
+            outward = np.array([math.cos(azimuth), math.sin(azimuth)])
+            cost = 0.010 * abs(_nearest_half_turn(azimuth + math.pi / 2))
+            for pose in (moved, target):
+                grip = pose[:2, 3] + STACK_BOWL.top_radius_m * outward
+                radius = float(np.linalg.norm(grip))
+                cost += 10.0 * max(0.0, _GRIP_REACH_M[0] - radius, radius - _GRIP_REACH_M[1])
+                finger = grip + _OUTER_FINGER_M * outward
+                for name in others:
+                    place = self._sim.object_pose(name)[:2, 3]
+                    if pose is moved or float(np.linalg.norm(place - pose[:2, 3])) > 0.03:
+                        gap = float(np.linalg.norm(place - finger)) - OBJECTS[name].radius_m
+                        cost += max(0.0, 0.025 - gap)
+            if cost < best_cost:
+                best, best_cost = float(azimuth), cost
+        return best
+
+    def _dirt(self, cloth: FloatArray, job: Wipe) -> FloatArray:
+        """Where the grip is to be drawn: over the nearest dirt and a little beyond."""
+        here, height_m = cloth[:2, 3], TABLE_Z_M + job.grip_m
+        ways = self._sim.dirty_m[:, :2] - here
+        if len(ways) == 0:
+            return np.array([*here, height_m])
+        way = ways[int(np.argmin(np.linalg.norm(ways, axis=1)))]
+        beyond = _BEYOND_M / max(1e-3, float(np.linalg.norm(way)))
+        return np.array([*(here + (1.0 + beyond) * way), height_m])
+
     def _decide(self, scene: _Scene) -> _Move:
-        cfg = self.config
-        carry = TABLE_Z_M + self._carry_m
+        cfg, job = self.config, scene.job
+        carry = TABLE_Z_M + job.carry_m
         here, height = scene.tool_m, float(scene.tool_m[2])
         if scene.held:
             goal = scene.target_m
             miss = float(np.linalg.norm(goal[:2] - here[:2]))
-            if miss < cfg.reach_m and height < goal[2] + cfg.reach_m:
+            wipes = isinstance(job, Wipe)
+            if (scene.at_target if wipes else miss < cfg.reach_m) and height < goal[2] + cfg.reach_m:
                 return _Move(goal_m=goal, yaw_rad=scene.yaw_rad, open=True)
-            sink = min(1.0, max(0.0, (miss - 0.006) / 0.02))
+            # Down over the goal; a cloth stays down from one patch of dirt to the next.
+            sink = min(1.0, max(0.0, (miss - (_STROKE_M if wipes else 0.006)) / 0.02))
             # Up first: sideways only once the object has left the table, over the rim only at full height.
-            rise = 1.0 if miss < 0.02 else min(1.0, max(0.0, (height - carry + self._rise_m) / 0.03))
+            lifted = min(1.0, max(0.0, (height - carry + job.rise_m) / 0.03))
+            rise = 1.0 if miss < (_STROKE_M + 0.02 if wipes else 0.02) else lifted
             aside = here[:2] + rise * (goal[:2] - here[:2])
             return _Move(
                 goal_m=np.array([*aside, goal[2] + sink * (carry - goal[2])]), yaw_rad=scene.yaw_rad, open=False
@@ -227,7 +276,8 @@ class ScriptedExpert:
         closing = miss < 0.02 and scene.opening < 0.93 and abs(height - float(goal[2])) < 0.015
         if near or (closing and scene.opening > _EMPTY):
             return _Move(goal_m=goal, yaw_rad=scene.yaw_rad, open=False)
-        away = min(1.0, max(0.0, (miss + 0.03 * turn - cfg.reach_m) / cfg.funnel_m))
+        funnel_m = (None if isinstance(job, Wipe) else job.funnel_m) or cfg.funnel_m
+        away = min(1.0, max(0.0, (miss + 0.03 * turn - cfg.reach_m) / funnel_m))
         if scene.opening < 0.85:
             away = 1.0
         goal = np.array([goal[0], goal[1], goal[2] + away * cfg.hover_m])
@@ -241,6 +291,14 @@ _NEAR_S = 0.01
 """Half the interval over which the tool's velocity is differenced."""
 _AS_PLANNED_RAD = 0.08
 """A joint further off the plan than this makes the plan start again from where the arm is (about 25 mm)."""
+_GRIP_REACH_M = (0.21, 0.37)
+"""Distance from the base at which a rim is well gripped, and put down."""
+_OUTER_FINGER_M = 0.05
+"""The open outer finger is this far from the grip."""
+_BEYOND_M = 0.012
+"""A stroke goes this far beyond the dirt that it aims at."""
+_STROKE_M = 0.09
+"""Dirt nearer than this is wiped without lifting the cloth."""
 _EMPTY = 0.02
 """Opening below which the closed gripper holds nothing."""
 
@@ -259,6 +317,11 @@ def _foresee(scene: _Scene, tool_m: FloatArray, yaw_rad: float, is_open: bool) -
         held=held,
         at_target=scene.at_target or (scene.held and is_open),
     )
+
+
+def _heading(pose_44: FloatArray) -> float:
+    """Direction of a pose's x axis on the table."""
+    return math.atan2(pose_44[1, 0], pose_44[0, 0])
 
 
 def _nearest_half_turn(angle_rad: float) -> float:

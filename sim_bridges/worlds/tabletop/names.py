@@ -4,7 +4,16 @@ from __future__ import annotations
 
 from typing import Literal
 
-TaskName = Literal["pick_place", "stack_bowls"]
+TaskName = Literal[
+    "pick_place",
+    "stack_bowls",
+    "stack_3_bowls",
+    "stack_4_bowls",
+    "wipe_stain",
+    "place_mango",
+    "place_sponge",
+    "place_bottle",
+]
 LayoutName = Literal["id", "ood"]
 """Where objects are placed: as in the demonstrations, or elsewhere."""
 USUAL_TASK: TaskName = "pick_place"

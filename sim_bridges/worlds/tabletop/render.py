@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from sim_bridges.gl import GL_PACKAGES, NoGLError, no_gl_error
-from sim_bridges.worlds.tabletop.scene import TABLE_Z_M
+from sim_bridges.worlds.tabletop.scene import OBJECTS, TABLE_Z_M
 
 if TYPE_CHECKING:
     from sim_bridges.worlds.tabletop.sim import TabletopSim
@@ -50,7 +50,8 @@ class TabletopRenderer:
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_SHADOW] = False  # slow: see _add_contact_shadows
         self._renderer.scene.flags[mujoco.mjtRndFlag.mjRND_REFLECTION] = False
         model = sim.model
-        self._blobs = [(model.body(name).id, 0.045 if "bowl" in name else 0.028) for name in sim.objects]
+        shadows = [(name, OBJECTS[name].shadow_m) for name in sim.objects]
+        self._blobs = [(model.body(name).id, radius) for name, radius in shadows if radius > 0.0]
         self._blobs += [
             (model.body(name).id, radius)
             for name, radius in (("gripper", 0.040), ("finger_left", 0.014), ("finger_right", 0.014))

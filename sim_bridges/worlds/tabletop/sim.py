@@ -11,24 +11,34 @@ from typing import Any
 
 import mujoco
 import numpy as np
-from numpy.typing import ArrayLike
+from numpy.typing import ArrayLike, NDArray
 
 from lavla_ros.errors import InputError
 from lavla_ros.jaka.limits import JOINT_NAMES, SERVO_MAX_SPEED_RAD_S
 from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.tabletop.names import LayoutName, TaskName
 from sim_bridges.worlds.tabletop.robot import FINGER_TRAVEL_M
-from sim_bridges.worlds.tabletop.scene import TABLE_Z_M, TIMESTEP_S, build_spec
+from sim_bridges.worlds.tabletop.scene import (
+    CLOTH_TILES,
+    OBJECTS,
+    TABLE_Z_M,
+    TIMESTEP_S,
+    build_spec,
+    stain_cells,
+)
 from sim_bridges.worlds.tabletop.tasks import (
+    CLOTH_COLOURS,
     PICKED_HEIGHT_M,
     REST_SPEED_M_S,
     REST_TIME_S,
     REST_TURN_RAD_S,
-    START_HEIGHT_M,
     TASKS,
+    WIPED,
     Outcome,
-    inside_fruit_bowl,
+    Put,
+    inside,
     nesting_score,
+    spill,
     table_pose,
 )
 from sim_bridges.worlds.tabletop.tool import tool_down_joints
@@ -39,6 +49,8 @@ JUDGE_EVERY_STEPS = 5
 """The progress of the task is looked at on a fixed 20 ms grid, however ``advance`` is called."""
 _REST_JUDGEMENTS = round(REST_TIME_S / (JUDGE_EVERY_STEPS * TIMESTEP_S))
 _SETTLE_STEPS = 75
+_SPILL = (7, 11)
+"""Begins the seeds of the stains' shapes."""
 
 _FINGER_STEP_M = 0.15 * TIMESTEP_S
 """The fingers open or close in about 0.27 s."""
@@ -50,8 +62,11 @@ HOME_GRASP_M = (-0.29, -0.01, TABLE_Z_M + 0.17)
 HOME_SPREAD_M = 0.02
 
 _LAYOUT_CODES: dict[str, int] = {"id": 0, "ood": 1}
-_TASK_CODES: dict[str, int] = {"pick_place": 0, "stack_bowls": 1}
-_EXTRA = 28  # numbers of our own in a snapshot, before MuJoCo's
+_EXTRA = 28  # numbers of our own in a snapshot, before the rubric's and MuJoCo's
+_WIPING_SPEED_M_S = 0.01
+"""A cloth that lies still wipes nothing."""
+_WIPING_GAP_M = 0.003
+"""A cell is touched by a part of the cloth whose underside is this near, if that part touches the table."""
 
 
 class TabletopSim:
@@ -78,8 +93,16 @@ class TabletopSim:
         self._pads = [model.geom(f"pad_{s}").id for s in ("left", "right")]
         self._grasp = model.site("grasp").id
         self._body_of = {name: model.body(name).id for name in self.objects}
-        self._free_q = {name: int(model.joint(name).qposadr[0]) for name in self.objects}
-        self._free_v = {name: int(model.joint(name).dofadr[0]) for name in self.objects}
+        self._mocap = {name: int(model.body_mocapid[body]) for name, body in self._body_of.items()}
+        free = [name for name in self.objects if self._mocap[name] < 0]
+        self._free_q = {name: int(model.joint(name).qposadr[0]) for name in free}
+        self._free_v = {name: int(model.joint(name).dofadr[0]) for name in free}
+        if self.task.wipes:
+            self._tiles = np.array([model.geom(name).id for name in CLOTH_TILES])
+            self._cells = np.flatnonzero(model.geom_bodyid == self._body_of["stain"])
+            self._table = model.geom("table").id
+            self._coloured = np.flatnonzero(model.body_rootid[model.geom_bodyid] == self._body_of["cloth"])
+            self._coloured = self._coloured[model.geom_group[self._coloured] == 0]
         self._state_kind = mujoco.mjtState.mjSTATE_INTEGRATION
         self._state_size = mujoco.mj_stateSize(model, self._state_kind)
         self.seed = 0
@@ -90,11 +113,15 @@ class TabletopSim:
         if seed < 0:
             raise InputError(f"the seed is {seed}; expected an integer >= 0")
         self.seed = seed
-        rng = np.random.default_rng([seed, _TASK_CODES[self.task.name], _LAYOUT_CODES[self.layout]])
+        rng = np.random.default_rng([seed, self.task.code, _LAYOUT_CODES[self.layout]])
         mujoco.mj_resetData(self.model, self.data)
         for name, (x, y, yaw) in self.task.sample(self.layout, rng).items():
-            start = self._free_q[name]
-            self.data.qpos[start : start + 7] = table_pose(name, x, y, yaw)
+            pose = table_pose(name, x, y, yaw)
+            if (mocap := self._mocap[name]) >= 0:
+                self.data.mocap_pos[mocap], self.data.mocap_quat[mocap] = pose[:3], pose[3:]
+            else:
+                start = self._free_q[name]
+                self.data.qpos[start : start + 7] = pose
         grasp = np.array(HOME_GRASP_M) + rng.uniform(-HOME_SPREAD_M, HOME_SPREAD_M, size=3)
         home = tool_down_joints(grasp, 0.0)
         self.data.qpos[self._q] = home
@@ -103,10 +130,32 @@ class TabletopSim:
         self._from, self._to = home.copy(), home.copy()
         self._ramp_done, self._ramp_steps, self._speed_before = 0, 0, np.zeros(6)
         self._gripper_open = True
-        self._steps, self._picked, self._rest_count = 0, False, 0
+        self._dirty = self._spill()
+        self._spilt = int(self._dirty.sum())
+        self._begin()
         self._run(_SETTLE_STEPS)
-        self._steps, self._picked, self._rest_count = 0, False, 0
+        self._begin()
         self.data.time = 0.0
+        self._paint()
+
+    def _begin(self) -> None:
+        """Nothing is done yet, at time 0."""
+        count = len(self.task.handled)
+        self._steps = 0
+        self._picked, self._rest_count = np.zeros(count, bool), np.zeros(count, np.int64)
+        self._seated = np.zeros(count - 1)
+
+    def _spill(self) -> NDArray[np.bool_]:
+        """(cells,) the stain of the episode's seed."""
+        # A stream of its own: the places stay as they are, whatever is drawn here.
+        return spill(np.random.default_rng([*_SPILL, self.seed])) if self.task.wipes else np.zeros(0, bool)
+
+    def _paint(self) -> None:
+        """Give the cloth the colour of the episode, and show the cells that are dirty."""
+        if self.task.wipes:
+            colours = CLOTH_COLOURS[self.layout]
+            self.model.geom_rgba[self._coloured] = (*colours[self.seed % len(colours)], 1.0)
+            self.model.geom_rgba[self._cells, 3] = np.where(self._dirty, 1.0, 0.0)
 
     @property
     def instruction(self) -> str:
@@ -205,15 +254,56 @@ class TabletopSim:
         mujoco.mj_fwdPosition(self.model, data)
 
     def _judge(self) -> None:
-        """Latch the pick and count how long the moved object has been at rest on its own."""
-        moved = self.task.moved
-        lifted = float(self.data.xpos[self._body_of[moved]][2]) - TABLE_Z_M - START_HEIGHT_M[moved] > PICKED_HEIGHT_M
-        if lifted and not self._picked:
-            self._picked = self.held(moved)
-        start = self._free_v[moved]
-        twist = self.data.qvel[start : start + 6]
-        slow = float(np.linalg.norm(twist[:3])) < REST_SPEED_M_S and float(np.linalg.norm(twist[3:])) < REST_TURN_RAD_S
-        self._rest_count = self._rest_count + 1 if slow and not self.touched(moved) else 0
+        """Latch the picks, count how long what is moved has been at rest on its own, see what is nested and wiped."""
+        for i, name in enumerate(self.task.handled):
+            height_m = float(self.data.xpos[self._body_of[name]][2]) - TABLE_Z_M - OBJECTS[name].stand_m
+            if height_m > PICKED_HEIGHT_M and not self._picked[i]:
+                self._picked[i] = self.held(*self.task.handled[: i + 1])  # a bowl, and what is in it
+            start = self._free_v[name]
+            speed, turn = self.data.qvel[start : start + 3], self.data.qvel[start + 3 : start + 6]
+            slow = float(np.linalg.norm(speed)) < REST_SPEED_M_S and float(np.linalg.norm(turn)) < REST_TURN_RAD_S
+            self._rest_count[i] = self._rest_count[i] + 1 if slow and not self.touched(name) else 0
+        for i in range(len(self._seated)):
+            now = self._nesting(i)
+            # What is carried keeps what it was worth when it last stood, unless it falls out.
+            self._seated[i] = now if self._rest_count[i] >= _REST_JUDGEMENTS else self._seated[i] * (now > 0.0)
+        if self.task.wipes:
+            self._wipe()
+
+    def _nesting(self, index: int) -> float:
+        """The rubric for how a task's object stands in its target now."""
+        return nesting_score(self.object_pose(self.task.handled[index]), self.object_pose(self.task.targets[index]))
+
+    def _wipe(self) -> None:
+        """Clean the cells that a part of the cloth slides over while it touches the table."""
+        start = self._free_v["cloth"]
+        if float(np.linalg.norm(self.data.qvel[start : start + 2])) < _WIPING_SPEED_M_S or not self._dirty.any():
+            return
+        pairs = self.data.contact.geom
+        touching = set(pairs[(pairs == self._table).any(axis=1)].ravel().tolist())
+        cells = self.dirty_m
+        gone = np.zeros(len(cells), bool)
+        for tile in self._tiles:
+            if int(tile) in touching:
+                local = (cells - self.data.geom_xpos[tile]) @ self.data.geom_xmat[tile].reshape(3, 3)
+                half = self.model.geom_size[tile]
+                over = (np.abs(local[:, :2]) < half[:2]).all(axis=1)
+                gone |= over & (np.abs(local[:, 2] + half[2]) < _WIPING_GAP_M)
+        if gone.any():
+            self._dirty[np.flatnonzero(self._dirty)[gone]] = False
+            self._paint()
+
+    @property
+    def dirty_m(self) -> FloatArray:
+        """(n, 3) the middles of the stain's cells that are still dirty, in the base frame."""
+        pose = self.object_pose("stain")
+        flat = stain_cells()[self._dirty]
+        return np.asarray(np.column_stack([flat, np.zeros(len(flat))]) @ pose[:3, :3].T + pose[:3, 3])
+
+    def seated(self, index: int) -> bool:
+        """Whether the task's object of this number was let go in its target, and is still there."""
+        last = index == len(self._seated)
+        return self.outcome().placed if last else bool(self._seated[index] > 0.0)
 
     def object_pose(self, name: str) -> FloatArray:
         """(4, 4) pose of an object in the base frame. Raises KeyError naming the objects there are."""
@@ -225,15 +315,13 @@ class TabletopSim:
         pose[:3, 3] = self.data.xpos[body]
         return pose
 
-    def held(self, name: str) -> bool:
-        """Whether both finger pads touch the object."""
-        body = self._body_of[name]
-        return all(self._touching(pad, body) for pad in self._pads)
+    def held(self, *names: str) -> bool:
+        """Whether both finger pads touch the object; of several, any of them."""
+        return all(self._touching(pad, names) for pad in self._pads)
 
-    def touched(self, name: str) -> bool:
-        """Whether a finger pad touches the object."""
-        body = self._body_of[name]
-        return any(self._touching(pad, body) for pad in self._pads)
+    def touched(self, *names: str) -> bool:
+        """Whether a finger pad touches the object, or one of several."""
+        return any(self._touching(pad, names) for pad in self._pads)
 
     def external_force_n(self) -> float:
         """What presses against the arm, N: the force at the grasp point that explains the torques of its joints.
@@ -247,57 +335,71 @@ class TabletopSim:
         wrench = np.linalg.lstsq(jacobian[:, self._v].T, torque, rcond=0.03)[0]
         return float(np.linalg.norm(wrench[:3]))
 
-    def _touching(self, geom: int, body: int) -> bool:
+    def _touching(self, geom: int, names: tuple[str, ...]) -> bool:
         pairs = self.data.contact.geom
         if len(pairs) == 0:
             return False
-        bodies = self.model.geom_bodyid[pairs]
-        one_way = (pairs[:, 0] == geom) & (bodies[:, 1] == body)
-        other_way = (pairs[:, 1] == geom) & (bodies[:, 0] == body)
-        return bool(np.any(one_way | other_way))
+        # The parts of an object are below its body.
+        bodies = self.model.body_rootid[self.model.geom_bodyid[pairs]]
+        ours = np.isin(bodies, [self._body_of[name] for name in names])
+        return bool(np.any(((pairs[:, 0] == geom) & ours[:, 1]) | ((pairs[:, 1] == geom) & ours[:, 0])))
 
     def outcome(self) -> Outcome:
         """The state of the task by the rubric of the paper's Appendix F.2."""
-        moved, target = self.object_pose(self.task.moved), self.object_pose(self.task.target)
-        released = not self.touched(self.task.moved)
-        at_rest = self._rest_count >= _REST_JUDGEMENTS
-        if self.task.name == "pick_place":
-            upright = float(target[2, 2]) > 0.9
-            placed = released and at_rest and upright and inside_fruit_bowl(target, moved[:3, 3])
-            score = 0.5 * self._picked + 0.5 * placed
-            success = self._picked and placed
+        last = self.task.handled[-1]
+        picked = bool(self._picked[-1])
+        released, at_rest = not self.touched(last), bool(self._rest_count[-1] >= _REST_JUDGEMENTS)
+        if self.task.wipes:
+            score = 1.0 - int(self._dirty.sum()) / self._spilt
+            placed, success = False, score >= WIPED
+        elif self.task.nests:
+            nested = [*self._seated, self._nesting(-1) if released and at_rest else 0.0]
+            placed = nested[-1] > 0.0
+            score, success = float(np.mean(nested)), min(nested) >= 0.8
         else:
-            score = nesting_score(moved, target) if released and at_rest else 0.0
-            placed = score > 0.0
-            success = score >= 0.8
-        return Outcome(
-            success=success, score=score, picked=self._picked, placed=placed, released=released, at_rest=at_rest
-        )
+            job = self.task.does[0]
+            moved, target = self.object_pose(job.moved), self.object_pose(job.target)
+            stands = isinstance(job, Put) and job.grip == "upright"
+            upright = float(target[2, 2]) > 0.9 and (not stands or float(moved[2, 2]) > 0.9)
+            placed = released and at_rest and upright and inside(job.target, target, moved[:3, 3])
+            score = 0.5 * picked + 0.5 * placed
+            success = picked and placed
+        return Outcome(success=success, score=score, picked=picked, placed=placed, released=released, at_rest=at_rest)
 
     def snapshot(self) -> FloatArray:
         """Everything that the future and the pictures depend on, flat; :meth:`restore` continues bit for bit."""
         own = np.zeros(_EXTRA)
-        own[0], own[1] = _TASK_CODES[self.task.name], _LAYOUT_CODES[self.layout]
+        own[0], own[1] = self.task.code, _LAYOUT_CODES[self.layout]
         own[2], own[3], own[4], own[5] = self.seed, self._steps, self._ramp_done, self._ramp_steps
-        own[6], own[7], own[8] = self._gripper_open, self._picked, self._rest_count
+        own[6], own[7], own[8] = self._gripper_open, self._picked[0], self._rest_count[0]
         own[9:15], own[15:21], own[21:27] = self._from, self._to, self._speed_before
         physics = np.zeros(self._state_size)
         mujoco.mj_getState(self.model, self.data, physics, self._state_kind)
-        return np.concatenate([own, physics])
+        return np.concatenate([own, *self._rubric(), physics])
+
+    def _rubric(self) -> tuple[NDArray[Any], ...]:
+        """What the rubric remembers beyond the first object's pick and rest: views, to be written and read."""
+        return self._picked[1:], self._rest_count[1:], self._seated, self._dirty
 
     @property
     def snapshot_size(self) -> int:
         """Numbers in a snapshot of this scene."""
-        return _EXTRA + int(self._state_size)
+        return _EXTRA + sum(part.size for part in self._rubric()) + int(self._state_size)
 
     def restore(self, state: FloatArray) -> None:
         """Continue from a snapshot of the same task and layout; ValueError names what differs."""
         if state.shape != (self.snapshot_size,):
             raise InputError(f"a snapshot of this scene has {self.snapshot_size} numbers, got shape {state.shape}")
-        if (state[0], state[1]) != (_TASK_CODES[self.task.name], _LAYOUT_CODES[self.layout]):
+        if (state[0], state[1]) != (self.task.code, _LAYOUT_CODES[self.layout]):
             raise InputError(f"the snapshot is of another scene than task {self.task.name!r}, layout {self.layout!r}")
         self.seed, self._steps, self._ramp_done, self._ramp_steps = (int(x) for x in state[2:6])
-        self._gripper_open, self._picked, self._rest_count = bool(state[6]), bool(state[7]), int(state[8])
+        self._gripper_open, self._picked[0], self._rest_count[0] = bool(state[6]), bool(state[7]), int(state[8])
         self._from, self._to, self._speed_before = state[9:15].copy(), state[15:21].copy(), state[21:27].copy()
-        mujoco.mj_setState(self.model, self.data, state[_EXTRA:], self._state_kind)
+        at = _EXTRA
+        for part in self._rubric():
+            part[:] = state[at : (at := at + part.size)]
+        if self.task.wipes:
+            self._spilt = int(self._spill().sum())
+        mujoco.mj_setState(self.model, self.data, state[at:], self._state_kind)
         mujoco.mj_fwdPosition(self.model, self.data)
+        self._paint()

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, cast, get_args
+from typing import Any, ClassVar, cast, get_args
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
 from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_CONTRACT, REPLAN_STEPS
@@ -28,6 +29,14 @@ from sim_bridges.worlds.tabletop.names import TRAINED_LAYOUT, USUAL_TASK, Layout
 EVALUATION_SEED_BASE = 1_000_000
 """Evaluation episodes use seeds from here on, recordings stay below: a policy never meets its training layouts."""
 TASKS: tuple[TaskName, ...] = get_args(TaskName)
+PAPER_TASKS: tuple[TaskName, ...] = TASKS[1:]
+_STEPS = {"stack_3_bowls": (600, 300), "stack_4_bowls": (800, 400), "wipe_stain": (600, 300)}
+"""Task → contract steps after which an episode, and an expert's demonstration, has failed. A grasp or a placement is
+progress once, so that an episode has only so many spans without."""
+
+
+def _steps(task: str) -> tuple[int, int]:
+    return _STEPS.get(task, (400, 150))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,11 +55,26 @@ class TabletopSuite:
     name = "tabletop"
     tasks: tuple[str, ...] = TASKS
     default_tasks: tuple[str, ...] = (USUAL_TASK,)
-    # 20 s without progress (Appendix F.2). A grasp is progress once, so that an episode has two such spans at most.
-    rules = Rules(episodes=50, seed=0, max_steps=400, replan_steps=REPLAN_STEPS, patience_steps=200)
+    # The paper's (Appendix F): the stacks, wiping, and what is picked and placed amid clutter.
+    task_sets: ClassVar[Mapping[str, tuple[str, ...]]] = {
+        "paper": PAPER_TASKS,
+        "paper_stacks": PAPER_TASKS[:3],
+        "paper_places": PAPER_TASKS[4:],
+    }
+    protocols: ClassVar[Mapping[str, Mapping[str, int]]] = {
+        "paper": dict(zip(PAPER_TASKS, (20, 15, 15, 50, 50, 50, 50), strict=True))
+    }
+    # 20 s without progress (Appendix F.2).
+    rules = Rules(
+        episodes=50,
+        seed=0,
+        max_steps=max(most for most, _ in _STEPS.values()),
+        replan_steps=REPLAN_STEPS,
+        patience_steps=200,
+    )
     task_in_process = False
     policy = BUNDLED_POLICY
-    demonstration_steps = 150
+    demonstration_steps: ClassVar[Mapping[str, int]] = {task: _steps(task)[1] for task in TASKS}
     first_evaluation_seed = EVALUATION_SEED_BASE
     """Recordings use seeds below this."""
 
@@ -75,7 +99,7 @@ class TabletopSuite:
     def plan(self, task: str, trial: int, seed: int) -> EpisodeStart:
         if not 0 <= trial < 10_000:
             raise SuiteError(f"episodes is {trial + 1}; a seed of the tabletop has 10000 layouts")
-        return EpisodeStart(EVALUATION_SEED_BASE + seed * 10_000 + trial)
+        return EpisodeStart(EVALUATION_SEED_BASE + seed * 10_000 + trial, max_steps=_steps(task)[0])
 
     def describe(self, plan: EpisodePlan) -> dict[str, Any]:
         return {"task": plan.task, "layout": self.layout, "seed": plan.seed}

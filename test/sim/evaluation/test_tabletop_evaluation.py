@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import multiprocessing
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -15,15 +16,20 @@ import pytest
 from lavla_ros import cli
 from lavla_ros.contract import Observation
 from lavla_ros.policy.policy import ObservationError
+from lavla_ros.resources import config_path
+from lavla_ros.yaml_text import load_yaml
 from sim_bridges.episode import ExpertActor, Observer, PolicyError, run_episode
 from sim_bridges.evaluation import evaluation
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.policy_server import ServedPolicy, served_policy
 from sim_bridges.evaluation.results import Results, same_episodes
+from sim_bridges.lockstep import record as recording
 from sim_bridges.lockstep.config import RecordConfig
+from sim_bridges.lockstep.record import RecordSummary
 from sim_bridges.world import EpisodePlan
 from sim_bridges.worlds.tabletop.suite import EVALUATION_SEED_BASE, TabletopSuite
+from sim_bridges.worlds.tabletop.tasks import TASKS
 from training.dataset import DatasetWriter, EpisodeArrays, layout, stats
 from training.dataset.video import VideoWriter
 
@@ -71,6 +77,54 @@ def test_expert_solves_evaluation_layouts(task: str, tmp_path: Path, capsys: pyt
     page = (tmp_path / "report.html").read_text()
     assert "100%" in page
     assert "lavla eval tabletop" in page
+
+
+def test_the_papers_protocol_has_its_counts_and_makes_up_for_failures(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """20, 15 and 15 demonstrations of the stacks, 50 of each other task (Appendix F.1); every fifth one fails here."""
+    config, made = RecordConfig(out=tmp_path, protocol="paper", seed=100), []
+
+    def recorded(one: RecordConfig, on_episode: Callable[[dict[str, object]], None]) -> RecordSummary:
+        made.append((one.task, one.seed, one.count, one.out.relative_to(tmp_path).as_posix()))
+        good = sum((one.seed + i) % 5 != 0 for i in range(one.count))
+        return RecordSummary(episodes=one.count, succeeded=good, steps=0, wall_s=0.0, bags=())
+
+    monkeypatch.setattr(recording, "record_expert", recorded)
+    assert recording.record_protocol(config, lambda episode: None).succeeded == 250
+    assert [(task, count) for task, seed, count, _ in made if seed == 100] == [
+        *(("stack_bowls", 20), ("stack_3_bowls", 15), ("stack_4_bowls", 15), ("wipe_stain", 50)),
+        *((f"place_{name}", 50) for name in ("mango", "sponge", "bottle")),
+    ]
+    assert made[:2] == [
+        ("stack_bowls", 100, 20, "stack_bowls/from_seed_100"),
+        ("stack_bowls", 120, 4, "stack_bowls/from_seed_120"),
+    ]
+    monkeypatch.setattr(recording, "record_expert", lambda one, _: replace(recorded(one, print), succeeded=0))
+    with pytest.raises(recording.RecordError, match=r"0 of 150 demonstrations of wipe_stain succeeded; 50 are wanted"):
+        recording.record_protocol(replace(config, task="wipe_stain"), lambda episode: None)
+
+
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [
+        ({"protocol": "paper", "episodes": 3}, "episodes is 3, and the protocol 'paper' says how many"),
+        ({"protocol": "papers"}, r"has no protocol 'papers'; it has \['paper'\]"),
+        ({"protocol": "paper", "task": "pick_place"}, "task 'pick_place' is not one of the protocol 'paper'"),
+        ({"protocol": "paper", "suite": "libero_object"}, "libero_object has no protocol 'paper'; it has none"),
+    ],
+)
+def test_a_protocol_that_cannot_be_recorded_is_refused(given: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=words):
+        RecordConfig(out=tmp_path, **given)
+
+
+def test_every_task_has_a_limit_and_the_stack_offers_it() -> None:
+    suite = TabletopSuite()
+    assert [suite.plan(task, 0, 0).max_steps for task in ("pick_place", "stack_4_bowls")] == [400, 800]
+    assert set(suite.demonstration_steps) == set(suite.tasks) == set(TASKS)
+    stack = load_yaml(config_path("stacks/jaka_policy.yaml").read_text())
+    assert stack["arguments"]["task"]["choices"] == list(suite.tasks)
 
 
 def test_training_and_evaluation_seeds_do_not_meet(tmp_path: Path) -> None:

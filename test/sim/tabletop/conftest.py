@@ -26,6 +26,12 @@ def stack_sim() -> TabletopSim:
     return TabletopSim("stack_bowls")
 
 
+@pytest.fixture(scope="session")
+def wipe_sim() -> TabletopSim:
+    """Reset it before use."""
+    return TabletopSim("wipe_stain")
+
+
 @pytest.fixture(scope="module")
 def environment() -> TabletopEnvironment:
     """Without pictures. Reset it before use."""

@@ -50,6 +50,39 @@ def shown(environment: TabletopEnvironment, seed: int, *, disturb: bool = False)
     return observer
 
 
+@pytest.mark.parametrize(
+    ("task", "layout"),
+    [
+        ("stack_3_bowls", "ood"),
+        ("stack_4_bowls", "id"),
+        ("wipe_stain", "id"),
+        ("wipe_stain", "ood"),
+        ("place_mango", "ood"),
+        ("place_bottle", "id"),
+        ("place_bottle", "ood"),
+    ],
+)
+def test_solves_the_papers_task(task: str, layout: str) -> None:
+    suite = load_suite("tabletop", {"layout": layout})
+    environment = suite.environment(task, images=False)
+    episodes = [show(environment, replace(plan(seed, task), max_steps=300), suite.contract) for seed in (40, 41)]
+    assert all(episode.success for episode in episodes)
+    assert np.mean([episode.score for episode in episodes]) > 0.9
+
+
+def test_a_sponge_is_dented_by_the_fingers_and_springs_back() -> None:
+    environment = load_suite("tabletop").environment("place_sponge", images=False)
+    session, expert, dents = environment.session, environment.expert(), []
+    session.reset(40)
+    sides = [session.sim.model.joint(f"sponge_{side}_{i}").qposadr[0] for side in ("left", "right") for i in range(3)]
+    while not session.sim.outcome().success:
+        session.step(expert.chunk())
+        dents.append(session.sim.data.qpos[sides].copy())
+        assert len(dents) < 100
+    deepest = np.array(dents).min(axis=0)
+    assert deepest.min() < -0.005 and np.abs(dents[-1]).max() < 0.001
+
+
 @pytest.mark.parametrize(("task", "layout"), [("pick_place", "id"), ("stack_bowls", "id"), ("pick_place", "ood")])
 def test_solves_the_task(task: str, layout: str) -> None:
     suite = load_suite("tabletop", {"layout": layout})

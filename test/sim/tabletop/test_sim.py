@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
+from lavla_ros.errors import FailedError
+from sim_bridges.worlds.tabletop import tasks
+from sim_bridges.worlds.tabletop.names import TaskName
+from sim_bridges.worlds.tabletop.scene import OBJECTS
 from sim_bridges.worlds.tabletop.sim import TabletopSim
-from sim_bridges.worlds.tabletop.tasks import TASKS
+from sim_bridges.worlds.tabletop.tasks import CLOTH_COLOURS, TASKS, Region, unseen
 from sim_bridges.worlds.tabletop.tool import tool_down_joints
 
 pytestmark = pytest.mark.sim
@@ -93,12 +100,13 @@ def test_layouts_are_clear_reachable_and_different(task: str, layout: str) -> No
     for seed in range(60):
         poses = TASKS[task].sample(layout, np.random.default_rng(seed))  # type: ignore[arg-type]
         points = np.array([p[:2] for p in poses.values()])
-        for i in range(len(points)):
-            for j in range(i):
-                assert np.linalg.norm(points[i] - points[j]) >= TASKS[task].clearance_m
-        for name in (TASKS[task].moved, TASKS[task].target):
+        for (one, a), (other, b) in itertools.combinations(zip(poses, points, strict=True), 2):
+            apart = OBJECTS[one].radius_m + OBJECTS[other].radius_m + TASKS[task].gap_m
+            assert np.linalg.norm(a - b) >= max(TASKS[task].clearance_m, apart), (one, other)
+        for name in (*TASKS[task].handled, *TASKS[task].targets):
             x, y, _ = poses[name]
             tool_down_joints((x, y, -0.05), 0.0)
+        assert not TASKS[task].all_seen or not unseen(poses, set(TASKS[task].handled))
         starts.append(points)
     assert np.std(np.array(starts), axis=0).min() > 0.02
 
@@ -106,18 +114,68 @@ def test_layouts_are_clear_reachable_and_different(task: str, layout: str) -> No
 def test_ood_positions_lie_outside_the_training_regions() -> None:
     for task in TASKS.values():
         ood, regions = task.regions["ood"], task.regions["id"]
-        for name, region in regions.items():
+        for name in (*task.handled, *task.targets):
             low, high = ood[name].azimuth_rad
-            assert low > region.azimuth_rad[1] or high < region.azimuth_rad[0], (task.name, name)
-        assert len(ood) > len(regions)
+            assert low > regions[name].azimuth_rad[1] or high < regions[name].azimuth_rad[0], (task.name, name)
+        assert set(ood) > set(regions)  # things never seen before
 
 
-def test_objects_stand_still_at_the_start(pick_sim: TabletopSim) -> None:
-    pick_sim.reset(5)
-    before = {name: pick_sim.object_pose(name) for name in pick_sim.objects}
-    pick_sim.advance(1_000_000_000)
+def at(x_m: float, y_m: float) -> Region:
+    """One place."""
+    radius, azimuth = float(np.hypot(x_m, y_m)), float(np.arctan2(-y_m, -x_m))
+    return Region(radius_m=(radius, radius), azimuth_rad=(azimuth, azimuth))
+
+
+def test_a_layout_that_hides_an_object_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tasks, "_LAYOUTS", 5)
+    monkeypatch.setitem(OBJECTS, "screen", replace(OBJECTS["can"], radius_m=0.06, height_m=0.3))
+    task = TASKS["place_sponge"]
+    plate = {"plate": at(-0.20, -0.20)}
+    hides = {"sponge": at(-0.25, 0.15), "screen": at(-0.40, 0.07), **plate}
+    with pytest.raises(FailedError, match=r"place_sponge, layout id: screen hides sponge from the front camera"):
+        replace(task, gap_m=0.0, regions={"id": hides}).sample("id", np.random.default_rng(0))
+    away = {"sponge": at(-0.10, 0.45), **plate}
+    with pytest.raises(FailedError, match=r"sponge at \(-0.10, 0.45\) m reaches out of the front camera's picture"):
+        replace(task, regions={"id": away}).sample("id", np.random.default_rng(0))
+    with pytest.raises(FailedError, match=r"a gap of 0\.4 m between"):
+        replace(task, gap_m=0.4).sample("id", np.random.default_rng(0))
+
+
+def test_a_task_whose_objects_have_no_place_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"without a region \['plate'\].*unknown objects \['melon'\]"):
+        replace(TASKS["place_sponge"], regions={"id": {"sponge": at(-0.3, 0.0), "melon": at(-0.3, 0.2)}})
+
+
+@pytest.mark.parametrize("layout", ["id", "ood"])
+def test_the_cloth_has_another_colour_in_another_episode(wipe_sim: TabletopSim, layout: str) -> None:
+    assert not set(CLOTH_COLOURS["id"]) & set(CLOTH_COLOURS["ood"])
+    sim = wipe_sim if layout == "id" else TabletopSim("wipe_stain", layout="ood")
+    seen = []
+    for seed in range(2):
+        sim.reset(seed)
+        seen.append(tuple(sim.model.geom("cloth_left").rgba[:3].tolist()))
+    assert seen[0] != seen[1] and set(seen) <= {tuple(np.float32(c).tolist()) for c in CLOTH_COLOURS[layout]}
+
+
+def test_a_snapshot_knows_what_is_wiped_and_which_cloth_it_is(wipe_sim: TabletopSim) -> None:
+    wipe_sim.reset(1)
+    wipe_sim._dirty[:70] = False
+    other = TabletopSim("wipe_stain")
+    other.restore(wipe_sim.snapshot())
+    assert np.array_equal(other.dirty_m, wipe_sim.dirty_m) and len(other.dirty_m) > 0
+    assert other.outcome() == wipe_sim.outcome() and other.outcome().score > 0.2
+    wipe_sim._paint()
+    assert np.array_equal(other.model.geom_rgba, wipe_sim.model.geom_rgba)
+
+
+@pytest.mark.parametrize("task", ["pick_place", "place_bottle", "place_sponge", "wipe_stain", "stack_4_bowls"])
+def test_objects_stand_still_at_the_start(task: TaskName, pick_sim: TabletopSim) -> None:
+    sim = pick_sim if task == "pick_place" else TabletopSim(task, layout="ood")
+    sim.reset(5)
+    before = {name: sim.object_pose(name) for name in sim.objects}
+    sim.advance(1_000_000_000)
     for name, pose in before.items():
-        assert np.abs(pick_sim.object_pose(name)[:3, 3] - pose[:3, 3]).max() < 1e-3, name
+        assert np.abs(sim.object_pose(name)[:3, 3] - pose[:3, 3]).max() < 1e-3, name
 
 
 def test_bad_arguments_are_named(pick_sim: TabletopSim) -> None:

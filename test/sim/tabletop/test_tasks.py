@@ -63,6 +63,69 @@ def test_a_bowl_standing_askew_in_the_other_is_half_a_success(stack_sim: Tableto
     assert not stack_sim.outcome().success
 
 
+def test_a_stack_is_worth_the_mean_of_its_placements_and_keeps_it_while_it_is_carried() -> None:
+    sim = TabletopSim("stack_3_bowls")
+    sim.reset(0)
+    drop(sim, "red_bowl", "blue_bowl", STACK_BOWL.nested_offset_m + 0.02)
+    assert sim.outcome().score == 0.5 and not sim.outcome().success
+    assert sim.seated(0) and not sim.seated(1)
+    joints = [sim.data.joint(name) for name in ("blue_bowl", "red_bowl")]
+    x, y, z = sim.object_pose("green_bowl")[:3, 3]
+    for joint, height_m in zip(joints, (0.06, 0.06 + STACK_BOWL.nested_offset_m), strict=True):
+        joint.qpos[:], joint.qvel[:] = [x, y, z + height_m, 1.0, 0.0, 0.0, 0.0], 0.0
+    sim.advance(40_000_000)
+    assert sim.outcome().score == 0.5 and not sim.outcome().at_rest  # falling, one in the other
+    sim.advance(2_000_000_000)
+    assert sim.outcome().score == 1.0 and sim.outcome().success
+    # Out of the stack again: that placement is lost.
+    joints[1].qpos[:3] += [0.25, 0.0, 0.1]
+    sim.advance(40_000_000)
+    assert sim.outcome().score == 0.5 and not sim.seated(0)
+
+
+def slide(sim: TabletopSim, height_m: float, speed_m_s: float) -> float:
+    """Let the cloth lie beside the middle of the stain, or hold it above, and draw it 24 mm; the score afterwards."""
+    sim.reset(0)
+    joint = sim.data.joint("cloth")
+    x, y, z = sim.object_pose("stain")[:3, 3]
+    joint.qpos[:] = [x - 0.05, y, z + height_m, 1.0, 0.0, 0.0, 0.0]
+    for _ in range(10):
+        joint.qvel[:] = [speed_m_s, 0.0, 0.0, 0.0, 0.0, 0.0]
+        if height_m:
+            joint.qpos[2] = z + height_m
+        sim.advance(8_000_000)
+    return sim.outcome().score
+
+
+def test_only_a_cloth_that_slides_on_the_table_wipes(wipe_sim: TabletopSim) -> None:
+    assert slide(wipe_sim, 0.06, 0.3) == 0.0
+    assert slide(wipe_sim, -0.001, 0.0) == 0.0
+    before = len(wipe_sim.dirty_m)
+    score = slide(wipe_sim, -0.001, 0.3)
+    assert 0.1 < score < 0.95 and score == pytest.approx(1 - len(wipe_sim.dirty_m) / before)
+    # What is gone lies below the cloth, and what is left does not.
+    reach = np.abs(wipe_sim.dirty_m[:, :2] - wipe_sim.object_pose("cloth")[:2, 3])
+    assert not (reach < 0.02).all(axis=1).any()
+
+
+def test_a_bottle_that_lies_on_the_coaster_is_not_placed() -> None:
+    sim = TabletopSim("place_bottle")
+    sim.reset(0)
+    drop(sim, "bottle", "coaster", 0.006)
+    assert sim.outcome().placed and sim.outcome().score == 0.5
+    drop(sim, "bottle", "coaster", 0.03, aside_m=0.0, tilt_rad=1.57)
+    assert not sim.outcome().placed and sim.outcome().score == 0.0
+
+
+def test_a_sponge_on_the_plate_is_placed_and_beside_it_is_not() -> None:
+    sim = TabletopSim("place_sponge")
+    sim.reset(0)
+    drop(sim, "sponge", "plate", 0.03)
+    assert sim.outcome().placed
+    drop(sim, "sponge", "plate", 0.03, aside_m=-0.13)
+    assert not sim.outcome().placed
+
+
 def pose(x: float = 0.0, z: float = 0.0, lean_deg: float = 0.0) -> np.ndarray:
     c, s = np.cos(np.radians(lean_deg)), np.sin(np.radians(lean_deg))
     out = np.eye(4)
