@@ -187,7 +187,10 @@ def _convert(hint: Any, value: object, where: str) -> Any:
     if origin in (Union, UnionType):
         if value is None and type(None) in args:
             return None
-        for option in sorted((a for a in args if a is not type(None)), key=lambda a: a is not type(value)):
+        options = [a for a in args if a is not type(None)]
+        if len(options) == 1:
+            return _convert(options[0], value, where)
+        for option in sorted(options, key=lambda a: a is not type(value)):
             try:
                 return _convert(option, value, where)
             except ConfigError:

@@ -60,6 +60,7 @@ COMMANDS = {
     "compare": Command("evaluate", "compare", "Compare evaluations of the same initial states, episode by episode."),
     "study": Command("evaluate", "study", "Compare the training strategies, from recorded bags to a table."),
     "up": Command("run", "up", "Start a stack of ROS nodes."),
+    "scene show": Command("scene", "show", "Draw an arm in its cell, and see how near recorded motion came to it."),
     "demo": Command("run", "demo", "Watch a learned policy move the emulated JAKA arm, live over ROS 2."),
     "demo-bimanual": Command("run", "demo_bimanual", "Watch two arms solve tasks, live over ROS 2."),
     "emulator": Command(
@@ -74,6 +75,7 @@ COMMANDS = {
 _GROUPS = {
     "dataset": "Datasets: find what is wrong with one, and mend it.",
     "latent": "Latent action models: train them, label datasets, look at what their codes mean.",
+    "scene": "Scenes: what an arm must not touch.",
     "bench": "Benchmarks: the figures of this machine, printed as JSON.",
 }
 

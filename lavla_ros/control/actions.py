@@ -254,16 +254,16 @@ class ActionDecoder:
         self._check_steps(np.abs(np.diff(points[from_step:], axis=0)), from_step + 1)
         return points
 
-    def check_start(self, points_HJ: FloatArray, step: int, command_rad: list[float]) -> None:
-        """Raises ChunkRejected if the point of ``step`` is too far from the present command (dof,)."""
+    def check_start(self, points_HJ: FloatArray, step: int, command_rad: list[float], allowed_rad: float) -> None:
+        """Raises ChunkRejected if the point of ``step`` is further than allowed from the present command (dof,)."""
         start = np.abs(points_HJ[step] - np.array(command_rad))
-        if start.max() > self._config.max_start_jump_rad:
+        if start.max() > allowed_rad:
             j = int(np.argmax(start))
             raise ChunkRejected(
                 "rejected_jump",
                 f"{self._config.joint_names[j]} is commanded to "
                 f"{points_HJ[step, j]:.4f} rad at step {step}, {start[j]:.4f} rad from the present "
-                f"command; allowed {self._config.max_start_jump_rad} rad",
+                f"command; allowed {allowed_rad} rad",
             )
 
     def _increments(self, arm_HA: FloatArray, from_step: int, base_rad: list[float]) -> FloatArray:

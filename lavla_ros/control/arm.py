@@ -15,6 +15,7 @@ import numpy as np
 
 from lavla_ros.config import ConfigError
 from lavla_ros.control.chain import Chain
+from lavla_ros.control.scene import Capsule
 from lavla_ros.errors import UserError
 from lavla_ros.typing import FloatArray
 
@@ -206,6 +207,8 @@ class Arm:
     name: str = ""
     """How messages name it."""
     payload: Payload = Payload()
+    capsules: tuple[Capsule, ...] = ()
+    """The shape of its links; empty: made from the chain (:func:`lavla_ros.control.clearance.capsules_of`)."""
     leave_servo: Callable[[Any], bool] | None = None
     """Leaves servo mode over a connection of its own, after the process that entered it has died; takes an instance of
     ``options`` and returns whether it was on. Blocks for some seconds at most. Raises DriverError if servo mode may

@@ -23,6 +23,7 @@ from lavla_ros.config import ConfigError, check, check_settings, read_config, se
 from lavla_ros.control.arm import Arm, ArmDriver, DriverKind, JointLimits, Payload
 from lavla_ros.control.chain import Chain, Vector
 from lavla_ros.control.kinematics import ChainKinematics
+from lavla_ros.control.scene import Capsule
 from lavla_ros.control.urdf import UrdfArm, read_urdf
 from lavla_ros.plugins import find
 
@@ -89,6 +90,8 @@ class ArmFile:
     tip: str = ""
     """Link of the URDF that is the flange; empty: its only link without children."""
     tool: Tool = field(default_factory=Tool)
+    capsules: tuple[Capsule, ...] = ()
+    """The shape of the links, for what must not be touched (``scene``); empty: a guess from the geometry."""
     payload_kg: float | None = setting(None, low=0.0, high=1000.0, unit="kg")
     """What the arm carries at most, the tool included; not given: not checked."""
     limits: LimitFigures = field(default_factory=LimitFigures)
@@ -151,6 +154,7 @@ def _arm(file: ArmFile, path: Path) -> Arm:
         driver=driver,
         kinematics=ChainKinematics(chain),
         chain=chain,
+        capsules=file.capsules,
         name=path.stem,
         payload=Payload(
             limit_kg=math.inf if file.payload_kg is None else file.payload_kg,

@@ -71,6 +71,22 @@ class ExecutorOptions:
         high=100.0,
         unit="rad",
     )
+    max_engage_jump_rad: float = setting(
+        0.3,
+        "The same for the first chunk after the arm was activated, resumed or acknowledged: a policy that sees another "
+        "pose than the arm's is found before anything moves.",
+        low=1e-6,
+        high=100.0,
+        unit="rad",
+    )
+    engage_ramp_s: float = setting(
+        0.0,
+        "With the first chunk after the arm was activated, resumed or acknowledged the speed scale begins at 0.1, and "
+        "it rises to its value over this time; 0: it has its value at once.",
+        low=0.0,
+        high=60.0,
+        unit="s",
+    )
     max_step_rad: float = setting(
         0.6,
         "A chunk in which a joint moves further in one step is refused.",

@@ -92,6 +92,19 @@ class Curve:
             acceleration.append(2.0 * c2 + t * (6.0 * c3 + t * (12.0 * c4 + t * 20.0 * c5)))
         return position, velocity, acceleration
 
+    def table(self, start_ns: int, tick_ns: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """Position, velocity, acceleration and jerk, (N, J) each, at ``start_ns`` and every tick from it to the end."""
+        times = np.arange(start_ns, max(self.end_ns, start_ns) + 1, tick_ns)
+        rows = np.maximum(0, np.searchsorted(self._starts, times, side="right") - 1)
+        c = np.moveaxis(np.array([piece.coefficients for piece in self.pieces])[rows], -1, 0)
+        t = ((times - np.array([piece.origin_ns for piece in self.pieces])[rows]) * 1e-9)[:, None]
+        return (
+            c[0] + t * (c[1] + t * (c[2] + t * (c[3] + t * (c[4] + t * c[5])))),
+            c[1] + t * (2.0 * c[2] + t * (3.0 * c[3] + t * (4.0 * c[4] + t * 5.0 * c[5]))),
+            2.0 * c[2] + t * (6.0 * c[3] + t * (12.0 * c[4] + t * 20.0 * c[5])),
+            6.0 * c[3] + t * (24.0 * c[4] + t * 60.0 * c[5]),
+        )
+
     def feasible(self, from_ns: int, to_ns: int) -> bool:
         """Whether every piece touched by [from_ns, to_ns] is within the limits."""
         first = max(0, bisect_right(self._starts, from_ns) - 1)

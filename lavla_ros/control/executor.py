@@ -39,6 +39,7 @@ from lavla_ros.control.curve import Curve, LimitArrays, build_curve
 from lavla_ros.control.health import HealthMonitor
 from lavla_ros.control.limiter import Limiter
 from lavla_ros.control.plan import History, Plan
+from lavla_ros.control.shield import Clearances, Shield
 from lavla_ros.control.types import Command, ExecutorState, SubmitResult
 from lavla_ros.errors import UserError
 from lavla_ros.typing import FloatArray
@@ -57,6 +58,8 @@ __all__ = [
 ]
 
 _log = logging.getLogger(__name__)
+ENGAGE_SCALE, RAMP_STEPS = 0.1, 20
+"""Where the speed scale begins after the arm was activated, resumed or acknowledged; steps in which it rises."""
 OUTSIDE_TOLERANCE_RAD = 0.02
 """The arm is not moved if it is outside its position limits by more than this."""
 
@@ -76,13 +79,19 @@ class StillMovingError(ExecutorError):
 class ChunkExecutor:
     """Follows action chunks for one arm. Not thread-safe: one caller."""
 
-    def __init__(self, contract: Contract, config: ExecutorConfig) -> None:
-        """Raises ConfigError if the contract's action space cannot be executed by this arm."""
+    def __init__(self, contract: Contract, config: ExecutorConfig, clearance: Clearances | None = None) -> None:
+        """``clearance``: distances of the arm to itself and to its cell, which motion keeps; None: joints alone are
+        limited. Raises ConfigError if the contract's action space cannot be executed by this arm."""
         self.contract, self.config = contract, config
+        self._clearance = clearance
         self._tick_ns = config.tick_ns
         self._decoder = ActionDecoder(contract, config)
         self._limiter = Limiter(config.limits, config.tick_ns, config.speed_scale)
         self._arrays = LimitArrays.of(config.limits, config.speed_scale)
+        self._scale = config.speed_scale
+        self._engaged_ns: int | None = None
+        """When the first chunk began since a person let the arm move; None: none has."""
+        self._shield = None if clearance is None else Shield(clearance, config.limits, config.tick_ns)
         self._health = HealthMonitor(config)
         self._history = History()
         self._state = ExecutorState.IDLE
@@ -111,6 +120,10 @@ class ChunkExecutor:
         """Why the last :meth:`acknowledge` returned False."""
         self.counters: dict[str, int] = {}
         """Everything refused, skipped or clipped since construction, by name; only names that occurred."""
+
+    def fresh(self) -> ChunkExecutor:
+        """A new one for the same arm and scene."""
+        return ChunkExecutor(self.contract, self.config, self._clearance)
 
     @property
     def state(self) -> ExecutorState:
@@ -170,7 +183,7 @@ class ChunkExecutor:
         if cause is not None:
             raise ExecutorError(f"activate: {cause}")
         self._check_inside("activate", measured)
-        self._cause = None
+        self._cause = self._engaged_ns = None
         self._hold_reason = "activated"
         # What was observed before does not know the arm as it is now.
         self._newest_stamp_ns, self._consumed_until_ns = now_ns - 1, None
@@ -180,6 +193,8 @@ class ChunkExecutor:
         self._place_ns, self._motion_ns, self._last_now_ns = None, now_ns, now_ns
         self._health.reset()
         self._limiter.reset(measured)
+        if self._shield is not None:
+            self._shield.reset(measured)
         self._history.reset(now_ns, measured)
         self._enter(ExecutorState.HOLDING)
 
@@ -196,9 +211,22 @@ class ChunkExecutor:
         """Velocity limits = scale x the configured ones, from now on. Raises ConfigError outside 0.01 to 1."""
         if not 0.01 <= scale <= 1.0:
             raise ConfigError(f"speed scale is {scale}; expected 0.01 to 1.0")
-        self._limiter.set_speed_scale(scale)
-        self._arrays = LimitArrays.of(self.config.limits, scale)
+        self._scale = scale
+        self._rescale()
         self._on_curve = False
+
+    def _rescale(self) -> None:
+        """The speed scale as it is now: its value, or what the ramp allows after the first chunk."""
+        scale, ramp_s = self._scale, self.config.engage_ramp_s
+        if self._engaged_ns is not None and ramp_s > 0.0:
+            risen = (self._motion_ns - self._engaged_ns) * 1e-9 / ramp_s
+            # In steps, as every change makes the limiter look for its way again.
+            risen = min(1.0, int(max(0.0, risen) * RAMP_STEPS) / RAMP_STEPS)
+            begin = min(scale, ENGAGE_SCALE)
+            scale = begin + risen * (scale - begin)
+        if scale != self._limiter.speed_scale:
+            self._limiter.set_speed_scale(scale)
+            self._arrays = LimitArrays.of(self.config.limits, scale)
 
     def hold(self, reason: str, *, latch: bool = False) -> None:
         """Drop the chunk and ramp to rest. With ``latch`` new chunks are refused until :meth:`resume`.
@@ -227,6 +255,7 @@ class ChunkExecutor:
             self._refuse_until(now_ns)
             self._health.reset()
             self._hold_reason, self._since_ns = "resumed", now_ns
+            self._engaged_ns = None
         self._held = None
 
     def fault(self, reason: str) -> None:
@@ -332,7 +361,7 @@ class ChunkExecutor:
     def brake(self) -> FloatArray:
         """One cycle of braking outside :meth:`tick`: the last resort when ticking failed. Returns positions (dof,)."""
         self._drop_plan()
-        self._limiter.brake()
+        self._brake()
         return np.array(self._limiter.position)
 
     def _next_place(self, now_ns: int) -> tuple[int, int]:
@@ -363,6 +392,8 @@ class ChunkExecutor:
         if not self.at_rest:
             self._count("restarts_from_rest")
         self._limiter.stop()
+        if self._shield is not None:
+            self._shield.rest()
         self._history.stop()
         self._on_curve = False
 
@@ -476,14 +507,20 @@ class ChunkExecutor:
             next_step=due,
         )
         if chunk.points_HJ is not None:
-            self._decoder.check_start(chunk.points_HJ, due, self._limiter.position)
+            config = self.config
+            jump = config.max_start_jump_rad
+            allowed = jump if self._engaged_ns is not None else min(jump, config.max_engage_jump_rad)
+            self._decoder.check_start(chunk.points_HJ, due, self._limiter.position, allowed)
+            self._engage()
             plan.curve = self._curve(chunk, chunk.points_HJ, due)
             self._on_curve = plan.curve.joined
             if plan.curve.smoothed:
                 self._count("chunks_smoothed")
             self._limiter.forget()
-        elif self._state is not ExecutorState.TRACKING:
-            self._goal = list(self._limiter.position)
+        else:
+            self._engage()
+            if self._state is not ExecutorState.TRACKING:
+                self._goal = list(self._limiter.position)
         self._plan = plan
         self._newest_stamp_ns, self._accepted_ns = chunk.stamp_ns, now_ns
         self._enter(ExecutorState.TRACKING, now_ns)
@@ -491,6 +528,12 @@ class ChunkExecutor:
             self._count("steps_skipped", due)
         if chunk.clipped:
             self._count("values_clipped", chunk.clipped)
+
+    def _engage(self) -> None:
+        """The first chunk is accepted since a person let the arm move."""
+        if self._engaged_ns is None:
+            self._engaged_ns = self._motion_ns
+            self._rescale()
 
     def _curve(self, chunk: PreparedChunk, points_HJ: FloatArray, due: int) -> Curve:
         points = self._blend(Prediction(stamp_ns=chunk.stamp_ns, dt_ns=chunk.dt_ns, points_HJ=points_HJ), due)
@@ -534,10 +577,34 @@ class ChunkExecutor:
             elif place_ns >= plan.end_ns or (plan.curve is not None and place_ns + self._tick_ns > plan.end_ns):
                 self._count("exhausted")
                 self._enter_holding("the chunk is exhausted and no newer one has come")
-            else:
-                self._follow(plan, place_ns)
+            elif self._followed(plan, place_ns):
                 return
-        self._limiter.brake()
+        self._brake()
+
+    def _followed(self, plan: Plan, place_ns: int) -> bool:
+        """Whether the plan was followed by one tick; else it leads too close to something, and is dropped."""
+        if self.config.engage_ramp_s > 0.0:
+            self._rescale()
+        if self._shield is None:
+            self._follow(plan, place_ns)
+            return True
+        before, gripper = self._limiter.state, self._gripper
+        self._follow(plan, place_ns)
+        curve = plan.curve if self._on_curve else None
+        if self._shield.admits(self._limiter.state, curve, place_ns + self._tick_ns):
+            return True
+        self._limiter.take(before)
+        self._gripper = gripper
+        self._count("stops_before_contact")
+        self._enter_holding(f"too close: {self._shield.reason}")
+        return False
+
+    def _brake(self) -> None:
+        """One tick on the way to rest."""
+        if self._shield is None:
+            self._limiter.brake()
+        else:
+            self._shield.brake(self._limiter)
 
     def _follow(self, plan: Plan, place_ns: int) -> None:
         self._follow_gripper(plan, place_ns)

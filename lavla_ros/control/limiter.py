@@ -58,6 +58,7 @@ class Limiter:
 
     def set_speed_scale(self, scale: float) -> None:
         """Velocity limits = scale x the configured ones. A faster motion brakes within the other limits."""
+        self.speed_scale = scale
         self._v_max = [v * scale for v in self._limits.velocity_rad_s]
         self._input.max_velocity = self._v_max
         self._committed = None
@@ -84,6 +85,16 @@ class Limiter:
         self.velocity = [0.0] * self._dof
         self.acceleration = [0.0] * self._dof
         self.forget()
+
+    @property
+    def state(self) -> State:
+        """The present state; a copy."""
+        return list(self.position), list(self.velocity), list(self.acceleration)
+
+    def take(self, state: State) -> None:
+        """Be in a state that was found to keep the limits from the present one."""
+        self.position, self.velocity, self.acceleration = (list(values) for values in state)
+        self._committed = None
 
     @property
     def at_rest(self) -> bool:

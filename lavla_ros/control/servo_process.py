@@ -55,7 +55,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         config = ServoConfig.load(arguments.config)
         contract = config.load_contract()
-        executor = ChunkExecutor(contract, config.executor_config(contract))
+        executor = ChunkExecutor(contract, config.executor_config(contract), config.clearance(contract))
         driver = config.driver(executor.config)
         rings = open_rings(Path(config.ring_dir) if config.ring_dir else arguments.config.parent / "rings")
     except (ConfigError, RingError) as error:

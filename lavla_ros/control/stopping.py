@@ -6,7 +6,12 @@ be stopped inside the position and velocity limits. Units: rad, s.
 
 from __future__ import annotations
 
-from math import sqrt
+from math import ceil, sqrt
+
+import numpy as np
+
+from lavla_ros.control.curve import State
+from lavla_ros.typing import FloatArray
 
 _STILL_RAD_S = 1e-9
 _STILL_RAD_S2 = 1e-6
@@ -62,6 +67,29 @@ def stop_range(p: float, v: float, a: float, a_max: float, j_max: float) -> tupl
         a += duration * jerk
         low, high = min(low, p), max(high, p)
     return low, high
+
+
+def brake_path(state: State, a_max: FloatArray, j_max: FloatArray, dt: float) -> FloatArray:
+    """(N, J): positions after 1, 2, … N times ``dt`` of braking each joint (:func:`brake_step`), until all stand."""
+    none = ((0.0, 0.0),) * 3
+    phases_J32 = np.array(
+        [
+            brake_phases(v, a, a_most, j_most) or none
+            for v, a, a_most, j_most in zip(state[1], state[2], a_max.tolist(), j_max.tolist(), strict=True)
+        ]
+    )
+    duration_3J, jerk_3J = phases_J32[..., 0].T, phases_J32[..., 1].T
+    last = ceil(float(duration_3J.sum(0).max()) / dt - 1e-9)
+    left_N1 = dt * np.arange(1, last + 1)[:, None]
+    position, velocity, acceleration = np.array(state)
+    path_NJ = np.tile(position, (last, 1))
+    for duration, jerk in zip(duration_3J, jerk_3J, strict=True):
+        t = np.clip(left_N1, 0.0, duration)
+        path_NJ += t * (velocity + t * (0.5 * acceleration + t * (jerk / 6.0)))
+        velocity = velocity + duration * (acceleration + 0.5 * duration * jerk)
+        acceleration = acceleration + duration * jerk
+        left_N1 = left_N1 - duration
+    return path_NJ
 
 
 def longest_stop(v_max: float, a_max: float, j_max: float) -> float:

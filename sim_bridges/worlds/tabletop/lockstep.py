@@ -68,7 +68,7 @@ class LockstepSession:
     def reset(self, seed: int) -> None:
         """Start the episode of this seed at simulated time 0, with the executor activated and the arm at rest."""
         self.sim.reset(seed)
-        self.executor = ChunkExecutor(self.executor.contract, self.executor.config)
+        self.executor = self.executor.fresh()
         self.executor.activate(self.arm_state(), self.time_ns)
         self._digest = hashlib.sha256()
 

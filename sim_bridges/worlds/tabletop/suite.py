@@ -47,6 +47,8 @@ class TabletopOptions:
     """Object placements like those of the demonstrations (id), or outside of them (ood)."""
     contract: str = DEFAULT_CONTRACT
     """Contract: a shipped name or a YAML file."""
+    scene: str = ""
+    """What the arm must not touch (config/scenes, or a YAML file): the executor brakes before it. Empty: anything."""
 
 
 class TabletopSuite:
@@ -80,7 +82,8 @@ class TabletopSuite:
 
     def __init__(self, options: TabletopOptions = TabletopOptions()) -> None:  # frozen
         self.layout = options.layout
-        self.scene = {"layout": options.layout}
+        self.scene = {"layout": options.layout} | ({"scene": options.scene} if options.scene else {})
+        self._shapes = options.scene
         self.contract: Contract = load_contract(options.contract)
         self.recipes = Recipes(
             action=config_path("latent/action_tabletop.yaml"),
@@ -105,7 +108,7 @@ class TabletopSuite:
         return {"task": plan.task, "layout": self.layout, "seed": plan.seed}
 
     def environment(self, task: str, *, images: bool) -> TabletopEnvironment:
-        return TabletopEnvironment(cast(TaskName, task), self.layout, self.contract, images=images)
+        return TabletopEnvironment(cast(TaskName, task), self.layout, self.contract, images=images, scene=self._shapes)
 
     def assets(self) -> Assets:
         return Assets(source="part of the package")
@@ -124,8 +127,11 @@ class TabletopSuite:
 class TabletopEnvironment:
     """See :class:`sim_bridges.world.Environment`. Chunks are executed by the real arm's executor."""
 
-    def __init__(self, task: TaskName, layout: LayoutName, contract: Contract, *, images: bool) -> None:
+    def __init__(
+        self, task: TaskName, layout: LayoutName, contract: Contract, *, images: bool, scene: str = ""
+    ) -> None:
         from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
+        from lavla_ros.control.servo_config import ServoConfig
         from sim_bridges.worlds.tabletop.lockstep import LockstepSession
         from sim_bridges.worlds.tabletop.render import TabletopRenderer
         from sim_bridges.worlds.tabletop.sim import TabletopSim
@@ -135,7 +141,8 @@ class TabletopEnvironment:
         camera = contract.cameras[0]
         # The expert needs no OpenGL.
         self._renderer = TabletopRenderer(self.sim, (camera.height, camera.width)) if images else None
-        executor = ChunkExecutor(contract, ExecutorConfig.from_contract(contract))
+        clearance = ServoConfig(contract=contract.name, scene=scene).clearance(contract)
+        executor = ChunkExecutor(contract, ExecutorConfig.from_contract(contract), clearance)
         self.session = LockstepSession(self.sim, executor, contract, self._renderer)
 
     def reset(self, plan: EpisodePlan) -> str:

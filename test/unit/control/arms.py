@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -9,7 +10,10 @@ import numpy as np
 
 from lavla_ros.contract import ActionChunk, Contract, load_contract
 from lavla_ros.control.arm import ArmState
+from lavla_ros.control.clearance import Clearance
 from lavla_ros.control.executor import ChunkExecutor, Command, ExecutorConfig
+from lavla_ros.control.scene import Box, Plane, load_scene
+from lavla_ros.jaka.arm import MINICOBO
 
 CONTRACT = load_contract("jaka_minicobo")
 MS = 1_000_000
@@ -48,13 +52,43 @@ def variant(space: str, mode: str) -> Contract:
     return Contract.from_dict(data)
 
 
+TABLE_M = -0.05
+"""Height of the table of :func:`cramped`."""
+
+
+def over(height_m: float, x_m: float = -0.30, y_m: float = 0.0, table_m: float = TABLE_M) -> np.ndarray:
+    """Joint positions (6,) with the tool straight down and the fingertips at a height above the table."""
+    target = np.array([[1, 0, 0, x_m], [0, -1, 0, y_m], [0, 0, -1, table_m + height_m + 0.152], [0, 0, 0, 1]], float)
+    assert MINICOBO.kinematics is not None
+    return MINICOBO.kinematics.inverse(target, np.array(MINICOBO.start_rad), MINICOBO.limits)
+
+
+def ramp(start: Any, offset: Any, seconds: float = 2.0, steps: int = 20) -> np.ndarray:
+    """(steps, 6) points at 10 Hz of a smooth motion that takes ``seconds``."""
+    u = np.clip(np.arange(1, steps + 1)[:, None] * 0.1 / seconds, 0.0, 1.0)
+    return np.asarray(start) + np.asarray(offset) * (u * u * (3.0 - 2.0 * u))
+
+
+def cramped() -> Clearance:
+    """The MiniCobo with the tabletop's gripper over a high table, with a post beside it."""
+    assert MINICOBO.chain is not None
+    scene = replace(
+        load_scene("tabletop"),
+        planes=(Plane(name="table", point_m=(0.0, 0.0, TABLE_M), normal=(0.0, 0.0, 1.0)),),
+        boxes=(Box(name="post", centre_m=(-0.25, 0.3, 0.1), size_m=(0.1, 0.1, 0.5)),),
+    )
+    return Clearance(MINICOBO.chain, MINICOBO.capsules, scene)
+
+
 class Bench:
     """An executor with an arm that is where it was commanded to be one tick ago."""
 
-    def __init__(self, start: Any = HOME, contract: Contract = CONTRACT, **overrides: Any) -> None:
+    def __init__(
+        self, start: Any = HOME, contract: Contract = CONTRACT, clearance: Clearance | None = None, **overrides: Any
+    ) -> None:
         self.contract = contract
         self.config = ExecutorConfig.from_contract(contract, **overrides)
-        self.executor = ChunkExecutor(contract, self.config)
+        self.executor = ChunkExecutor(contract, self.config, clearance)
         self.now_ns = T0
         self.measured = np.array(start, dtype=float)
         self.start = self.measured

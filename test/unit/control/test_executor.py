@@ -267,7 +267,7 @@ def test_the_speed_scale_bounds_the_velocity():
 
 
 def test_position_limits_hold_although_the_points_lie_on_them():
-    bench = Bench()
+    bench = Bench(max_engage_jump_rad=1.0)
     for k in range(80):
         bench.run_until(T0 + k * DT)
         target = np.clip(bench.measured + 0.5, None, bench.config.limits.upper())
@@ -355,3 +355,47 @@ def test_configuration_errors_name_the_value_and_the_fix():
     narrow["action"]["dims"][2] |= {"low": -1.0, "high": 1.9}
     limits = ExecutorConfig.from_contract(type(CONTRACT).from_dict(narrow)).limits
     assert (limits.lower_rad[2], limits.upper_rad[2]) == (-1.0, 1.9)
+
+
+def test_the_first_chunk_begins_where_the_arm_is():
+    """A policy that sees another pose is refused after activation and again after a hold, and named; not in motion."""
+    bench = Bench()
+    far = np.array(HOME) + np.array([0.4, 0.0, 0.0, 0.0, 0.0, 0.0])
+    refused = bench.submit(chunk_of([far] * 10, bench.now_ns))
+    assert not refused.accepted and "joint_1" in refused.reason and "allowed 0.3 rad" in refused.reason
+    assert bench.submit(chunk_of([HOME] * 10, bench.now_ns)).accepted
+    bench.tick(5)
+    assert bench.submit(chunk_of([far] * 10, bench.now_ns)).accepted
+    bench.tick(200)
+    bench.executor.hold("asked to", latch=True)
+    bench.tick(100)
+    bench.executor.resume(bench.now_ns)
+    bench.tick()
+    assert not bench.submit(chunk_of([bench.measured + 0.4] * 10, bench.now_ns)).accepted
+
+
+def test_the_speed_rises_after_the_first_chunk_and_again_after_a_hold():
+    bench = Bench(engage_ramp_s=2.0, speed_scale=0.8, max_start_jump_rad=10.0, max_engage_jump_rad=10.0)
+    full = 0.8 * bench.config.limits.velocity_rad_s[0]
+
+    def fastest(ticks):
+        before = len(bench.positions)
+        for _ in range(ticks // 25):
+            goal = bench.measured[0] + 1.5
+            points = np.tile(HOME, (20, 1))
+            points[:, 0] = np.clip(goal, -6.0, 6.0)
+            assert bench.submit(chunk_of(points, bench.now_ns)).accepted
+            bench.tick(25)
+        return np.abs(np.diff(bench.positions[before - 1 :, 0])).max() / 0.008
+
+    bench.tick(300)  # time that passes without a chunk does not count
+    assert 0.05 * full < fastest(25) <= 0.16 * full
+    assert fastest(100) < 0.7 * full
+    fastest(150)
+    assert 0.75 * full < fastest(100) <= full * (1.0 + 1e-6)
+    bench.executor.hold("asked to", latch=True)
+    bench.tick(200)
+    bench.executor.resume(bench.now_ns)
+    bench.tick()
+    assert fastest(25) <= 0.16 * full
+    bench.assert_within_limits()

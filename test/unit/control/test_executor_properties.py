@@ -5,12 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
-from arms import CONTRACT, HOME, MS, arm, assert_within_limits, restarts_of, variant
+from arms import CONTRACT, HOME, MS, arm, assert_within_limits, cramped, restarts_of, variant
 from hypothesis import HealthCheck, Phase, given, settings
 from hypothesis import strategies as st
 
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.control.arm import ArmState
+from lavla_ros.control.clearance import Clearance
 from lavla_ros.control.executor import ChunkExecutor, Command, ExecutorConfig, ExecutorError, ExecutorState
 from lavla_ros.control.kinematics import rotation_vector
 from lavla_ros.jaka.arm import MINICOBO
@@ -103,8 +104,14 @@ def make_state(kind: str, now_ns: int, history: list[np.ndarray], start: list[fl
     )
 
 
-def run(events: list[Event], start: list[float], config: ExecutorConfig, contract: Contract) -> list[Command]:
-    executor = ChunkExecutor(contract, config)
+def run(
+    events: list[Event],
+    start: list[float],
+    config: ExecutorConfig,
+    contract: Contract,
+    clearance: Clearance | None = None,
+) -> list[Command]:
+    executor = ChunkExecutor(contract, config, clearance)
     now_ns, chunk = 10**15, None
     executor.activate(arm(now_ns, start), now_ns)
     commands: list[Command] = []
@@ -190,6 +197,26 @@ def test_no_limit_is_exceeded_by_end_effector_chunks(events, mode):
     config = ExecutorConfig.from_contract(contract)
     commands = run(events, HOME, config, contract)
     assert_all_within_limits(HOME, commands, config)
+
+
+@settings(BOUNDED, max_examples=25)
+@given(
+    events=SEQUENCES,
+    start=st.sampled_from([HOME, HOME, [0.0, -0.2, 2.0, 0.0, 0.0, 0.0]]),
+    contract=st.sampled_from([CONTRACT, CONTRACT, variant("joint", "delta")]),
+    scale=st.sampled_from([1.0, 1.0, 0.25]),
+)
+def test_nothing_comes_closer_than_its_margin(events, start, contract, scale):
+    """Whatever comes in, and also from a start within margins, where pairs may only come apart."""
+    config = ExecutorConfig.from_contract(contract, speed_scale=scale)
+    commands = run(events, start, config, contract, cramped())
+    assert_all_within_limits(start, commands, config, scale)
+    looked = cramped()
+    floors_P = np.minimum(looked.slacks(start), 0.0)
+    for command in commands:
+        slacks_P = looked.slacks(command.position_rad)
+        assert (slacks_P >= floors_P - 1e-5).all(), looked.told(int(np.argmin(slacks_P)), float(slacks_P.min()))
+        floors_P = np.minimum(slacks_P, 0.0)
 
 
 @settings(BOUNDED, max_examples=15)

@@ -10,13 +10,14 @@ from itertools import pairwise
 
 import numpy as np
 import pytest
-from arms import CONTRACT, HOME, chunk_of
+from arms import CONTRACT, HOME, chunk_of, over, ramp
 
 from lavla_ros.config import ConfigError
 from lavla_ros.control import servo_process
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.servo_link import ServoLink, ServoLinkError
+from lavla_ros.jaka.arm import MINICOBO
 from sim_bridges.jaka_controller.config import EmulatorOptions
 from sim_bridges.jaka_controller.emulator import ControllerEmulator
 from sim_bridges.jaka_controller.plant import KinematicPlant
@@ -105,6 +106,29 @@ def test_chunks_move_the_emulated_arm(emulator, link_to):
     assert counters.ineffective == 0 and counters.refused == 0
     assert not emulator.snapshot.servo_mode
     assert "SIGTERM" in link.exit_reason
+
+
+def test_the_arm_rests_before_the_table_of_its_scene(link_to):
+    """A chunk leads the tool 10 cm down into it; the process says what was too close, and takes the next chunk."""
+    low = over(0.05, table_m=-0.10)
+    link = link_to({"loopback": True, "arm": {"start_rad": low.tolist()}}, scene="tabletop")
+    wait_for(link, lambda s: s.state is ExecutorState.HOLDING)
+    link.submit(chunk_of(ramp(low, over(-0.05, table_m=-0.10) - low, 1.5), time.time_ns()))
+    held = wait_for(link, lambda s: "too close" in s.hold_reason)
+    assert "table; the margin is 2 mm" in held.hold_reason
+    rested = wait_for(link, lambda s: not s.command_velocity_rad_s.any())
+    assert rested.counters["stops_before_contact"] == 1
+    height = MINICOBO.kinematics.forward(rested.command_rad)[2, 3] - 0.152 + 0.10
+    assert 0.002 <= height < 0.015
+    link.submit(chunk_of(ramp(rested.command_rad, low - rested.command_rad, 1.5), time.time_ns()))
+    wait_for(link, lambda s: s.state is ExecutorState.TRACKING)
+    assert_smooth(link.drain())
+
+
+def test_a_scene_that_does_not_fit_ends_the_process_before_the_arm_is_touched(emulator, link_to):
+    with pytest.raises(ServoLinkError, match="no_such_cell"):
+        link_to(tcp(emulator), scene="no_such_cell")
+    assert not emulator.snapshot.servo_mode
 
 
 def test_a_silent_ros_side_means_holding_then_fault_then_the_end(emulator, link_to):

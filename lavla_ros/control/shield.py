@@ -1,0 +1,265 @@
+"""Braking along the path, so that the arm comes to rest before it is closer to anything than it may be.
+
+Invariant, true after every tick: a way to rest from the present motion is known on which no pair of shapes comes closer
+than its margin (at the ticks, where commands are given). A tick of motion is admitted only if such a way exists behind
+it; otherwise the arm takes the way that is known already. So it can always stop in time, whatever asks for it: a chunk
+that leads into something, a hold, a fault, the end of the process.
+
+Ways to rest, in the order in which they are tried:
+
+1. *braking*: each joint for itself, as fast as its limits allow (:mod:`lavla_ros.control.stopping`), if the joints
+   cannot move so far by it that anything gets near;
+2. *along the path*: the curve is kept and its time slows down, from 1 to 0 over T seconds: s(t) = T (u - u³ + u⁴/2)
+   with u = t/T, which goes T/2 of the curve's time further; the shortest T for which velocity, acceleration and jerk
+   limits hold;
+3. *braking*, looked at tick by tick.
+
+A pair that is below its margin already may only come apart. What is far away is not looked at: the slack of a pair
+changes by at most its reach per radian, so that a slack seen once holds, less what the joints have moved since.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from math import ceil
+from typing import Protocol
+
+import numpy as np
+
+from lavla_ros.control.arm import JointLimits
+from lavla_ros.control.curve import Curve, State
+from lavla_ros.control.limiter import Limiter
+from lavla_ros.control.stopping import brake_path, stop_range
+from lavla_ros.typing import FloatArray
+
+LONGEST_STOP_S = 0.8
+"""A stop along the path that takes longer is not tried."""
+_TOLERANCE_M = 1e-6
+
+
+class Clearances(Protocol):
+    """What the shield asks of :class:`lavla_ros.control.clearance.Clearance`: see there."""
+
+    reach_PJ: FloatArray
+
+    def place(self, position_rad: Sequence[float] | FloatArray) -> None: ...
+
+    def slack_of(self, pair: int) -> float: ...
+
+    def slacks(self, position_rad: Sequence[float] | FloatArray) -> FloatArray: ...
+
+    def told(self, pair: int, slack_m: float) -> str: ...
+
+
+class Shield:
+    """Knows a safe way to rest at every tick: :meth:`admits` each tick of motion, or :meth:`brake` instead."""
+
+    def __init__(self, clearance: Clearances, limits: JointLimits, tick_ns: int) -> None:
+        self._clearance, self._limits, self._tick_ns = clearance, limits, tick_ns
+        self._tick_s = tick_ns * 1e-9
+        self._reach_PJ = clearance.reach_PJ
+        self._a_max, self._j_max = np.array(limits.acceleration_rad_s2), np.array(limits.jerk_rad_s3)
+        self.reason = ""
+        """Why the last tick was not admitted."""
+        self._position = np.zeros(len(limits.lower_rad))
+        """Where the arm was admitted last."""
+        self._room_P = np.zeros(len(self._reach_PJ))
+        """Of each pair there: its slack is at least so much above its floor, m."""
+        self._floor_P = np.zeros(len(self._reach_PJ))
+        """The least slack that is allowed: 0, or what it is as long as it is below."""
+        self._path: _Path | None = None
+        """Of the curve that is being followed."""
+        self._stop: _StopAlong | None = None
+        """The known way to rest; None: braking."""
+
+    def reset(self, position: Sequence[float]) -> None:
+        """At rest at a position (J,), rad, wherever that is."""
+        self._path = self._stop = None
+        self._position = np.array(position)
+        slack_P = self._clearance.slacks(position)
+        self._floor_P = np.minimum(slack_P, 0.0)
+        self._room_P = slack_P - self._floor_P
+
+    def rest(self) -> None:
+        """The arm stands: there is nothing to be braked."""
+        self._stop = None
+
+    def admits(self, state: State, curve: Curve | None, at_ns: int) -> bool:
+        """Whether the arm may be in ``state`` at ``at_ns``, the next tick. If so the way to rest from there is kept.
+
+        ``curve``: what the state is a point of at ``at_ns``; None: it is on the way to something else.
+        """
+        position = np.array(state[0])
+        room_P = self._room_P - self._reach_PJ @ np.abs(position - self._position)
+        stopping_P = self._reach_PJ @ self._stopping(state)
+        near = np.flatnonzero(stopping_P > room_P)
+        stop: _StopAlong | None = None
+        if len(near):
+            self._clearance.place(position)
+            slack = np.array([self._clearance.slack_of(int(pair)) for pair in near])
+            sunk = slack < self._floor_P[near] - _TOLERANCE_M
+            if sunk.any():
+                first = int(np.argmax(sunk))
+                self._refuse(int(near[first]), float(slack[first]))
+                return False
+            room_P[near] = np.maximum(slack - self._floor_P[near], 0.0)
+            still = [int(pair) for pair in near[stopping_P[near] > room_P[near]]]
+            if still:
+                stop = self._along(curve, at_ns, still, room_P) if curve is not None else None
+                if stop is None and not self._braking_is_clear(state, still, room_P):
+                    return False
+            raised = np.minimum(slack, 0.0)
+            room_P[near] = slack - raised
+            self._floor_P[near] = raised
+        self._position, self._room_P, self._stop = position, room_P, stop
+        return True
+
+    def brake(self, limiter: Limiter) -> None:
+        """One tick of the known way to rest."""
+        if self._stop is None:
+            limiter.brake()
+        else:
+            limiter.take(self._stop.next())
+
+    def _refuse(self, pair: int, slack: float) -> None:
+        inside = ", and it would get less" if self._floor_P[pair] < 0.0 else ""
+        self.reason = self._clearance.told(pair, slack) + inside
+
+    def _stopping(self, state: State) -> FloatArray:
+        """(J,) how far braking moves each joint at most, rad."""
+        out = np.empty(len(state[0]))
+        limits = zip(*state, self._limits.acceleration_rad_s2, self._limits.jerk_rad_s3, strict=True)
+        for i, (p, v, a, a_max, j_max) in enumerate(limits):
+            low, high = stop_range(p, v, a, a_max, j_max)
+            out[i] = max(p - low, high - p)
+        return out
+
+    def _along(self, curve: Curve, at_ns: int, pairs: list[int], room_P: FloatArray) -> _StopAlong | None:
+        """The stop along the curve, if it keeps the limits and its stretch of the curve is clear of the pairs."""
+        path = self._path
+        if path is None or path.curve is not curve or (at_ns - path.from_ns) % self._tick_ns:
+            path = self._path = _Path(curve, at_ns, self._tick_ns)
+        row = (at_ns - path.from_ns) // self._tick_ns
+        duration_s = path.shortest_stop(row, self._limits)
+        if duration_s is None:
+            return None
+        last = row + ceil(duration_s / 2.0 / self._tick_s - 1e-9)
+        for pair in pairs:
+            seen = path.seen.get(pair)
+            if seen is None or seen.floor != self._floor_P[pair] or seen.row < row:
+                seen = path.seen[pair] = _Seen(
+                    row,
+                    float(room_P[pair]),
+                    float(self._floor_P[pair]),
+                    _travel(path.position_NJ, self._reach_PJ[pair]),
+                )
+            if not self._is_clear(pair, path.position_NJ, seen, last):
+                return None
+        return _StopAlong(path, row, duration_s)
+
+    def _braking_is_clear(self, state: State, pairs: list[int], room_P: FloatArray) -> bool:
+        path_NJ = np.vstack((state[0], brake_path(state, self._a_max, self._j_max, self._tick_s)))
+        last = len(path_NJ) - 1
+        for pair in pairs:
+            travel_N = _travel(path_NJ, self._reach_PJ[pair])
+            seen = _Seen(0, float(room_P[pair]), float(self._floor_P[pair]), travel_N)
+            if not self._is_clear(pair, path_NJ, seen, last):
+                return False
+        return True
+
+    def _is_clear(self, pair: int, path_NJ: FloatArray, seen: _Seen, last: int) -> bool:
+        """Whether the pair stays above its floor on a path up to row ``last``; what is found stays in ``seen``."""
+        while not seen.blocked:
+            within = float(seen.travel_N[seen.row]) + seen.room
+            row = max(seen.row + 1, int(np.searchsorted(seen.travel_N, within, side="right")))
+            if row > last:
+                return True
+            self._clearance.place(path_NJ[row])
+            slack = self._clearance.slack_of(pair)
+            if slack < seen.floor - _TOLERANCE_M:
+                self._refuse(pair, slack)
+                seen.blocked = row
+            else:
+                seen.row, seen.room = row, max(slack - seen.floor, 0.0)
+        return last < seen.blocked
+
+
+def _travel(path_NJ: FloatArray, reach_J: FloatArray) -> FloatArray:
+    """(N,) how much the slack of a pair can have changed since the first row, m."""
+    return np.concatenate(([0.0], np.cumsum(np.abs(np.diff(path_NJ, axis=0)) @ reach_J)))
+
+
+@dataclass(slots=True)
+class _Seen:
+    """How far a path is known to keep a pair above its floor."""
+
+    row: int
+    """Up to here."""
+    room: float
+    """Its slack there above the floor, m."""
+    floor: float
+    travel_N: FloatArray
+    blocked: int = 0
+    """The first row that is not allowed; 0: none is known."""
+
+
+class _Path:
+    """A curve at the ticks."""
+
+    def __init__(self, curve: Curve, from_ns: int, tick_ns: int) -> None:
+        self.curve, self.from_ns, self.tick_s = curve, from_ns, tick_ns * 1e-9
+        self.position_NJ, *derivatives = curve.table(from_ns, tick_ns)
+        self._sizes = [np.abs(values_NJ) for values_NJ in derivatives]
+        self.seen: dict[int, _Seen] = {}
+        """By pair."""
+
+    def shortest_stop(self, row: int, limits: JointLimits) -> float | None:
+        """The shortest T, s, for which slowing down from ``row`` on keeps the limits; None: there is none.
+
+        With derivatives of at most v, a, j on the stretch: acceleration ≤ a + 1.5 v/T, jerk ≤ j + 4.5 a/T + 6 v/T².
+        """
+        a_max, j_max = np.array(limits.acceleration_rad_s2), np.array(limits.jerk_rad_s3)
+        duration_s, found = LONGEST_STOP_S, None
+        for _ in range(2):  # the second time for the shorter stretch that the first one found
+            last = row + ceil(duration_s / 2.0 / self.tick_s) + 1
+            v, a, j = (size_NJ[row:last].max(0) for size_NJ in self._sizes)
+            a_room, j_room = a_max - a, j_max - j
+            if (a_room <= 0.0).any() or (j_room <= 0.0).any():
+                break
+            by_jerk = (2.25 * a + np.sqrt((2.25 * a) ** 2 + 6.0 * v * j_room)) / j_room
+            duration_s = max(float(np.maximum(1.5 * v / a_room, by_jerk).max()) * (1.0 + 1e-9), self.tick_s)
+            if duration_s > LONGEST_STOP_S or row + ceil(duration_s / 2.0 / self.tick_s) >= len(self.position_NJ):
+                break
+            found = duration_s
+        if found is None:
+            return None
+        stretch = self.position_NJ[row : row + ceil(found / 2.0 / self.tick_s) + 1]
+        inside = (stretch >= limits.lower()).all() and (stretch <= limits.upper()).all()
+        return found if inside else None
+
+
+class _StopAlong:
+    """Coming to rest along a path from one of its rows on."""
+
+    def __init__(self, path: _Path, row: int, duration_s: float) -> None:
+        self._path, self._row, self._duration_s, self._ticks = path, row, duration_s, 0
+
+    def next(self) -> State:
+        """The state one tick further."""
+        self._ticks += 1
+        path, duration_s = self._path, self._duration_s
+        u = min(1.0, self._ticks * path.tick_s / duration_s)
+        ahead_s = duration_s * u * (1.0 + u * u * (0.5 * u - 1.0))
+        position, velocity, acceleration = path.curve.sample(
+            path.from_ns + round((self._row * path.tick_s + ahead_s) * 1e9)
+        )
+        rate = 1.0 - u * u * (3.0 - 2.0 * u)
+        slowing = 6.0 * u * (u - 1.0) / duration_s
+        if u >= 1.0:
+            return position, [0.0] * len(position), [0.0] * len(position)
+        return (
+            position,
+            [rate * v for v in velocity],
+            [rate * rate * a + slowing * v for v, a in zip(velocity, acceleration, strict=True)],
+        )

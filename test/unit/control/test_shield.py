@@ -1,0 +1,218 @@
+"""The arm keeps its distance: it stops before contact, on its path, and goes on when the next plan leads away."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from arms import HOME, MS, Bench, chunk_of, cramped, over, ramp
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lavla_ros.config import ConfigError, from_plain
+from lavla_ros.control.chain import Chain
+from lavla_ros.control.clearance import Clearance, capsules_of, clearance_of
+from lavla_ros.control.executor import ExecutorState
+from lavla_ros.control.scene import Scene, Workspace, load_scene
+from lavla_ros.control.stopping import brake_path, brake_step
+from lavla_ros.jaka.arm import MINICOBO
+
+LOW = over(0.06)
+DOWN = over(-0.10) - LOW
+"""From LOW into the table."""
+
+
+def slacks_of(bench):
+    looked = cramped()
+    return np.array([looked.slacks(position).min() for position in bench.positions])
+
+
+@pytest.mark.parametrize("seconds", [1.0, 2.0])
+def test_it_rests_before_the_table_and_goes_on_when_the_plan_leads_away(seconds):
+    bench = Bench(start=LOW, clearance=cramped())
+    assert bench.submit(chunk_of(ramp(LOW, DOWN, seconds), bench.now_ns)).accepted
+    bench.tick(200)
+    assert bench.executor.state is ExecutorState.HOLDING and bench.executor.at_rest
+    assert "table; the margin is" in bench.executor.hold_reason and "finger" in bench.executor.hold_reason
+    slacks = slacks_of(bench)
+    assert 0.0 <= slacks.min() < 0.01, "it stops before the margin, and not far from it"
+    bench.assert_within_limits()
+
+    rested = bench.measured.copy()
+    assert bench.submit(chunk_of(ramp(rested, DOWN, seconds), bench.now_ns)).accepted
+    bench.tick(50)
+    assert bench.executor.state is ExecutorState.HOLDING and np.abs(bench.measured - rested).max() < 0.02
+    assert bench.submit(chunk_of(ramp(bench.measured, -DOWN, seconds), bench.now_ns)).accepted
+    bench.tick(100)
+    assert bench.executor.state is ExecutorState.TRACKING
+    assert np.abs(bench.measured - rested).max() > 0.1
+    assert slacks_of(bench).min() >= 0.0
+    bench.assert_within_limits()
+
+
+def test_the_stop_stays_on_the_path():
+    """Joints that move at very different speeds: braking each for itself would leave the way between them."""
+    offset = DOWN + np.array([0.6, 0.0, 0.0, 0.0, 0.0, 0.3])
+    free, kept = Bench(start=LOW), Bench(start=LOW, clearance=cramped())
+    for bench in (free, kept):
+        assert bench.submit(chunk_of(ramp(LOW, offset), bench.now_ns)).accepted
+        bench.tick(200)
+    assert kept.counters["stops_before_contact"] == 1
+    for position in kept.positions:
+        assert np.abs(free.positions - position).max(1).min() < 0.005, "rad off the path"
+
+
+def test_a_hold_near_the_table_does_not_touch_it():
+    """Whenever it is asked to stop on a way that sweeps past the table at 1 cm, it stops without touching it."""
+    low = over(0.012, y_m=-0.1)
+    for after in range(10, 120, 9):
+        bench = Bench(start=low, clearance=cramped())
+        bench.submit(chunk_of(ramp(low, [0.9, 0.0, 0.0, 0.0, 0.0, -0.9], 1.5), bench.now_ns))
+        bench.tick(after)
+        bench.executor.hold("asked to")
+        bench.tick(120)
+        assert bench.executor.at_rest
+        assert slacks_of(bench).min() >= 0.0
+        bench.assert_within_limits()
+
+
+@settings(max_examples=15, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_motion_with_room_to_spare_is_not_changed(seed):
+    """What keeps 10 mm more than its margins, its stop included, is never braked."""
+    random = np.random.default_rng(seed)
+    offset = random.uniform(-1.0, 1.0, 6) * random.choice([0.3, 0.7, 1.0])
+    points = ramp(HOME, offset, random.uniform(1.2, 3.0), 20) + random.normal(0.0, 0.001, (20, 6))
+    free, kept = Bench(max_step_rad=3.0), Bench(max_step_rad=3.0, clearance=cramped())
+    for bench in (free, kept):
+        bench.submit(chunk_of(points, bench.now_ns))
+        bench.tick(280)
+    if slacks_of(free).min() >= 0.01:
+        assert "stops_before_contact" not in kept.counters, kept.executor.hold_reason
+        assert np.array_equal(free.positions[:250], kept.positions[:250])
+    assert slacks_of(kept).min() >= 0.0
+
+
+def test_from_within_a_margin_it_may_only_lead_out():
+    inside = over(-0.01)
+    looked = cramped()
+    assert -0.05 < looked.slacks(inside).min() < -0.005
+    bench = Bench(start=inside, clearance=cramped())
+    bench.submit(chunk_of(ramp(inside, DOWN), bench.now_ns))
+    bench.tick(50)
+    assert bench.executor.state is ExecutorState.HOLDING and "it would get less" in bench.executor.hold_reason
+    assert np.abs(bench.measured - inside).max() < 1e-6
+    bench.submit(chunk_of(ramp(bench.measured, -DOWN), bench.now_ns))
+    bench.tick(190)
+    assert bench.executor.state is ExecutorState.TRACKING
+    slacks = slacks_of(bench)
+    assert slacks[-1] > 0.0 and (np.diff(slacks)[slacks[1:] < 0.0] > -1e-5).all()
+
+
+def test_missed_cycles_and_faults_near_the_table_touch_nothing():
+    low = over(0.012, y_m=-0.1)
+    bench = Bench(start=low, clearance=cramped())
+    bench.submit(chunk_of(ramp(low, [0.9, 0.0, 0.0, 0.0, 0.0, -0.9], 1.5), bench.now_ns))
+    bench.tick(60)
+    bench.now_ns += 60 * MS  # nothing was sent: the arm stands
+    bench.tick(20)
+    bench.executor.fault("asked to")
+    bench.tick(100)
+    assert bench.executor.state is ExecutorState.FAULT and bench.executor.at_rest
+    assert slacks_of(bench).min() >= 0.0
+
+
+def test_a_path_of_braking_is_what_braking_does():
+    random = np.random.default_rng(0)
+    a_max, j_max = np.full(6, 5.0), np.full(6, 50.0)
+    for _ in range(50):
+        state = tuple(random.uniform(-limit, limit, 6).tolist() for limit in (1.0, 1.5, 5.0))
+        path_NJ = brake_path(state, a_max, j_max, 0.008)
+        p, v, a = (list(values) for values in state)
+        for row in path_NJ:
+            for i in range(6):
+                p[i], v[i], a[i] = brake_step(p[i], v[i], a[i], 5.0, 50.0, 0.008)
+            assert np.allclose(row, p, atol=1e-12)
+        assert np.abs(v).max() < 1e-9
+
+
+def test_distances_are_those_of_geometry():
+    """The fingertips over a plane, a post beside the hand, the tip in its workspace: by hand from the forward
+    kinematics."""
+    clearance = cramped()
+    at = np.array([0.0, 0.0, np.pi / 2, 0.0, np.pi / 2, 0.0])  # the flange looks straight down
+    flange = MINICOBO.kinematics.forward(at)
+    pairs = dict(zip(clearance.pairs, clearance.slacks(at), strict=True))
+    tip_z = flange[2, 3] - 0.142 - 0.010
+    assert pairs[("left finger", "table")] == pytest.approx(tip_z + 0.05 - 0.01, abs=1e-6)
+    boxed = Clearance(
+        MINICOBO.chain,
+        MINICOBO.capsules,
+        Scene(workspace=Workspace(low_m=(-1.0, -1.0, 0.0), high_m=(1.0, 1.0, 1.0)), tip_m=(0.0, 0.0, 0.14)),
+    )
+    pairs = dict(zip(boxed.pairs, boxed.slacks(at), strict=True))
+    assert pairs[("tool tip", "z ≥ 0 m")] == pytest.approx(flange[2, 3] - 0.14, abs=1e-3)
+
+
+@settings(max_examples=30, deadline=None, derandomize=True)
+@given(seed=st.integers(0, 10_000))
+def test_no_slack_changes_by_more_than_the_reach_says(seed):
+    random = np.random.default_rng(seed)
+    clearance = cramped()
+    before = random.uniform(MINICOBO.limits.lower(), MINICOBO.limits.upper())
+    step = random.uniform(-0.05, 0.05, 6)
+    change = np.abs(clearance.slacks(before + step) - clearance.slacks(before))
+    assert (change <= clearance.reach_PJ @ np.abs(step) + 1e-6).all()
+
+
+def test_a_chain_without_capsules_gets_some_that_do_not_touch_at_rest():
+    chain = Chain(  # of the size and form of a six-axis cobot
+        joint_names=tuple("abcdef"),
+        origin_xyz_m=((0, 0, 0.12), (0, 0, 0), (0.43, 0, 0), (0.37, 0, -0.114), (0, -0.1135, 0), (0, 0.107, 0)),
+        origin_rpy_rad=((0, 0, 0), (np.pi / 2, 0, 0), (0, 0, 0), (0, 0, 0), (np.pi / 2, 0, 0), (-np.pi / 2, 0, 0)),
+    )
+    capsules = capsules_of(chain)
+    assert [c.link for c in capsules] == ["base", "b", "c", "d", "e"]
+    clearance = Clearance(chain, (), Scene())
+    assert clearance.slacks([0.0, np.pi / 2, 0.0, np.pi / 2, 0.0, 0.0]).min() > 0.0
+    assert clearance.slacks([0.0, np.pi / 2, np.pi, 0.0, 0.0, 0.0]).min() < 0.0, "folded onto itself"
+
+
+SHAPES = {"name": "a", "link": "joint_6", "start_m": [0, 0, 0], "end_m": [0, 0, 0.1], "radius_m": 0.02}
+
+
+@pytest.mark.parametrize(
+    ("scene", "says"),
+    [
+        ({"margin_m": -0.01}, "margin_m is -0.01"),
+        ({"planes": [{"name": "t", "point_m": [0, 0, 0], "normal": [0, 0, 0]}]}, "not zero"),
+        ({"boxes": [{"name": "t", "centre_m": [0, 0, 0], "size_m": [1, 0, 1]}]}, "three positive lengths"),
+        ({"workspace": {"low_m": [0, 0, 0], "high_m": [1, 1, -1]}}, "below high_m"),
+        ({"tool": [SHAPES, SHAPES]}, "each name once"),
+        ({"tool": [SHAPES | {"radius_m": 0.0}]}, "radius_m is 0.0"),
+        ({"planes": [{"name": "t", "point_m": [0, 0, float("nan")], "normal": [0, 0, 1]}]}, "finite"),
+    ],
+)
+def test_a_scene_that_makes_no_sense_is_refused(scene, says):
+    with pytest.raises(ConfigError, match=says):
+        from_plain(Scene, scene, source="cell.yaml")
+
+
+def test_a_scene_that_does_not_fit_the_arm_is_refused(tmp_path):
+    def said(text):
+        file = tmp_path / "cell.yaml"
+        file.write_text(text)
+        with pytest.raises(ConfigError) as raised:
+            clearance_of(MINICOBO, file)
+        return str(raised.value)
+
+    assert "cell.yaml" in said("tool: [{name: a, link: joint_9, start_m: [0,0,0], end_m: [0,0,1], radius_m: 0.1}]")
+    assert "ignore names ['desk']" in said("ignore: [[palm, desk]]".replace("palm", "hand"))
+    assert "shapes named ['hand']" in said("boxes: [{name: hand, centre_m: [1,1,1], size_m: [1,1,1]}]")
+    inside = said("boxes: [{name: cabinet, centre_m: [0,0,0.3], size_m: [1,1,1]}]")
+    assert "where the arm starts" in inside and "cabinet" in inside
+    with pytest.raises(ConfigError, match="no chain"):
+        clearance_of(replace(MINICOBO, chain=None), "empty")
+    with pytest.raises(ConfigError, match="tabletop"):
+        load_scene("no_such_cell")
