@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import dataclass
 from pathlib import Path
 from textwrap import dedent
 from typing import Any
@@ -12,12 +13,12 @@ import pytest
 import yaml
 from arms import MS, T0, Bench, chunk_of, variant
 
-from lavla_ros.config import ConfigError
+from lavla_ros.config import ConfigError, setting
 from lavla_ros.contract import Contract, load_contract
-from lavla_ros.control.arm import Arm
+from lavla_ros.control.arm import Arm, DriverKind, JointLimits
 from lavla_ros.control.arm_file import load_arm
 from lavla_ros.control.arms import arm_of
-from lavla_ros.control.config import ExecutorConfig
+from lavla_ros.control.config import ExecutorConfig, LimitOptions
 from lavla_ros.control.kinematics import rotation_vector
 from lavla_ros.control.loopback import LoopbackDriver, LoopbackOptions
 
@@ -250,6 +251,27 @@ def test_what_contradicts_the_arm_is_refused(tmp_path: Path, change: dict[str, A
     with pytest.raises(ConfigError, match=text) as caught:
         arm(tmp_path, {**GOOD, **change})
     assert str(tmp_path) in str(caught.value)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SlowOptions:
+    gain: float = setting(0.5, "Share of the way.", low=0.1, high=1.0)
+
+
+def slow_driver(options: SlowOptions, limits: JointLimits, described: Arm) -> LoopbackDriver:
+    assert limits.velocity_rad_s[0] == 0.5 < described.limits.velocity_rad_s[0] and options.gain == 0.25
+    return LoopbackDriver(start_rad=described.start_rad)
+
+
+SLOW = DriverKind(options=SlowOptions, make=slow_driver, leave_servo=lambda options: options.gain > 0.2)
+
+
+def test_a_driver_of_ones_own_is_told_the_arm_and_the_narrower_limits(tmp_path: Path) -> None:
+    made = arm(tmp_path, {**NUMBERS, "driver": f"{__name__}:SLOW", "start_rad": [0.3] * 6})
+    limits = LimitOptions(velocity_rad_s=0.5).applied(made.limits)
+    driver = made.driver(SlowOptions(gain=0.25), limits)
+    np.testing.assert_allclose(driver.read().position_rad, [0.3] * 6)
+    assert made.options is SlowOptions and made.leave_servo(SlowOptions())
 
 
 def test_numbers_need_every_limit(tmp_path: Path) -> None:
