@@ -42,6 +42,22 @@ class SafetyBench:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SceneBench:
+    """How arms keep their distance on random plans in a cramped cell."""
+
+    arms: tuple[str, ...] = ("jaka_minicobo", "jaka_zu5", "jaka_a5")
+    """Arms in config/arms, or YAML files."""
+    plans: int = 1000
+    """Number of plans of each arm."""
+    workers: int = 1
+    """Number of processes. With one to a core the times of ticks mean something."""
+    seed: int = 0
+    """The first plan's seed."""
+    speed_scale: float = 1.0
+    """Factor on the velocity limits."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class PipelineBench(LiveBench):
     """Time from a camera's capture to the first servo command of the chunk."""
 

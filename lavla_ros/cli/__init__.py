@@ -68,6 +68,7 @@ COMMANDS = {
     ),
     "bench servo": Command("bench", "servo", "Measure the punctuality of the 125 Hz loop, at the controller."),
     "bench safety": Command("bench", "safety", "Measure what the arm does when something breaks."),
+    "bench scene": Command("bench", "scene", "Measure how arms keep their distance on random plans."),
     "bench pipeline": Command("bench", "pipeline", "Measure the time from a camera's capture to the first command."),
     "bench train": Command("bench", "train", "Measure time and memory of an optimizer step, for every strategy."),
     "bench": Command("bench", "suite", 'Measure the speed of a suite: "lavla bench SUITE".'),

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.config import PipelineBench, SafetyBench, ServoBench, SuiteBench, TrainBench
+from benchmarks.config import PipelineBench, SafetyBench, SceneBench, ServoBench, SuiteBench, TrainBench
 from lavla_ros.cli.arguments import fields_of
 from lavla_ros.cli.terminal import to_json
 from lavla_ros.outputs import new_file
@@ -29,6 +29,14 @@ def servo(config: Servo, out: Out = None) -> None:
 def safety(config: Annotated[SafetyBench, fields_of(SafetyBench)], out: Out = None) -> None:
     """Each scenario breaks something while the emulated arm moves, and reports how the arm moved after it."""
     from benchmarks.safety.campaign import run
+
+    _show(run, config, out)
+
+
+def scene(config: Annotated[SceneBench, fields_of(SceneBench)], out: Out = None) -> None:
+    """Random plans lead into a table, posts and the arm itself. The figures are how near the arm came, how many plans
+    were stopped, with and without need, and what a tick costs."""
+    from benchmarks.scene import run
 
     _show(run, config, out)
 

@@ -244,8 +244,9 @@ def test_the_speed_is_set_while_running(world: World, tmp_path: Path) -> None:
         arm.send(0.4, steps=10)
         wait_until(lambda: arm.state == "tracking", "tracking")
         wait_until(lambda: arm.state == "holding", "holding at the chunk's end")
-        moved = np.array([c.points[0].positions for c in list(arm.commands)[begin:]])
-        stamps = np.array([stamp_to_ns(c.header.stamp) for c in list(arm.commands)[begin:]]) * 1e-9
+        commands = list(arm.commands)[begin:]
+        moved = np.array([c.points[0].positions for c in commands])
+        stamps = np.array([stamp_to_ns(c.header.stamp) for c in commands]) * 1e-9
         speed = np.abs(np.diff(moved, axis=0)).max(axis=1) / np.diff(stamps)
         assert 0.05 < speed.max() <= 0.157 + 1e-3
 

@@ -31,6 +31,7 @@ SHIPPED: dict[str, Any] = yaml.safe_load(config_path("control/jaka_minicobo.yaml
 OTHER = {
     "contract": None,  # set below: a copy of the shipped one
     "loopback": True,
+    "scene": "tabletop",
     "host": "10.5.5.100",
     "port": 10011,
     "status_port": 10010,

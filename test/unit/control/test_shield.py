@@ -9,7 +9,9 @@ import pytest
 from arms import HOME, MS, Bench, chunk_of, cramped, over, ramp
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from public_arms import ARMS
 
+from benchmarks.scene import Cell
 from lavla_ros.config import ConfigError, from_plain
 from lavla_ros.control.chain import Chain
 from lavla_ros.control.clearance import Clearance, capsules_of, clearance_of
@@ -92,6 +94,18 @@ def test_motion_with_room_to_spare_is_not_changed(seed):
         assert "stops_before_contact" not in kept.counters, kept.executor.hold_reason
         assert np.array_equal(free.positions[:250], kept.positions[:250])
     assert slacks_of(kept).min() >= 0.0
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_five_arms_keep_their_distance_and_stop_only_with_need(name):
+    chain, limits = ARMS[name]
+    arm = replace(MINICOBO, joint_names=chain.joint_names, limits=limits, chain=chain, start_rad=(), capsules=())
+    cell = Cell(chain, arm)
+    found = [cell.follow(seed) for seed in range(12)]
+    assert min(each.worst_m for each in found) >= -1e-5
+    assert max(each.excess for each in found) <= 0.0
+    assert not any(each.needless for each in found)
+    assert any(each.stops for each in found) and any(not each.stops for each in found), "plans of both kinds"
 
 
 def test_from_within_a_margin_it_may_only_lead_out():
