@@ -45,12 +45,13 @@ from training.resume_state import (
     Ema,
     Progress,
     StateWriter,
-    gather_state,
+    gather,
     is_divided,
     load_progress,
     load_state,
     recover,
     replaced,
+    state_of,
 )
 from training.samples import SampleStream
 from training.system_resources import require_disk, require_memory
@@ -408,25 +409,17 @@ class Trainer:
         if not is_divided(self.objective):  # a part of the parameters has no gradient of the whole
             figures |= self.task.compare_gradients(self)  # in training mode: activations are recomputed if they are
         self.objective.eval()
-        with self._evaluated_weights():
+        changed = self.ema is not None or self.task.stored_as is not None
+        with replaced(self.parameters, self.weights, self.task.stored_as) if changed else nullcontext():
             figures |= self.task.evaluate(self)
         if figures:
             self._report({self.task.evaluated_on: figures}, prefix=f"{self.task.evaluated_on}_")
 
-    @contextmanager
-    def _evaluated_weights(self) -> Iterator[None]:
-        """What is saved in the network's place: averages if there are some, rounded if the task stores them so."""
-        weights = self.parameters if self.ema is None else self.ema.tensors
-        if self.ema is None and self.task.stored_as is None:
-            yield
-            return
-        with replaced(self.parameters, weights, self.task.stored_as):
-            yield
-
     def _save(self) -> None:
         self.task.save(self)
         self._writer.wait()  # so that no more than one state is held
-        tensors = gather_state(self.parameters, self.optimizer, self.ema, self.task.rest(), keep=self.is_main)
+        state = state_of(self.parameters, self.optimizer, self.ema, self.task.rest())
+        tensors = gather(state, keep=self.is_main)
         if self.is_main:
             progress = Progress(step=self.step, best=self.best, identity=self.identity, seconds=self.seconds)
             live = self.accelerator.device.type == "cpu"  # the tensors are those that training goes on with
@@ -478,6 +471,11 @@ class Trainer:
             return identity
         kept = self.identity["settings"].keys() | identity["settings"].keys()
         return {**identity, "settings": {key: value for key, value in settings.items() if key in kept}}
+
+    @property
+    def weights(self) -> Mapping[str, Tensor]:
+        """What is validated and saved: the averages, if there are some."""
+        return self.parameters if self.ema is None else self.ema.tensors
 
     @property
     def is_main(self) -> bool:

@@ -29,7 +29,7 @@ from training.config import OptimConfig, TrainConfig
 from training.data import BatchMaker, LoadedData, Source, named, pinned, teachers, to_device
 from training.loop import Task, Trainer
 from training.resume_state import forget_whole_parameters, gather, load_progress
-from training.samples import split_episodes
+from training.samples import split_episodes, spread
 
 STATS_VALUES = 25_000_000
 """Numbers (samples × H × A) that normalisation statistics are computed of; of more data, as many evenly spread."""
@@ -175,8 +175,7 @@ class PolicyTask(Task):
         return self.data.describe(row)
 
     def _save_policy(self, run: Trainer, name: str, figures: Mapping[str, float]) -> None:
-        weights: Mapping[str, Tensor] = run.parameters if run.ema is None else run.ema.tensors
-        tensors = gather(weights, keep=run.is_main)
+        tensors = gather(run.weights, keep=run.is_main)
         if not run.is_main:
             return
         config = self.config
@@ -223,13 +222,6 @@ def require_unchanged(config: TrainConfig, base: str | None, sources: Sequence[S
             f"{saved} was begun on labels of {named(taught)}; the labels now are of {named(teach)}: give back those, "
             "or choose another output"
         )
-
-
-def spread(rows: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
-    """``rows``, or as many as ``limit`` of them, evenly spread."""
-    if len(rows) <= limit:
-        return rows
-    return rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
 
 
 def adamw(parameters: Mapping[str, nn.Parameter], optim: OptimConfig) -> torch.optim.Optimizer:

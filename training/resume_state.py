@@ -12,7 +12,6 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import torch
@@ -21,6 +20,7 @@ from torch import Tensor, nn
 from torch.distributed.fsdp import FSDPModule
 from torch.distributed.tensor import DTensor, distribute_tensor
 
+from lavla_ros.config import from_plain
 from lavla_ros.policy.folder import CheckpointError, read_tensors, staged
 from training.system_resources import available_memory
 
@@ -72,35 +72,28 @@ def replaced(
                 parameter.copy_(kept[name])
 
 
-def gather_state(
+def state_of(
     parameters: Mapping[str, nn.Parameter],
     optimizer: torch.optim.Optimizer,
     ema: Ema | None,
     rest: Mapping[str, Tensor],
-    *,
-    keep: bool,
 ) -> dict[str, Tensor]:
-    """Parameters, moments, averages and the ``rest`` on the CPU, whole.
-
-    All processes call it; those without ``keep`` get nothing.
-    """
-    tensors = gather(parameters, "parameter/", keep=keep)
+    """Parameters, moments, averages and the ``rest``, under the names that they are saved under."""
+    parts: dict[str, Mapping[str, Tensor]] = {"parameter": parameters}
     for key in ("exp_avg", "exp_avg_sq", "step"):
-        moments = {name: optimizer.state[parameter][key] for name, parameter in parameters.items()}
-        tensors |= gather(moments, f"optimizer/{key}/", keep=keep)
-    if ema is not None:
-        tensors |= gather(ema.tensors, "ema/", keep=keep)
-    return tensors | gather(rest, "rest/", keep=keep)
+        parts[f"optimizer/{key}"] = {name: optimizer.state[p][key] for name, p in parameters.items()}
+    parts |= {"ema": {} if ema is None else ema.tensors, "rest": rest}
+    return {f"{part}/{name}": tensor for part, tensors in parts.items() for name, tensor in tensors.items()}
 
 
-def gather(tensors: Mapping[str, Tensor], prefix: str = "", *, keep: bool) -> dict[str, Tensor]:
+def gather(tensors: Mapping[str, Tensor], *, keep: bool) -> dict[str, Tensor]:
     """Whole tensors on the CPU, one after the other. All processes call it; those without ``keep`` get nothing."""
     found = {}
     for name, tensor in tensors.items():
         value = tensor.detach()
         value = value.full_tensor() if isinstance(value, DTensor) else value
         if keep:
-            found[f"{prefix}{name}"] = value.cpu().contiguous()
+            found[name] = value.cpu().contiguous()
     return found
 
 
@@ -134,9 +127,7 @@ class StateWriter:
     def __enter__(self) -> StateWriter:
         return self
 
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.wait()
 
     def wait(self) -> None:
@@ -168,16 +159,11 @@ def recover(folder: Path, name: str) -> Path | None:
 
 def load_progress(path: Path) -> Progress:
     """Raises CheckpointError for a damaged file."""
+    file = path / "progress.json"
     try:
-        data: dict[str, Any] = json.loads((path / "progress.json").read_text(encoding="utf-8"))
-        return Progress(
-            step=int(data["step"]),
-            best=None if data["best"] is None else float(data["best"]),
-            identity=dict(data["identity"]),
-            seconds=float(data["seconds"]),
-        )
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise CheckpointError(f"{path}/progress.json is damaged ({error}); delete {path} to start over") from None
+        return from_plain(Progress, json.loads(file.read_text(encoding="utf-8")), source=file.name)
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{file} is damaged ({error}); delete {path} to start over") from None
 
 
 def load_state(
@@ -197,17 +183,11 @@ def load_state(
         return distribute_tensor(value, like.device_mesh, like.placements) if isinstance(like, DTensor) else value
 
     with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(take(f"parameter/{name}", parameter))
-            state = optimizer.state[parameter]
-            for key in ("exp_avg", "exp_avg_sq"):
-                # zeros_like keeps the parameter's memory layout, which the fused optimizer relies on
-                state[key] = torch.zeros_like(parameter).copy_(take(f"optimizer/{key}/{name}", parameter))
-            # a fused optimizer wants its step counter on the parameter's device, another one on the CPU
-            counter = torch.zeros((), device=parameter.device if optimizer.defaults["fused"] else "cpu")
-            state["step"] = take(f"optimizer/step/{name}", counter).clone()
-        if ema is not None:
-            for name, value in ema.tensors.items():
-                value.copy_(take(f"ema/{name}", value))
-        for name, value in rest.items():
-            value.copy_(take(f"rest/{name}", value))
+        for parameter in parameters.values():
+            # zeros_like keeps the parameter's memory layout, which the fused optimizer relies on; that one wants its
+            # step counter on the parameter's device, another one on the CPU
+            device = parameter.device if optimizer.defaults["fused"] else "cpu"
+            moments = {key: torch.zeros_like(parameter) for key in ("exp_avg", "exp_avg_sq")}
+            optimizer.state[parameter] = {"step": torch.zeros((), device=device), **moments}
+        for key, tensor in state_of(parameters, optimizer, ema, rest).items():
+            tensor.copy_(take(key, tensor))

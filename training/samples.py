@@ -45,6 +45,13 @@ def split_episodes(
     return np.flatnonzero(in_training), np.flatnonzero(in_validation)
 
 
+def spread(rows: NDArray[np.int64], limit: int) -> NDArray[np.int64]:
+    """``rows``, or as many as ``limit`` of them, evenly spread."""
+    if len(rows) <= limit:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, limit).round().astype(np.int64)]
+
+
 class SampleStream:
     """An endless sequence of sample indices, one fresh permutation per epoch, with nothing to save.
 

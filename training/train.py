@@ -73,7 +73,9 @@ def train(config: TrainConfig) -> Path:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """What `accelerate launch -m training.train` runs in each process."""
-    run_command(TrainConfig, train, prog="lavla train", description=__doc__, argv=argv)
+    run_command(
+        "training.config:TrainConfig", "training.train:train", prog="lavla train", description=__doc__, argv=argv
+    )
 
 
 if __name__ == "__main__":

@@ -69,18 +69,11 @@ def _ingest(
     """Make a dataset of recordings, show how far it is, print the report."""
     from training.ingest import IngestError, ingest
 
-    expected = 0
-    with Progress("converting" if kind == "bag" else f"importing {kind}", quiet=target.as_json) as progress:
-
-        def on_start(sources: int) -> None:
-            nonlocal expected
-            progress.expect(expected := sources)
+    doing, done = ("converting", "converted") if kind == "bag" else (f"importing {kind}", "imported")
+    with Progress(doing, quiet=target.as_json) as progress:
 
         def on_episode(report: Any) -> None:
-            nonlocal expected
-            if report.part > 1:  # a source of several
-                progress.expect(expected := expected + 1)
-            progress.advance("rejected" if report.rejected else "converted" if kind == "bag" else "imported")
+            progress.advance("rejected" if report.rejected else done, more=report.part > 1)  # a source of several
 
         try:
             report = ingest(
@@ -93,7 +86,7 @@ def _ingest(
                 codec=target.codec,
                 workers=workers,
                 resume=target.resume,
-                on_start=on_start,
+                on_start=progress.expect,
                 progress=on_episode,
             )
         except IngestError as error:

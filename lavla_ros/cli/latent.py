@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -12,8 +13,8 @@ import tyro
 
 from lavla_ros.cli.arguments import Json, fields_of
 from lavla_ros.cli.terminal import CommandError, Progress, say
-from lavla_ros.cli.train import training
 from lavla_ros.config import read_plain
+from training.command import run_command
 from training.task_pool import Workers
 
 TRAIN = """Train an {kind} latent action model.
@@ -40,7 +41,8 @@ def train(arguments: Sequence[str]) -> Callable[[], None]:
     if kind not in _KINDS:
         raise CommandError("say which model to train: lavla latent train action|image [--config YAML] [options]")
     config, run = (f"training.latent_actions.{each}" for each in _KINDS[kind])
-    return training(config, run, f"lavla latent train {kind}", TRAIN.format(kind=kind), options)
+    prog, description = f"lavla latent train {kind}", TRAIN.format(kind=kind)
+    return partial(run_command, config, run, prog=prog, description=description, argv=options)
 
 
 def _kind_of_file(arguments: Sequence[str]) -> str:

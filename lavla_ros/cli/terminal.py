@@ -56,7 +56,10 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._progress.stop()
 
-    def advance(self, outcome: str) -> None:
+    def advance(self, outcome: str, *, more: bool = False) -> None:
+        """``more``: this one was not among those that were expected."""
+        if more:
+            self.expect(int(self._progress.tasks[0].total or 0) + 1)
         self._tally[outcome] = self._tally.get(outcome, 0) + 1
         tally = ", ".join(f"{count} {name}" for name, count in sorted(self._tally.items()))
         self._progress.update(self._task, advance=1, tally=tally)

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import tyro
 
-from lavla_ros.cli.terminal import CommandError
-from lavla_ros.plugins import find
+from training.command import run_command
 
 TRAIN = """Train a policy on a dataset.
 
@@ -18,19 +18,8 @@ Example: lavla train --config config/training/tabletop_tiny.yaml --data.dataset 
 
 def train(arguments: Sequence[str]) -> Callable[[], None]:
     """The run that the arguments of ``lavla train`` describe: its options are the keys of its configuration."""
-    return training("training.config:TrainConfig", "training.train:train", "lavla train", TRAIN, arguments)
-
-
-def training(config: str, run: str, prog: str, description: str, arguments: Sequence[str]) -> Callable[[], None]:
-    """The run of ``module:function``, imported when it begins, with the ``module:Config`` of the arguments."""
-    from training.command import run_command
-
-    def train(config: Any) -> Path:
-        trained: Path = find(run, {}, "training", CommandError)(config)
-        return trained
-
-    config_class = find(config, {}, "configuration", CommandError)
-    return lambda: run_command(config_class, train, prog=prog, description=description, argv=arguments)
+    config, run = "training.config:TrainConfig", "training.train:train"
+    return partial(run_command, config, run, prog="lavla train", description=TRAIN, argv=arguments)
 
 
 def export(

@@ -25,6 +25,7 @@ where the arm is not where it was commanded to be. Then only leaving servo mode 
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Callable
 
 import numpy as np
@@ -86,7 +87,9 @@ class ChunkExecutor:
         self._clearance = clearance
         self._tick_ns = config.tick_ns
         self._decoder = ActionDecoder(contract, config)
-        self._limiter = Limiter(config.limits, config.tick_ns, config.speed_scale)
+        self.counters: Counter[str] = Counter()
+        """Everything refused, skipped, clipped or braked since construction, by name."""
+        self._limiter = Limiter(config.limits, config.tick_ns, config.speed_scale, self.counters)
         self._arrays = LimitArrays.of(config.limits, config.speed_scale)
         self._scale = config.speed_scale
         self._engaged_ns: int | None = None
@@ -118,8 +121,6 @@ class ChunkExecutor:
         self._last_now_ns = 0
         self.refusal = ""
         """Why the last :meth:`acknowledge` returned False."""
-        self.counters: dict[str, int] = {}
-        """Everything refused, skipped or clipped since construction, by name; only names that occurred."""
 
     def fresh(self) -> ChunkExecutor:
         """A new one for the same arm and scene."""
@@ -262,7 +263,7 @@ class ChunkExecutor:
         """Latch a fault; the first cause stays. Without effect while IDLE."""
         if self._state is ExecutorState.IDLE:
             return
-        self._count("faults")
+        self.counters["faults"] += 1
         if self._state is not ExecutorState.FAULT:
             self._fault = reason
             self._drop_plan()
@@ -277,7 +278,7 @@ class ChunkExecutor:
             self.refusal = f"nothing to acknowledge: the executor is {self._state.name}"
         elif self._state is ExecutorState.IDLE:
             self.refusal, self._fault = "", None
-            self._count("acknowledged")
+            self.counters["acknowledged"] += 1
             return True
         elif self._cause is not None:
             self.refusal = f"the cause persists: {self._cause}"
@@ -289,7 +290,7 @@ class ChunkExecutor:
             self.refusal = ""
             self._held, self._fault = f"acknowledged after: {self._fault}", None
             self._health.accept(self._measured, self._limiter.position)
-            self._count("acknowledged")
+            self.counters["acknowledged"] += 1
             self._enter(ExecutorState.HOLDING)
             return True
         return False
@@ -380,17 +381,17 @@ class ChunkExecutor:
             self._place_ns = now_ns
             return now_ns, skipped
         if skipped:
-            self._count("ticks_skipped", skipped)
+            self.counters["ticks_skipped"] += skipped
         self._place_ns += (1 + skipped) * self._tick_ns
         if late_ns <= -self._tick_ns:
-            self._count("ticks_early")
+            self.counters["ticks_early"] += 1
             self._place_ns = now_ns
         return self._place_ns, skipped
 
     def _stop_with_the_arm(self) -> None:
         """The cycles without a command have stopped the arm: go on from rest at the last command."""
         if not self.at_rest:
-            self._count("restarts_from_rest")
+            self.counters["restarts_from_rest"] += 1
         self._limiter.stop()
         if self._shield is not None:
             self._shield.rest()
@@ -435,7 +436,7 @@ class ChunkExecutor:
         return 0 <= now_ns - self._last_now_ns <= self.config.max_clock_gap_s * 1e9
 
     def _take(self, stamp_ns: int, now_ns: int, prepare: Callable[[], PreparedChunk]) -> SubmitResult:
-        self._count("submitted")
+        self.counters["submitted"] += 1
         try:
             self._check_accepting(stamp_ns, now_ns)
             self._accept(prepare(), now_ns)
@@ -446,11 +447,11 @@ class ChunkExecutor:
             return self._refused(
                 stamp_ns, ChunkRejected("rejected_broken", f"{type(error).__name__}: {error}", malformed=True)
             )
-        self._count("accepted")
+        self.counters["accepted"] += 1
         return SubmitResult(accepted=True, reason="accepted")
 
     def _refused(self, stamp_ns: int, rejection: ChunkRejected) -> SubmitResult:
-        self._count(rejection.counter)
+        self.counters[rejection.counter] += 1
         if rejection.malformed:
             self.fault(f"chunk stamped {stamp_ns}: {rejection}")
         return SubmitResult(accepted=False, reason=str(rejection))
@@ -515,7 +516,7 @@ class ChunkExecutor:
             plan.curve = self._curve(chunk, chunk.points_HJ, due)
             self._on_curve = plan.curve.joined
             if plan.curve.smoothed:
-                self._count("chunks_smoothed")
+                self.counters["chunks_smoothed"] += 1
             self._limiter.forget()
         else:
             self._engage()
@@ -525,9 +526,9 @@ class ChunkExecutor:
         self._newest_stamp_ns, self._accepted_ns = chunk.stamp_ns, now_ns
         self._enter(ExecutorState.TRACKING, now_ns)
         if due:
-            self._count("steps_skipped", due)
+            self.counters["steps_skipped"] += due
         if chunk.clipped:
-            self._count("values_clipped", chunk.clipped)
+            self.counters["values_clipped"] += chunk.clipped
 
     def _engage(self) -> None:
         """The first chunk is accepted since a person let the arm move."""
@@ -569,13 +570,13 @@ class ChunkExecutor:
             assert plan is not None
             silent_s = (self._last_now_ns - self._accepted_ns) * 1e-9
             if 0.0 < self.config.chunk_timeout_s < silent_s:
-                self._count("chunk_timeouts")
+                self.counters["chunk_timeouts"] += 1
                 self._enter_holding(f"no new chunk for {silent_s:.2f} s")
             elif place_ns - plan.stamp_ns > self.config.max_chunk_age_s * 1e9:
-                self._count("stale")
+                self.counters["stale"] += 1
                 self._enter_holding(f"the chunk is older than {self.config.max_chunk_age_s} s")
             elif place_ns >= plan.end_ns or (plan.curve is not None and place_ns + self._tick_ns > plan.end_ns):
-                self._count("exhausted")
+                self.counters["exhausted"] += 1
                 self._enter_holding("the chunk is exhausted and no newer one has come")
             elif self._followed(plan, place_ns):
                 return
@@ -595,7 +596,7 @@ class ChunkExecutor:
             return True
         self._limiter.take(before)
         self._gripper = gripper
-        self._count("stops_before_contact")
+        self.counters["stops_before_contact"] += 1
         self._enter_holding(f"too close: {self._shield.reason}")
         return False
 
@@ -615,7 +616,7 @@ class ChunkExecutor:
         if self._on_curve and plan.curve.feasible(place_ns, next_ns):
             self._on_curve = self._limiter.advance(plan.curve.sample(next_ns))
         else:
-            self._count("ticks_catching_up")
+            self.counters["ticks_catching_up"] += 1
             self._on_curve = self._limiter.pursue(plan.curve, place_ns)
 
     def _follow_increments(self, plan: Plan, place_ns: int) -> None:
@@ -623,7 +624,7 @@ class ChunkExecutor:
         if step >= plan.next_step:
             assert plan.increments_HJ is not None
             if step > plan.next_step:
-                self._count("steps_skipped", step - plan.next_step)
+                self.counters["steps_skipped"] += step - plan.next_step
             lead, limits = self.config.max_goal_lead_rad, self.config.limits
             self._goal = [
                 min(max(goal + delta, p - lead, low), p + lead, high)
@@ -668,6 +669,3 @@ class ChunkExecutor:
         self._predictions = []
         self._on_curve = False
         self._limiter.forget()
-
-    def _count(self, name: str, by: int = 1) -> None:
-        self.counters[name] = self.counters.get(name, 0) + by

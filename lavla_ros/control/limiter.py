@@ -11,6 +11,7 @@ Finite differences of consecutive samples are averages of the derivatives and so
 
 from __future__ import annotations
 
+from collections import Counter
 from math import ceil
 
 from ruckig import InputParameter, Result, Ruckig, RuckigError, Synchronization, Trajectory
@@ -31,7 +32,9 @@ _SLACK_P, _SLACK_V, _SLACK_A = 1e-8, 1e-7, 1e-6
 class Limiter:
     """Commanded position, velocity and acceleration of every joint, advanced one tick at a time."""
 
-    def __init__(self, limits: JointLimits, tick_ns: int, speed_scale: float = 1.0) -> None:
+    def __init__(self, limits: JointLimits, tick_ns: int, speed_scale: float, counters: Counter[str]) -> None:
+        """``counters`` get limiter.braked_joints, the joint-ticks in which a wanted state was replaced by braking, and
+        limiter.solver_failures, the times that ruckig gave no trajectory."""
         self._limits = limits
         self._dof = len(limits.lower_rad)
         self._tick_ns = tick_ns
@@ -47,9 +50,7 @@ class Limiter:
         self._committed_from_ns = 0
         self._committed_to_ns = 0
         self._guess_ticks = 1
-        self.solver_failures = 0
-        self.braked_joints = 0
-        """Joint-ticks in which a wanted state was replaced by braking."""
+        self._counters = counters
         self.position = [0.0] * self._dof
         self.velocity = [0.0] * self._dof
         self.acceleration = [0.0] * self._dof
@@ -127,7 +128,7 @@ class Limiter:
                 self.position[i], self.velocity[i], self.acceleration[i] = p, v, a
             else:
                 self._brake_joint(i)
-                self.braked_joints += 1
+                self._counters["limiter.braked_joints"] += 1
                 all_taken = False
         return all_taken
 
@@ -253,13 +254,11 @@ class Limiter:
         alone = duration_s is None and _at_rest(target)
         given.synchronization = Synchronization.No if alone else Synchronization.Time
         try:
-            result = self._ruckig.calculate(given, self._scratch)
-        except (RuckigError, ValueError):
-            # ValueError: ruckig's binding cannot express some of its own result codes.
-            self.solver_failures += 1
-            return None
-        if result not in (Result.Working, Result.Finished):
-            self.solver_failures += 1
+            solved = self._ruckig.calculate(given, self._scratch) in (Result.Working, Result.Finished)
+        except (RuckigError, ValueError):  # ValueError: the binding cannot express some of ruckig's own result codes
+            solved = False
+        if not solved:
+            self._counters["limiter.solver_failures"] += 1
             return None
         return float(self._scratch.duration)
 

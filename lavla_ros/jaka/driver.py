@@ -84,6 +84,7 @@ class JakaTcpDriver:
         values = {
             "wire_unanswered": self._client.unanswered("servo_j")[0],
             "wire_refused": counters.refused["servo_j"],
+            "wire_full_reads": counters.full_reads,
             "wire_stray_replies": sum(counters.stray_replies.values()),
             "wire_reconnects": counters.reconnects,
             "wire_withheld_at_rest": watch.withheld,

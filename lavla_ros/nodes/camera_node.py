@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from sensor_msgs.msg import CompressedImage, Image
 
 from lavla_ros.contract import CameraSpec, load_contract
-from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.observation.camera_health import CameraHealth
 from lavla_ros.observation.capture import Capture
 from lavla_ros.observation.images import ImageError, decode_image, prepare_image
@@ -33,7 +32,7 @@ from lavla_ros.ros.process import run_node
 
 @dataclass(frozen=True, kw_only=True)
 class CameraParameters(NodeParameters):
-    contract: str = parameter(DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file.")
+    contract: str = parameter(help="Contract: a shipped name or a YAML file.")
     transport: str = parameter("raw", "Images that the drivers publish.", choices=("raw", "compressed"))
     sources: tuple[str, ...] = parameter(
         (), "Cameras without a driver, as <camera>=<source>; a source is /dev/video0, rtsp://… or a video file."

@@ -17,7 +17,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Observation, load_contract, require_same_contract
-from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_CONTRACT, DEFAULT_DEVICE, DEFAULT_DTYPE, REPLAN_STEPS
+from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_DEVICE, DEFAULT_DTYPE, REPLAN_STEPS
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
 from lavla_ros.errors import FailedError
 from lavla_ros.observation.pipeline import ObservationPipeline
@@ -35,9 +35,7 @@ from lavla_ros.ros.starvation import Starvation
 
 @dataclass(frozen=True, kw_only=True)
 class PolicyParameters(NodeParameters):
-    contract: str = parameter(
-        DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file. It must agree with the checkpoint's."
-    )
+    contract: str = parameter(help="Contract: a shipped name or a YAML file. It must agree with the checkpoint's.")
     policy: str = parameter(
         BUNDLED_POLICY, "Directory of the checkpoint; bundled is the one that comes with the package."
     )

@@ -21,7 +21,6 @@ from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros import topics
 from lavla_ros.contract import load_contract
-from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState, recorded_outcome
 from lavla_ros.recording.stream_stats import StreamStats, behind
 from lavla_ros.recording.types import EPISODE_TOPIC
@@ -39,7 +38,7 @@ LATE_S = 2.0
 
 @dataclass(frozen=True, kw_only=True)
 class RecorderParameters(NodeParameters):
-    contract: str = parameter(DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file; it names the topics.")
+    contract: str = parameter(help="Contract: a shipped name or a YAML file; it names the topics.")
     root: str = parameter(
         "runs/bags", "Folder of the bags, one per episode. In a namespace they go to its subfolder of that name."
     )

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lavla_ros.config import ConfigError
+from lavla_ros.config import ConfigError, check_settings, setting
 from sim_bridges.worlds import DEFAULT_SUITE
 
 
@@ -25,9 +25,9 @@ class DemoConfig:
     the scripted expert if it has none."""
     tasks: tuple[str, ...] = ()
     """Tasks to show, by name or number. The default is the suite's usual ones."""
-    episodes: int = 5
+    episodes: int = setting(5, low=1, high=1000)
     """Number of episodes of each task."""
-    seed: int = 0
+    seed: int = setting(0, low=0)
     """Seed of the evaluation whose first scenes are shown; no policy was trained on them."""
     disturb: bool = False
     """Push the expert's arm now and then, to show how it recovers."""
@@ -38,9 +38,6 @@ class DemoConfig:
         suite = load_suite(self.suite, self.options)
         object.__setattr__(self, "tasks", choose_tasks(suite, self.tasks))
         object.__setattr__(self, "policy", self.policy or getattr(suite, "policy", "expert"))
-        if not 1 <= self.episodes <= 1000:
-            raise ConfigError(f"episodes is {self.episodes}; expected 1 to 1000")
-        if self.seed < 0:
-            raise ConfigError(f"seed is {self.seed}; expected an integer >= 0")
+        check_settings(self)
         if self.disturb and self.policy != "expert":
             raise ConfigError(f"disturb pushes the expert's arm, and {self.policy} is to act; leave it out")

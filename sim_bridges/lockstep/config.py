@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from lavla_ros.config import ConfigError
+from lavla_ros.config import ConfigError, check_settings, setting
 from sim_bridges.worlds import DEFAULT_SUITE
 
 
@@ -22,7 +22,7 @@ class RecordConfig:
     """Task that is demonstrated, by name or number. The default is the suite's first usual task."""
     options: Mapping[str, str] = field(default_factory=dict)
     """Options of the suite."""
-    episodes: int | None = None
+    episodes: int | None = setting(None, low=1)
     """Number of episodes. The default is 400, or what the protocol says."""
     protocol: str = ""
     """Name of a protocol of the suite ("paper" for the usual one): its number of successful demonstrations of each of
@@ -32,7 +32,7 @@ class RecordConfig:
     one."""
     initial_state: int = 0
     """Number of the first initial state, in a suite that has recorded ones; each episode begins in the next one."""
-    workers: int = 1
+    workers: int = setting(1, low=1, high=16)
     """Number of parallel simulators, each with a recorder and a ROS domain of its own."""
     disturb: bool = True
     """Whether short random pushes move the arm off its path, so that the demonstrations show recoveries."""
@@ -43,8 +43,7 @@ class RecordConfig:
     def __post_init__(self) -> None:
         from sim_bridges.suites import load_suite
 
-        if self.count < 1 or not 1 <= self.workers <= 16:
-            raise ConfigError(f"episodes is {self.episodes}, workers {self.workers}; expected >= 1 and 1 to 16")
+        check_settings(self)
         suite = load_suite(self.suite, self.options)
         if self.protocol:
             self._check_protocol(getattr(suite, "protocols", {}))

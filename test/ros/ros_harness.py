@@ -119,12 +119,17 @@ class Diagnostics:
         return str(status.message) if status is not None else ""
 
 
+NEED_A_CONTRACT = ("camera_node", "policy_node", "recorder_node")
+"""Nodes that have no default for it: a test that does not say which one is about the JAKA arm's."""
+
+
 class NodeProcess:
     """One node of the package in a process of its own."""
 
     def __init__(self, module: str, name: str, parameters: dict[str, Any], folder: Path) -> None:
         file = folder / f"{name}-parameters.yaml"
-        values = {"diagnostics_period_s": 0.2, **parameters}
+        needed = {"contract": "jaka_minicobo"} if module.endswith(NEED_A_CONTRACT) else {}
+        values = {"diagnostics_period_s": 0.2, **needed, **parameters}
         file.write_text(yaml.safe_dump({name: {"ros__parameters": values}}))
         command = [sys.executable, "-m", module, "--ros-args", "-r", f"__node:={name}", "--params-file", str(file)]
         self.log = folder / f"{name}.log"

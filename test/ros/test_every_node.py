@@ -18,6 +18,7 @@ from lifecycle_msgs.srv import GetState
 from rcl_interfaces.srv import ListParameters
 from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
+from rclpy.parameter import Parameter
 from ros_harness import NodeProcess, World, wait_until
 
 import lavla_ros.nodes
@@ -86,7 +87,7 @@ def test_no_attribute_of_rclpys_node_is_overwritten(world: World) -> None:
 
 @pytest.mark.parametrize("cls", LAVLA_NODES, ids=lambda c: c.__name__)
 def test_answers_lifecycle_and_parameter_services(world: World, cls: type[Any]) -> None:
-    node = cls(context=world.context)
+    node = cls(context=world.context, parameter_overrides=[Parameter("contract", value="jaka_minicobo")])
     world.spin(node)
     try:
 

@@ -62,7 +62,7 @@ processes:
   - name: recorder
     node: lavla_ros.nodes.recorder_node
     after: [executor]
-    parameters: {root: "${bags}", auto_start: true}
+    parameters: {contract: jaka_minicobo, root: "${bags}", auto_start: true}
 """
 
 
@@ -164,7 +164,8 @@ def test_a_killed_node_stops_the_arm_first_and_is_reported(tmp_path: Path) -> No
 def test_a_stack_ends_with_the_process_that_finishes(tmp_path: Path, status: int, words: str) -> None:
     (tmp_path / "work.py").write_text(f"import sys, time\nprint('at work')\ntime.sleep(1.0)\nsys.exit({status})\n")
     stack = tmp_path / "work.yaml"
-    recorder = {"name": "recorder", "node": "lavla_ros.nodes.recorder_node", "parameters": {"root": str(tmp_path)}}
+    recorder = {"name": "recorder", "node": "lavla_ros.nodes.recorder_node", "parameters": {}}
+    recorder["parameters"] = {"contract": "jaka_minicobo", "root": str(tmp_path)}
     work = {"name": "work", "module": "work", "after": ["recorder"], "finishes": True}
     stack.write_text(yaml.safe_dump({"description": "Some work.", "processes": [recorder, work]}))
     ended = subprocess.run(

@@ -39,8 +39,8 @@ processes:
   - {name: executor, node: lavla_ros.nodes.executor_node, stop_first: true, parameters: {loopback: true}}
   - name: camera
     node: lavla_ros.nodes.camera_node
-    parameters: {sources: ["front=${film}", "wrist=${film}"], loop: true}
-  - {name: policy, node: lavla_ros.nodes.policy_node, parameters: {policy: "${policy}"}}
+    parameters: {contract: jaka_minicobo, sources: ["front=${film}", "wrist=${film}"], loop: true}
+  - {name: policy, node: lavla_ros.nodes.policy_node, parameters: {contract: jaka_minicobo, policy: "${policy}"}}
 """
 
 

@@ -37,6 +37,14 @@ CONTRACT = load_contract("jaka_minicobo")
 STATE_PERIOD_NS = 8_000_000
 
 
+def policy_node(world: World, **parameters: Any) -> PolicyNode:
+    """One in this process."""
+    given = {"contract": CONTRACT.name, **parameters}
+    return PolicyNode(
+        context=world.context, parameter_overrides=[Parameter(name, value=value) for name, value in given.items()]
+    )
+
+
 class Streams:
     """A camera pair at 10 Hz and joint states at 125 Hz, all stamped at capture."""
 
@@ -154,7 +162,7 @@ class TestOnePolicy:
         other = World()
         try:
             # in this process: as from another computer, where the launcher's own check sees nothing
-            remote = PolicyNode(context=world.context, parameter_overrides=[Parameter("policy", value=str(checkpoint))])
+            remote = policy_node(world, policy=str(checkpoint))
             assert not remote.bring_up()
             assert "/policy publishes /action_chunk already" in str(remote.fault)
             remote.destroy_node()
@@ -234,7 +242,7 @@ def test_what_the_policy_holds_is_free_after_clean_up(
     world: World, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("lavla_ros.ros.arbitration.DISCOVERY_S", 0.0)
-    node = PolicyNode(context=world.context, parameter_overrides=[Parameter("policy", value=str(checkpoint))])
+    node = policy_node(world, policy=str(checkpoint))
     assert node.bring_up(), node.fault
     policy = weakref.ref(node._policy)
     node.bring_down()
@@ -245,8 +253,7 @@ def test_what_the_policy_holds_is_free_after_clean_up(
 
 def test_refuses_another_contract_and_a_broken_checkpoint(world: World, tmp_path: Path, checkpoint: Path) -> None:
     def fault(**values: str) -> str:
-        overrides = [Parameter(name, value=value) for name, value in values.items()]
-        node = PolicyNode(context=world.context, parameter_overrides=overrides)
+        node = policy_node(world, **values)
         try:
             assert not node.bring_up()
             return str(node.fault)

@@ -17,7 +17,6 @@ from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.parquet as pq
 from numpy.typing import NDArray
 
 from lavla_ros.contract import Contract
@@ -96,11 +95,8 @@ class _Check:
         if missing:
             add.error("metadata", f"{layout.INFO} lacks {missing}")
             return False
-        if self.info["codebase_version"] != layout.CODEBASE_VERSION:
-            add.error(
-                "metadata",
-                f"codebase_version is {self.info['codebase_version']!r}; expected {layout.CODEBASE_VERSION!r}",
-            )
+        if (version := self.info["codebase_version"]) != layout.CODEBASE_VERSION:
+            add.error("metadata", f"codebase_version is {version!r}; expected {layout.CODEBASE_VERSION!r}")
             return False
         needed = [*_ROW_KEYS, *(f"videos/{k}/{n}" for k in self.videos for n in ("chunk_index", "file_index"))]
         needed += [f"videos/{key}/from_timestamp" for key in self.videos]
@@ -137,7 +133,7 @@ class _Check:
         self._tasks()
         self._stats()
         self._left_behind(cameras)
-        names = {key: _names(self.info["features"].get(key, {})) for key in (layout.STATE, layout.ACTION)}
+        names = {key: layout.names_of(self.info["features"].get(key, {})) for key in (layout.STATE, layout.ACTION)}
         widths = {key: self._width(key) for key in (layout.STATE, layout.ACTION)}
         state_dims, action_dims = dims_of(self.contract, names, widths)
         if (len(state_dims), len(action_dims)) == (widths[layout.STATE], widths[layout.ACTION]):
@@ -146,7 +142,10 @@ class _Check:
             self.findings.note("videos", "the videos were not decoded: --deep does")
             return
         check_pictures(
-            {_camera(key): {f: self._segments(key, rows) for f, rows in files.items()} for key, files in whole.items()},
+            {
+                layout.camera_of(key): {f: self._segments(key, rows) for f, rows in files.items()}
+                for key, files in whole.items()
+            },
             self.numbers,
             state_dims,
             root=self.root,
@@ -174,16 +173,14 @@ class _Check:
     def _contract(self) -> None:
         self.contract = layout.read_contract(self.root)
         if self.contract is None:
-            text = (
-                f"{layout.CONTRACT} is missing: units, bounds and times cannot be checked; put the contract there that "
-                "the dataset was made with"
-            )
-            if self.own:
-                self.findings.error("contract", text)
-            elif layout.CAPTURE in self.info["features"]:
-                self.findings.warning("contract", text)
-            else:
+            if not self.own and layout.CAPTURE not in self.info["features"]:
                 self.findings.note("contract", f"no {layout.CONTRACT}: units, bounds and times were not checked")
+                return
+            (self.findings.error if self.own else self.findings.warning)(
+                "contract",
+                f"{layout.CONTRACT} is missing: units, bounds and times cannot be checked; put the contract there that "
+                "the dataset was made with",
+            )
             return
         wanted = layout.features(self.contract, fps=int(self.info["fps"]), codec="")
         for key, feature in wanted.items():
@@ -205,17 +202,16 @@ class _Check:
                 "counts",
                 f"episode indices are not 0 to {len(rows) - 1}: missing {gaps[:10]}, repeated {twice[:10]}",
             )
-        frames = sum(int(row["length"]) for row in rows)
-        if info["total_episodes"] != len(rows):
-            add.error(
-                "counts", f"{layout.INFO} counts {info['total_episodes']} episodes; meta/episodes has {len(rows)}"
-            )
-        if info["total_frames"] != frames:
-            add.error("counts", f"{layout.INFO} counts {info['total_frames']} frames; the episodes have {frames}")
-        if self.tasks is not None and info.get("total_tasks", len(self.tasks)) != len(self.tasks):
-            add.error(
-                "counts", f"{layout.INFO} counts {info['total_tasks']} tasks; {layout.TASKS} has {len(self.tasks)}"
-            )
+        there = {
+            "episodes": ("meta/episodes has", len(rows)),
+            "frames": ("the episodes have", sum(int(row["length"]) for row in rows)),
+        }
+        if self.tasks is not None:
+            there["tasks"] = (f"{layout.TASKS} has", len(self.tasks))
+        for what, (place, count) in there.items():
+            counted = info.get(f"total_{what}", count)
+            if counted != count:
+                add.error("counts", f"{layout.INFO} counts {counted} {what}; {place} {count}")
         expected = 0
         for row in rows:
             length = int(row["length"])
@@ -232,14 +228,9 @@ class _Check:
         name = file.relative_to(self.root).as_posix()
         numeric = {k: f for k, f in self.info["features"].items() if f["dtype"] not in ("video", "image", "string")}
         try:
-            present = _column_names(file)
-            columns = {
-                key: column_array(table, key)
-                for table in [
-                    layout.read_table(file, [k for k in {**numeric, **dict.fromkeys(_INDEX_COLUMNS)} if k in present])
-                ]
-                for key in table.column_names
-            }
+            present = layout.column_names(file)
+            table = layout.read_table(file, [k for k in dict.fromkeys((*numeric, *_INDEX_COLUMNS)) if k in present])
+            columns = {key: column_array(table, key) for key in table.column_names}
         except DatasetError as error:
             for row in rows:
                 self.findings.error("data", str(error).replace(f"{self.root}/", ""), int(row["episode_index"]))
@@ -331,12 +322,8 @@ class _Check:
             if key in columns and given and len(columns[key]):
                 bad = _unlike(given, _exact(columns[key]), columns[key])
                 if bad:
-                    add = self.findings.error if self.own else self.findings.warning
-                    add(
-                        "statistics",
-                        f"meta/episodes: {', '.join(bad)} of {key} are not those of its rows",
-                        int(row["episode_index"]),
-                    )
+                    text = f"meta/episodes: {', '.join(bad)} of {key} are not those of its rows"
+                    self._say_unlike(text, int(row["episode_index"]))
 
     def _video_files(self, key: str, files: Mapping[Path, list[dict[str, Any]]]) -> dict[Path, list[dict[str, Any]]]:
         """Check sizes and places; returns the files that can be decoded."""
@@ -459,17 +446,16 @@ class _Check:
     def _image_stats(self, key: str, given: Mapping[str, Any]) -> None:
         """Against those of the episodes, which add up; black and over-exposed cameras show in them too."""
         prefix = f"stats/{key}/"
-        rows = [
-            row for row in self.rows if row.get(f"{prefix}mean") is not None and row.get(f"{prefix}count") is not None
-        ]
+        rows = [row for row in self.rows if None not in (row.get(f"{prefix}mean"), row.get(f"{prefix}count"))]
         for row in rows:
-            number = int(row["episode_index"])
-            if row.get(f"{prefix}q99") is not None and np.max(row[f"{prefix}q99"]) < 0.06:
-                self.findings.error("black", f"camera {_camera(key)!r} is black, by the episode's statistics", number)
-            if row.get(f"{prefix}q10") is not None and np.min(row[f"{prefix}q10"]) > 0.96:
-                self.findings.error(
-                    "over-exposed", f"camera {_camera(key)!r} is over-exposed, by the episode's statistics", number
-                )
+            dark, bright = row.get(f"{prefix}q99"), row.get(f"{prefix}q10")
+            for what, told in (
+                ("black", dark is not None and np.max(dark) < 0.06),
+                ("over-exposed", bright is not None and np.min(bright) > 0.96),
+            ):
+                if told:
+                    text = f"camera {layout.camera_of(key)!r} is {what}, by the episode's statistics"
+                    self.findings.error(what, text, int(row["episode_index"]))
         if len(rows) != len(self.rows) or not rows:
             return
         means = np.stack([np.ravel(row[f"{prefix}mean"]) for row in rows])
@@ -479,8 +465,11 @@ class _Check:
         std = np.sqrt(np.maximum(np.average(squares, axis=0, weights=weights) - mean**2, 0))
         off = max(np.abs(np.ravel(given["mean"]) - mean).max(), np.abs(np.ravel(given["std"]) - std).max())
         if off > 0.015:
-            add = self.findings.error if self.own else self.findings.warning
-            add("statistics", f"{layout.STATS}: mean or std of {key} differ by {off:.3f} from those of the episodes")
+            self._say_unlike(f"{layout.STATS}: mean or std of {key} differ by {off:.3f} from those of the episodes")
+
+    def _say_unlike(self, text: str, episode: int | None = None) -> None:
+        """Statistics that do not fit what they are of: ours are exact, others' may be samples."""
+        (self.findings.error if self.own else self.findings.warning)("statistics", text, episode)
 
 
 # ---------------------------------------------------------------------- shared with repair
@@ -534,13 +523,6 @@ def _places(episode_index: NDArray[Any]) -> dict[int, NDArray[np.int64]]:
     return {int(v): part for v, part in zip(values, np.split(order, first[1:]), strict=True)}
 
 
-def _column_names(file: Path) -> list[str]:
-    try:
-        return list(pq.ParquetFile(file).schema_arrow.names)
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"cannot read {file}: {error}") from None
-
-
 def _table(values: NDArray[Any]) -> NDArray[np.float64]:
     return np.asarray(values, np.float64).reshape(len(values), -1)
 
@@ -584,13 +566,3 @@ def _shape_problem(given: Mapping[str, Any], feature: Mapping[str, Any]) -> str:
         if is_image and (values.min() < -1e-6 or values.max() > 1 + 1e-6):
             return f"{name} is {values.max():.3g}; pictures are scaled to 0 to 1"
     return ""
-
-
-def _camera(key: str) -> str:
-    return key.removeprefix("observation.images.")
-
-
-def _names(feature: Mapping[str, Any]) -> list[str] | None:
-    names = feature.get("names")
-    names = next(iter(names.values()), None) if isinstance(names, Mapping) else names
-    return list(names) if names is not None else None

@@ -31,8 +31,7 @@ def write_first_frames(root: Path) -> Path:
         for key in keys:
             with closing(VideoReader(layout.video_file(root, info, row, key), int(info["fps"]))) as video:
                 image = video.frame(layout.first_frame(row, key, info["fps"]))
-            camera = key.removeprefix("observation.images.")
-            tiles.append(_tile(image, f"{camera}, episode {row['episode_index']}"))
+            tiles.append(_tile(image, f"{layout.camera_of(key)}, episode {row['episode_index']}"))
         lines.append(np.concatenate(tiles, axis=1))
     target = root / layout.FIRST_FRAMES
     target.parent.mkdir(parents=True, exist_ok=True)

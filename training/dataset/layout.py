@@ -134,6 +134,18 @@ def features(contract: Contract, *, fps: int, codec: str) -> dict[str, Any]:
     return found
 
 
+def names_of(feature: Mapping[str, Any]) -> list[str] | None:
+    """Of a feature's columns; LeRobot's own have them in a list, or in one within a mapping: ``{"motors": [...]}``."""
+    names = feature.get("names")
+    names = next(iter(names.values()), None) if isinstance(names, Mapping) else names
+    return [str(name) for name in names] if isinstance(names, Sequence) and not isinstance(names, str) else None
+
+
+def camera_of(key: str) -> str:
+    """The camera of a :func:`video_key`."""
+    return key.removeprefix(video_key(""))
+
+
 def info(contract: Contract, *, fps: int, codec: str, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
     """The content of info.json."""
     return {
@@ -206,6 +218,14 @@ def read_table(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
         raise DatasetError(f"cannot read {path}: {error}") from None
 
 
+def column_names(path: Path) -> list[str]:
+    """Of a parquet file. Raises DatasetError when it is missing or truncated."""
+    try:
+        return list(pq.ParquetFile(path).schema_arrow.names)
+    except (OSError, pa.ArrowException) as error:
+        raise DatasetError(f"cannot read {path}: {error}") from None
+
+
 def write_tasks(root: Path, tasks: Sequence[str]) -> None:
     """tasks.parquet as pandas writes a frame indexed by ``task``; the list position is the task's index."""
     columns = [
@@ -245,13 +265,8 @@ def read_episodes(root: Path, *, with_stats: bool = False) -> list[dict[str, Any
 
 
 def read_episode_file(file: Path, *, with_stats: bool = False) -> list[dict[str, Any]]:
-    try:
-        names = pq.ParquetFile(file).schema_arrow.names
-    except (OSError, pa.ArrowException) as error:
-        raise DatasetError(f"cannot read {file}: {error}") from None
-    rows: list[dict[str, Any]] = read_table(
-        file, [n for n in names if with_stats or not n.startswith("stats/")]
-    ).to_pylist()
+    names = [name for name in column_names(file) if with_stats or not name.startswith("stats/")]
+    rows: list[dict[str, Any]] = read_table(file, names).to_pylist()
     return rows
 
 

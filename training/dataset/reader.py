@@ -199,12 +199,13 @@ class EpisodeDataset:
         if self.info.get("fps") != self.contract.rate_hz:
             raise DatasetError(f"{self.path} has {self.info.get('fps')} fps; the contract has {self.contract.rate_hz}")
         wanted = {layout.STATE: self.contract.state.names, layout.ACTION: self.contract.action.names}
+        self._order: dict[str, list[int]] = {}
+        """Column of each of the contract's names."""
         for key, names in wanted.items():
-            found = features.get(key, {}).get("names")
-            found = found.get("motors", found) if isinstance(found, dict) else found
+            found = layout.names_of(features.get(key, {}))
             if found is None or sorted(found) != sorted(names):
                 raise DatasetError(f"{self.path}: {key} has names {found}; the contract has {list(names)}")
-        self._order = {key: [list(_names(features[key])).index(n) for n in names] for key, names in wanted.items()}
+            self._order[key] = [found.index(name) for name in names]
         for spec in self.contract.cameras:
             shape = features.get(layout.video_key(spec.name), {}).get("shape")
             if shape is None or list(shape)[:2] != [spec.height, spec.width]:
@@ -264,8 +265,3 @@ class EpisodeDataset:
                 raise DatasetError(f"{self.path}: {key} has {int((~np.isfinite(values)).sum())} non-finite values")
         self.episode_of = whole["episode_index"].astype(np.int64)
         self.task_of: NDArray[np.int64] = whole["task_index"].astype(np.int64)
-
-
-def _names(feature: dict[str, Any]) -> list[str]:
-    names = feature["names"]
-    return list(names["motors"] if isinstance(names, dict) else names)

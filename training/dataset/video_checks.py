@@ -6,6 +6,7 @@ takes a minute on two cores.
 
 from __future__ import annotations
 
+import itertools
 import os
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 from training.dataset import stats
 from training.dataset.findings import Findings
 from training.dataset.layout import DatasetError
-from training.dataset.number_checks import Dim, EpisodeNumbers, moving_speed, still_runs
+from training.dataset.number_checks import Dim, EpisodeNumbers, first_and_count, moving_speed, still_runs
 from training.dataset.video import scan
 
 _CELL = 8
@@ -97,16 +98,16 @@ def check_pictures(
     spans = np.ptp(np.concatenate(states), axis=0) if states else np.zeros(len(state_dims))
     own_stats = {camera: {s.episode: s.stats for f in files.values() for s in f} for camera, files in cameras.items()}
     for camera, episodes in seen.items():
-        _lit(camera, episodes, fps, findings)
-        _fits_statistics(camera, episodes, own_stats[camera], own, findings)
         speeds = {
             index: moving_speed(camera, numbers[index], state_dims, spans)
-            for index in episodes
+            for index in sorted(episodes)
             if index in numbers and len(numbers[index].state_LS) == len(episodes[index].dark)
         }
-        moving = {index: speed for index, speed in speeds.items() if speed is not None}
-        _frozen(camera, episodes, moving, fps, findings)
-        _lag(camera, episodes, moving, fps, findings)
+        checks = _CameraChecks(camera, episodes, {i: v for i, v in speeds.items() if v is not None}, fps, findings)
+        checks.lit()
+        checks.fits_statistics(own_stats[camera], own)
+        checks.frozen()
+        checks.lag()
     _exchanged(seen, findings)
 
 
@@ -199,90 +200,91 @@ def _brightness(frame: Any) -> NDArray[np.float32]:
     return np.asarray(cv2.resize(whole, (columns, rows), interpolation=cv2.INTER_AREA), np.float32)
 
 
-def _lit(camera: str, episodes: Mapping[int, Seen], fps: int, findings: Findings) -> None:
-    for index, seen in sorted(episodes.items()):
-        for what, mask in (("black", seen.dark), ("over-exposed", seen.bright)):
-            if not mask.any():
+class _CameraChecks:
+    """What one camera shows in all episodes."""
+
+    def __init__(
+        self,
+        camera: str,
+        episodes: Mapping[int, Seen],
+        speeds: Mapping[int, NDArray[np.float64]],
+        fps: int,
+        findings: Findings,
+    ) -> None:
+        """``speeds``: episode → :func:`moving_speed`, by number, of those in which the state moves."""
+        self._camera, self._episodes, self._speeds = camera, dict(sorted(episodes.items())), speeds
+        self._fps, self._findings = fps, findings
+
+    def lit(self) -> None:
+        for index, seen in self._episodes.items():
+            for what, mask in (("black", seen.dark), ("over-exposed", seen.bright)):
+                if not mask.any():
+                    continue
+                first, count = first_and_count(mask)
+                where = f"in {count} of {len(mask)} frames, first at step {first}"
+                long = still_runs(mask[1:] & mask[:-1], max(_BAD_STEPS, round(_BAD_S * self._fps)))
+                add = self._findings.error if long or mask.mean() > _BAD_SHARE else self._findings.warning
+                add(what, f"camera {self._camera!r} is {what} {where}", index)
+
+    def fits_statistics(self, stated: Mapping[int, Mapping[str, Any]], own: bool) -> None:
+        """The statistics of an episode were made of its pictures: others' pictures have others."""
+        tolerance = _OWN_TOLERANCE if own else _FOREIGN_TOLERANCE
+        for index, seen in self._episodes.items():
+            row = stated.get(index, {})
+            if seen.mean is None or seen.std is None or not {"mean", "std"} <= set(row):
                 continue
-            first = int(np.flatnonzero(mask)[0])
-            text = f"camera {camera!r} is {what} in {int(mask.sum())} of {len(mask)} frames, first at step {first}"
-            long = still_runs(mask[1:] & mask[:-1], max(_BAD_STEPS, round(_BAD_S * fps)))
-            if long or mask.mean() > _BAD_SHARE:
-                findings.error(what, text, index)
-            else:
-                findings.warning(what, text, index)
-
-
-def _frozen(
-    camera: str,
-    episodes: Mapping[int, Seen],
-    speeds: Mapping[int, NDArray[np.float64]],
-    fps: int,
-    findings: Findings,
-) -> None:
-    wanted = max(_STILL_STEPS, round(_STILL_S * fps))
-    for index, speed in sorted(speeds.items()):
-        seen = episodes[index]
-        length = len(seen.dark)
-        for first, last in still_runs(seen.like_before, min(wanted, max(length, 3))):
-            if seen.dark[first:last].all() or seen.bright[first:last].all():
-                continue  # told as such
-            if speed[first : last - 1].sum() > _MOVED:
-                where = "all its" if last - first == length else f"steps {first} to {last - 1} of its"
-                findings.error(
-                    "frozen",
-                    f"camera {camera!r} shows one picture in {where} {length} steps while the robot moves",
-                    index,
+            wanted = np.concatenate([np.ravel(row["mean"]), np.ravel(row["std"])])
+            found = np.concatenate([seen.mean, seen.std])
+            if wanted.shape != found.shape:
+                continue
+            difference = float(np.abs(wanted - found).max())
+            if difference > tolerance + _SMALL / seen.side:
+                text = (
+                    f"camera {self._camera!r}: the pictures are not those that the episode's statistics were made of "
+                    f"(mean or deviation differ by {difference:.3f}): the video of another episode or camera?"
                 )
-                break
+                (self._findings.error if own else self._findings.warning)("other video", text, index)
 
+    def frozen(self) -> None:
+        wanted = max(_STILL_STEPS, round(_STILL_S * self._fps))
+        for index, speed in self._speeds.items():
+            seen = self._episodes[index]
+            length = len(seen.dark)
+            for first, last in still_runs(seen.like_before, min(wanted, max(length, 3))):
+                if seen.dark[first:last].all() or seen.bright[first:last].all():
+                    continue  # told as such
+                if speed[first : last - 1].sum() > _MOVED:
+                    where = "all its" if last - first == length else f"steps {first} to {last - 1} of its"
+                    text = f"camera {self._camera!r} shows one picture in {where} {length} steps while the robot moves"
+                    self._findings.error("frozen", text, index)
+                    break
 
-def _lag(
-    camera: str,
-    episodes: Mapping[int, Seen],
-    speeds: Mapping[int, NDArray[np.float64]],
-    fps: int,
-    findings: Findings,
-) -> None:
-    """By how many steps do the changes in the picture come after those of the state?"""
-    reach = max(_LAG_STEPS + 1, round(_LAG_S * fps))
-    totals = []
-    for index, speed in sorted(speeds.items()):
-        seen = episodes[index]
-        if len(speed) <= 3 * reach:
-            continue
-        moved, changed = _centred(np.sqrt(speed)), _centred(np.sqrt(seen.change))
-        if moved is None or changed is None:
-            continue
-        scores = np.array([_overlap(moved, changed, shift) for shift in range(-reach, reach + 1)])
-        totals.append((len(speed), scores))
-        _tell_lag(camera, scores, reach, fps, 0.6, 0.3, index, findings)
-    if sum(steps for steps, _ in totals) >= 100:
-        weights = np.array([steps for steps, _ in totals], np.float64)
-        mean = np.average(np.stack([s for _, s in totals]), axis=0, weights=weights)
-        _tell_lag(camera, mean, reach, fps, 0.4, 0.15, None, findings)
+    def lag(self) -> None:
+        """By how many steps do the changes in the picture come after those of the state?"""
+        reach = max(_LAG_STEPS + 1, round(_LAG_S * self._fps))
+        steps, scores = [], []
+        for index, speed in self._speeds.items():
+            moved, changed = _centred(np.sqrt(speed)), _centred(np.sqrt(self._episodes[index].change))
+            if len(speed) <= 3 * reach or moved is None or changed is None:
+                continue
+            steps.append(float(len(speed)))
+            scores.append(np.array([_overlap(moved, changed, shift) for shift in range(-reach, reach + 1)]))
+            self._tell_lag(scores[-1], 0.6, 0.3, index)
+        if sum(steps) >= 100:
+            self._tell_lag(np.average(np.stack(scores), axis=0, weights=steps), 0.4, 0.15, None)
 
-
-def _tell_lag(
-    camera: str,
-    scores: NDArray[np.float64],
-    reach: int,
-    fps: int,
-    least: float,
-    gain: float,
-    episode: int | None,
-    findings: Findings,
-) -> None:
-    best = int(scores.argmax())
-    lag = best - reach
-    if abs(lag) >= _LAG_STEPS and scores[best] > least and scores[best] - scores[reach] > gain:
-        findings.warning(
-            "lag",
-            f"what camera {camera!r} shows seems to be {abs(lag) / fps:.2f} s ({abs(lag)} steps) "
-            f"{'behind' if lag > 0 else 'ahead of'} the state (correlation of their changes {scores[best]:.2f}, "
-            f"without the shift {scores[reach]:.2f})",
-            episode,
-        )
+    def _tell_lag(self, scores: NDArray[np.float64], least: float, gain: float, episode: int | None) -> None:
+        """``scores``: correlation at each shift, the middle one without any."""
+        best, reach = int(scores.argmax()), len(scores) // 2
+        lag = best - reach
+        if abs(lag) >= _LAG_STEPS and scores[best] > least and scores[best] - scores[reach] > gain:
+            self._findings.warning(
+                "lag",
+                f"what camera {self._camera!r} shows seems to be {abs(lag) / self._fps:.2f} s ({abs(lag)} steps) "
+                f"{'behind' if lag > 0 else 'ahead of'} the state (correlation of their changes {scores[best]:.2f}, "
+                f"without the shift {scores[reach]:.2f})",
+                episode,
+            )
 
 
 def _centred(values: NDArray[np.float64]) -> NDArray[np.float64] | None:
@@ -297,45 +299,17 @@ def _overlap(moved: NDArray[np.float64], changed: NDArray[np.float64], shift: in
     return float((moved[-shift:] * changed[:shift]).mean())
 
 
-def _fits_statistics(
-    camera: str,
-    episodes: Mapping[int, Seen],
-    stated: Mapping[int, Mapping[str, Any]],
-    own: bool,
-    findings: Findings,
-) -> None:
-    """The statistics of an episode were made of its pictures: others' pictures have others."""
-    tolerance = _OWN_TOLERANCE if own else _FOREIGN_TOLERANCE
-    for index, seen in sorted(episodes.items()):
-        row = stated.get(index, {})
-        if seen.mean is None or seen.std is None or not {"mean", "std"} <= set(row):
-            continue
-        wanted = np.concatenate([np.ravel(row["mean"]), np.ravel(row["std"])])
-        found = np.concatenate([seen.mean, seen.std])
-        if wanted.shape != found.shape:
-            continue
-        difference = float(np.abs(wanted - found).max())
-        if difference > tolerance + _SMALL / seen.side:
-            text = (
-                f"camera {camera!r}: the pictures are not those that the episode's statistics were made of (mean or "
-                f"deviation differ by {difference:.3f}): the video of another episode or camera?"
-            )
-            (findings.error if own else findings.warning)("other video", text, index)
-
-
 def _exchanged(seen: Mapping[str, Mapping[int, Seen]], findings: Findings) -> None:
     """Episodes whose cameras look as each other's do elsewhere. Cannot be seen where all episodes are alike."""
-    names = sorted(seen)
-    for number, a in enumerate(names):
-        for b in names[number + 1 :]:
-            both = sorted(set(seen[a]) & set(seen[b]))
-            if len(both) < 4:
-                continue
-            usual_a = np.median([seen[a][i].start for i in both], axis=0)
-            usual_b = np.median([seen[b][i].start for i in both], axis=0)
-            for i in both:
-                x, y = seen[a][i].start, seen[b][i].start
-                as_named = np.abs(x - usual_a).mean() + np.abs(y - usual_b).mean()
-                exchanged = np.abs(x - usual_b).mean() + np.abs(y - usual_a).mean()
-                if exchanged < 0.5 * as_named and as_named > 8:
-                    findings.warning("exchanged", f"cameras {a!r} and {b!r} look exchanged", i)
+    for a, b in itertools.combinations(sorted(seen), 2):
+        both = sorted(set(seen[a]) & set(seen[b]))
+        if len(both) < 4:
+            continue
+        usual_a = np.median([seen[a][i].start for i in both], axis=0)
+        usual_b = np.median([seen[b][i].start for i in both], axis=0)
+        for i in both:
+            x, y = seen[a][i].start, seen[b][i].start
+            as_named = np.abs(x - usual_a).mean() + np.abs(y - usual_b).mean()
+            exchanged = np.abs(x - usual_b).mean() + np.abs(y - usual_a).mean()
+            if exchanged < 0.5 * as_named and as_named > 8:
+                findings.warning("exchanged", f"cameras {a!r} and {b!r} look exchanged", i)

@@ -21,11 +21,10 @@ from lavla_ros.typing import NS_PER_S
 from training.bag_options import BagOptions
 from training.dataset import layout
 from training.dataset.labels import LabelTrack
+from training.dataset.number_checks import lost_steps
 from training.ingest.build import EpisodeReport, IngestError, Kind, Rejected, Rejection, Step
 from training.ingest.diagnosis import COMMAND, STATE, Clocks, first_cause, refusals
 
-_GAP = 1.5
-"""Two steps further apart than this many periods have lost one between them."""
 STREAM_LAG_S = 5.0
 """How far one stream of a bag may be ahead of another: a recorder that falls behind writes topic after topic."""
 _AROUND_NS = NS_PER_S
@@ -209,15 +208,8 @@ class _BagEpisode:
             raise Rejected(Kind.CLOCK, f"stamps jumped back {clock_jumps} times")
         if contract.step == "command":
             return  # steps take as long as they take
-        gaps = np.diff(stamps)
-        wide = np.flatnonzero(gaps > _GAP * contract.dt_ns)
-        if len(wide) and not self.options.allow_gaps:
-            first = int(wide[0])
-            raise Rejected(
-                Kind.GAP,
-                f"{len(wide)} of {count - 1} steps are further apart than {_GAP} periods; the first after step "
-                f"{first}: {gaps[first] / 1e6:.0f} ms instead of {contract.dt_ns / 1e6:.0f} ms",
-            )
+        if not self.options.allow_gaps and (lost := lost_steps(np.array(stamps), contract.dt_ns)):
+            raise Rejected(Kind.GAP, lost)
 
     def _instruction_before(self) -> str:
         """The instruction in force when a marked episode begins."""

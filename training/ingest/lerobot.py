@@ -254,7 +254,7 @@ def _check_mapping(
 ) -> dict[str, tuple[str, ...]]:
     """Column names of every feature of numbers. Raises IngestError for what either side lacks."""
     names = {
-        key: tuple(mapping.names.get(key) or _feature_names(key, feature))
+        key: tuple(mapping.names.get(key) or _feature_names(feature))
         for key, feature in features.items()
         if feature["dtype"] not in ("video", "image", "string")
     }
@@ -304,14 +304,10 @@ def _same_names(what: str, wanted: Sequence[str], given: Mapping[str, Any]) -> N
         )
 
 
-def _feature_names(key: str, feature: Mapping[str, Any]) -> Sequence[str]:
+def _feature_names(feature: Mapping[str, Any]) -> Sequence[str]:
     """A feature's own column names; none if it has no usable ones (too few, or one of them twice)."""
-    names = feature.get("names")
-    if isinstance(names, Mapping):  # {"motors": [...]}
-        names = next(iter(names.values()), None)
-    width = int(np.prod(feature["shape"]))
-    usable = isinstance(names, Sequence) and len(names) == width == len(set(map(str, names)))
-    return [str(name) for name in names] if usable and names is not None else []
+    names = layout.names_of(feature) or []
+    return names if len(names) == int(np.prod(feature["shape"])) == len(set(names)) else []
 
 
 def _column(given: str | Column) -> Column:

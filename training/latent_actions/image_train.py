@@ -37,6 +37,7 @@ from training.latent_actions.quantize import CodebookQuantizer
 from training.logs import require_trackers
 from training.loop import Trainer
 from training.reporting import TerminalReporter
+from training.samples import spread
 from training.system_resources import flushed_denormals
 
 _SHOWN = ("loss", "reconstruction", "action", "perplexity", "dead_codes")
@@ -138,8 +139,7 @@ class ImageTask(CodebookTask):
         ``unchanged`` is the error of predicting that nothing changes, to judge ``reconstruction`` by; ``action``
         counts every sample, whether or not its action was known.
         """
-        if len(rows) > _EVALUATED:
-            rows = rows[np.linspace(0, len(rows) - 1, _EVALUATED).round().astype(np.int64)]
+        rows = spread(rows, _EVALUATED)
         self.module.eval()
         sums: dict[str, float] = {}
         trackers = {kind: HealthTracker(size) for kind, size in self.codebooks.items()}

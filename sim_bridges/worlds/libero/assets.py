@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 from sim_bridges.worlds.libero.tasks import LiberoError, package_folder
 
@@ -69,19 +69,6 @@ class Provenance:
             f"The scenes contain {' and '.join(parts)} in place of LIBERO's own meshes and textures: "
             "not comparable with published figures."
         )
-
-    def to_dict(self) -> dict[str, Any]:
-        """For ``results.json``."""
-        return {
-            "folder": self.folder,
-            "found_by": self.found_by,
-            "hash": self.hash,
-            "stand_ins": len(self.stand_ins),
-            "altered": len(self.altered),
-            "unverified": len(self.unverified),
-            "comparable": self.comparable,
-            "statement": self.statement,
-        }
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import hashlib
 import importlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -48,16 +47,6 @@ _CHANGED = ("body_pos", "body_quat", "site_rgba")
 """Arrays of the model that LIBERO writes to while it runs: places of fixtures, visibility of marks."""
 _FORWARDS_OF_A_NEW_MODEL = 2
 """A hard reset evaluates a new model this often before it places anything; the solver starts from the result."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class StepOutcome:
-    """How the scene stands after a step."""
-
-    success: bool
-    """The goal holds."""
-    done: bool
-    """It has held on some step, or the suite's step limit is reached: the episode is over."""
 
 
 class LiberoEnvironment:
@@ -105,7 +94,8 @@ class LiberoEnvironment:
         self._digest = hashlib.sha256()
         self.steps = 0
         """Actions of the present episode; the waiting steps are not counted."""
-        self._outcome = StepOutcome(success=False, done=False)
+        self.success = False
+        """The goal holds after the newest step."""
 
     @property
     def initial_state_count(self) -> int:
@@ -119,11 +109,6 @@ class LiberoEnvironment:
     def time_ns(self) -> int:
         """Simulated time since the end of the waiting steps: the stamp of the next observation."""
         return self.steps * (NS_PER_S // RATE_HZ)
-
-    @property
-    def outcome(self) -> StepOutcome:
-        """Of the newest step."""
-        return self._outcome
 
     @property
     def trajectory(self) -> str:
@@ -150,12 +135,13 @@ class LiberoEnvironment:
             self._observed = self.env.step(list(WAIT_ACTION))[0]
         self.steps = 0
         self._digest = hashlib.sha256()
-        self._outcome = StepOutcome(success=False, done=False)
+        self.success = False
 
-    def step(self, action: ArrayLike) -> StepOutcome:
+    def step(self, action: ArrayLike) -> bool:
         """One action (7,) of :data:`ACTIONS`, each from -1 to 1: 50 ms of simulated time.
 
-        Raises LiberoError before the first reset, or naming what is wrong with the action; nothing has moved then.
+        Returns whether the goal holds then. Raises LiberoError before the first reset, or naming what is wrong with
+        the action; nothing has moved then.
         """
         values = self._checked(action)
         if self._observed is None:
@@ -163,9 +149,8 @@ class LiberoEnvironment:
         self._observed, _, done, _ = self.env.step(values)
         self.steps += 1
         self._digest.update(self.states().tobytes())
-        over = self._outcome.done or bool(done) or self.steps >= self.task.step_limit
-        self._outcome = StepOutcome(success=bool(done), done=over)
-        return self._outcome
+        self.success = bool(done)
+        return self.success
 
     def observe(self, images: bool = True) -> Observation:
         """The contract's observation now. ``images`` False: none is drawn, and the simulation goes the same way.

@@ -125,9 +125,8 @@ def bridged(case: Case) -> Trace:
             if step % case.every == 0:
                 raw = environment.raw_images()
                 trace.pictures.extend(raw[camera] for camera in CAMERAS)
-            outcome = environment.step(action)
+            trace.done.append(environment.step(action))
             trace.states.append(environment.states())
-            trace.done.append(outcome.success)
     environment.close()
     return trace
 

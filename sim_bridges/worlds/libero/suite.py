@@ -215,7 +215,7 @@ class LiberoTaskEnvironment:
         self._environment.step(self._actions.due(chunk, self._environment.time_ns))
 
     def outcome(self) -> Outcome:
-        success = self._environment.outcome.success
+        success = self._environment.success
         return Outcome(success=success, score=float(success))
 
     @property

@@ -49,16 +49,6 @@ class RobotwinError(UserError, ValueError):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StepOutcome:
-    """How the episode stands after a command."""
-
-    success: bool
-    """The goal held at some physics step: RoboTwin's own check."""
-    done: bool
-    """Success, or the step limit is reached."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class View:
     """Everything that one ``get_obs`` gives, in the contract's names and order."""
 
@@ -143,9 +133,9 @@ class RobotwinEnvironment:
         return self.physics_steps * PHYSICS_STEP_NS
 
     @property
-    def outcome(self) -> StepOutcome:
-        success = bool(self.task.eval_success)
-        return StepOutcome(success=success, done=success or self.task.take_action_cnt >= self.step_limit)
+    def success(self) -> bool:
+        """The goal held at some physics step: RoboTwin's own check."""
+        return bool(self.task.eval_success)
 
     @property
     def trajectory(self) -> str:
@@ -173,8 +163,8 @@ class RobotwinEnvironment:
         self.steps, self._broken = 0, ""
         self._digest = hashlib.sha256(self.states().tobytes())
 
-    def step(self, action: ArrayLike) -> StepOutcome:
-        """One command (14,) of :data:`JOINTS`: joint targets in rad, grippers 0 (closed) to 1.
+    def step(self, action: ArrayLike) -> bool:
+        """One command (14,) of :data:`JOINTS`: joint targets in rad, grippers 0 (closed) to 1. Returns the success.
 
         Raises RobotwinError, and nothing has moved or been counted, before a reset, after success, at the step limit,
         and for a command of another size, not finite, or out of the joints' limits; or where RoboTwin itself raises:
@@ -182,8 +172,8 @@ class RobotwinEnvironment:
         """
         self._require_reset()
         values = self.check_command(action)
-        if self.outcome.done:
-            why = "the goal is reached" if self.outcome.success else f"the limit of {self.step_limit} steps is reached"
+        if self.success or self.task.take_action_cnt >= self.step_limit:
+            why = "the goal is reached" if self.success else f"the limit of {self.step_limit} steps is reached"
             raise RobotwinError(f"the episode is over after {self.steps} steps: {why}; reset before the next command")
         try:
             with self._inside():
@@ -193,7 +183,7 @@ class RobotwinEnvironment:
             raise RobotwinError(self._broken) from error
         self.steps += 1
         self._digest.update(self.states().tobytes())
-        return self.outcome
+        return self.success
 
     def check_command(self, action: ArrayLike) -> FloatArray:
         """The command as an array (14,). Raises RobotwinError naming every joint that is wrong."""

@@ -270,7 +270,7 @@ class RobotwinTaskEnvironment:
         self.environment.step(self._due())
 
     def outcome(self) -> Outcome:
-        success = self.environment.outcome.success
+        success = self.environment.success
         return Outcome(success=success, score=float(success))
 
     @property

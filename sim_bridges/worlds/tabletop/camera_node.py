@@ -24,7 +24,6 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.contract import load_contract
-from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorReport
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import publishers_of
@@ -55,7 +54,7 @@ FRAMES_BEFORE_RUNNING = 3
 
 @dataclass(frozen=True, kw_only=True)
 class TabletopCameraParameters(NodeParameters):
-    contract: str = parameter(DEFAULT_CONTRACT, "Contract: a shipped name or a YAML file.")
+    contract: str = parameter(help="Contract: a shipped name or a YAML file.")
     state_file: str = parameter("/dev/shm/lavla-tabletop", "Ring file of the physics process (--state-file).")
     task: str = parameter(USUAL_TASK, "Task of the physics process.", choices=get_args(TaskName))
     layout: str = parameter(TRAINED_LAYOUT, "Layout of the physics process.", choices=get_args(LayoutName))

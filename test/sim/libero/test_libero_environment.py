@@ -194,10 +194,3 @@ def test_an_environment_that_was_not_reset_says_so(libero_assets: str) -> None:
     finally:
         fresh.close()
         fresh.close()
-
-
-@pytest.mark.timeout(600)
-def test_the_step_limit_ends_the_episode(environment: LiberoEnvironment) -> None:
-    environment.reset(0, 7)
-    outcomes = [environment.step(STILL) for _ in range(environment.task.step_limit)]
-    assert [o.done for o in outcomes].index(True) == 279 and not outcomes[-1].success

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 
 import numpy as np
 from hypothesis import given, settings
@@ -10,6 +11,7 @@ from hypothesis import strategies as st
 
 from lavla_ros.control.blending import Prediction, soft_mask, soft_mask_weights, temporal_ensemble
 from lavla_ros.control.curve import LimitArrays, build_curve
+from lavla_ros.control.limiter import Limiter
 from lavla_ros.control.stopping import brake_phases, brake_step, stop_range
 from lavla_ros.jaka.arm import MINICOBO
 
@@ -109,3 +111,14 @@ def test_soft_mask_follows_the_formula_of_real_time_chunking():
     # Step i of the new chunk is due when step i + 3 of the old one is; the old one ends 7 steps in.
     want = [weights[i] * (i + 3) + (1 - weights[i]) * 50 if i + 3 < 10 else 50.0 for i in range(10)]
     np.testing.assert_allclose(blended, want)
+
+
+def test_what_the_limiter_does_against_the_plan_is_counted():
+    counters = Counter()
+    limiter = Limiter(MINICOBO.limits, 8_000_000, 1.0, counters)
+    limiter.reset([0.0] * 6)
+    still = [0.0] * 6
+    assert limiter.advance((still, still, still)) and not +counters
+    assert not limiter.advance(([1.0, *still[1:]], still, still)), "no joint can be 1 rad further in one tick"
+    limiter.toward([math.nan] * 6)
+    assert counters == {"limiter.braked_joints": 1, "limiter.solver_failures": 1} and limiter.position == still

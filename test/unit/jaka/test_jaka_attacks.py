@@ -217,6 +217,7 @@ def test_a_flood_stops_no_cycle_and_is_a_fault() -> None:
         emulator.faults.flood = False
         assert rider.fault is not None
         assert rider.fault_s < 0.5
+        assert rider.driver.report()["wire_full_reads"] > 0, "what the diagnostics show"
         assert rider.driver.counters.posted["servo_j"] - posted >= 0.95 * (rider.cycles - cycles)
 
 
