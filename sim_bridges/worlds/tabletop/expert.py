@@ -174,7 +174,7 @@ class ScriptedExpert:
         flat_m = float(np.linalg.norm(moved[:2, 3] - target[:2, 3]))
         if isinstance(job, Wipe):
             grip, grip_yaw = moved[:3, 3] + (0.0, 0.0, job.grip_m), _nearest_half_turn(_heading(moved))
-            goal, at_target = self._dirt(moved, job), len(sim.dirty_m) == 0
+            goal, at_target = self._dirt(moved, tool), len(sim.dirty_m) == 0
         elif sim.task.nests:
             azimuth = -math.pi / 2 if job.grip == "rim" else self._free_side(moved, target, group)
             rim = self._rim(azimuth, index)
@@ -236,15 +236,16 @@ class ScriptedExpert:
                 best, best_cost = float(azimuth), cost
         return best
 
-    def _dirt(self, cloth: FloatArray, job: Wipe) -> FloatArray:
-        """Where the grip is to be drawn: over the nearest dirt and a little beyond."""
-        here, height_m = cloth[:2, 3], TABLE_Z_M + job.grip_m
-        ways = self._sim.dirty_m[:, :2] - here
+    def _dirt(self, cloth: FloatArray, tool_m: FloatArray) -> FloatArray:
+        """Where the grip is to be drawn, for the cloth to lie flat and go over the nearest dirt and a little beyond."""
+        # It may have slipped between the fingers.
+        height_m = TABLE_Z_M + max(_LOWEST_M, float(tool_m[2] - cloth[2, 3]))
+        ways = self._sim.dirty_m[:, :2] - cloth[:2, 3]
         if len(ways) == 0:
-            return np.array([*here, height_m])
+            return np.array([*tool_m[:2], height_m])
         way = ways[int(np.argmin(np.linalg.norm(ways, axis=1)))]
         beyond = _BEYOND_M / max(1e-3, float(np.linalg.norm(way)))
-        return np.array([*(here + (1.0 + beyond) * way), height_m])
+        return np.array([*(tool_m[:2] + (1.0 + beyond) * way), height_m])
 
     def _decide(self, scene: _Scene) -> _Move:
         cfg, job = self.config, scene.job
@@ -297,6 +298,8 @@ _OUTER_FINGER_M = 0.05
 """The open outer finger is this far from the grip."""
 _BEYOND_M = 0.012
 """A stroke goes this far beyond the dirt that it aims at."""
+_LOWEST_M = 0.0135
+"""Height of the grasp at which the fingertips just clear the table."""
 _STROKE_M = 0.09
 """Dirt nearer than this is wiped without lifting the cloth."""
 _EMPTY = 0.02

@@ -464,10 +464,10 @@ class _Container(NamedTuple):
 
 CONTAINERS = {
     "bowl": _Container(FRUIT_BOWL.top_radius_m, FRUIT_BOWL.height_m),
-    "plate": _Container(PLATE.top_radius_m, PLATE.height_m),
+    "plate": _Container(PLATE.top_radius_m, PLATE.floor_m + SPONGE_HALF_M[0]),
     "coaster": _Container(COASTER_RADIUS_M, COASTER_HEIGHT_M),
 }
-"""What things are placed in or on."""
+"""What things are placed in or on, the plate also if they stand on edge."""
 
 
 def inside(container: str, pose_44: NDArray[np.float64], point_m: NDArray[np.float64]) -> bool:

@@ -120,8 +120,9 @@ def test_a_bottle_that_lies_on_the_coaster_is_not_placed() -> None:
 def test_a_sponge_on_the_plate_is_placed_and_beside_it_is_not() -> None:
     sim = TabletopSim("place_sponge")
     sim.reset(0)
-    drop(sim, "sponge", "plate", 0.03)
-    assert sim.outcome().placed
+    for tilt_rad in (0.0, 1.57):  # on edge, too
+        drop(sim, "sponge", "plate", 0.03 + 0.01 * tilt_rad, tilt_rad=tilt_rad)
+        assert sim.outcome().placed
     drop(sim, "sponge", "plate", 0.03, aside_m=-0.13)
     assert not sim.outcome().placed
 
