@@ -88,6 +88,8 @@ class Clearance:
         twice = sorted({name for name in names if names.count(name) > 1})
         if twice:
             raise ConfigError(f"the arm and the scene both have shapes named {twice}; a name may stand once")
+        self.tool_speed_m_s = scene.tool_speed_m_s
+        self._tip_m = np.array(scene.tip_m)
         self._ignore = {frozenset(pair) for pair in scene.ignore}
         unknown = sorted({name for pair in scene.ignore for name in pair} - set(names))
         if unknown:
@@ -107,6 +109,11 @@ class Clearance:
     def slack_of(self, pair: int) -> float:
         """The slack of one pair, m, where the arm was placed."""
         return float(pin.computeDistance(self._shapes, self._results, pair).min_distance)
+
+    def tip(self, position_rad: Sequence[float] | FloatArray) -> FloatArray:
+        """(3,) the tool's tip in the base frame, m."""
+        pin.forwardKinematics(self._model, self._data, np.asarray(position_rad, dtype=np.float64))
+        return np.array(self._data.oMi[self._model.njoints - 1].act(self._tip_m))
 
     def slacks(self, position_rad: Sequence[float] | FloatArray) -> FloatArray:
         """(P,) slack of every pair, m."""

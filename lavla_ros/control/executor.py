@@ -36,7 +36,7 @@ from lavla_ros.control.actions import ActionDecoder, ChunkRejected, PreparedChun
 from lavla_ros.control.arm import ArmState
 from lavla_ros.control.blending import Prediction, soft_mask, temporal_ensemble
 from lavla_ros.control.config import ExecutorConfig
-from lavla_ros.control.curve import Curve, LimitArrays, build_curve
+from lavla_ros.control.curve import LimitArrays, build_curve
 from lavla_ros.control.health import HealthMonitor
 from lavla_ros.control.limiter import Limiter
 from lavla_ros.control.plan import History, Plan
@@ -61,6 +61,8 @@ __all__ = [
 _log = logging.getLogger(__name__)
 ENGAGE_SCALE, RAMP_STEPS = 0.1, 20
 """Where the speed scale begins after the arm was activated, resumed or acknowledged; steps in which it rises."""
+SLOWER_TRIES = 4
+"""Curves that are tried for a chunk, each slower, until the tool keeps its speed."""
 OUTSIDE_TOLERANCE_RAD = 0.02
 """The arm is not moved if it is outside its position limits by more than this."""
 
@@ -500,6 +502,7 @@ class ChunkExecutor:
             raise ChunkRejected("rejected_expired", f"all {horizon} steps of the chunk lie in the past")
         plan = Plan(
             stamp_ns=chunk.stamp_ns,
+            origin_ns=chunk.stamp_ns,
             dt_ns=dt_ns,
             horizon=horizon,
             curve=None,
@@ -513,7 +516,8 @@ class ChunkExecutor:
             allowed = jump if self._engaged_ns is not None else min(jump, config.max_engage_jump_rad)
             self._decoder.check_start(chunk.points_HJ, due, self._limiter.position, allowed)
             self._engage()
-            plan.curve = self._curve(chunk, chunk.points_HJ, due)
+            self._follow_curve(plan, chunk.points_HJ, due)
+            assert plan.curve is not None
             self._on_curve = plan.curve.joined
             if plan.curve.smoothed:
                 self.counters["chunks_smoothed"] += 1
@@ -536,19 +540,29 @@ class ChunkExecutor:
             self._engaged_ns = self._motion_ns
             self._rescale()
 
-    def _curve(self, chunk: PreparedChunk, points_HJ: FloatArray, due: int) -> Curve:
-        points = self._blend(Prediction(stamp_ns=chunk.stamp_ns, dt_ns=chunk.dt_ns, points_HJ=points_HJ), due)
-        before, before_velocity = self._history.at(chunk.stamp_ns)
-        return build_curve(
-            points,
-            first_knot_ns=chunk.stamp_ns + chunk.dt_ns,
-            dt_ns=chunk.dt_ns,
-            before_J=before,
-            before_velocity_J=before_velocity,
-            start_ns=self._motion_ns,
-            limits=self._arrays,
-            start=(self._limiter.position, self._limiter.velocity, self._limiter.acceleration),
-        )
+    def _follow_curve(self, plan: Plan, points_HJ: FloatArray, due: int) -> None:
+        """Give the plan a curve through the points, with its time stretched if the tool would be too fast."""
+        points = self._blend(Prediction(stamp_ns=plan.stamp_ns, dt_ns=plan.dt_ns, points_HJ=points_HJ), due)
+        before, before_velocity = self._history.at(plan.stamp_ns)
+        passed_ns, dt_ns, slower = self._motion_ns - plan.stamp_ns, plan.dt_ns, 1.0
+        for _ in range(SLOWER_TRIES):
+            plan.origin_ns, plan.dt_ns = self._motion_ns - round(slower * passed_ns), round(slower * dt_ns)
+            plan.curve = build_curve(
+                points,
+                first_knot_ns=plan.origin_ns + plan.dt_ns,
+                dt_ns=plan.dt_ns,
+                before_J=before,
+                before_velocity_J=before_velocity / slower,
+                start_ns=self._motion_ns,
+                limits=self._arrays,
+                start=(self._limiter.position, self._limiter.velocity, self._limiter.acceleration),
+            )
+            further = 1.0 if self._shield is None else self._shield.slower(plan.curve, self._motion_ns)
+            if further <= 1.0:
+                break
+            slower *= further
+        if slower > 1.0:
+            self.counters["chunks_slowed"] += 1
 
     def _blend(self, newest: Prediction, due: int) -> FloatArray:
         """Points (H, J) to follow, and what is remembered for the next chunk."""
@@ -596,8 +610,8 @@ class ChunkExecutor:
             return True
         self._limiter.take(before)
         self._gripper = gripper
-        self.counters["stops_before_contact"] += 1
-        self._enter_holding(f"too close: {self._shield.reason}")
+        self.counters[self._shield.counter] += 1
+        self._enter_holding(self._shield.reason)
         return False
 
     def _brake(self) -> None:

@@ -12,10 +12,13 @@ from lavla_ros.control.curve import Curve
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """One accepted chunk, ready for execution. Step k covers [stamp + k·dt, stamp + (k+1)·dt)."""
+    """One accepted chunk, ready for execution. Step k covers [origin + k·dt, origin + (k+1)·dt)."""
 
     stamp_ns: int
+    origin_ns: int
+    """The stamp, unless the chunk is followed more slowly than it was predicted: earlier then."""
     dt_ns: int
+    """The chunk's own, or as much longer as it is followed more slowly."""
     horizon: int
     curve: Curve | None
     """Absolute chunks."""
@@ -27,11 +30,11 @@ class Plan:
 
     @property
     def end_ns(self) -> int:
-        return self.stamp_ns + self.horizon * self.dt_ns
+        return self.origin_ns + self.horizon * self.dt_ns
 
     def step_at(self, at_ns: int) -> int:
         """Index of the step due at a time: below 0 before the chunk, ≥ horizon after it."""
-        return (at_ns - self.stamp_ns) // self.dt_ns
+        return (at_ns - self.origin_ns) // self.dt_ns
 
 
 class History:

@@ -106,6 +106,14 @@ class Scene:
     """The gripper, its cables and what it carries, beside the capsules of the arm."""
     tip_m: Point = (0.0, 0.0, 0.0)
     """The tool's tip in the frame after the last joint; the workspace is kept by it."""
+    tool_speed_m_s: float | None = setting(
+        None,
+        "Largest speed of the tip: a faster plan is followed more slowly. 0.25 is what standards call reduced speed. "
+        "null: the joints' limits alone.",
+        low=0.01,
+        high=10.0,
+        unit="m/s",
+    )
     margin_m: float = setting(0.01, "Least distance of the arm from planes and boxes.", low=0.0, high=1.0, unit="m")
     self_margin_m: float = setting(
         0.01, "Least distance of the arm's parts from one another.", low=0.0, high=1.0, unit="m"

@@ -36,12 +36,19 @@ from lavla_ros.typing import FloatArray
 LONGEST_STOP_S = 0.8
 """A stop along the path that takes longer is not tried."""
 _TOLERANCE_M = 1e-6
+_LOOK_TICKS = 5
+"""Ticks between two points of a curve at which the tip's speed is looked at."""
+_SPARE = 0.95
+"""What a curve may use of the tip's speed; the rest is for the way onto it."""
 
 
 class Clearances(Protocol):
     """What the shield asks of :class:`lavla_ros.control.clearance.Clearance`: see there."""
 
     reach_PJ: FloatArray
+    tool_speed_m_s: float | None
+
+    def tip(self, position_rad: Sequence[float] | FloatArray) -> FloatArray: ...
 
     def place(self, position_rad: Sequence[float] | FloatArray) -> None: ...
 
@@ -60,8 +67,10 @@ class Shield:
         self._tick_s = tick_ns * 1e-9
         self._reach_PJ = clearance.reach_PJ
         self._a_max, self._j_max = np.array(limits.acceleration_rad_s2), np.array(limits.jerk_rad_s3)
-        self.reason = ""
-        """Why the last tick was not admitted."""
+        self.reason = self.counter = ""
+        """Why the last tick was not admitted, and the name under which it is counted."""
+        self._tip = np.zeros(3)
+        self._tip_m_s = 0.0
         self._position = np.zeros(len(limits.lower_rad))
         """Where the arm was admitted last."""
         self._room_P = np.zeros(len(self._reach_PJ))
@@ -80,6 +89,19 @@ class Shield:
         slack_P = self._clearance.slacks(position)
         self._floor_P = np.minimum(slack_P, 0.0)
         self._room_P = slack_P - self._floor_P
+        self._tip, self._tip_m_s = self._clearance.tip(position), 0.0
+
+    def slower(self, curve: Curve, from_ns: int) -> float:
+        """By which factor the curve is to be followed more slowly from a time on so that the tip keeps its limit; 1: as
+        it is."""
+        limit = self._clearance.tool_speed_m_s
+        if limit is None:
+            return 1.0
+        position_NJ, *_ = curve.table(from_ns, _LOOK_TICKS * self._tick_ns)
+        tips_N3 = np.array([self._clearance.tip(position) for position in position_NJ])
+        steps_m = np.linalg.norm(np.diff(tips_N3, axis=0), axis=1)
+        fastest = float(steps_m.max(initial=0.0)) / (_LOOK_TICKS * self._tick_s)
+        return fastest / (_SPARE * limit) if fastest > _SPARE * limit else 1.0
 
     def rest(self) -> None:
         """The arm stands: there is nothing to be braked."""
@@ -91,10 +113,14 @@ class Shield:
         ``curve``: what the state is a point of at ``at_ns``; None: it is on the way to something else.
         """
         position = np.array(state[0])
+        tip, tip_m_s, fastest_m_s = self._tip_speeds(state)
+        limit = self._clearance.tool_speed_m_s or np.inf
+        if tip_m_s > limit and tip_m_s > self._tip_m_s:
+            self._refuse_speed(tip_m_s)
+            return False
         room_P = self._room_P - self._reach_PJ @ np.abs(position - self._position)
         stopping_P = self._reach_PJ @ self._stopping(state)
-        near = np.flatnonzero(stopping_P > room_P)
-        stop: _StopAlong | None = None
+        near, still = np.flatnonzero(stopping_P > room_P), []
         if len(near):
             self._clearance.place(position)
             slack = np.array([self._clearance.slack_of(int(pair)) for pair in near])
@@ -105,14 +131,21 @@ class Shield:
                 return False
             room_P[near] = np.maximum(slack - self._floor_P[near], 0.0)
             still = [int(pair) for pair in near[stopping_P[near] > room_P[near]]]
-            if still:
-                stop = self._along(curve, at_ns, still, room_P) if curve is not None else None
-                if stop is None and not self._braking_is_clear(state, still, room_P):
-                    return False
+        stop: _StopAlong | None = None
+        too_fast = fastest_m_s > max(limit, self._tip_m_s)
+        if still or too_fast:
+            stop = self._along(curve, at_ns, still, room_P) if curve is not None else None
+            if stop is None and too_fast:
+                self._refuse_speed(fastest_m_s)
+                return False
+            if stop is None and not self._braking_is_clear(state, still, room_P):
+                return False
+        if len(near):
             raised = np.minimum(slack, 0.0)
             room_P[near] = slack - raised
             self._floor_P[near] = raised
         self._position, self._room_P, self._stop = position, room_P, stop
+        self._tip, self._tip_m_s = tip, tip_m_s
         return True
 
     def brake(self, limiter: Limiter) -> None:
@@ -124,7 +157,25 @@ class Shield:
 
     def _refuse(self, pair: int, slack: float) -> None:
         inside = ", and it would get less" if self._floor_P[pair] < 0.0 else ""
-        self.reason = self._clearance.told(pair, slack) + inside
+        self.counter, self.reason = "stops_before_contact", f"too close: {self._clearance.told(pair, slack)}{inside}"
+
+    def _refuse_speed(self, tip_m_s: float) -> None:
+        limit = self._clearance.tool_speed_m_s
+        self.counter = "stops_too_fast"
+        self.reason = f"too fast: the tool would move at {tip_m_s:.3f} m/s; the limit is {limit} m/s"
+
+    def _tip_speeds(self, state: State) -> tuple[FloatArray, float, float]:
+        """The tip (3,), m; how fast it comes there, m/s; its largest speed while the joints are braked from there."""
+        if self._clearance.tool_speed_m_s is None:
+            return self._tip, 0.0, 0.0
+        tip = self._clearance.tip(state[0])
+        tip_m_s = float(np.linalg.norm(tip - self._tip)) / self._tick_s
+        # Braking lets a joint speed up until its acceleration is gone.
+        ticks = ceil(max(abs(a) / j for a, j in zip(state[2], self._limits.jerk_rad_s3, strict=True)) / self._tick_s)
+        path_NJ = brake_path(state, self._a_max, self._j_max, self._tick_s)[: ticks + 1]
+        tips_N3 = np.array([tip, *(self._clearance.tip(position) for position in path_NJ)])
+        steps_m = np.linalg.norm(np.diff(tips_N3, axis=0), axis=1)
+        return tip, tip_m_s, float(steps_m.max(initial=0.0)) / self._tick_s
 
     def _stopping(self, state: State) -> FloatArray:
         """(J,) how far braking moves each joint at most, rad."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from arms import HOME, MS, Bench, chunk_of, cramped, over, ramp
+from arms import HOME, MS, Bench, chunk_of, cramped, over, ramp, variant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from public_arms import ARMS
@@ -135,6 +135,44 @@ def test_missed_cycles_and_faults_near_the_table_touch_nothing():
     bench.tick(100)
     assert bench.executor.state is ExecutorState.FAULT and bench.executor.at_rest
     assert slacks_of(bench).min() >= 0.0
+
+
+@pytest.mark.parametrize("noise", [0.0, 0.002])
+def test_a_fast_plan_is_followed_at_the_speed_that_the_tool_may_have(noise):
+    """The whole way is gone, only later; on every tick the tip is no faster than its limit."""
+    chain, scene = MINICOBO.chain, replace(load_scene("tabletop"), tool_speed_m_s=0.25)
+    bench = Bench(start=LOW, clearance=Clearance(chain, MINICOBO.capsules, scene))
+    random = np.random.default_rng(0)
+    goal = LOW + np.array([0.9, -0.2, 0.1, 0.0, 0.2, -0.9])
+    for _ in range(12):  # as a policy would: from where the arm is, towards the goal, within a second
+        points = ramp(bench.measured, goal - bench.measured, 1.0) + random.normal(0.0, noise, (20, 6))
+        assert bench.submit(chunk_of(points, bench.now_ns)).accepted
+        bench.tick(60)
+    bench.tick(300)
+    looked = Clearance(chain, MINICOBO.capsules, scene)
+    speeds = np.linalg.norm(np.diff([looked.tip(position) for position in bench.positions], axis=0), axis=1) / 0.008
+    assert speeds.max() <= 0.25 + 1e-6 and speeds.max() > 0.2
+    assert np.abs(bench.measured - goal).max() < 0.02
+    assert bench.counters["chunks_slowed"] > 0
+    bench.assert_within_limits()
+
+
+def test_fast_deltas_are_stopped_at_the_speed_that_the_tool_may_have():
+    """Deltas have no curve whose time could be stretched."""
+    scene = replace(load_scene("tabletop"), tool_speed_m_s=0.25)
+    contract = variant("joint", "delta")
+    bench = Bench(start=LOW, contract=contract, clearance=Clearance(MINICOBO.chain, MINICOBO.capsules, scene))
+    random = np.random.default_rng(0)
+    for size in (0.005, 0.03, 0.08, 0.2):
+        for _ in range(4):
+            steps = np.tile(random.uniform(-size, size, 6), (20, 1))
+            bench.submit(chunk_of(steps, bench.now_ns, contract=contract))
+            bench.tick(60)
+    looked = Clearance(MINICOBO.chain, MINICOBO.capsules, scene)
+    speeds = np.linalg.norm(np.diff([looked.tip(position) for position in bench.positions], axis=0), axis=1) / 0.008
+    assert speeds.max() <= 0.25 + 1e-3
+    assert bench.counters["stops_too_fast"] > 0
+    bench.assert_within_limits()
 
 
 def test_a_path_of_braking_is_what_braking_does():
