@@ -26,11 +26,18 @@ _ERRNOS = frozenset(
 )
 
 
+DIVERGED = 3
+"""Exit status of a training whose loss is no longer finite."""
+
+
 class UserError(Exception):
     """Mixed into every error that its reader can put right: the message names the value, its source and the remedy.
 
     A class keeps its other base (ValueError, RuntimeError, OSError) for callers that handle it.
     """
+
+    exit_status = 1
+    """Of a program that ends with it."""
 
 
 class InputError(UserError, ValueError):
@@ -53,11 +60,11 @@ def is_users(error: BaseException) -> bool:
 
 @contextmanager
 def one_line_errors(program: str) -> Iterator[None]:
-    """Within the body, an error that the user can mend ends the program: ``program: message``, exit status 1."""
+    """Within the body, an error that the user can mend ends the program: ``program: message``, with its exit status."""
     try:
         yield
     except Exception as error:
         if not is_users(error):
             raise
         print(f"{program}: {error}", file=sys.stderr, flush=True)
-        sys.exit(1)
+        sys.exit(error.exit_status if isinstance(error, UserError) else 1)

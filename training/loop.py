@@ -32,7 +32,7 @@ from torch.distributed.tensor import DTensor
 
 from lavla_ros.config import ConfigError, differences, from_plain, to_plain
 from lavla_ros.contract import Contract
-from lavla_ros.errors import UserError
+from lavla_ros.errors import DIVERGED, UserError
 from lavla_ros.outputs import sole_writer
 from lavla_ros.policy.device import resolve_device
 from lavla_ros.policy.folder import CheckpointError, trained_parameters
@@ -67,6 +67,12 @@ _MAY_DIFFER = frozenset(
 
 class TrainingError(UserError, RuntimeError):
     """Training cannot start or go on; the message says why and what to do."""
+
+
+class DivergedError(TrainingError):
+    """The loss or its gradients are no longer finite."""
+
+    exit_status = DIVERGED
 
 
 class Task(ABC):
@@ -398,7 +404,7 @@ class Trainer:
         else:
             shown = ", ".join(str(i) for i in sorted(self._rows(step, 0)[1].tolist())[:8])
             cause = f"Each sample's own loss is finite (samples {shown}, …): {advice}"
-        raise TrainingError(
+        raise DivergedError(
             f"step {step}: the loss is {figures['loss']}, the gradient norm {figures['gradient_norm']}. {cause}. "
             f"What was saved in {self.config.output} before this step is good"
         )

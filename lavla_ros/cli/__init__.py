@@ -19,6 +19,7 @@ from importlib import metadata
 from typing import NamedTuple, TextIO
 
 from lavla_ros.errors import one_line_errors
+from lavla_ros.lifeline import die_with_parent
 from lavla_ros.places import use_writable_places
 
 _DESCRIPTION = """Take a vision-language-action policy from demonstrations to a working arm.
@@ -93,6 +94,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     with _reader_may_leave(), one_line_errors("lavla"):
         try:
             use_writable_places()
+            die_with_parent()
             parse(arguments)()
         except KeyboardInterrupt:
             print("lavla: interrupted", file=sys.stderr)

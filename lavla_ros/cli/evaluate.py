@@ -114,10 +114,12 @@ def compare(
 def study(
     config: Annotated[StudyConfig, fields_of(StudyConfig, positional=["bags"], tasks="task")],
 ) -> None:
-    """The study runs unattended, from bags to a table, and continues where it was stopped: it makes a dataset, two
-    latent action models, their labels and a policy for each strategy, evaluates the policies in lock-step, compares
-    them, and if the suite has a live stack also runs each through its node there. It writes OUT/study.md, study.json
-    and compared.html.
+    """A study file says which methods of the paper are compared on which tasks, with several training seeds, as
+    docs/study.md explains. From recorded bags the strategies are compared, with one seed. It runs unattended, shows
+    first what it costs, and continues where it was stopped: datasets, latent action models, labels, policies and
+    evaluations are made once each. It writes OUT/report.html, study.md and study.json.
+
+    Example: lavla study config/studies/tabletop.yaml --out runs/study --plan
 
     Example: lavla record --out runs/bags --episodes 600 --workers 2 && lavla study runs/bags --out runs/study
 
@@ -125,5 +127,13 @@ def study(
     """
     from sim_bridges.paper.study import run_study
 
-    table = run_study(config, lambda text: say(f"study: {text}"), lavla=PROGRAM)
-    print(table.read_text(encoding="utf-8"))
+    result = run_study(
+        config.study(),
+        config.out,
+        lambda text: say(f"study: {text}"),
+        workers=config.workers,
+        lavla=PROGRAM,
+        plan_only=config.plan,
+    )
+    if not config.plan:
+        print(result.read_text(encoding="utf-8"))

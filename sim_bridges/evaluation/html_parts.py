@@ -85,11 +85,13 @@ def facts(values: Mapping[str, str]) -> str:
 def interval_bar(tally: Tally) -> str:
     """The rate as a mark on its Wilson interval, from 0 to 100%."""
     rate, interval = tally.rate, tally.wilson95
-    if rate is None or interval is None:
-        return ""
-    low, high = interval
+    return "" if rate is None or interval is None else bar(rate, *interval)
+
+
+def bar(value: float, low: float, high: float) -> str:
+    """A mark on its interval, from 0 to 1."""
     return (
-        f'<div class="bar"><i style="left:{low:.2%};width:{high - low:.2%}"></i><b style="left:{rate:.2%}"></b></div>'
+        f'<div class="bar"><i style="left:{low:.2%};width:{high - low:.2%}"></i><b style="left:{value:.2%}"></b></div>'
     )
 
 

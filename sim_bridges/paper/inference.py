@@ -132,8 +132,7 @@ def _layout_variance(table_SL: NDArray[np.float64]) -> float:
     ms_layouts = seeds * float(means_L.var(ddof=1))
     rest_SL = table_SL - means_L - table_SL.mean(axis=1, keepdims=True) + table_SL.mean()
     ms_rest = float((rest_SL**2).sum()) / ((seeds - 1) * (layouts - 1)) if seeds > 1 else 0.0
-    of_layouts: float = max(ms_layouts - ms_rest, 0.0)
-    return float(of_layouts / (seeds * layouts))
+    return float(max(ms_layouts - ms_rest, 0.0) / (seeds * layouts))
 
 
 def _estimate(

@@ -24,6 +24,23 @@ METHODS: dict[str, str] = {
 """Method → its name in the paper. ``_vision``: with a latent action model that saw no actions (Table 6)."""
 
 
+VARIANTS: dict[str, tuple[str, dict[str, Any], bool]] = {
+    "baseline": ("baseline", {}, False),
+    "la_align": ("la_align", {}, False),
+    "la_direct": ("la_direct", {}, False),
+    "la_cond": ("la_cond", {}, False),
+    "la_tok": ("la_tok", {}, False),
+    "la_direct_continuous": ("la_direct", {"continuous": True}, False),
+    "la_tok_continuous": ("la_tok", {"continuous": True}, False),
+    "la_align_early": ("la_align", {"align_layer": "early"}, False),
+    "la_align_final": ("la_align", {"align_layer": "final"}, False),
+    "la_align_vision": ("la_align", {}, True),
+    "la_direct_vision": ("la_direct", {}, True),
+    "la_cond_vision": ("la_cond", {}, True),
+    "ph_direct": ("baseline", {"placeholders": "PH-Direct"}, False),
+    "ph_cond": ("baseline", {"placeholders": "PH-Cond"}, False),
+}
+"""Method → its strategy, the options that differ from the usual ones, and whether its latent model saw no actions."""
 _PLAIN: dict[str, dict[str, Any]] = {
     "baseline": {"placeholders": "H", "tokens": 4},
     "la_align": {"weight": 1.0, "tokens": 4, "embedding": 128, "target": "embedding", "projector": "linear"}
@@ -52,15 +69,8 @@ def method_of(policy: Mapping[str, Any], training: Mapping[str, Any] | None = No
     if (policy.get("backbone") or {}).get("kind") == "pretrained" and options.get("align_layer") in _LAYERS:
         options["align_layer"] = _LAYERS[options["align_layer"]]
     changed = {key: value for key, value in options.items() if value != _PLAIN[name].get(key)}
-    variant = {
-        "PH-Direct": "ph_direct", "PH-Cond": "ph_cond", "early": "la_align_early", "final": "la_align_final",
-        True: f"{name}_continuous", None: name,
-    }.get(next(iter(changed.values()), None), "")  # fmt: skip
-    if len(changed) > 1 or not {"placeholders", "align_layer", "continuous"} >= changed.keys():
-        return ""
-    if not _saw_actions(training or {}):
-        variant = f"{variant}_vision"
-    return variant if variant in METHODS else ""
+    variant = (name, changed, not _saw_actions(training or {}))
+    return next((method for method, known in VARIANTS.items() if known == variant), "")
 
 
 def _saw_actions(training: Mapping[str, Any]) -> bool:

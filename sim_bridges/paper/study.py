@@ -1,262 +1,249 @@
-"""The paper's comparison, end to end and unattended: bags → latent actions → five policies → a table.
+"""Runs the stages of a study, each a ``lavla`` command in a process of its own, and says what came of the cells.
 
-Every stage is one ``lavla`` command in a process of its own, with its output in ``OUT/logs``; a stage that has been
-finished is not repeated, so a study that was stopped goes on.
+A stage that is finished is not repeated, so that a study that was stopped, or killed, goes on. A training that diverged
+is finished too: its cell has no policy, and is shown as such.
+
+    OUT/logs/STAGE.json    a finished stage: what went into it, how long it took
+    OUT/logs/STAGE.log     what it said
+    OUT/configs/STAGE.yaml what a training was configured with
+    OUT/inputs.json        what the data were when the study began
+    OUT/datasets, latent_models, labelled, policies, evaluations, live    the stages' outputs
+    OUT/study.json, study.md, report.html    what came of it
 """
 
 from __future__ import annotations
 
 import json
 import os
-import shutil
 import subprocess
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lavla_ros.config import read_plain
-from lavla_ros.errors import UserError
+from lavla_ros.errors import DIVERGED
+from lavla_ros.lifeline import lifeline
 from lavla_ros.outputs import sole_writer
-from lavla_ros.policy.config import StrategyConfig
-from lavla_ros.policy.strategies import BackboneShape, build_strategy
-from lavla_ros.yaml_text import dump_yaml, load_yaml
-from sim_bridges.evaluation.statistics import wilson95
+from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.files import write_json
-from sim_bridges.paper.config import StudyConfig
-from sim_bridges.suites import load_suite
+from sim_bridges.paper.grid import Study
+from sim_bridges.paper.plan import Plan, Stage, StudyError, plan_study
+from sim_bridges.paper.results import write_results
+from training.latent_actions.labels import dataset_hash
+
+_POLL_S = 0.1
 
 
-class StudyError(UserError, RuntimeError):
-    """A stage failed; the stages before it are kept."""
-
-
-def run_study(config: StudyConfig, say: Callable[[str], None], *, lavla: Sequence[str]) -> Path:
+def run_study(
+    study: Study, out: Path, say: Callable[[str], None], *, workers: int, lavla: Sequence[str], plan_only: bool = False
+) -> Path:
     """Run what is not done yet; returns the table (Markdown). ``lavla``: the program whose commands the stages are.
 
-    Raises StudyError naming the stage and its log, OutputError if another study writes ``out``.
+    Raises ConfigError for a cell that cannot be, RoomError for too little disk, StudyError for data that have changed
+    and, when all else is done, for stages that failed, OutputError if another study writes ``out``.
     """
-    with sole_writer(config.out):
-        return _run(config, say, lavla)
+    with sole_writer(out):
+        records = Records(out)
+        plan = plan_study(study, out, records.finished(), records.inputs())
+        say(plan.table(records.finished(), workers))
+        if plan_only:
+            return out
+        plan.require_disk(records.finished(), out)
+        write_json(out / "inputs.json", plan.inputs)
+        for file, contract in plan.contracts.items():
+            file.write_text(dump_yaml(contract.to_dict()), encoding="utf-8")
+        runner = _Runner(plan, records, say, lavla, workers)
+        with _children_end(runner):
+            runner.run()
+        table = write_results(study, plan, records.finished(), out)
+        if runner.failed:
+            raise StudyError(runner.what_failed())
+        return table
 
 
-def _run(config: StudyConfig, say: Callable[[str], None], lavla: Sequence[str]) -> Path:
-    suite = load_suite(config.suite, config.options)
-    stages, recipes = _Stages(config.out, lavla, say), config.recipes(suite)
-    shown = [config.suite, *(text for option in config.options.items() for text in ("-o", "=".join(option)))]
-    shown += ["--task", *config.tasks] if config.tasks else []
-    contract = stages.write("contract.yaml", suite.contract.to_dict())
-    dataset, action, image = config.out / "dataset", config.out / "latent_action", config.out / "latent_image"
-    stages.run("convert", ["convert", *map(str, config.bags), "--contract", str(contract)], output=dataset)
+class Records:
+    """What the study's folder knows of its stages."""
 
-    def train_latent(name: str, output: Path, recipe: Path) -> None:
-        overrides = {"output": str(output), "data.datasets": [str(dataset)], "data.fraction": config.fraction}
-        file = stages.write(f"latent_{name}.yaml", _recipe(recipe, overrides), stage=f"latent_{name}")
-        stages.run(f"latent_{name}", ["latent", "train", name, "--config", str(file)])
-
-    with stages.side_by_side(config.workers) as pool:
-        list(pool.map(train_latent, ("action", "image"), (action, image), (recipes.action, recipes.image)))
-    models = [text for output in (action, image) for text in ("--model", str(output / "model"))]
-    stages.run("label", ["latent", "label", str(dataset), *models])
-
-    def train_and_evaluate(strategy: str) -> None:
-        name = _file_name(strategy)
-        output = config.out / name
-        overrides: dict[str, Any] = {
-            "output": str(output),
-            "steps": config.steps,
-            "threads": max(1, (os.cpu_count() or 1) // config.workers),
-            "data.dataset": str(dataset),
-            "data.fraction": config.fraction,
-            "data.frames": "file",  # decoded once for all of them
-            "data.cache_dir": str(config.out / "frames"),
-            "policy.strategy": {"name": strategy},
-        }
-        file = stages.write(f"{name}.yaml", _recipe(recipes.policy, overrides), stage=f"train_{name}")
-        stages.run(f"train_{name}", ["train", "--config", str(file)])
-        evaluation = ["eval", *shown, "--policy", str(output / "best"), "--seed", str(config.evaluation_seed)]
-        evaluation += ["--episodes", str(config.episodes)]
-        evaluation += ["--replan-steps", str(config.replan_steps)] if config.replan_steps else []
-        stages.run(f"evaluate_{name}", evaluation, output=output / "evaluation")
-
-    # those with most placeholders train longest: first, so that nothing is left alone at the end
-    longest_first = sorted(config.strategies, key=_placeholders, reverse=True)
-    with stages.side_by_side(config.workers) as pool:
-        list(pool.map(train_and_evaluate, longest_first))
-    if len(config.strategies) > 1:
-        evaluations = [str(config.out / _file_name(strategy) / "evaluation") for strategy in config.strategies]
-        stages.run("compare", ["compare", *evaluations], output=config.out / "compared.html")
-    rows: list[dict[str, Any]] = []
-    live = hasattr(suite, "live") and config.live_episodes > 0
-    for strategy in config.strategies:
-        name = _file_name(strategy)
-        output = config.out / name
-        if live:  # in real time, so with nothing beside it
-            demo = ["demo", *shown, "--policy", str(output / "best"), "--episodes", str(config.live_episodes)]
-            stages.run(f"live_{name}", demo, output=output / "live", must=False)
-        rows.append(_row(strategy, output, stages.seconds(f"train_{name}"), live=live))
-    return _write_table(config, rows, stages)
-
-
-class _Stages:
-    """Runs commands once each and remembers how long they took."""
-
-    def __init__(self, out: Path, lavla: Sequence[str], say: Callable[[str], None]) -> None:
-        self._lavla, self._say = lavla, say
-        self._logs, self._configs = out / "logs", out / "configs"
-        self._running: set[subprocess.Popen[bytes]] = set()
-        self._stopped = False
-        for folder in (self._logs, self._configs):
+    def __init__(self, out: Path) -> None:
+        self.out = out
+        self.logs, self.configs = out / "logs", out / "configs"
+        for folder in (self.logs, self.configs):
             folder.mkdir(parents=True, exist_ok=True)
 
-    def run(self, name: str, arguments: list[str], *, output: Path | None = None, must: bool = True) -> None:
-        """``output``: given as --out; what a stage that was stopped left there is removed first. ``must`` False: its
-        failing is a result like another."""
-        done = self._logs / f"{name}.json"
-        if done.exists():
-            self._say(f"{name}: done before")
-            return
-        if output is not None:
-            shutil.rmtree(output, ignore_errors=True)
-            arguments = [*arguments, "--out", str(output)]
-        self._say(f"{name}: lavla {' '.join(arguments)}")
-        log, began = self._logs / f"{name}.log", time.time()
-        if self._stopped:
-            raise StudyError(f"{name} was not begun: the study was stopped")
-        with log.open("a", encoding="utf-8") as file:
-            process = subprocess.Popen([*self._lavla, *arguments], stdout=file, stderr=file)
-            self._running.add(process)
-            try:
-                status = process.wait()
-            finally:
-                self._running.discard(process)
-                process.terminate()  # where waiting was interrupted
-        if self._stopped:
-            raise StudyError(f"{name} was stopped; the same command goes on from there")
-        if status != 0 and must:
-            tail = "\n  ".join(log.read_text(errors="replace", encoding="utf-8").splitlines()[-6:])
-            raise StudyError(f"{name} ended with status {status}; the end of {log}:\n  {tail}")
-        ended = time.time()
-        write_json(done, {"arguments": arguments, "status": status, "began": began, "ended": ended})
-        self._say(f"{name}: {(ended - began) / 60:.1f} min" + (f", status {status}" if status else ""))
+    def finished(self) -> dict[str, dict[str, Any]]:
+        """Key → record, of every finished stage, also of those that the study no longer has."""
+        return {file.stem: _read(file) for file in sorted(self.logs.glob("*.json"))}
 
-    @contextmanager
-    def side_by_side(self, workers: int) -> Iterator[ThreadPoolExecutor]:
-        """Threads for stages that run at a time. Ctrl-C and SIGTERM end their commands and begin no others."""
-        with ThreadPoolExecutor(workers) as pool:
-            try:
-                yield pool
-            except KeyboardInterrupt:
-                self._stopped = True
-                for process in tuple(self._running):
-                    process.terminate()
-                raise
+    def inputs(self) -> dict[str, dict[str, Any]]:
+        file = self.out / "inputs.json"
+        return _read(file) if file.exists() else {}
 
-    def seconds(self, name: str) -> float:
-        began, ended = self._times(self._logs / f"{name}.json")
-        return ended - began
+    def log(self, key: str) -> Path:
+        return self.logs / f"{key}.log"
 
-    @property
-    def total_s(self) -> float:
-        """Wall time in which at least one stage ran."""
-        total, until = 0.0, 0.0
-        for began, ended in sorted(self._times(file) for file in self._logs.glob("*.json")):
-            total += max(0.0, ended - max(began, until))
-            until = max(until, ended)
-        return total
-
-    @staticmethod
-    def _times(file: Path) -> tuple[float, float]:
-        values = json.loads(file.read_text(encoding="utf-8"))
-        return values["began"], values["ended"]
-
-    def write(self, name: str, recipe: Mapping[str, Any], *, stage: str = "") -> Path:
-        """``stage``: that the file is of. Raises StudyError if it has been finished with other settings."""
-        file = self._configs / name
-        if (self._logs / f"{stage}.json").exists() and file.exists():
-            before = load_yaml(file.read_text(encoding="utf-8"))
-            keys = sorted({*before, *recipe} - {"threads"})
-            if changed := [f"{k}: {before.get(k)} → {recipe.get(k)}" for k in keys if before.get(k) != recipe.get(k)]:
-                raise StudyError(
-                    f"{stage} was finished with other settings ({'; '.join(changed)}); choose another folder for this "
-                    f"study, or delete {self._logs / stage}.json and what the stage wrote"
-                )
-        file.write_text(dump_yaml(dict(recipe)), encoding="utf-8")
-        return file
-
-
-def _file_name(strategy: str) -> str:
-    """Of a strategy's files; one from elsewhere has a colon in its name."""
-    return strategy.replace(":", ".")
-
-
-def _placeholders(strategy: str) -> int:
-    """How many placeholders a step of the chunk has in the prompt."""
-    built = build_strategy(StrategyConfig(name=strategy), chunk_size=1, shape=BackboneShape(width=8, layers=28))
-    return sum(segment.count for segment in built.segments())
-
-
-def _recipe(file: Path, overrides: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe with some keys (dotted) replaced."""
-    recipe: dict[str, Any] = read_plain(file)
-    for path, value in overrides.items():
-        *parents, key = path.split(".")
-        section = recipe
-        for parent in parents:
-            section = section.setdefault(parent, {})
-        section[key] = value
-    return recipe
-
-
-def _row(strategy: str, output: Path, train_s: float, *, live: bool) -> dict[str, Any]:
-    results = json.loads((output / "evaluation" / "results.json").read_text(encoding="utf-8"))
-    successes = sum(bool(e["success"]) for e in results["episodes"])
-    trials = len(results["episodes"]) - int(results["errors"])
-    low, high = wilson95(successes, trials)
-    best = load_yaml((output / "best" / "config.yaml").read_text(encoding="utf-8"))["training"]
-    row = {
-        "strategy": strategy,
-        "successes": successes,
-        "episodes": trials,
-        "wilson95": [low, high],
-        "validation_mse": best["validation"].get("mse"),
-        "best_step": best["step"],
-        "train_minutes": round(train_s / 60, 1),
-    }
-    results_live = output / "live" / "results.json"
-    if live and results_live.exists():
-        shown = json.loads(results_live.read_text(encoding="utf-8"))["episodes"]
-        row["live"] = f"{sum(bool(e['success']) for e in shown)}/{len(shown)}"
-    elif live:
-        # Such as by a fault of the executor, which latches.
-        row["live"] = f"stopped: logs/live_{_file_name(strategy)}.log"
-    return row
-
-
-def _write_table(config: StudyConfig, rows: list[dict[str, Any]], stages: _Stages) -> Path:
-    lines = [
-        f"{config.suite}: {config.steps} optimizer steps per policy, one training seed, {config.fraction:.0%} of the "
-        f"training episodes; {rows[0]['episodes']} lock-step episodes of evaluation seed {config.evaluation_seed} "
-        f"each; {stages.total_s / 60:.0f} minutes in all.",
-        "",
-        "| strategy | success | Wilson 95% | live | validation MSE | best step | training |",
-        "|---|---|---|---|---|---|---|",
-    ]
-    for row in rows:
-        low, high = (100 * bound for bound in row["wilson95"])
-        rate = 100 * row["successes"] / max(1, row["episodes"])
-        lines.append(
-            f"| {row['strategy']} | {row['successes']}/{row['episodes']} ({rate:.0f}%) "
-            f"| {low:.0f}% to {high:.0f}% | {row.get('live', '–')} "
-            f"| {row['validation_mse']:.4f} | {row['best_step']} | {row['train_minutes']} min |"
+    def finish(self, stage: Stage, record: Mapping[str, Any]) -> None:
+        write_json(
+            self.logs / f"{stage.key}.json",
+            {"kind": stage.kind, "identity": stage.identity, "inputs": stage.inputs, "units": stage.units, **record},
         )
-    write_json(
-        config.out / "study.json",
-        {"suite": config.suite, "steps": config.steps, "fraction": config.fraction}
-        | {"rows": rows, "seconds": stages.total_s},
-    )
-    table = config.out / "study.md"
-    table.write_text("\n".join(lines) + "\n", encoding="utf-8")
-    return table
+
+
+@dataclass(slots=True)
+class _Running:
+    stage: Stage
+    process: subprocess.Popen[bytes]
+    began: float
+
+
+class _Runner:
+    """As many commands at a time as there are workers; those that others wait for longest come first."""
+
+    def __init__(
+        self, plan: Plan, records: Records, say: Callable[[str], None], lavla: Sequence[str], workers: int
+    ) -> None:
+        self._plan, self._records, self._say, self._lavla = plan, records, say, lavla
+        self._workers = workers
+        self._threads = max(1, (os.cpu_count() or 1) // workers)
+        self._contents: dict[Path, tuple[int, str]] = {}
+        self.running: list[_Running] = []
+        self.finished = records.finished()
+        self.failed: dict[str, str] = {}
+        """Stage that failed → why."""
+        self._behind = _time_behind(plan)
+
+    def run(self) -> None:
+        for key in self._plan.stages:
+            if key in self.finished:
+                self._say(f"{key}: done before")
+        while True:
+            self._begin()
+            if not self.running:
+                return
+            time.sleep(_POLL_S)
+            for each in [each for each in self.running if each.process.poll() is not None]:
+                self.running.remove(each)
+                self._end(each)
+
+    def _begin(self) -> None:
+        ready = sorted(filter(self._is_ready, self._plan.stages.values()), key=lambda s: -self._behind[s.key])
+        together = [stage for stage in ready if stage.kind != "live"]
+        for stage in together[: self._workers - len(self.running)]:
+            self._start(stage)
+        if not together and not self.running:  # in real time, so with nothing beside it
+            for stage in ready[:1]:
+                self._start(stage)
+
+    def _is_ready(self, stage: Stage) -> bool:
+        begun = {each.stage.key for each in self.running} | self.finished.keys() | self.failed.keys()
+        return stage.key not in begun and all(self._is_good(key) for key in stage.after)
+
+    def _is_good(self, key: str) -> bool:
+        return key in self.finished and self.finished[key]["status"] == 0
+
+    def _start(self, stage: Stage) -> None:
+        self._require_unchanged(stage)
+        arguments = list(stage.command(stage.output))
+        if stage.recipe is not None:
+            file = self._records.configs / f"{stage.key}.yaml"
+            threads = {"threads": self._threads} if stage.kind == "policy" else {}
+            recipe = {**stage.recipe, **threads, "output": str(stage.output)}
+            file.write_text(dump_yaml(recipe), encoding="utf-8")
+            arguments += ["--config", str(file)]
+        if stage.output.exists():
+            with sole_writer(stage.output, wait=True):
+                pass  # a command of a study that was killed is about to end
+        for name, target in stage.links.items():
+            link = stage.output / name
+            if not link.exists():
+                link.parent.mkdir(parents=True, exist_ok=True)
+                link.symlink_to(target)
+        self._say(f"{stage.key}: lavla {' '.join(arguments)}")
+        with self._records.log(stage.key).open("a", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [*self._lavla, *arguments],
+                stdout=log,
+                stderr=log,
+                env=os.environ | lifeline(),
+                stdin=subprocess.DEVNULL,
+            )
+        self.running.append(_Running(stage, process, time.time()))
+
+    def _end(self, ran: _Running) -> None:
+        stage, status, ended = ran.stage, ran.process.returncode, time.time()
+        record: dict[str, Any] = {"status": status, "began": ran.began, "ended": ended}
+        log = self._records.log(stage.key)
+        tail = log.read_text(errors="replace", encoding="utf-8").splitlines()[-6:]
+        if status == DIVERGED:
+            record["said"] = tail[-1] if tail else ""
+        elif status != 0 and stage.kind != "live":  # of which failing is a result like another
+            self.failed[stage.key] = f"ended with status {status}; the end of {log}:\n  " + "\n  ".join(tail)
+            self._say(f"{stage.key}: failed, status {status}")
+            return
+        if stage.kind == "dataset" and status == 0:
+            record["content"] = dataset_hash(stage.output)
+        self._records.finish(stage, record)
+        self.finished[stage.key] = {"kind": stage.kind, "units": stage.units, **record}
+        end = {0: "", DIVERGED: ", diverged"}.get(status, f", status {status}")
+        self._say(f"{stage.key}: {(ended - ran.began) / 60:.1f} min{end}")
+
+    def _require_unchanged(self, stage: Stage) -> None:
+        """Raise StudyError if a dataset of the stage is not what it was."""
+        made = {self._plan.stages[key].output: self.finished[key].get("content") for key in stage.after}
+        for path in stage.data:
+            expected = self._plan.contents.get(path) or made.get(path)
+            signature = _signature(path)
+            if self._contents.get(path, (0, ""))[0] != signature:
+                self._contents[path] = signature, dataset_hash(path)
+            if expected is not None and (found := self._contents[path][1]) != expected:
+                raise StudyError(
+                    f"{stage.key}: the dataset {path} has changed since this study began: it was {expected} and is "
+                    f"{found}. What is finished is of the former. Restore it, or give another --out"
+                )
+
+    def stop(self) -> None:
+        """End what runs."""
+        for each in self.running:
+            each.process.terminate()
+        for each in self.running:
+            each.process.wait()
+
+    def what_failed(self) -> str:
+        key, why = next(iter(self.failed.items()))
+        others = f" {len(self.failed) - 1} others failed as well." if len(self.failed) > 1 else ""
+        return f"{key} {why}\n{others} What is finished is kept; the same command tries the rest again".replace(
+            "\n ", "\n"
+        )
+
+
+@contextmanager
+def _children_end(runner: _Runner) -> Iterator[None]:
+    """Ctrl-C, SIGTERM and errors end the commands that run, and begin no others."""
+    try:
+        yield
+    finally:
+        runner.stop()
+
+
+def _time_behind(plan: Plan) -> dict[str, float]:
+    """Stage → the time of the longest chain that begins with it."""
+    behind = dict.fromkeys(plan.stages, 0.0)
+    for key, stage in reversed(list(plan.stages.items())):  # each comes after those that it needs
+        behind[key] += plan.seconds[key]
+        for needed in stage.after:
+            behind[needed] = max(behind[needed], behind[key])
+    return behind
+
+
+def _signature(dataset: Path) -> int:
+    files = sorted(file for folder in ("data", "meta", "videos") for file in (dataset / folder).rglob("*.*"))
+    return hash(tuple((str(file), (found := file.stat()).st_size, found.st_mtime_ns) for file in files))
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise StudyError(f"{file} is damaged ({error}); delete it, and the stage is repeated") from None
+    return found

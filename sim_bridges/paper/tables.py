@@ -1,102 +1,22 @@
-"""The paper's LIBERO tables, and our figures in them.
-
-Figures are success rates in percent, as printed. Table 1 stands here without the other groups' methods, which the
-paper quotes for reference only.
-"""
+"""The paper's tables as HTML, our figures below the printed ones."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Sequence
 from statistics import mean, stdev
 
 from sim_bridges.evaluation.html_parts import table, text
 from sim_bridges.evaluation.report import Published
 from sim_bridges.evaluation.results import Results, Tally
 from sim_bridges.paper.methods import METHODS, method_of
-
-SUITES = ("libero_spatial", "libero_object", "libero_goal", "libero_10")
-COLUMNS = ("Spatial", "Object", "Goal", "Long", "Avg.")
-_BASELINE = (96.6, 97.2, 92.8, 85.8, 93.1)
-_ALIGN = (97.4, 98.6, 97.2, 94.8, 97.0)
-_DIRECT = (97.2, 98.6, 95.8, 96.6, 97.1)
-_COND = (97.0, 99.4, 95.8, 94.2, 96.6)
-_TOK = (97.0, 100.0, 92.2, 92.6, 95.5)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Table:
-    """One table: method → its five figures, in the paper's order of rows."""
-
-    number: str
-    title: str
-    rows: tuple[tuple[str, tuple[float, ...]], ...]
-
-
-TABLES = (
-    Table(
-        number="1",
-        title="Success rates on LIBERO",
-        rows=(
-            ("baseline", _BASELINE),
-            ("la_align", _ALIGN),
-            ("la_direct", _DIRECT),
-            ("la_cond", _COND),
-            ("la_tok", _TOK),
-        ),
-    ),
-    Table(
-        number="4 (left)",
-        title="Continuous or discrete latent actions: LA-Direct",
-        rows=(
-            ("baseline", _BASELINE),
-            ("la_direct_continuous", (95.4, 97.0, 90.0, 95.2, 94.4)),
-            ("la_direct", _DIRECT),
-        ),
-    ),
-    Table(
-        number="4 (right)",
-        title="Continuous or discrete latent actions: LA-Tok",
-        rows=(("baseline", _BASELINE), ("la_tok_continuous", (95.6, 98.4, 87.6, 91.6, 93.3)), ("la_tok", _TOK)),
-    ),
-    Table(
-        number="5",
-        title="Layer that LA-Align aligns",
-        rows=(
-            ("baseline", _BASELINE),
-            ("la_align_early", (94.0, 96.2, 91.0, 85.2, 91.6)),
-            ("la_align_final", (96.8, 99.2, 92.2, 91.8, 95.0)),
-            ("la_align", _ALIGN),
-        ),
-    ),
-    Table(
-        number="6",
-        title="Image-based latent actions without action supervision",
-        rows=(
-            ("baseline", _BASELINE),
-            ("la_align_vision", (97.4, 98.4, 97.4, 94.0, 96.8)),
-            ("la_direct_vision", (97.2, 98.4, 97.2, 94.8, 96.9)),
-            ("la_cond_vision", (98.4, 99.4, 96.2, 92.8, 96.7)),
-        ),
-    ),
-    Table(
-        number="9",
-        title="Longer action placeholders against LA-Direct",
-        rows=(("baseline", _BASELINE), ("ph_direct", (94.0, 94.8, 93.0, 85.8, 91.9)), ("la_direct", _DIRECT)),
-    ),
-    Table(
-        number="10",
-        title="Longer action placeholders against LA-Cond",
-        rows=(("baseline", _BASELINE), ("ph_cond", (96.8, 98.6, 92.0, 88.4, 94.0)), ("la_cond", _COND)),
-    ),
-)
+from sim_bridges.paper.published import LIBERO, TABLES, Column, Line, Table
 
 
 def our_figures(results: Iterable[Results]) -> dict[str, dict[str, list[Tally]]]:
     """Method → LIBERO suite → how each policy did, as of several seeds; of one policy evaluated twice, the last."""
     found: dict[str, dict[str, dict[str, Tally]]] = {}
     for each in results:
-        if each.method and each.suite in SUITES and each.scored:
+        if each.method and each.suite in LIBERO and each.scored:
             policy = str(each.settings.get("policy_hash") or each.policy)
             found.setdefault(each.method, {}).setdefault(each.suite, {})[policy] = Tally.of(each.episodes)
     return {
@@ -113,8 +33,17 @@ def paper_tables(results: Sequence[Results]) -> str:
     ours = our_figures(ran)
     shown: list[str] = []
     hidden: list[str] = []
+
+    def found(line: Line, column: Column) -> tuple[float, str] | None:
+        suites = ours.get(line.method, {}) if not line.condition else {}
+        tallies = next((suites[suite] for suite in column.suites if suite in suites), [])
+        rates = [tally.rate for tally in tallies if tally.rate is not None]
+        return (mean(rates), _detail(tallies)) if rates else None
+
     for each in TABLES:
-        (shown if any(method in ours for method, _ in each.rows) else hidden).append(_paper_table(each, ours))
+        if {suite for column in each.columns for suite in column.suites} <= set(LIBERO):
+            used = any(line.method in ours and not line.condition for line in each.rows)
+            (shown if used else hidden).append(paper_table(each, found))
     comparable = all(each.is_comparable for each in ran)
     warning = "" if comparable else "<strong>Not comparable</strong>: see the top of the page."
     lines = [
@@ -131,31 +60,34 @@ def paper_tables(results: Sequence[Results]) -> str:
     return "\n".join(lines)
 
 
-def _paper_table(printed: Table, ours: Mapping[str, Mapping[str, Sequence[Tally]]]) -> str:
+def paper_table(printed: Table, ours: Callable[[Line, Column], tuple[float, str] | None]) -> str:
+    """``ours``: what belongs in a row and a column, as a share with words in HTML that say how sure it is."""
     rows = []
-    for method, figures in printed.rows:
-        tallies = [ours.get(method, {}).get(suite, ()) for suite in SUITES]
-        cells = [f"{figure:.1f}{_our_cell(tally)}" for figure, tally in zip(figures, tallies, strict=False)]
-        average = f"{figures[-1]:.1f}"
-        rates = [mean(tally.rate or 0.0 for tally in of_suite) for of_suite in tallies if of_suite]
-        if len(rates) == len(SUITES):
-            average += f'<span class="ours">{100 * sum(rates) / len(rates):.1f}</span>'
-        rows.append((text(METHODS[method]), *cells, average))
-    head = ("Method", *COLUMNS)
-    return f"<h3>Table {printed.number}: {text(printed.title)}</h3>" + table(head, rows, numbers=range(1, 6))
+    for line in printed.rows:
+        cells, rates = [], []
+        for column, figure in zip(printed.columns, line.figures, strict=True):
+            found = ours(line, column) if column.suites else None
+            rates += [found[0]] if found else []
+            cell = f"{figure:.1f}" if figure is not None else "–"
+            if found:
+                cell += f'<span class="ours">{100 * found[0]:.1f} <small>({found[1]})</small></span>'
+            elif not column.suites and rates and len(rates) == sum(bool(each.suites) for each in printed.columns):
+                cell += f'<span class="ours">{100 * mean(rates):.1f}</span>'
+            cells.append(cell)
+        rows.append((text(", ".join(filter(None, [METHODS[line.method], line.condition]))), *cells))
+    head = ("Method", *(column.title for column in printed.columns))
+    name = printed.number if printed.number.startswith("Fig") else f"Table {printed.number}"
+    return f"<h3>{name}: {text(printed.title)}</h3>" + table(head, rows, numbers=range(1, len(head)))
 
 
-def _our_cell(tallies: Sequence[Tally]) -> str:
-    """One policy with its Wilson interval, several with their mean, standard deviation and range."""
+def _detail(tallies: Sequence[Tally]) -> str:
+    """One policy with its Wilson interval, several with their standard deviation and range."""
     rates = [100 * tally.rate for tally in tallies if tally.rate is not None]
     if len(rates) > 1:
-        detail = f"± {stdev(rates):.1f} of {len(rates)} policies, {min(rates):.0f}–{max(rates):.0f}"
-        return f'<span class="ours">{mean(rates):.1f} <small>({detail})</small></span>'
-    if not rates or (interval := tallies[0].wilson95) is None:
-        return ""
-    (tally,), (low, high) = tallies, interval
-    detail = f"{tally.successes}/{tally.scored}, {100 * low:.0f}–{100 * high:.0f}"
-    return f'<span class="ours">{rates[0]:.1f} <small>({detail})</small></span>'
+        return f"± {stdev(rates):.1f} of {len(rates)} policies, {min(rates):.0f}–{max(rates):.0f}"
+    (tally,) = tallies
+    low, high = tally.wilson95 or (0.0, 1.0)
+    return f"{tally.successes}/{tally.scored}, {100 * low:.0f}–{100 * high:.0f}"
 
 
 PAPER = Published(methods=METHODS, method_of=method_of, section=paper_tables)

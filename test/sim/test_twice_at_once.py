@@ -26,10 +26,12 @@ from safetensors.numpy import load_file
 from lavla_ros import cli
 from lavla_ros.contract import load_contract
 from lavla_ros.outputs import new_file, new_folder, sole_writer
-from lavla_ros.policy.strategies import STRATEGIES
 from lavla_ros.recording import BagReader, find_bags
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
+from sim_bridges.paper.config import StudyConfig
+from sim_bridges.paper.plan import plan_study
+from sim_bridges.paper.study import Records
 from training.dataset import DatasetWriter
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "training"))
@@ -138,16 +140,16 @@ def _study_without_stages(folder: Path) -> None:
     """Two studies whose stages have all been run, so that the table is left to do."""
     for i in (0, 1):
         out = folder / f"study_{i}"
-        (out / "logs").mkdir(parents=True)
-        stages = ["convert", "latent_action", "latent_image", "label", "compare"]
-        for strategy in STRATEGIES:
-            stages += [f"{stage}_{strategy}" for stage in ("train", "evaluate")]
-            shutil.copytree(folder / "eval_0", out / strategy / "evaluation")
-            (out / strategy / "best").mkdir()
-            best = "training: {step: 2, validation: {mse: 0.5}}\n"
-            (out / strategy / "best" / "config.yaml").write_text(best, encoding="utf-8")
-        for stage in stages:
-            (out / "logs" / f"{stage}.json").write_text(json.dumps({"began": 1.0, "ended": 61.0}), encoding="utf-8")
+        study = StudyConfig(bags=(folder / "bags_0",), out=out, live_episodes=0).study()
+        plan, records = plan_study(study, out, {}, {}), Records(out)
+        for stage in plan.stages.values():
+            if stage.kind == "evaluation":
+                shutil.copytree(folder / "eval_0", stage.output)
+            if stage.kind == "policy":
+                (stage.output / "best").mkdir(parents=True)
+                best = "training: {step: 2, validation: {mse: 0.5}}\n"
+                (stage.output / "best" / "config.yaml").write_text(best, encoding="utf-8")
+            records.finish(stage, {"status": 0, "began": 1.0, "ended": 61.0})
 
 
 # ---------------------------------------------------------------------- each command
@@ -221,9 +223,7 @@ CASES = {
     "latent inspect": Case(("dataset_0", "--model", "latent_0/model", "--out", OUT), "meaning_{}", held=new_folder),
     "train": Case((*_POLICY, "--output", OUT, *_QWEN), "policy_{}", "best/*.safetensors", sole_writer),
     "export": Case(("policy_{}/best", "--out", OUT), "export_{}", "*.safetensors", new_folder),
-    "compare": Case(
-        ("study_0/baseline/evaluation", "study_0/la_cond/evaluation", "--out", OUT), "compared_{}.html", held=new_file
-    ),
+    "compare": Case(("eval_0", "eval_0", "--out", OUT), "compared_{}.html", held=new_file),
     "study": Case(("bags_0", "--out", OUT, "--live-episodes", 0), "study_{}", "study.*", sole_writer),
     "bench train": Case(
         ("--size", "small", "--batch-size", 2, "--strategies", "baseline", "--out", OUT),

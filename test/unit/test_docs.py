@@ -21,6 +21,7 @@ from lavla_ros.config import from_plain
 from lavla_ros.contract import Contract
 from lavla_ros.yaml_text import load_yaml
 from sim_bridges.jaka_controller import emulator
+from sim_bridges.paper.grid import Study, cells_of
 from training import train
 from training.ingest.lerobot import LeRobotMapping
 from training.latent_actions import action_train, image_train
@@ -171,6 +172,8 @@ def test_yaml_blocks_are_read(page: str, block: str) -> None:
     data = load_yaml(block)
     if set(data) >= {"cameras", "state", "action"}:
         from_plain(Contract if "robot" in data else LeRobotMapping, data, source=page)
+    if set(data) >= {"tasks", "grids"}:
+        assert cells_of(from_plain(Study, data, source=page))
 
 
 def test_the_page_of_topics_says_what_the_code_says() -> None:

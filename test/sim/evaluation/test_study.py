@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import replace
@@ -16,11 +15,12 @@ import yaml
 
 from lavla_ros.policy.checkpoint import load_checkpoint
 from lavla_ros.resources import config_path
+from sim_bridges.evaluation.results import Results
 from sim_bridges.lockstep.config import RecordConfig
 from sim_bridges.lockstep.record import record_expert
 from sim_bridges.paper.config import StudyConfig
-from sim_bridges.paper.methods import METHODS
-from sim_bridges.paper.study import StudyError, run_study
+from sim_bridges.paper.plan import StudyError
+from sim_bridges.paper.study import run_study
 from sim_bridges.suites import load_suite
 
 LAVLA = (sys.executable, "-m", "lavla_ros.cli")
@@ -99,61 +99,60 @@ def config(importable: Path) -> StudyConfig:
     )
 
 
+def run(config: StudyConfig, told: list[str]) -> Path:
+    return run_study(config.study(), config.out, told.append, workers=config.workers, lavla=LAVLA)
+
+
 @pytest.fixture(scope="module")
 def table(config: StudyConfig) -> str:
     """Of the study, which is run here."""
-    return run_study(config, lambda text: None, lavla=LAVLA).read_text()
+    return run(config, []).read_text()
 
 
 def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig, table: str) -> None:
-    rows = json.loads((config.out / "study.json").read_text())["rows"]
-    assert [row["strategy"] for row in rows] == ["la_cond", OUTSIDE]
-    assert all((row["episodes"], row["best_step"]) == (2, 3) for row in rows)
-    assert [row["live"] for row in rows] == ["1/1", "stopped: logs/live_outside_strategy.FIRST_TOKEN.log"]
-    assert "the cart is stuck" in (config.out / "logs" / "live_outside_strategy.FIRST_TOKEN.log").read_text()
-    assert table.count("/2 (") == 2
-    page = (config.out / "compared.html").read_text()
-    for strategy in config.strategies:
-        folder = config.out / strategy.replace(":", ".")
-        policy = load_checkpoint(folder / "best")
-        assert policy.config.strategy.name == strategy
-        training = yaml.safe_load((folder / "best" / "config.yaml").read_text())["training"]
+    study = json.loads((config.out / "study.json").read_text())
+    assert [(cell["method"], cell["state"], cell["best_step"]) for cell in study["cells"]] == [
+        ("la_cond", "finished", 3),
+        (OUTSIDE, "finished", 3),
+    ]
+    live = [cell["live"]["task"] for cell in study["cells"]]
+    assert live[0] == "1/1" and live[1].startswith("stopped: logs/live.")
+    assert "the cart is stuck" in (config.out / live[1].removeprefix("stopped: ")).read_text()
+    assert "| LA-Cond, 50% of the episodes | task | 1 |" in table and "one seed" not in table, "there is no baseline"
+    for cell in study["cells"]:
+        assert cell["evaluations"]["task"]["episodes"] == 2
+        policy = load_checkpoint(Path(cell["policy"]))
+        assert policy.config.strategy.name == cell["method"]
+        training = yaml.safe_load((Path(cell["policy"]) / "config.yaml").read_text())["training"]
         assert training["episodes"] == 1  # of two: the third is held out
         assert {made["settings"]["fraction"] for sets in training["labels"].values() for made in sets.values()} == {0.5}
-        results = json.loads((folder / "evaluation" / "results.json").read_text())
-        assert results["settings"]["replan_steps"] == 4
-        assert results["method"] == strategy and (METHODS | {OUTSIDE: OUTSIDE})[strategy] in page
-    seconds = json.loads((config.out / "study.json").read_text())["seconds"]
+    results = [Results.read(file) for file in sorted((config.out / "evaluations").iterdir())]
+    assert {each.settings["replan_steps"] for each in results} == {4}
+    assert {each.method for each in results} == {"la_cond", OUTSIDE}
 
     told: list[str] = []
-    assert run_study(config, told.append, lavla=LAVLA).read_text() == table
-    assert told and all(line.endswith("done before") for line in told)
-    assert json.loads((config.out / "study.json").read_text())["seconds"] == seconds
-    with pytest.raises(StudyError, match=r"latent_action was finished with other settings \(data: .*fraction"):
-        run_study(replace(config, fraction=1.0, workers=1), told.append, lavla=LAVLA)
+    assert run(config, told).read_text() == table
+    assert told[1:] and all(line.endswith("done before") for line in told[1:])
+    assert json.loads((config.out / "study.json").read_text())["seconds"] == study["seconds"]
 
 
 @pytest.mark.usefixtures("table")
-def test_a_stage_that_fails_is_named_with_its_log_and_the_others_are_kept(config: StudyConfig, tmp_path: Path) -> None:
-    """In a study that has made everything but its action model."""
-    out = tmp_path / "out"
-    for kept in ("dataset", "latent_image", "logs"):
-        shutil.copytree(config.out / kept, out / kept)
-    (out / "logs" / "latent_action.json").unlink()
-    broken = recipe("latent/action_tabletop", tmp_path / "broken.yaml", learning_rate=-1.0)
+def test_a_stage_that_fails_is_named_with_its_log_and_the_others_are_kept(config: StudyConfig) -> None:
+    """A latent action model that cannot be trained, beside a policy that needs none."""
+    broken = recipe("latent/image_tabletop", config.out.parent / "broken.yaml", initial="nowhere")
+    other = replace(config, image_recipe=broken, strategies=("la_cond", "baseline"), live_episodes=0)
     told: list[str] = []
-    with pytest.raises(
-        StudyError, match=r"latent_action ended with status 1; the end of .*latent_action\.log"
-    ) as caught:
-        run_study(replace(config, out=out, action_recipe=broken), told.append, lavla=LAVLA)
-    assert "learning_rate is -1.0" in str(caught.value)
-    assert {"convert: done before", "latent_image: done before"} <= set(told)
-    assert (out / "dataset" / "meta").is_dir() and (out / "latent_image" / "model").is_dir()
-    assert not (out / "logs" / "latent_action.json").exists()
+    with pytest.raises(StudyError, match=r"image\.task.* ended with status 1; the end of .*\.log") as caught:
+        run(other, told)
+    assert "nowhere" in str(caught.value)
+    states = {c["method"]: c["state"] for c in json.loads((config.out / "study.json").read_text())["cells"]}
+    assert states == {"la_cond": "not finished", "baseline": "finished"}
 
 
-def test_strategies_are_checked_before_anything_runs(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=r"fraction is 0; expected above 0"):
-        StudyConfig(bags=(tmp_path,), out=tmp_path / "out", fraction=0)
+def test_what_cannot_be_is_refused_before_anything_runs(config: StudyConfig, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"fractions is \(0,\); expected above 0"):
+        StudyConfig(bags=(tmp_path,), out=tmp_path / "out", fraction=0).study()
+    wrong = replace(config, out=tmp_path / "out", strategies=("la_tik",))
     with pytest.raises(ValueError, match="'la_tik'"):
-        StudyConfig(bags=(tmp_path,), out=tmp_path / "out", strategies=("la_tik",))
+        run(wrong, [])
+    assert not (tmp_path / "out" / "datasets").exists()

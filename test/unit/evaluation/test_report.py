@@ -15,7 +15,8 @@ from sim_bridges.evaluation.report import write_comparison, write_report
 from sim_bridges.evaluation.results import Results
 from sim_bridges.files import write_json
 from sim_bridges.paper.methods import METHODS, method_of
-from sim_bridges.paper.tables import PAPER, TABLES, our_figures, paper_tables
+from sim_bridges.paper.published import TABLES
+from sim_bridges.paper.tables import PAPER, our_figures, paper_tables
 
 VOID = {"meta", "rect", "line", "br"}
 PRINTED = Path(__file__).parents[4] / "shared" / "paper.txt"
@@ -170,7 +171,8 @@ def test_the_printed_figures_are_the_papers(number: str) -> None:
     text = PRINTED.read_text()
     section = text[text.index(f"\nTable {number.split()[0]}: ") :][:2600]
     (table,) = (each for each in TABLES if each.number == number)
-    for method, figures in table.rows:
+    for line_ in table.rows:
+        method, figures = line_.method, line_.figures
         name = METHODS[method].replace(" (", r"\s*\(").replace(")", r"\)").replace("-", r"\-")
         line = re.search(rf"^{name}[ (]?\s*(\d.*)$", section, re.MULTILINE)
         assert line is not None, method
