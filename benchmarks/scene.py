@@ -47,7 +47,7 @@ class Followed:
     excess: float
     """How far a velocity, acceleration or jerk was beyond its limit, rounding apart; 0 or less: none was."""
     cost_us: FloatArray
-    """(TICKS,) CPU time of each tick with the scene."""
+    """(TICKS,) wall time of each tick with the scene: it counts what else the machine does."""
 
     @property
     def needless(self) -> bool:
@@ -125,9 +125,9 @@ class Cell:
                 actions = np.hstack((chunks[tick // CHUNK_TICKS], np.ones((len(chunks[0]), 1))))
                 names, dt_ns = self.contract.action.names, self.contract.dt_ns
                 executor.submit(ActionChunk(stamp_ns=now_ns, dt_ns=dt_ns, actions_HA=actions, names=names), now_ns)
-            begun = time.thread_time_ns()
+            begun = time.perf_counter_ns()
             position = executor.tick(now_ns, _state(now_ns, position)).position_rad
-            cost_us[tick] = (time.thread_time_ns() - begun) * 1e-3
+            cost_us[tick] = (time.perf_counter_ns() - begun) * 1e-3
             path.append(position)
             now_ns += executor.config.tick_ns
         return np.array(path), executor.counters.get("stops_before_contact", 0), cost_us
