@@ -19,24 +19,21 @@ from lavla_ros.errors import UserError
 from lavla_ros.recording.types import EPISODE_TOPIC
 from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
 
-IMAGE_QOS = QoSProfile(depth=4, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
+
+def _reliable(depth: int, durability: DurabilityPolicy = DurabilityPolicy.VOLATILE) -> QoSProfile:
+    return QoSProfile(
+        depth=depth, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST, durability=durability
+    )
+
+
+IMAGE_QOS = _reliable(4)
 """Reliable with a small depth: best effort loses fragments of large images."""
-STATE_QOS = QoSProfile(depth=50, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
+STATE_QOS = _reliable(50)
 RECORDING_DEPTH = 200
 """A recorder loses nothing while the disk is busy."""
-CHUNK_QOS = QoSProfile(depth=1, reliability=ReliabilityPolicy.RELIABLE, history=HistoryPolicy.KEEP_LAST)
-LATCHED_QOS = QoSProfile(
-    depth=1,
-    reliability=ReliabilityPolicy.RELIABLE,
-    history=HistoryPolicy.KEEP_LAST,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
-LATCHED_INPUT_QOS = QoSProfile(
-    depth=10,
-    reliability=ReliabilityPolicy.RELIABLE,
-    history=HistoryPolicy.KEEP_LAST,
-    durability=DurabilityPolicy.TRANSIENT_LOCAL,
-)
+CHUNK_QOS = _reliable(1)
+LATCHED_QOS = _reliable(1, DurabilityPolicy.TRANSIENT_LOCAL)
+LATCHED_INPUT_QOS = _reliable(10, DurabilityPolicy.TRANSIENT_LOCAL)
 """For subscribers: deep enough for the latched messages of several publishers."""
 
 

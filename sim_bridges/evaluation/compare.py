@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -55,10 +55,7 @@ class Comparison:
         def plain(pairs: Pairs) -> dict[str, Any]:
             return {
                 "pairs": pairs.count,
-                "both": pairs.both,
-                "only_left": pairs.only_left,
-                "only_right": pairs.only_right,
-                "neither": pairs.neither,
+                **asdict(pairs),
                 "difference": (pairs.right - pairs.left) / pairs.count,
                 "p_value": pairs.p_value,
             }

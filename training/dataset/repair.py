@@ -167,12 +167,12 @@ class _Plan:
             files = [data_file(self.root, self.info, row)]
             files += [video_file(self.root, self.info, row, key) for key in self.keys]
             names = [file.relative_to(self.root).as_posix() for file in files]
-            problems = [f"{name}: {changed[name]}" for name in names if name in changed]
-            table = None
-            if not problems:
-                table, problems = self._unsound(row)
-            if problems or table is None:
-                reasons.append(f"removed episode {number}: {'; '.join(problems)}")
+            try:
+                if problems := [f"{name}: {changed[name]}" for name in names if name in changed]:
+                    raise DatasetError("; ".join(problems))
+                table = self._sound(row)
+            except (DatasetError, KeyError) as error:
+                reasons.append(f"removed episode {number}: {str(error).replace(f'{self.root}/', '')}")
                 continue
             self._number(row, table, first)
             first += table.num_rows
@@ -183,30 +183,26 @@ class _Plan:
                 f"({'; '.join(reasons[:3])})"
             )
 
-    def _unsound(self, row: Mapping[str, Any]) -> tuple[pa.Table | None, list[str]]:
-        """The episode's data, and what is wrong with its files that new numbers cannot mend."""
-        length = int(row["length"])
-        try:
-            file = data_file(self.root, self.info, row)
-            table = layout.read_table(file)
-            name = file.relative_to(self.root)
-            if table.num_rows != length:
-                return None, [f"{name} has {table.num_rows} rows; expected {length}"]
-            for key, feature in self.info["features"].items():
-                if feature["dtype"] == "video":
-                    self._check_video(row, key, feature, length)
-                elif key not in table.column_names:
-                    return None, [f"{name} lacks the column {key}"]
-                elif feature["dtype"].startswith("float") and not np.isfinite(column_array(table, key)).all():
-                    return None, [f"{name}: {key} has non-finite values"]
-            if not np.array_equal(column_array(table, "frame_index"), np.arange(length)):
-                return None, [f"{name}: frame_index is not 0 to {length - 1}"]
-            unknown = sorted(set(column_array(table, "task_index").tolist()) - set(self.tasks))
-            if unknown:
-                return None, [f"{name}: task indices {unknown} are not in {layout.TASKS}"]
-        except (DatasetError, KeyError) as error:
-            return None, [str(error).replace(f"{self.root}/", "")]
-        return table, []
+    def _sound(self, row: Mapping[str, Any]) -> pa.Table:
+        """The episode's data. Raises DatasetError or KeyError for what is wrong with its files that new numbers cannot
+        mend."""
+        length, file = int(row["length"]), data_file(self.root, self.info, row)
+        table = layout.read_table(file)
+        if table.num_rows != length:
+            raise DatasetError(f"{file} has {table.num_rows} rows; expected {length}")
+        for key, feature in self.info["features"].items():
+            if feature["dtype"] == "video":
+                self._check_video(row, key, feature, length)
+            elif key not in table.column_names:
+                raise DatasetError(f"{file} lacks the column {key}")
+            elif feature["dtype"].startswith("float") and not np.isfinite(column_array(table, key)).all():
+                raise DatasetError(f"{file}: {key} has non-finite values")
+        if not np.array_equal(column_array(table, "frame_index"), np.arange(length)):
+            raise DatasetError(f"{file}: frame_index is not 0 to {length - 1}")
+        unknown = sorted(set(column_array(table, "task_index").tolist()) - set(self.tasks))
+        if unknown:
+            raise DatasetError(f"{file}: task indices {unknown} are not in {layout.TASKS}")
+        return table
 
     def _check_video(self, row: Mapping[str, Any], key: str, feature: Mapping[str, Any], length: int) -> None:
         file = video_file(self.root, self.info, row, key)
