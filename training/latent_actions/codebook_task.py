@@ -149,6 +149,11 @@ class CodebookTask(Task):
                 f"{kind} codebook on the training data: perplexity {health.perplexity:.1f} of {health.size}, "
                 f"{health.dead} dead".lstrip()
             )
+            if health is not trained and health.perplexity < config.min_perplexity * health.size:
+                run.reporter.message(
+                    f"warning: {kind} tokens have fallen onto few of their codes, and their codebook is frozen; "
+                    "keep_stage_one: true lets them begin with the encoder that their codes are of"
+                )
         run.reporter.message(f"{self.evaluated_on}: " + "; ".join(f"{k} {v:.4g}" for k, v in figures.items()))
         for warning in warnings:
             run.reporter.message(f"warning: {warning}")

@@ -161,6 +161,9 @@ class ImageLamTrainConfig(CodebookRunConfig):
     initial: Path | None = None
     """Model that the training begins from. One of the same stage gives all weights (so the paper fine-tunes UniVLA's
     stage 2); for stage 2, one of stage 1 gives its latent tokens and its codebook, as in UniVLA."""
+    keep_stage_one: bool = False
+    """Let stage 2 begin with all weights of stage 1 (ours), so that environment tokens find their codes. With UniVLA's
+    fresh encoder they all may fall onto one code, since their codebook stays as it is."""
     stage_one_steps: int = setting(50_000, low=1)
     """Number of steps of stage 1, which is trained first, into output/stage1, if stage 2 has no ``initial``."""
     warmup_steps: int = setting(0, low=0)

@@ -132,9 +132,10 @@ class ImageLatentModel(LatentModel):
             values[self.target] = latents[self.target]
         return Transition(latents, quantized, self._decode(now_BNF, values, words))
 
-    def start_from(self, other: ImageLatentModel) -> None:
+    def start_from(self, other: ImageLatentModel, *, whole: bool = False) -> None:
         """Take over weights. Of the same stage: all (what the paper fine-tunes). Stage 2 of stage 1: the
-        environment's queries and codebook, as UniVLA does; the rest begins from scratch.
+        environment's queries and codebook, as UniVLA does; the rest begins from scratch, or with ``whole`` only what
+        stage 1 does not have.
 
         Raises ConfigError when the stages or shapes don't fit, or features are of different encoders.
         """
@@ -146,7 +147,11 @@ class ImageLatentModel(LatentModel):
             given = other.state_dict()
         elif (ours.stage, theirs.stage) == (2, 1):
             prefixes = tuple(f"latents.{ENVIRONMENT}.{part}" for part in ("queries_PF", "quantizer"))
-            given = {name: value for name, value in other.state_dict().items() if name.startswith(prefixes)}
+            given = {
+                name: value
+                for name, value in other.state_dict().items()
+                if name.startswith(prefixes) or (whole and not name.startswith("text_in."))
+            }
         else:
             raise ConfigError(f"initial is a model of stage {theirs.stage}; expected stage {ours.stage}")
         own = self.state_dict()

@@ -84,7 +84,7 @@ class ImageTask(CodebookTask):
         refuse_finished(config.output)
         self.model = ImageLatentModel(config.model, self.contract, {})
         if self.initial is not None:
-            self.model.start_from(self.initial)
+            self.model.start_from(self.initial, whole=config.keep_stage_one)
         head = None
         if config.action_weight > 0:
             head = ActionHead(config.model, config.action_head_width, self.contract.action_dim)

@@ -345,6 +345,27 @@ def test_fine_tuning_takes_all_weights_and_stage_two_only_what_univla_takes():
     quantizer = f"latents.{ENVIRONMENT}.quantizer"
     assert f"{quantizer}.codebook_Kd" in changed and f"latents.{ENVIRONMENT}.queries_PF" in changed
     assert all(name.startswith((quantizer, f"latents.{ENVIRONMENT}.queries")) for name in changed)
+    second.start_from(first, whole=True)
+    for name, value in second.state_dict().items():
+        assert CONTROLLABLE in name or torch.equal(value, first.state_dict()[name]), name
+
+
+def test_environment_tokens_keep_their_codes_if_stage_two_keeps_stage_one():
+    """Beside a fresh encoder most fall together, and nothing pulls them apart: their codebook is frozen."""
+    first, used = build(FIRST), {}
+    assert len(first.tokenize(*features(), words()).unique()) >= 4
+    for whole in (False, True):
+        torch.manual_seed(0)
+        second = ImageLatentModel(SMALL, square_contract(), {})
+        second.start_from(first, whole=whole)
+        training = objective(second.train(), 0.0)
+        optimizer = torch.optim.AdamW([p for p in training.parameters() if p.requires_grad], lr=1e-3)
+        for _ in range(30):
+            optimizer.zero_grad()
+            training.loss(batch()).total.backward()
+            optimizer.step()
+        used[whole] = len(second.eval()(*features()).quantized[ENVIRONMENT].codes_BT.unique())
+    assert used[False] <= 2 and used[True] >= 4, used
 
 
 def test_beginnings_that_do_not_fit_are_refused():

@@ -274,9 +274,10 @@ def config(data, tmp_path, contract_file) -> ImageLamTrainConfig:
 
 def test_command_trains_both_stages_and_can_fine_tune_the_result(config, tmp_path, capsys):
     file = write_config(tmp_path / "image.yaml", config)
-    main("--config", str(file), "--steps", "5")
+    main("--config", str(file), "--steps", "5", "--min-perplexity", "1.0")
     out = capsys.readouterr()
     assert out.out.strip() == str(tmp_path / "run/model"), out.err
+    assert "environment tokens have fallen onto few of their codes" in out.err.replace("\n", " ")
     first = load_latent_model(tmp_path / "run/stage1/model", ImageLatentModel)
     second = load_latent_model(tmp_path / "run/model", ImageLatentModel)
     assert (first.config.stage, second.config.stage) == (1, 2)
@@ -290,6 +291,10 @@ def test_command_trains_both_stages_and_can_fine_tune_the_result(config, tmp_pat
     tuned = load_latent_model(tmp_path / "tuned/model", ImageLatentModel)
     assert not (tmp_path / "tuned/stage1").exists()
     torch.testing.assert_close(tuned.encoder.state_dict(), second.encoder.state_dict())
+    again = [*("--config", str(file), "--output", str(tmp_path / "kept"), "--keep-stage-one")]
+    main(*again, "--initial", str(tmp_path / "run/stage1/model"), "--steps", "1", "--learning-rate", "1e-12")
+    kept = load_latent_model(tmp_path / "kept/model", ImageLatentModel)
+    torch.testing.assert_close(kept.encoder.state_dict(), first.encoder.state_dict())
 
 
 def test_command_says_what_is_wrong(config, tmp_path, capsys):
