@@ -200,7 +200,9 @@ def test_every_page_is_reached_from_the_readme() -> None:
 
 
 def test_tests_that_a_page_names_are_there() -> None:
-    defined = {name for file in (ROOT / "test").rglob("*.py") for name in re.findall(r"def (test_\w+)", file.read_text())}
+    defined = {
+        name for file in (ROOT / "test").rglob("*.py") for name in re.findall(r"def (test_\w+)", file.read_text())
+    }
     named = {name for page in PAGES for name in re.findall(r"`(test_\w+)`", page.read_text(encoding="utf-8"))}
     assert len(named) > 20
     assert named <= defined
