@@ -54,7 +54,7 @@ def test_a_parameter_of_the_command_stays_its_own() -> None:
 
 def test_every_shipped_suite_says_its_options_and_their_defaults() -> None:
     defaults = {name: options_of(name) for name in SUITES}
-    assert defaults["tabletop"] == {"layout": "id", "contract": "jaka_minicobo"}
+    assert defaults["tabletop"] == {"layout": "id", "contract": "jaka_minicobo", "scene": ""}
     assert defaults["libero_10"] == {
         "assets": "",
         "contract": "libero",
