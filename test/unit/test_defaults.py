@@ -21,9 +21,10 @@ PACKAGES = ("lavla_ros", "training", "sim_bridges", "benchmarks")
 PLAIN = {repr(value) for value in (0, 1, 0.0, 1.0, "", True, False, None, (), [], {})}
 """Values that say only that nothing is set, or the neutral one."""
 DIFFERENT_THINGS = {
-    "batch_size", "commit_weight", "connect_timeout_s", "embedding", "episodes", "heads", "hover_m", "image_size",
-    "host", "learning_rate", "log_every", "precision", "reach_m", "revision", "save_every", "seed", "silent_after_s", "step_limit",
-    "steps", "timeout_s", "tokens", "validate_every", "validation_fraction", "weight", "weight_decay", "width",
+    "batch_size", "commit_weight", "connect_timeout_s", "embedding", "episodes", "heads", "host", "hover_m",
+    "image_size", "learning_rate", "log_every", "precision", "reach_m", "revision", "save_every", "seed",
+    "silent_after_s", "step_limit", "steps", "timeout_s", "tokens", "validate_every", "validation_fraction", "weight",
+    "weight_decay", "width",
 }  # fmt: skip
 """Names that stand for another thing in each place: the models' widths, the trainings' steps, and so on."""
 

@@ -71,5 +71,5 @@ def test_what_is_no_option_is_said() -> None:
         parse_options(["layout"])
     with pytest.raises(SuiteError, match="options of suite tabletop: layout is 'in'; expected one of"):
         load_suite("tabletop", {"layout": "in"})
-    with pytest.raises(SuiteError, match=r"unknown keys \['assets'\].*known: \['contract', 'layout'\]"):
+    with pytest.raises(SuiteError, match=r"unknown keys \['assets'\].*known: \['contract', 'layout', 'scene'\]"):
         load_suite("tabletop", {"assets": "folder"})
