@@ -208,6 +208,13 @@ def large_contract(folder: Path) -> Path:
     return folder / "contract.yaml"
 
 
+def test_a_base_model_in_shards_and_in_the_hubs_layout_is_the_same(base: Path) -> None:
+    config = BackboneConfig(kind="pretrained", path=str(base))
+    one = fingerprint_of(config)
+    in_shards(base, "none of these")
+    assert fingerprint_of(config) == one
+
+
 def test_another_revision_of_the_base_model_is_refused(
     trained: tuple[Path, Trainer], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
