@@ -425,7 +425,7 @@ def test_embeddings_beyond_half_precision_are_an_error(
 ) -> None:
     data = Path(shutil.copytree(squares, tmp_path / "data"))
     original: Any = _ActionLabeller.latents
-    monkeypatch.setattr(_ActionLabeller, "latents", lambda self, e: (1e6 * c for c in original(self, e)))
+    monkeypatch.setattr(_ActionLabeller, "latents", lambda self, e, p: (1e6 * c for c in original(self, e, p)))
     with pytest.raises(LabelError, match="float16 can't hold"), np.errstate(over="ignore"):
         label(data, models["action"], workers=ONE)
     assert not label_sets(data)["action"].complete
