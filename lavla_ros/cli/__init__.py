@@ -43,6 +43,7 @@ COMMANDS = {
     "recover": Command(
         "data", "recover", "Make a readable bag from one that was cut off when its recorder was killed."
     ),
+    "bags info": Command("bags", "info", "Show what a bag holds: topics, rates, pictures, joints, clocks, episodes."),
     "import": Command(
         "data",
         "import_demonstrations",
@@ -75,6 +76,7 @@ COMMANDS = {
     "bench": Command("bench", "suite", 'Measure the speed of a suite: "lavla bench SUITE".'),
 }
 _GROUPS = {
+    "bags": "Bags: look at what one holds.",
     "dataset": "Datasets: find what is wrong with one, and mend it.",
     "latent": "Latent action models: train them, label datasets, look at what their codes mean.",
     "scene": "Scenes: what an arm must not touch.",
