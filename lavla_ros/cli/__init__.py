@@ -44,6 +44,7 @@ COMMANDS = {
         "data", "recover", "Make a readable bag from one that was cut off when its recorder was killed."
     ),
     "bags info": Command("bags", "info", "Show what a bag holds: topics, rates, pictures, joints, clocks, episodes."),
+    "contract draft": Command("bags", "draft", "Propose the contract of a robot from a bag or a dataset."),
     "import": Command(
         "data",
         "import_demonstrations",
@@ -77,6 +78,7 @@ COMMANDS = {
 }
 _GROUPS = {
     "bags": "Bags: look at what one holds.",
+    "contract": "Contracts: what a robot observes, and how it is commanded.",
     "dataset": "Datasets: find what is wrong with one, and mend it.",
     "latent": "Latent action models: train them, label datasets, look at what their codes mean.",
     "scene": "Scenes: what an arm must not touch.",

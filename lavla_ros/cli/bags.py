@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import tyro
 
 from lavla_ros.cli.arguments import Json
-from lavla_ros.cli.terminal import to_json
+from lavla_ros.cli.terminal import CommandError, to_json
 
 if TYPE_CHECKING:
     from training.ingest.inspection import BagFacts, Topic
@@ -64,3 +64,36 @@ def _held(topic: Topic) -> str:
         points = f", up to {topic.joints.points} points" if topic.joints.points > 1 else ""
         return f"{', '.join(topic.joints.names)}{extra}{parts}{points}"
     return ""
+
+
+def draft(source: tyro.conf.Positional[Path], /, out: Path | None = None, name: str | None = None) -> None:
+    """What was seen is written down; GUESS marks what to look at, FILL IN what only a person knows, CANNOT BE SAID what
+    the robot does and no contract can express. The file loads once every FILL IN has a value.
+
+    Example: lavla contract draft runs/others/episode_0 --out my_robot.yaml
+
+    Args:
+        source: A bag, or a LeRobot dataset.
+        out: The new file. Without it, the contract is printed.
+        name: Name of the contract. The default is that of the file, or of the bag.
+    """
+    from training.dataset import layout
+    from training.ingest.draft import draft_from_bag, draft_from_dataset
+    from training.ingest.inspection import inspect_bag
+
+    if out is not None and out.exists():
+        raise CommandError(f"{out} exists already; choose another file")
+    called = name or (out or source.resolve()).stem
+    if (source / layout.INFO).exists():
+        text = draft_from_dataset(source, called)
+    else:
+        text = draft_from_bag(inspect_bag(source), called)
+    if out is None:
+        print(text, end="")
+        return
+    out.parent.mkdir(parents=True, exist_ok=True)
+    out.write_text(text, encoding="utf-8")
+    print(
+        f"{out}: {text.count('# FILL IN')} blanks, {text.count('# GUESS')} guesses, {text.count('# CANNOT BE SAID')} "
+        "things that a contract cannot say"
+    )

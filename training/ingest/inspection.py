@@ -194,8 +194,8 @@ class _Stream:
 
 
 def _begins_with_header(kind: str) -> bool:
-    fields = jazzy().fielddefs.get(kind, ((), ()))[1]
-    return bool(fields) and fields[0][1][1] == "std_msgs/msg/Header"
+    definition = jazzy().fielddefs.get(kind)
+    return definition is not None and bool(definition[1]) and definition[1][0][1][1] == "std_msgs/msg/Header"
 
 
 def _look(data: Any) -> Pictures:
