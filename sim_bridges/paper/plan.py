@@ -15,13 +15,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from lavla_ros.config import ConfigError, from_plain, merge, read_plain
+from lavla_ros.config import ConfigError, from_plain, merge, read_plain, to_plain
 from lavla_ros.contract import Contract
 from lavla_ros.errors import UserError
 from lavla_ros.policy.backbone import image_size_of
 from lavla_ros.policy.config import PolicyConfig, StrategyConfig
 from lavla_ros.policy.model import OBJECTIVE
-from lavla_ros.policy.strategies import BackboneShape, build_strategy, label_specs
+from lavla_ros.policy.strategies import BackboneShape, build_strategy, find_strategy, label_specs
 from lavla_ros.recording import find_bags
 from sim_bridges.paper.grid import Cell, Study, TaskConfig, cells_of
 from sim_bridges.suites import choose_tasks, load_suite, protocol_starts
@@ -43,8 +43,8 @@ FOLDERS: dict[Kind, str] = {
     "policy": "policies", "evaluation": "evaluations", "live": "live",
 }  # fmt: skip
 SECONDS: dict[str, float] = {
-    "record": 6.0, "dataset": 0.006, "action": 0.003, "image": 0.003, "labels": 0.004, "policy": 0.019,
-    "evaluation": 4.0, "live": 25.0,
+    "record": 6.0, "dataset": 0.004, "action": 0.0028, "image": 0.002, "labels": 0.002, "policy": 0.019,
+    "evaluation": 2.5, "live": 25.0,
 }  # fmt: skip
 """Of one core for one unit, with the recipes on the ``tiny`` backbone."""
 PLACEHOLDERS_AS_ONE_SAMPLE = 200
@@ -221,6 +221,10 @@ class _Planner:
         self.study, self.out, self.finished = study, out, finished
         self.inputs = dict(inputs)
         self.contents: dict[Path, str] = {}
+        self._titles = {
+            (record["kind"], record["identity"]): key.removeprefix(f"{record['kind']}.")[: -len("-12345678")]
+            for key, record in finished.items()
+        }
         self.stages: dict[str, Stage] = {}
         self.tasks = {name: self._task(name, config) for name, config in study.tasks.items()}
         self.sources: dict[str, tuple[Path, str, tuple[str, ...]]] = {}
@@ -244,9 +248,10 @@ class _Planner:
             measured=measured,
         )
 
-    def add(self, stage: Stage) -> str:
-        self.stages.setdefault(stage.key, stage)
-        return stage.key
+    def add(self, stage: Stage) -> Stage:
+        """The stage, or, whatever it was called, the one that was planned or finished with the same inputs."""
+        name = self._titles.setdefault((stage.kind, stage.identity), stage.title)
+        return self.stages.setdefault(f"{stage.kind}.{name}-{stage.identity[:8]}", replace(stage, title=name))
 
     # ------------------------------------------------------------------ what is possible
 
@@ -339,7 +344,8 @@ class _Planner:
                 out=self.out,
                 command=lambda output: [*words, "--out", str(output)],
             )
-            after, bags = (self.add(recording),), (recording.output,)
+            recording = self.add(recording)
+            after, bags = (recording.key,), (recording.output,)
             inputs["record"] = recording.identity
         else:
             inputs["bags"] = self._unchanged(task.name, config.bags, _listing(config.bags))
@@ -358,7 +364,8 @@ class _Planner:
             out=self.out,
             command=convert,
         )
-        return stage.output, stage.identity, (self.add(stage),)
+        stage = self.add(stage)
+        return stage.output, stage.identity, (stage.key,)
 
     def _unchanged(self, name: str, paths: Sequence[Path], found: str) -> str:
         """The hash of what the paths hold. Raises StudyError if they held something else when the study began."""
@@ -430,8 +437,7 @@ class _Planner:
             recipe=recipe,
             data=tuple(path for path, _, _ in sources),
         )
-        self.add(stage)
-        return stage
+        return self.add(stage)
 
     def _labelled(
         self, task: Task, models: Mapping[str, Stage], with_c: bool, contract: Contract
@@ -459,7 +465,8 @@ class _Planner:
             links={name: path.absolute() / name for name in ("data", "meta", "videos")},
             data=(path,),
         )
-        return stage.output, stage.identity, (self.add(stage),)
+        stage = self.add(stage)
+        return stage.output, stage.identity, (stage.key,)
 
     def _policy_recipe(self, cell: Cell, parts: Sequence[Path] = ()) -> dict[str, Any]:
         tasks = [self.tasks[name] for name in cell.tasks]
@@ -493,6 +500,7 @@ class _Planner:
             title=cell.name,
             inputs={
                 "recipe": _decisive(recipe),
+                "strategy": _all_options(strategy),  # so that what is said to be the default is the default
                 "data": [identity for _, identity, _ in parts],
                 "objective": OBJECTIVE,
             },
@@ -504,8 +512,7 @@ class _Planner:
             recipe=recipe,
             data=tuple(self.sources[task.name][0] for task in tasks),
         )
-        self.add(stage)
-        return stage
+        return self.add(stage)
 
     def _first_frames(self, task: Task) -> int:
         planned = any(s.kind == "policy" and self.sources[task.name][0] in s.data for s in self.stages.values())
@@ -526,7 +533,7 @@ class _Planner:
             out=self.out,
             command=lambda output: [*words, "--policy", str(policy.output / "best"), "--out", str(output)],
         )
-        return self.add(stage)
+        return self.add(stage).key
 
     def _live(self, cell: Cell, task: Task, policy: Stage) -> str:
         _, seed = self._evaluation(task.suite, task.recipes)
@@ -542,7 +549,7 @@ class _Planner:
             out=self.out,
             command=lambda output: [*words, "--policy", str(policy.output / "best"), "--out", str(output)],
         )
-        return self.add(stage)
+        return self.add(stage).key
 
     # ------------------------------------------------------------------ cost
 
@@ -589,9 +596,17 @@ def _shape(policy: PolicyConfig) -> BackboneShape:
     return BackboneShape(width=found.text_config.hidden_size, layers=found.text_config.num_hidden_layers)
 
 
+def _all_options(strategy: StrategyConfig) -> dict[str, Any]:
+    """The strategy's options, those that are not given included."""
+    options, _ = find_strategy(strategy.name)
+    return {"name": strategy.name, **to_plain(from_plain(options, strategy.options, source=strategy.name))}
+
+
 def _decisive(recipe: Mapping[str, Any]) -> dict[str, Any]:
-    """A recipe without what changes nothing of the outcome."""
+    """A recipe without what changes nothing of the outcome, and without the strategy."""
     kept = {key: value for key, value in recipe.items() if key not in _PASSING}
+    if "policy" in kept:
+        kept["policy"] = {key: value for key, value in kept["policy"].items() if key != "strategy"}
     kept["data"] = {key: value for key, value in recipe.get("data", {}).items() if key not in _PASSING_DATA}
     return kept
 

@@ -25,7 +25,7 @@ ROOT = Path(__file__).parents[3]
 
 def study(dataset: Path, **changes: object) -> Study:
     tasks = {"pick": {"dataset": str(dataset), "tasks": ["pick_place"]}}
-    tasks["stack"] = {"dataset": str(dataset), "tasks": ["stack_bowls"], "kind": "long"}
+    tasks["stack"] = {"dataset": str(dataset.with_name("more")), "tasks": ["stack_bowls"], "kind": "long"}
     plain = {
         "tasks": tasks,
         "grids": [{"methods": ["baseline", "la_tok"], "seeds": [0, 1], "tasks": ["pick"]}],
@@ -36,12 +36,13 @@ def study(dataset: Path, **changes: object) -> Study:
 
 @pytest.fixture
 def dataset(tmp_path: Path) -> Path:
-    """As much of one as a study itself reads."""
-    root = tmp_path / "data"
-    for name, text in (("meta/info.json", '{"total_frames": 1000}'), ("data/file.parquet", "numbers")):
-        (root / name).parent.mkdir(parents=True)
-        (root / name).write_text(text)
-    return root
+    """As much of one as a study itself reads; another is ``more`` beside it."""
+    for folder in ("data", "more"):
+        for name, text in (("meta/info.json", '{"total_frames": 1000}'), ("data/file.parquet", f"numbers of {folder}")):
+            file = tmp_path / folder / name
+            file.parent.mkdir(parents=True)
+            file.write_text(text)
+    return tmp_path / "data"
 
 
 @pytest.fixture
@@ -79,7 +80,7 @@ def test_what_cells_have_in_common_is_made_once_and_nothing_twice(dataset: Path,
     more = {"methods": ["la_tok"], "seeds": [0], "tasks": ["pick"], "weights": [0.1, 0.5]}
     grids = [{"methods": ["baseline", "la_tok"], "seeds": [0, 1], "tasks": ["pick"]}, more]
     run(study(dataset, grids=grids), out)
-    assert ran(journal) == ["eval"] * 2 + ["train"] * 2, "another weight is another policy from the same labels"
+    assert ran(journal) == ["eval", "train"], "0.1 is the usual weight; another is another policy from the same labels"
     run(study(dataset, steps=2001), out)
     assert ran(journal) == ["eval"] * 4 + ["train"] * 4
     run(study(dataset, episodes=8), out)
@@ -123,7 +124,7 @@ def test_data_that_have_changed_are_refused_and_what_is_finished_stays(
     with pytest.raises(StudyError, match=r"data of task pick .* have changed since .*they were .* give another --out"):
         run(study(dataset), out)
     assert json.loads((out / "study.json").read_text()) == before and ran(journal) == []
-    (dataset / "data" / "file.parquet").write_text("numbers")
+    (dataset / "data" / "file.parquet").write_text("numbers of data")
     run(study(dataset), out)
     assert ran(journal) == []
 
@@ -215,7 +216,7 @@ def test_the_plan_says_what_it_costs_and_measures_as_it_goes(
     seconds = {key: plan.seconds[key] for key in plan.stages}
     assert sum(s for key, s in seconds.items() if key.startswith("policy.")) == 4 * 2000 * 32
     assert sum(s for key, s in seconds.items() if key.startswith("evaluation.")) == 4 * 10 * 2
-    record = {"kind": "policy", "units": 100, "began": 10.0, "ended": 60.0, "status": 0}
+    record = {"kind": "policy", "identity": "before", "units": 100, "began": 10.0, "ended": 60.0, "status": 0}
     plan = plan_study(study(dataset), out, {"policy.before": record}, {})
     assert sum(s for key, s in plan.seconds.items() if key.startswith("policy.")) == 4 * 2000 * 32 / 2
     assert "measured" in plan.table([], 2)
