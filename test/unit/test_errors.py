@@ -4,7 +4,8 @@ import errno
 
 import pytest
 
-from lavla_ros.errors import UserError, is_users, one_line_errors
+from lavla_ros.errors import DIVERGED, UserError, is_users, one_line_errors
+from training.loop import DivergedError
 
 
 class RecipeError(UserError, ValueError):
@@ -44,6 +45,13 @@ def test_a_fault_of_the_program_keeps_its_traceback(error):
     with pytest.raises(type(error)) as passed, one_line_errors("lavla"):
         raise error
     assert passed.value is error
+
+
+def test_a_training_that_diverged_is_told_by_its_status(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended, one_line_errors("lavla train"):
+        raise DivergedError("step 3: the loss is nan")
+    assert ended.value.code == DIVERGED == 3
+    assert capfd.readouterr().err == "lavla train: step 3: the loss is nan\n"
 
 
 def test_an_error_can_still_be_handled_as_what_it_was():

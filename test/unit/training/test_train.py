@@ -63,7 +63,7 @@ from training.latent_actions.image_config import (
 )
 from training.latent_actions.labelling import label
 from training.logs import require_trackers
-from training.loop import Trainer, TrainingError
+from training.loop import DivergedError, Trainer, TrainingError
 from training.policy_task import PolicyTask, training_stats
 from training.samples import DataError
 from training.system_resources import RoomError
@@ -451,7 +451,7 @@ def test_diverged_weights_stop_the_run_and_keep_what_was_saved(contract, data, t
                     self.module.head.queries[0, 0] = float("nan")
             return super()._train_step(stop=stop)
 
-    with pytest.raises(TrainingError, match=r"step 3: the loss is nan.*every sample of the batch.*learning_rate"):
+    with pytest.raises(DivergedError, match=r"step 3: the loss is nan.*every sample of the batch.*learning_rate"):
         Diverging(PolicyTask(config, contract, data), Log()).run()
     assert load_checkpoint(tmp_path / "run" / "last").training["step"] == 2
     log = Log()
