@@ -35,8 +35,9 @@ def require_backbone(config: BackboneConfig) -> str | None:
             "backbone.attention is 'flash_attention_2', but the flash-attn package is not installed, or there is no "
             "GPU for it; install it, or use sdpa"
         )
+    described = describe(config)
     tokenizer = load_pretrained_tokenizer(config.path, config.revision)
-    _require_vocabulary(config, describe(config), tokenizer)
+    _require_vocabulary(config, described, tokenizer)
     token_ids(tokenizer, chat=config.chat)
     return fingerprint_of(config)
 

@@ -24,10 +24,10 @@ def over_table(fingertips_m):
 
 
 def test_recorded_motion_is_held_against_a_scene(tmp_path, capsys):
-    """Three states of a bag: two are clear, one has its fingers 1 mm above the table, whose margin is 2 mm."""
+    """Three states of a bag: two are clear, one has its fingers 3 mm in the table, 1 mm more than the pads give."""
     recorder = EpisodeRecorder(tmp_path / "bags", {"/joint_states": "sensor_msgs/msg/JointState"})
     bag = recorder.start({}, stamp_ns=10**18)
-    for i, height in enumerate((0.10, 0.001, 0.05)):
+    for i, height in enumerate((0.10, -0.003, 0.05)):
         at = dict(zip(MINICOBO.joint_names, over_table(height), strict=True)) | {"gripper": 1.0}
         recorder.write("/joint_states", joints_cdr(10**18 + i * 10**8, at), 10**18 + i * 10**8)
     recorder.stop("succeeded")

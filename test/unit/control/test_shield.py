@@ -196,7 +196,7 @@ def test_distances_are_those_of_geometry():
     at = np.array([0.0, 0.0, np.pi / 2, 0.0, np.pi / 2, 0.0])  # the flange looks straight down
     flange = MINICOBO.kinematics.forward(at)
     pairs = dict(zip(clearance.pairs, clearance.slacks(at), strict=True))
-    tip_z = flange[2, 3] - 0.142 - 0.010
+    tip_z = flange[2, 3] - 0.140 - 0.010
     assert pairs[("left finger", "table")] == pytest.approx(tip_z + 0.05 - 0.01, abs=1e-6)
     boxed = Clearance(
         MINICOBO.chain,
