@@ -77,6 +77,7 @@ def draft(source: tyro.conf.Positional[Path], /, out: Path | None = None, name: 
         out: The new file. Without it, the contract is printed.
         name: Name of the contract. The default is that of the file, or of the bag.
     """
+    from lavla_ros.outputs import new_file
     from training.dataset import layout
     from training.ingest.draft import draft_from_bag, draft_from_dataset
     from training.ingest.inspection import inspect_bag
@@ -91,8 +92,8 @@ def draft(source: tyro.conf.Positional[Path], /, out: Path | None = None, name: 
     if out is None:
         print(text, end="")
         return
-    out.parent.mkdir(parents=True, exist_ok=True)
-    out.write_text(text, encoding="utf-8")
+    with new_file(out) as file:
+        file.write_text(text, encoding="utf-8")
     print(
         f"{out}: {text.count('# FILL IN')} blanks, {text.count('# GUESS')} guesses, {text.count('# CANNOT BE SAID')} "
         "things that a contract cannot say"

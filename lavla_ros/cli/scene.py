@@ -47,8 +47,12 @@ def show(
     from lavla_ros.control.arms import arm_of
     from lavla_ros.control.clearance import clearance_of
     from lavla_ros.control.scene import load_scene
-    from lavla_ros.control.scene_picture import draw_scene, nearest
+    from lavla_ros.control.scene_picture import FORMATS, draw_scene, nearest
+    from lavla_ros.outputs import new_file
 
+    kind = out.suffix.removeprefix(".")
+    if kind not in FORMATS:
+        raise CommandError(f"out is {str(out)!r}; expected a name that ends with one of {list(FORMATS)}")
     loaded = load_contract(contract)
     arm = arm_of(loaded)
     clearance = clearance_of(arm, scene)
@@ -58,7 +62,8 @@ def show(
     found = [(path, states_NJ) for path in data for states_NJ in [_states(path, loaded, arm.joint_names)]]
     states_NJ = np.vstack([states for _, states in found]) if found else np.array([at])
     report = nearest(clearance, states_NJ)
-    draw_scene(out, arm, load_scene(scene), at, states_NJ if found else None)
+    with new_file(out) as file:
+        draw_scene(file, kind, arm, load_scene(scene), at, states_NJ if found else None)
     if as_json:
         print(to_json({"states": len(states_NJ), "pairs": [asdict(pair) for pair in report]}))
         return

@@ -51,8 +51,18 @@ def nearest(clearance: Clearance, states_NJ: FloatArray) -> list[Nearest]:
     return sorted(found, key=lambda each: each.slack_m)
 
 
-def draw_scene(path: Path, arm: Arm, scene: Scene, position_rad: Sequence[float], states_NJ: FloatArray | None) -> None:
-    """The arm's capsules, the scene and where the tip went in ``states_NJ``, in three views, as an image file."""
+FORMATS = ("png", "svg", "pdf")
+
+
+def draw_scene(
+    path: Path,
+    kind: str,
+    arm: Arm,
+    scene: Scene,
+    position_rad: Sequence[float],
+    states_NJ: FloatArray | None,
+) -> None:
+    """The arm's capsules, the scene and where the tip went in ``states_NJ``, in three views. ``kind``: of FORMATS."""
     from matplotlib.figure import Figure
 
     assert arm.chain is not None
@@ -82,7 +92,7 @@ def draw_scene(path: Path, arm: Arm, scene: Scene, position_rad: Sequence[float]
         axes.grid(alpha=0.3)
     if len(cloud_N3):
         axes.legend(loc="upper right", fontsize=8)
-    figure.savefig(path, dpi=110)
+    figure.savefig(path, format=kind, dpi=110)
 
 
 def _frames(arm: Arm, position_rad: Sequence[float]) -> dict[str, FloatArray]:

@@ -162,6 +162,6 @@ def test_video_file_is_a_camera(world: World, tmp_path: Path) -> None:
 
 def test_refuses_what_cannot_work(world: World, tmp_path: Path) -> None:
     assert "/dev/video99 does not exist" in fails_to_start(MODULE, "camera", tmp_path, sources=["front=/dev/video99"])
-    assert "expected <camera>=<source>" in refusal(world, CameraNode, sources=["front"])
+    assert "expected <camera>=<source>" in refusal(world, CameraNode, contract="jaka_minicobo", sources=["front"])
     assert "available: ['jaka_minicobo'" in refusal(world, CameraNode, contract="nope")
-    assert "missing_after_s" in refusal(world, CameraNode, missing_after_s=-1.0)
+    assert "missing_after_s" in refusal(world, CameraNode, contract="jaka_minicobo", missing_after_s=-1.0)

@@ -191,6 +191,9 @@ def _read(file: Path, name: str) -> Any:
     if name.startswith("bench"):  # its times differ
         (measured,) = json.loads(file.read_text(encoding="utf-8"))["strategies"].values()
         return measured["losses"]
+    if name.startswith("plans"):
+        (measured,) = json.loads(file.read_text(encoding="utf-8")).values()
+        return {key: value for key, value in measured.items() if key != "tick_us"}
     return file.read_bytes().replace(name.encode(), b"OUT")
 
 
@@ -225,6 +228,10 @@ CASES = {
     "export": Case(("policy_{}/best", "--out", OUT), "export_{}", "*.safetensors", new_folder),
     "compare": Case(("eval_0", "eval_0", "--out", OUT), "compared_{}.html", held=new_file),
     "study": Case(("bags_0", "--out", OUT, "--live-episodes", 0), "study_{}", "study.*", sole_writer),
+    "bags info": Case(("whole_0",)),
+    "contract draft": Case(("dataset_0", "--name", "mine", "--out", OUT), "contract_{}.yaml", held=new_file),
+    "scene show": Case(("tabletop", "dataset_0", "--out", OUT), "scene_{}.png", held=new_file),
+    "bench scene": Case(("--plans", 1, "--arms", "jaka_minicobo", "--out", OUT), "plans_{}.json", held=new_file),
     "bench train": Case(
         ("--size", "small", "--batch-size", 2, "--strategies", "baseline", "--out", OUT),
         "bench_{}.json",

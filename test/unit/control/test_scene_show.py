@@ -51,10 +51,11 @@ def test_recorded_motion_is_held_against_a_scene(tmp_path, capsys):
         (["no_such_cell"], "tabletop"),
         (["tabletop", "--joints", "0.1", "0.2"], "joints has 2 values"),
         (["tabletop", "--contract", "libero"], "robot"),
+        (["tabletop", "--out", "cell.bmp"], "png"),
     ],
 )
 def test_what_cannot_be_shown_is_said_in_a_line(words, says, capsys, tmp_path):
     with pytest.raises(SystemExit) as ending:
-        cli.main(["scene", "show", *words, "--out", str(tmp_path / "cell.png")])
+        cli.main(["scene", "show", "--out", str(tmp_path / "cell.png"), *words])
     assert ending.value.code not in (0, None)
     assert says in capsys.readouterr().err + str(ending.value)
