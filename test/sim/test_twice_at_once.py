@@ -342,7 +342,7 @@ def test_two_safety_campaigns(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("kind", "options"),
-    [("servo", ("--settle-s", 0.5, "--duration", 2)), ("pipeline", ("--replan-steps", 1, "--duration", 4))],
+    [("servo", ("--settle-s", 0.5, "--duration", 2)), ("pipeline", ("--replan-steps", 1, "--duration", 8))],
 )
 def test_two_benchmarks_of_the_live_stack(kind: str, options: tuple[object, ...], tmp_path: Path) -> None:
     """Each measures its own arm: none has more commands, or chunks, than one stack gives."""
@@ -351,7 +351,7 @@ def test_two_benchmarks_of_the_live_stack(kind: str, options: tuple[object, ...]
         if kind == "servo":
             assert 100 < measured["commands"] < 400 and measured["controller"]["refused"] == 0
         else:
-            assert 10 <= measured["chunks"] <= 60
+            assert 10 <= measured["chunks"] <= 90
 
 
 def test_two_benchmarks_of_a_suite(tmp_path: Path) -> None:
