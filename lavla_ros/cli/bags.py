@@ -35,14 +35,16 @@ def info(bag: tyro.conf.Positional[Path], /, as_json: Json = False) -> None:
 
 def _show(facts: BagFacts) -> None:
     from rich.console import Console
-    from rich.table import Table
+    from rich.table import Column, Table
 
     console = Console(highlight=False, markup=False)
-    table = Table("topic", "type", "messages", "Hz", "largest gap, s", "log - stamp, ms", "holds")
+    table = Table(Column("topic", overflow="fold"), Column("type", overflow="fold"))
+    for heading in ("messages", "Hz", "largest gap, s", "log - stamp", "holds"):
+        table.add_column(heading, overflow="fold")
     for topic in facts.topics:
         rate = "" if topic.rate_hz is None else f"{topic.rate_hz:.4g}{'' if topic.clock == 'header' else ' (log)'}"
         gap = "" if topic.largest_gap_s is None else f"{topic.largest_gap_s:.3f}"
-        delay = "" if topic.delay_ms is None else f"{topic.delay_ms:.1f}"
+        delay = "" if topic.delay_ms is None else _lateness(topic.delay_ms)
         kinds = "\n".join(kind.replace("/msg/", "/") for kind in topic.types)
         table.add_row(topic.name, kinds, str(topic.count), rate, gap, delay, _held(topic))
     console.print(f"{facts.bag}: {facts.messages} messages in {facts.duration_s:.1f} s")
@@ -52,6 +54,10 @@ def _show(facts: BagFacts) -> None:
         console.print(f"episode {number} of {len(facts.episodes)}, {episode.outcome}{text}")
     for finding in facts.findings:
         console.print(f"look at {finding}")
+
+
+def _lateness(delay_ms: float) -> str:
+    return f"{delay_ms:.1f} ms" if abs(delay_ms) < 1e4 else f"{delay_ms / 1e3:.4g} s"
 
 
 def _held(topic: Topic) -> str:

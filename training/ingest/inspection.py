@@ -215,6 +215,13 @@ def _findings(topics: Iterable[Topic]) -> Iterator[str]:
     """Sentences on streams whose clock or rate a person has to look at."""
     streams = [t for t in topics if t.count and (t.pictures or t.joints)]
     reference = next((t for t in streams if t.pictures and t.delay_ms is not None), None)
+    delays_ms = [t.delay_ms for t in streams if t.delay_ms is not None]
+    one_clock = len(delays_ms) > 1 and max(delays_ms) - min(delays_ms) <= _APART_MS
+    if one_clock and abs(delays_ms[0]) > _OTHER_CLOCK_MS:
+        yield (
+            f"every stream: logged a median {delays_ms[0] / 1e3:.0f} s after the stamps. They are of one clock, which "
+            "is not the recorder's: a simulation's, or another computer's. They convert as they are."
+        )
     for topic in streams:
         if topic.unstamped:
             yield f"{topic.name}: {topic.unstamped} of {topic.count} messages are stamped 0; convert with `--log-time`."
@@ -226,6 +233,8 @@ def _findings(topics: Iterable[Topic]) -> Iterator[str]:
         if delay is None:
             continue
         if abs(delay) > _OTHER_CLOCK_MS:
+            if one_clock:
+                continue
             yield f"{topic.name}: logged a median {delay / 1e3:.3f} s after the stamps: these are of another clock."
         elif delay < -1.0:
             yield f"{topic.name}: logged a median {-delay:.0f} ms before the stamps: the clock that stamps is ahead."

@@ -70,6 +70,15 @@ def test_clocks_that_look_wrong_are_named(bag: Foreign, finding: str, tmp_path: 
     assert any(re.search(finding, line) for line in found), found
 
 
+def test_stamps_that_all_count_from_a_simulations_start_are_said_once(tmp_path: Path) -> None:
+    """As in every bag of a lock-step recording: nothing is wrong with it."""
+    contract = PLAIN.contract
+    topics = [contract.state.topic, contract.action.topic, *(camera.topic for camera in contract.cameras)]
+    late = dict.fromkeys(topics, -20_000)
+    (only,) = inspect_bag(PLAIN.but(stamp_delay_ms=late).write(tmp_path / "bag")).findings
+    assert "every stream" in only and "20 s after" in only and "convert as they are" in only
+
+
 def test_a_gap_and_marked_episodes_are_told(tmp_path: Path) -> None:
     marks = [(0, "running"), (900, "succeeded"), (1000, "running"), (1900, "failed")]
     told = [json.dumps({"source": "me", "state": state, "seed": at // 1000}) for at, state in marks]
