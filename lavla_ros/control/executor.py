@@ -215,11 +215,16 @@ class ChunkExecutor:
         if not 0.01 <= scale <= 1.0:
             raise ConfigError(f"speed scale is {scale}; expected 0.01 to 1.0")
         self._scale = scale
+        self._arrays = LimitArrays.of(self.config.limits, scale)
         self._rescale()
         self._on_curve = False
 
     def _rescale(self) -> None:
-        """The speed scale as it is now: its value, or what the ramp allows after the first chunk."""
+        """The speed scale as it is now: its value, or what the ramp allows after the first chunk.
+
+        The ramp bounds the motion, not the curve: a curve within limits that rise while it is followed would be
+        another one than the chunk's.
+        """
         scale, ramp_s = self._scale, self.config.engage_ramp_s
         if self._engaged_ns is not None and ramp_s > 0.0:
             risen = (self._motion_ns - self._engaged_ns) * 1e-9 / ramp_s
@@ -229,7 +234,6 @@ class ChunkExecutor:
             scale = begin + risen * (scale - begin)
         if scale != self._limiter.speed_scale:
             self._limiter.set_speed_scale(scale)
-            self._arrays = LimitArrays.of(self.config.limits, scale)
 
     def hold(self, reason: str, *, latch: bool = False) -> None:
         """Drop the chunk and ramp to rest. With ``latch`` new chunks are refused until :meth:`resume`.
@@ -627,8 +631,9 @@ class ChunkExecutor:
             self._follow_increments(plan, place_ns)
             return
         next_ns = place_ns + self._tick_ns
-        if self._on_curve and plan.curve.feasible(place_ns, next_ns):
-            self._on_curve = self._limiter.advance(plan.curve.sample(next_ns))
+        wanted = plan.curve.sample(next_ns)
+        if self._on_curve and plan.curve.feasible(place_ns, next_ns) and self._limiter.keeps_speed(wanted):
+            self._on_curve = self._limiter.advance(wanted)
         else:
             self.counters["ticks_catching_up"] += 1
             self._on_curve = self._limiter.pursue(plan.curve, place_ns)

@@ -22,6 +22,8 @@ from lavla_ros.control.stopping import brake_step, longest_stop, still, stop_ran
 
 SEARCH_ATTEMPTS = 3
 """ruckig solutions per tick while looking for the point where a curve can be met."""
+HALVINGS = 6
+"""Landings that are tried after the limits rose, between now and the one that was committed to."""
 SWING_RAD = 1e-3
 """A joint may leave the way to its goal by this much so that all joints arrive together."""
 _TOLERANCE_RAD = 1e-9
@@ -50,7 +52,10 @@ class Limiter:
         self._committed_from_ns = 0
         self._committed_to_ns = 0
         self._guess_ticks = 1
+        self._rose = False
+        """Whether the limits rose since the trajectory was committed to: a faster one may be found."""
         self._counters = counters
+        self.speed_scale = speed_scale
         self.position = [0.0] * self._dof
         self.velocity = [0.0] * self._dof
         self.acceleration = [0.0] * self._dof
@@ -59,10 +64,12 @@ class Limiter:
 
     def set_speed_scale(self, scale: float) -> None:
         """Velocity limits = scale x the configured ones. A faster motion brakes within the other limits."""
+        if scale < self.speed_scale:
+            self._committed = None
+        self._rose = self._committed is not None
         self.speed_scale = scale
         self._v_max = [v * scale for v in self._limits.velocity_rad_s]
         self._input.max_velocity = self._v_max
-        self._committed = None
 
     def reset(self, position: list[float]) -> None:
         """At rest at a position. Limits that it violates are widened to it, so that nothing jumps."""
@@ -101,6 +108,13 @@ class Limiter:
     def at_rest(self) -> bool:
         """Whether every joint stands still, up to the rounding that a trajectory to rest leaves behind."""
         return still(self.velocity, self.acceleration)
+
+    def keeps_speed(self, wanted: State) -> bool:
+        """Whether no joint is, or becomes while it brakes, faster than the speed scale allows now."""
+        return all(
+            abs(v + a * abs(a) / (2.0 * j_max)) <= v_max
+            for v, a, v_max, j_max in zip(wanted[1], wanted[2], self._v_max, self._j_max, strict=True)
+        )
 
     def advance(self, wanted: State) -> bool:
         """Take the wanted state one tick ahead, or brake the joints in which it is not admissible.
@@ -155,18 +169,15 @@ class Limiter:
         trajectory and follows it until it lands. Returns True on the tick that lands on the curve.
         """
         next_ns = now_ns + self._tick_ns
-        if self._committed is not None:
-            if now_ns >= self._committed_to_ns or now_ns < self._committed_from_ns:
-                self._committed = None
-            elif next_ns == self._committed_to_ns:
-                self._committed = None
-                return self.advance(curve.sample(next_ns))
-            else:
-                if not self.advance(self._committed.at_time((next_ns - self._committed_from_ns) * 1e-9)):
-                    self._committed = None
-                return False
+        if self._committed is not None and not self._committed_from_ns <= now_ns < self._committed_to_ns:
+            self._committed = None
         # Not before the curve begins; beyond its end it is at rest in its last point.
-        ticks, solved = max(self._guess_ticks, -((now_ns - curve.start_ns) // self._tick_ns)), False
+        earliest = -((now_ns - curve.start_ns) // self._tick_ns)
+        if self._committed is not None:
+            if self._rose:
+                self._land_earlier(curve, now_ns, max(0, earliest - 1))
+            return self._follow_committed(curve, next_ns)
+        ticks, solved = max(self._guess_ticks, earliest), False
         for _ in range(SEARCH_ATTEMPTS):
             at_ns = now_ns + ticks * self._tick_ns
             target, exact = self._admissible(curve.sample(at_ns))
@@ -180,7 +191,7 @@ class Limiter:
                 continue
             if exact:
                 if self._commit(target, ticks, now_ns):
-                    return self._first_committed_tick(curve, next_ns)
+                    return self._follow_committed(curve, next_ns)
                 solved = self._solve(target, None) is not None
             break
         self._guess_ticks = max(1, ticks - 1)
@@ -189,6 +200,20 @@ class Limiter:
         else:
             self.brake()
         return False
+
+    def _land_earlier(self, curve: Curve, now_ns: int, low: int) -> None:
+        """The limits rose: halve the time until the landing, more than ``low`` ticks away, as long as that succeeds."""
+        self._rose = False
+        high = (self._committed_to_ns - now_ns) // self._tick_ns
+        for _ in range(HALVINGS):
+            ticks = (low + high) // 2
+            if ticks <= low:
+                break
+            target, exact = self._admissible(curve.sample(now_ns + ticks * self._tick_ns))
+            if exact and self._commit(target, ticks, now_ns):
+                high = ticks
+            else:
+                low = ticks
 
     def _commit(self, target: State, ticks: int, now_ns: int) -> bool:
         """Stretch the trajectory so that it lands on the target exactly ``ticks`` from now."""
@@ -209,12 +234,13 @@ class Limiter:
             for extrema, p, g in zip(self._scratch.position_extrema, self.position, goal, strict=True)
         )
 
-    def _first_committed_tick(self, curve: Curve, next_ns: int) -> bool:
+    def _follow_committed(self, curve: Curve, next_ns: int) -> bool:
+        """One tick of the trajectory that was committed to. True on the tick that lands on the curve."""
+        assert self._committed is not None
         if next_ns == self._committed_to_ns:
             self._committed = None
             return self.advance(curve.sample(next_ns))
-        assert self._committed is not None
-        if not self.advance(self._committed.at_time(self._tick_s)):
+        if not self.advance(self._committed.at_time((next_ns - self._committed_from_ns) * 1e-9)):
             self._committed = None
         return False
 
