@@ -320,7 +320,11 @@ def _over_topics(case: Case) -> dict[str, Any]:
                 raise FailedError(f"{error}\nwho answers said: {log.read_text(encoding='utf-8')}") from None
             finally:
                 other.terminate()
-                other.wait(30.0)
+                try:
+                    other.wait(30.0)
+                except subprocess.TimeoutExpired:  # it only answers: nothing of it is kept
+                    other.kill()
+                    other.wait()
 
 
 if __name__ == "__main__":
