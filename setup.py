@@ -47,6 +47,7 @@ TRAIN = [
     *DATA,
     "accelerate>=1.15",
     "tensorboard",
+    "protobuf>=6",
     "h5py>=3.11",
     "matplotlib",
     "vector-quantize-pytorch>=1.32,<2",

@@ -126,11 +126,12 @@ def import_demonstrations(
     Example: lavla import libero downloads/libero_object --out runs/libero_object
 
     Args:
-        kind: Format of the source: libero, robotwin, lerobot, bag, or module:attribute of your own Recordings.
-        source: A file, or a folder of files; for lerobot, the folder of the dataset.
+        kind: Format of the source: libero, robotwin, lerobot, rlds, bag, or module:attribute of your own Recordings.
+        source: A file, or a folder of files; for lerobot and rlds, the folder of the dataset.
         contract: Name of a contract in config/contracts, or a file. LIBERO and RoboTwin have their own by default.
-        mapping: For lerobot, a YAML file that maps the dataset's cameras and dimensions to those of the contract and
-            gives the rotation of its pictures; docs/training.md explains it.
+        mapping: For lerobot and rlds, a YAML file that maps the dataset's cameras and dimensions to those of the
+            contract and gives the rotation of its pictures; docs/training.md explains it. RLDS datasets of known
+            layouts need none.
         instruction: Instruction of episodes that carry none, or in place of theirs.
         upright: For libero, whether the pictures are upright; LIBERO's own files and OpenVLA's are upside down.
         enlarge: Take pictures that are smaller than the contract's and enlarge them, which blurs them. Without it,

@@ -1,4 +1,4 @@
-"""Recordings → our dataset: bags, the benchmarks' HDF5 files, any LeRobot dataset, and what others add.
+"""Recordings → our dataset: bags, the benchmarks' HDF5 files, any LeRobot or RLDS dataset, and what others add.
 
 ``lavla convert BAGS`` and ``lavla import KIND SOURCE`` end here. What a source holds is matched with the contract by
 name; what does not fit is refused, with the names on both sides.
@@ -15,7 +15,7 @@ from typing import Any, Protocol
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.plugins import find
 from training.ingest.build import EpisodeSource, IngestError, IngestReport, Kind, Rejected, build_dataset
-from training.ingest.table import Table
+from training.ingest.table import Stored
 
 __all__ = [
     "SOURCES",
@@ -35,6 +35,7 @@ SOURCES = {
     "libero": "training.ingest.libero:LiberoFiles",
     "robotwin": "training.ingest.robotwin:RobotwinFiles",
     "lerobot": "training.ingest.lerobot:LeRobotDatasets",
+    "rlds": "training.ingest.rlds:RldsDatasets",
 }
 """Kind of recordings → ``module:attribute`` of the class whose keyword arguments are its options."""
 
@@ -97,7 +98,7 @@ def ingest(
     on_start(len(sources))
     plain = {key: str(value) if isinstance(value, Path) else value for key, value in given.items()}
     if enlarge:
-        sources = [replace(source, enlarge=True) if isinstance(source, Table) else source for source in sources]
+        sources = [replace(source, enlarge=True) if isinstance(source, Stored) else source for source in sources]
         plain["enlarge"] = True
     first_frames = found.first_frames
     return build_dataset(sources, out, loaded, kind=kind, options=plain, first_frames=first_frames, **settings)

@@ -57,6 +57,10 @@ class Column:
     scale: float = 1.0
     offset: float = 0.0
 
+    def of(self, found: Mapping[str, NDArray[np.float64]]) -> NDArray[np.float64]:
+        """(L,) in the contract's unit, from the columns of a source."""
+        return found[self.column] * self.scale + self.offset
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Camera:
@@ -103,7 +107,7 @@ class LeRobotEpisode(Table):
 
     def numbers(self, contract: Contract) -> Numbers:
         wanted = {"state": self.mapping.state, "action": self.mapping.action}
-        features = sorted({_column(c).column.split("/", 1)[0] for part in wanted.values() for c in part.values()})
+        features = sorted({column_of(c).column.split("/", 1)[0] for part in wanted.values() for c in part.values()})
         table = self._rows([*features, "task_index"])
         if table.num_rows != self.length:
             raise Rejected(Kind.DAMAGED, f"{self.data} has {table.num_rows} rows for {self.length} steps")
@@ -114,7 +118,10 @@ class LeRobotEpisode(Table):
             if values.shape[1] == 1:
                 found[feature] = values[:, 0]
         named = {
-            part: {name: found[_column(c).column] * _column(c).scale + _column(c).offset for name, c in columns.items()}
+            part: {
+                name: found[column_of(c).column] * column_of(c).scale + column_of(c).offset
+                for name, c in columns.items()
+            }
             for part, columns in wanted.items()
         }
         if self.instruction is not None:
@@ -129,7 +136,7 @@ class LeRobotEpisode(Table):
         )
 
     def frames(self, camera: str) -> Iterator[NDArray[np.uint8]]:
-        feature = _camera(self.mapping.cameras[camera]).column
+        feature = camera_of(self.mapping.cameras[camera]).column
         if feature in self.videos:
             file, first = self.videos[feature]
             with closing(VideoReader(file, self.fps)) as video:
@@ -142,7 +149,7 @@ class LeRobotEpisode(Table):
                         yield self._decoded(row[feature])
 
     def prepared_as(self, spec: CameraSpec) -> CameraSpec:
-        return replace(spec, rotate_deg=_camera(self.mapping.cameras[spec.name]).rotate_deg or 0)
+        return replace(spec, rotate_deg=camera_of(self.mapping.cameras[spec.name]).rotate_deg or 0)
 
     def _decoded(self, cell: Mapping[str, Any]) -> NDArray[np.uint8]:
         """An embedded image, or one in a file of its own."""
@@ -204,7 +211,7 @@ def find_lerobot(
                 f"{contract.rate_hz:g}"
             )
         columns = _check_mapping(root, info["features"], contract, mapping)
-        columns_of_cameras = [_camera(given).column for given in mapping.cameras.values()]
+        columns_of_cameras = [camera_of(given).column for given in mapping.cameras.values()]
         cameras = [f for f in columns_of_cameras if info["features"][f]["dtype"] == "video"]
         places = _episodes_v30(root, info, cameras) if version == "v3.0" else _episodes_v2(root, info, cameras)
     except DatasetError as error:
@@ -267,36 +274,42 @@ def _check_mapping(
         ("state", contract.state.names, mapping.state),
         ("action", contract.action.names, mapping.action),
     ):
-        _same_names(what, wanted, given_columns)
+        same_names(what, wanted, given_columns)
         for name, column in given_columns.items():
-            if _column(column).column not in known:
+            if column_of(column).column not in known:
                 numbers = sorted(k for k in known if not k.split("/")[0].endswith("index"))
                 wide = [k for k in names if int(np.prod(features[k]["shape"])) > 1]
                 nameless = {k: features[k].get("names") for k in wide if not names[k]}
                 hint = f"; under names: give the columns of {nameless}, which carry no usable ones" if nameless else ""
                 raise IngestError(
-                    f"mapping: {what} {name!r} is {_column(column).column!r}, which {root} lacks; it has "
+                    f"mapping: {what} {name!r} is {column_of(column).column!r}, which {root} lacks; it has "
                     f"{numbers}{hint}"
                 )
-    _same_names("cameras", contract.camera_names, mapping.cameras)
+    same_names("cameras", contract.camera_names, mapping.cameras)
     images = sorted(key for key, feature in features.items() if feature["dtype"] in ("video", "image"))
     for name, stated in mapping.cameras.items():
-        camera = _camera(stated)
+        camera = camera_of(stated)
         key = camera.column
         if key not in images:
             raise IngestError(f"mapping: camera {name!r} is {key!r}, which {root} lacks; it has {images}")
-        turned = contract.camera(name).rotate_deg
-        if turned and camera.rotate_deg is None:
-            raise IngestError(
-                f"mapping: contract {contract.name!r} turns camera {name!r} by {turned}°, and nothing says how the "
-                f"pictures of {key!r} stand. Look at one and write {name}: {{column: {key}, rotate_deg: 0}} where they "
-                f"stand as the policy is to see them (upright in the public LIBERO sets), rotate_deg: {turned} where "
-                "they are as the robot's camera gives them"
-            )
+        check_turned(name, camera, contract)
     return names
 
 
-def _same_names(what: str, wanted: Sequence[str], given: Mapping[str, Any]) -> None:
+def check_turned(name: str, camera: Camera, contract: Contract) -> None:
+    """Raise IngestError if the contract turns a camera's pictures and the mapping does not say how these stand."""
+    turned, key = contract.camera(name).rotate_deg, camera.column
+    if turned and camera.rotate_deg is None:
+        raise IngestError(
+            f"mapping: contract {contract.name!r} turns camera {name!r} by {turned}°, and nothing says how the "
+            f"pictures of {key!r} stand. Look at one and write {name}: {{column: {key}, rotate_deg: 0}} where they "
+            f"stand as the policy is to see them (upright in the public LIBERO sets), rotate_deg: {turned} where "
+            "they are as the robot's camera gives them"
+        )
+
+
+def same_names(what: str, wanted: Sequence[str], given: Mapping[str, Any]) -> None:
+    """Raise IngestError unless a part of a mapping has the contract's names and no others."""
     missing, unknown = sorted(set(wanted) - set(given)), sorted(set(given) - set(wanted))
     if missing or unknown:
         raise IngestError(
@@ -310,11 +323,13 @@ def _feature_names(feature: Mapping[str, Any]) -> Sequence[str]:
     return names if len(names) == int(np.prod(feature["shape"])) == len(set(names)) else []
 
 
-def _column(given: str | Column) -> Column:
+def column_of(given: str | Column) -> Column:
+    """A column of a mapping, however it is written."""
     return given if isinstance(given, Column) else Column(column=given)
 
 
-def _camera(given: str | Camera) -> Camera:
+def camera_of(given: str | Camera) -> Camera:
+    """A camera of a mapping, however it is written."""
     return given if isinstance(given, Camera) else Camera(column=given)
 
 

@@ -33,16 +33,24 @@ class Numbers:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Table(ABC):
-    """A source of one episode, as an EpisodeSource: a subclass says where it is, its numbers and its pictures.
+class Stored:
+    """A source whose pictures were stored at some size.
 
-    Pictures are prepared as a live camera's are: crop and size are the contract's. How far they are turned the source
-    says, because many hold pictures that were turned before. Pictures are not enlarged unless that is asked for: the
-    policy would learn from blurred ones, and see sharp ones when it runs.
+    They are not enlarged unless that is asked for: the policy would learn from blurred ones, and see sharp ones when it
+    runs.
     """
 
     enlarge: bool = False
     """Whether pictures smaller than the contract's are taken."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Table(Stored, ABC):
+    """A source of one episode, as an EpisodeSource: a subclass says where it is, its numbers and its pictures.
+
+    Pictures are prepared as a live camera's are: crop and size are the contract's. How far they are turned the source
+    says, because many hold pictures that were turned before.
+    """
 
     @property
     @abstractmethod
@@ -61,15 +69,18 @@ class Table(ABC):
         """How frames of a contract's camera are prepared: rotated by what these pictures still need."""
         return spec
 
-    def episodes(self, contract: Contract) -> Iterator[_TableEpisode]:
-        yield _TableEpisode(self, contract)
+    def episodes(self, contract: Contract) -> Iterator[TableEpisode]:
+        yield TableEpisode(self, contract)
 
 
 @dataclass(frozen=True, slots=True)
-class _TableEpisode:
+class TableEpisode:
+    """A Table that is being read."""
+
     source: Table
     contract: Contract
     part: int = 0
+    """Which episode of a file it is, from 1; 0 if it is the only one."""
 
     def describe(self, report: EpisodeReport) -> EpisodeReport:
         return report
