@@ -215,6 +215,9 @@ class Arm:
     still be on. None: servo mode ends by itself with the process."""
     start_rad: tuple[float, ...] = ()
     """Where a dry run without an arm begins; empty: the middle of the limits."""
+    topics: Callable[[Any], tuple[str, ...]] | None = None
+    """ROS topics, by their full names, that the driver itself uses, given an instance of ``options``: nothing of ours
+    may publish them. None: none."""
 
     def __post_init__(self) -> None:
         joints = len(self.joint_names)
@@ -243,3 +246,4 @@ class DriverKind:
     make: Callable[[Any, JointLimits, Arm], ArmDriver]
     """As ``Arm.driver``, for the arm that is given last."""
     leave_servo: Callable[[Any], bool] | None = None
+    topics: Callable[[Any], tuple[str, ...]] | None = None

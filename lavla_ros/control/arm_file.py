@@ -29,7 +29,11 @@ from lavla_ros.plugins import find
 
 _log = logging.getLogger(__name__)
 
-DRIVERS = {"jaka_tcp": "lavla_ros.jaka.driver:JAKA_TCP", "loopback": "lavla_ros.control.loopback:LOOPBACK"}
+DRIVERS = {
+    "jaka_tcp": "lavla_ros.jaka.driver:JAKA_TCP",
+    "loopback": "lavla_ros.control.loopback:LOOPBACK",
+    "ros2_control": "lavla_ros.ros.ros2_control:ROS2_CONTROL",
+}
 """Name → ``module:attribute`` of a :class:`~lavla_ros.control.arm.DriverKind`, imported when it is asked for."""
 JOINT_COUNTS = (6, 7)
 _NONE = (0.0, 0.0, 0.0)
@@ -162,6 +166,7 @@ def _arm(file: ArmFile, path: Path) -> Arm:
             tool_centroid_m=_vector(file.tool.centroid_m, "tool.centroid_m"),
         ),
         leave_servo=kind.leave_servo,
+        topics=kind.topics,
         start_rad=file.start_rad,
     )
     return arm

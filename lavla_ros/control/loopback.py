@@ -36,7 +36,7 @@ def loopback(arm: Arm) -> Arm:
     def driver(options: LoopbackOptions, limits: JointLimits) -> LoopbackDriver:
         return _make(options, limits, arm)
 
-    return replace(arm, options=LoopbackOptions, driver=driver, leave_servo=None)
+    return replace(arm, options=LoopbackOptions, driver=driver, leave_servo=None, topics=None)
 
 
 class LoopbackDriver:

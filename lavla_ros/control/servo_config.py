@@ -125,6 +125,11 @@ class ServoConfig:
         except (TypeError, ValueError) as error:
             raise ConfigError(f"the driver of {self.contract}: {error}") from None
 
+    def driver_topics(self) -> tuple[str, ...]:
+        """ROS topics that the driver itself uses, by their full names."""
+        arm = self.robot()
+        return () if arm.topics is None else arm.topics(self._options(arm))
+
     def leave_servo(self) -> bool:
         """Leave servo mode over a connection of its own, when the process that entered it is gone.
 

@@ -1,7 +1,7 @@
 """The servo loop, a process of its own: ``python -m lavla_ros.control.servo_process --config FILE``.
 
-Neither rclpy nor torch is loaded here, so nothing but this loop holds the interpreter. Every 8 ms, on an
-absolute deadline: take chunks and requests from the rings, tick the executor, send the command, write
+Torch is not loaded here, nor rclpy unless the arm's driver needs it, and nothing but this loop holds the interpreter.
+Every 8 ms, on an absolute deadline: take chunks and requests from the rings, tick the executor, send the command, write
 a snapshot. While servo mode is on a command goes out in every cycle, whatever happens:
 
 - no heartbeat from the ROS side → HOLDING, then FAULT, then (at rest) leave servo mode and end;

@@ -69,6 +69,12 @@ class ExecutorNode(LavlaNode):
         executor = config.executor_config(contract)
         self._tick_ns = executor.tick_ns
         self._messages = TickMessages(contract, executor.joint_names, executor.tick_ns)
+        for topic in (contract.state.topic, contract.action.topic):
+            if (name := self.resolve_topic_name(contract.wire(topic))) in config.driver_topics():
+                raise ServoLinkError(
+                    f"contract {contract.name} calls the topic {name} its own, which the arm's driver uses: give the "
+                    "contract's state and action other topics, such as /arm/joint_states and /arm/joint_command"
+                )
         if others := rivals_of(self, topics.EXECUTOR_STATE):
             raise ServoLinkError(
                 f"{' and '.join(others)} commands the arm of this ROS domain already; stop it first, or use another "

@@ -241,7 +241,7 @@ def test_a_file_that_is_no_arm_is_refused(tmp_path: Path, file: str, text: str) 
         ({"urdf": "no.urdf"}, r"no\.urdf: cannot be read: No such file"),
         ({"urdf": "arm.urdf.xacro"}, r"this is a xacro file; expand it first"),
         ({"urdf": ""}, "urdf is ''; expected a URDF file, or joints, and not both"),
-        ({"driver": "magic"}, r"no driver 'magic'; there are \['jaka_tcp', 'loopback'\], or give your own as module"),
+        ({"driver": "magic"}, r"no driver 'magic'; there are \['jaka_tcp', 'loopback', 'ros2_control'\], or give"),
         ({"driver": "lavla_ros.jaka.limits:JOINTS"}, "is 6; expected an instance of DriverKind"),
         ({"servo_period_s": 1.0}, r"servo_period_s is 1\.0; expected 0\.001 to 0\.1 s"),
         ({"start_rad": [0.0]}, "start_rad of an arm is"),
