@@ -20,7 +20,7 @@ import json
 import math
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import MISSING, dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
@@ -28,10 +28,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError, check, check_settings, from_plain, read_config, setting, to_plain
+from lavla_ros.pieces import JOINTS, TRAJECTORY, Piece, check_pieces
 from lavla_ros.resources import config_file, share_path
 from lavla_ros.typing import NS_PER_S
 
-Unit = Literal["rad", "m", "fraction", "1"]
+Unit = Literal["rad", "m", "fraction", "1", "rad/s", "m/s", "N", "Nm"]
 
 
 class ContractError(ConfigError):
@@ -60,6 +61,10 @@ class CameraSpec:
     """Cropping applied before resizing; ``none`` lets resizing change the aspect ratio."""
     channel_order: Literal["", "rgb8", "bgr8"] = ""
     """What the driver's images in ``8UC3`` or ``8UC4`` hold, encodings that do not say it; empty: they are refused."""
+    clock: Literal["header", "log"] = "header"
+    """What stamps the pictures: their headers, or the time at which they arrived."""
+    time_offset_s: float = setting(0.0, low=-60.0, high=60.0, unit="s")
+    """Added to the stamps: negative for pictures that are older than their stamps say."""
     relative: bool = field(default=False, compare=False, repr=False)
     """Whether ``topic`` was written without a slash; it is no part of what is recorded or hashed."""
 
@@ -71,6 +76,9 @@ class CameraSpec:
             object.__setattr__(self, "relative", True)
             object.__setattr__(self, "topic", f"/{self.topic}")
         check_settings(self, f"cameras.{self.name}.")
+        arrived = self.clock == "header" or self.time_offset_s <= 0
+        wanted = "at most 0 for pictures that are stamped when they arrive: they cannot be of later"
+        check(arrived, f"cameras.{self.name}.time_offset_s", self.time_offset_s, wanted)
 
     @property
     def observation_topic(self) -> str:
@@ -83,9 +91,10 @@ class Dimension:
     """One scalar of the state or of the action."""
 
     name: str
-    """Name in JointState.name / JointTrajectory.joint_names; values are matched by name, never by position."""
+    """Name in JointState.name / JointTrajectory.joint_names, unless a piece says otherwise; values are matched by name,
+    never by position."""
     unit: Unit = "rad"
-    """rad, m, fraction (0 to 1) or 1 (no unit)."""
+    """rad, m, fraction (0 to 1), rad/s, m/s, N, Nm, or 1 (no unit)."""
     kind: Literal["arm", "gripper"] = "arm"
     """Grippers are normalised and executed apart from the arm."""
     low: float = -math.inf
@@ -103,26 +112,49 @@ class Dimension:
 
 @dataclass(frozen=True, kw_only=True)
 class StateSpec:
-    """Proprioception: named fields of one sensor_msgs/JointState topic."""
+    """Proprioception: named fields of one sensor_msgs/JointState topic, or of pieces."""
 
-    topic: str
+    topic: str = ""
+    """JointState topic that has all fields. With ``pieces``: where an executor of ours says what it measures, if one
+    drives this robot."""
     fields: tuple[Dimension, ...]
+    pieces: tuple[Piece, ...] = ()
+    """Where the fields come from, if not all from JointState positions on ``topic``."""
 
     def __post_init__(self) -> None:
         _unique("state.fields", self.fields)
+        _check_sources("state", self)
 
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(f.name for f in self.fields)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Name → unit, in order."""
+        return {f.name: f.unit for f in self.fields}
+
+    @property
+    def sources(self) -> tuple[Piece, ...]:
+        """The pieces; of a state without them, the one that it is."""
+        return self.pieces or (Piece(topic=self.topic, type=JOINTS, names=self.names),)
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Names that a node of ours publishes on ``topic``. Raises ContractError if there is no topic."""
+        return _published("state", self, JOINTS)
 
 
 @dataclass(frozen=True, kw_only=True)
 class ActionSpec:
     """What a policy commands, and where the training labels come from."""
 
-    topic: str
-    """trajectory_msgs/JointTrajectory topic that carries the commands (recorded as labels)."""
+    topic: str = ""
+    """trajectory_msgs/JointTrajectory topic that carries the commands (recorded as labels). With ``pieces``: where an
+    executor of ours says what it commands, if one drives this robot."""
     dims: tuple[Dimension, ...]
+    pieces: tuple[Piece, ...] = ()
+    """Where the labels come from, if not all from one JointTrajectory on ``topic``: a leader arm, a gripper."""
     space: Literal["joint", "end_effector"] = "joint"
     """joint: dims name joints. end_effector: x, y, z (m), roll, pitch, yaw or rotation vector (rad)."""
     mode: Literal["absolute", "delta"] = "absolute"
@@ -133,6 +165,7 @@ class ActionSpec:
 
     def __post_init__(self) -> None:
         _unique("action.dims", self.dims)
+        _check_sources("action", self)
         if self.space == "end_effector":
             arm = [d.name for d in self.dims if d.kind == "arm"]
             wanted = "6 arm dimensions (3 translation, 3 rotation) for space: end_effector"
@@ -141,6 +174,21 @@ class ActionSpec:
     @property
     def names(self) -> tuple[str, ...]:
         return tuple(d.name for d in self.dims)
+
+    @property
+    def units(self) -> dict[str, str]:
+        """Name → unit, in order."""
+        return {d.name: d.unit for d in self.dims}
+
+    @property
+    def sources(self) -> tuple[Piece, ...]:
+        """The pieces; of an action without them, the one that it is."""
+        return self.pieces or (Piece(topic=self.topic, type=TRAJECTORY, names=self.names),)
+
+    @property
+    def published(self) -> tuple[str, ...]:
+        """Names that a node of ours publishes on ``topic``. Raises ContractError if there is no topic."""
+        return _published("action", self, TRAJECTORY)
 
     @property
     def arm_indices(self) -> tuple[int, ...]:
@@ -250,9 +298,22 @@ class Contract:
             del plain["step"]
         for camera in plain["cameras"]:
             del camera["relative"]
-            if not camera["channel_order"]:
-                del camera["channel_order"]
+            for key in ("channel_order", "clock", "time_offset_s"):
+                if camera[key] == _CAMERA_DEFAULTS[key]:
+                    del camera[key]
+        for part in (plain["state"], plain["action"]):
+            if not part["pieces"]:
+                del part["pieces"]
+            else:
+                part["pieces"] = [_without_defaults(Piece, piece) for piece in part["pieces"]]
         return plain
+
+    @property
+    def label_sources(self) -> tuple[Piece, ...]:
+        """Where labels come from: the action's pieces, or those of the state that give the action's dimensions."""
+        if self.action.source == "command":
+            return self.action.sources
+        return tuple(piece for each in self.state.sources if (piece := each.only(self.action.names)) is not None)
 
     def learned(self) -> dict[str, Any]:
         """What a policy learns from, JSON-ready: everything but the wiring (topics, tolerances, the arm's limits)."""
@@ -394,6 +455,7 @@ def require_same_contract(
         )
 
 
+_CAMERA_DEFAULTS = {f.name: f.default for f in fields(CameraSpec)}
 _CHOSEN_LATER = ("rate_hz", "chunk_size", "reference")
 """What a recording does not depend on: it is chosen when recordings are converted."""
 _ORDER = "order of "
@@ -417,6 +479,35 @@ def _differences(ours: Mapping[str, Any], theirs: Mapping[str, Any]) -> list[str
         if names[0] != names[1] and sorted(names[0]) == sorted(names[1]):
             lines.append(f"{_ORDER}{key}: {names[0]} != {names[1]}")
     return lines
+
+
+def _check_sources(where: str, spec: StateSpec | ActionSpec) -> None:
+    """Raise ConfigError unless the spec says where its numbers come from."""
+    if not spec.pieces:
+        check(bool(spec.topic), f"{where}.topic", spec.topic, f"a topic, or {where}.pieces")
+        spec.sources[0].check(where, spec.units)
+        return
+    check_pieces(f"{where}.pieces", spec.pieces, spec.units)
+    own = JOINTS if where == "state" else TRAJECTORY
+    other = [piece.type for piece in spec.pieces if piece.topic == spec.topic and piece.type != own]
+    check(not other, f"{where}.topic", spec.topic, f"a topic for {own}; {where}.pieces say that it has {other}")
+
+
+def _published(where: str, spec: StateSpec | ActionSpec, own: str) -> tuple[str, ...]:
+    if not spec.topic:
+        topics = sorted({piece.topic for piece in spec.pieces})
+        raise ContractError(
+            f"{where}.topic is missing: the {where} is in pieces on {topics}, which the robot's own drivers publish; "
+            f"say under {where}.topic where this node is to publish ({own})"
+        )
+    on_topic = [piece for piece in spec.pieces if piece.topic == spec.topic]
+    return tuple(name for piece in on_topic for name in piece.names) or spec.names
+
+
+def _without_defaults(cls: type[Any], plain: Mapping[str, Any]) -> dict[str, Any]:
+    """The plain form of a dataclass, without what is as it is by default."""
+    defaults = {f.name: list(f.default) if isinstance(f.default, tuple) else f.default for f in fields(cls)}
+    return {key: value for key, value in plain.items() if defaults[key] is MISSING or value != defaults[key]}
 
 
 def _unique(where: str, items: Sequence[Any]) -> None:

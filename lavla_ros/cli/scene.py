@@ -86,16 +86,21 @@ def _states(path: Path, contract: Contract, names: tuple[str, ...]) -> FloatArra
         return states[:, [contract.state.names.index(name) for name in names]].astype(np.float64)
     rows = list(_recorded(path, contract, names))
     if not rows:
-        raise CommandError(f"{path} has no {contract.state.topic} with the joints {list(names)}")
+        topics = ", ".join(dict.fromkeys(piece.topic for piece in contract.state.sources))
+        raise CommandError(f"{path} has no {topics} with the joints {list(names)}")
     return np.array(rows)
 
 
 def _recorded(path: Path, contract: Contract, names: tuple[str, ...]) -> Iterator[list[float]]:
+    from lavla_ros.pieces import Decoder
     from lavla_ros.recording import BagReader
 
     with BagReader(path) as bag:
-        for message in bag.messages([contract.state.topic]):
-            state = bag.deserialize(message)
-            at = dict(zip(state.name, state.position, strict=False))
+        pieces = [piece for each in contract.state.sources if (piece := each.only(names)) is not None]
+        decoder = Decoder(pieces, contract.state.units, lambda *_: None, lambda _: None)
+        at: dict[str, float] = {}
+        for message in bag.messages(decoder.topics):
+            for number, values in decoder.read(message.topic, bag.deserialize(message)):
+                at |= dict(zip(pieces[number].names, map(float, values), strict=True))
             if set(names) <= set(at):
-                yield [float(at[name]) for name in names]
+                yield [at[name] for name in names]

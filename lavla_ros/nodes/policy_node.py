@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from sensor_msgs.msg import Image, JointState
+from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
@@ -27,7 +27,7 @@ from lavla_ros.ros.arbitration import rivals_of
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
 from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
-from lavla_ros.ros.messages import CHUNK_QOS, IMAGE_QOS, STATE_QOS, chunk_to_trajectory
+from lavla_ros.ros.messages import CHUNK_QOS, IMAGE_QOS, STATE_QOS, chunk_to_trajectory, message_class
 from lavla_ros.ros.parameters import NodeParameters, parameter
 from lavla_ros.ros.process import run_node
 from lavla_ros.ros.starvation import Starvation
@@ -111,8 +111,9 @@ class PolicyNode(LavlaNode):
         inputs.add(String, topics.EPISODE_STATE, self._on_episode, latched=True)
         topic = contract.instruction_topic
         inputs.add(String, contract.wire(topic), partial(self._on_input, topic), latched=True)
-        topic = contract.state.topic
-        inputs.add(JointState, contract.wire(topic), partial(self._on_input, topic), depth=STATE_QOS.depth)
+        for topic, kind in {piece.topic: piece.type for piece in contract.state.sources}.items():
+            wire, callback = contract.wire(topic), partial(self._on_input, topic)
+            inputs.add(message_class(kind), wire, callback, depth=STATE_QOS.depth)
         for spec in contract.cameras:
             topic = spec.observation_topic
             inputs.add(Image, contract.wire(topic), partial(self._on_input, topic), depth=IMAGE_QOS.depth)

@@ -22,7 +22,7 @@ from std_srvs.srv import SetBool, Trigger
 from lavla_ros import topics
 from lavla_ros.contract import load_contract
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState, recorded_outcome
-from lavla_ros.recording.stream_stats import StreamStats, behind
+from lavla_ros.recording.stream_stats import StreamStats, behind, raw_stamp_ns
 from lavla_ros.recording.types import EPISODE_TOPIC
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
 from lavla_ros.ros.diagnostics import Report
@@ -66,6 +66,7 @@ class RecorderNode(LavlaNode):
         self._contract = contract = load_contract(self.parameters.contract)
         self._topics = recorded_topics(contract, self.parameters.images)
         self._latched = (contract.instruction_topic, EPISODE_TOPIC)
+        self._headless = {t for t, kind in self._topics.items() if "header" not in kind.get_fields_and_field_types()}
         root = Path(self.parameters.root).expanduser() / self.get_namespace().strip("/")
         root.mkdir(parents=True, exist_ok=True)
         self._recorder = EpisodeRecorder(root, {topic: type_name(kind) for topic, kind in self._topics.items()})
@@ -118,7 +119,7 @@ class RecorderNode(LavlaNode):
             if self._recorder.write(topic, raw, stamp_ns):
                 self._written[topic] += 1
                 if topic in self._stats:
-                    self._stats[topic].add(raw)
+                    self._stats[topic].add(stamp_ns if topic in self._headless else raw_stamp_ns(raw))
         except RecordingError as error:
             self.fail(str(error))
 
@@ -189,8 +190,9 @@ class RecorderNode(LavlaNode):
         self._inputs.take_waiting()
         contract = self._contract
         if self._recorder.recording:  # the last pictures may still be on their way
-            seen = {topic: stats for topic, stats in self._stats.items() if topic != contract.action.topic}
-            late = partial(behind, seen, contract.state.topic, within_s=LATE_S)
+            commands = {contract.action.topic, *(piece.topic for piece in contract.action.sources)}
+            seen = {topic: s for topic, s in self._stats.items() if topic not in commands | self._headless}
+            late = partial(behind, seen, [piece.topic for piece in contract.state.sources], within_s=LATE_S)
             self._inputs.take_while(lambda: map(contract.wire, late()), LATE_S)
         return self._answer(response, self._finish)
 

@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from lavla_ros.observation.images import ImageError, decode_image, prepare_image
-from lavla_ros.observation.pipeline import ObservationPipeline, camera_topic_choices, stamp_ns
+from lavla_ros.observation.pipeline import ObservationPipeline, camera_topic_choices
 
-__all__ = ["ImageError", "ObservationPipeline", "camera_topic_choices", "decode_image", "prepare_image", "stamp_ns"]
+__all__ = ["ImageError", "ObservationPipeline", "camera_topic_choices", "decode_image", "prepare_image"]

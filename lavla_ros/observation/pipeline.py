@@ -2,7 +2,8 @@
 
 What a step contains is decided from capture stamps alone, never from which message happened to be
 processed first: a step at ``t`` is decided once every other stream has shown a sample stamped
-``>= t`` (then nothing better can come), so the interleaving of the streams cannot change it. A
+``>= t`` (then nothing better can come), so the interleaving of the streams cannot change it. (A piece
+of the state that is held, ``hold_s``, is not waited for: it comes when something changes.) A
 stream that stays silent holds steps back for ``wait_s`` of the reference camera's own stamps; then
 they are dropped and counted. Nothing is ever filled in. Memory is bounded by ``wait_s`` and by count, and where
 steps pile up, what waits is kept at the contract's size, not at the driver's.
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from lavla_ros.contract import CameraSpec, Contract, Observation
 from lavla_ros.errors import InputError
 from lavla_ros.observation.images import ImageError, check_image, decode_image, prepare_image
+from lavla_ros.pieces import Decoder, Piece, RefusedError, shifted_ns, stamp_ns
 from lavla_ros.typing import NS_PER_S
 
 CLOCK_JUMP_NS = 5 * NS_PER_S
@@ -31,12 +33,6 @@ _MAX_FRAMES = 512
 _MAX_STATES = 8192
 _RAW_STEPS, _RAW_FRAMES = 3, 12
 """Number of waiting steps, or frames of one camera, that are kept as they came (in 4K 25 MB each)."""
-
-
-def stamp_ns(msg: Any) -> int:
-    """Capture stamp of a message with a header, in integer nanoseconds."""
-    stamp = msg.header.stamp
-    return int(stamp.sec) * NS_PER_S + int(stamp.nanosec)
 
 
 def camera_topic_choices(spec: CameraSpec) -> tuple[str, ...]:
@@ -135,16 +131,28 @@ class ObservationPipeline:
         self._others = tuple(name for name in contract.camera_names if name != self._reference)
         self._wait_ns = round(wait_s * NS_PER_S)
         self._initial_instruction = instruction
-        self.joint_names_seen: set[str] = set()
-        """Names in messages that lacked some of the contract's."""
-        self._joint_names: list[str] = []
-        self._joint_order: NDArray[np.intp] = np.empty(0, np.intp)
+        self._decoder = Decoder(
+            contract.state.sources,
+            contract.state.units,
+            lambda kind, text: self._refuse(f"state.{kind}", text),
+            lambda kind: self.counters.update([f"state.{kind}"]),
+        )
         self.reset()
+
+    @property
+    def joint_names_seen(self) -> set[str]:
+        """Names in messages that lacked some of a piece's."""
+        return self._decoder.names_seen
 
     @property
     def topics(self) -> tuple[str, ...]:
         """Every topic that :meth:`add` takes."""
-        return (*self._camera_of_topic, self.contract.state.topic, self.contract.instruction_topic)
+        return (*self._camera_of_topic, *self._decoder.topics, self.contract.instruction_topic)
+
+    @property
+    def state_topics(self) -> tuple[str, ...]:
+        """Those of the state."""
+        return self._decoder.topics
 
     @property
     def pending(self) -> int:
@@ -156,7 +164,10 @@ class ObservationPipeline:
         alignment = self.contract.alignment
         camera_ns = round(alignment.camera_tolerance_s * NS_PER_S)
         self._cameras = {n: _Stream(camera_ns, deque(maxlen=_MAX_FRAMES)) for n in self.contract.camera_names}
-        self._states = _Stream(round(alignment.state_tolerance_s * NS_PER_S), deque(maxlen=_MAX_STATES))
+        self._states = [  # one for each piece
+            _Stream(round((piece.hold_s or alignment.state_tolerance_s) * NS_PER_S), deque(maxlen=_MAX_STATES))
+            for piece in self._decoder.pieces
+        ]
         # (stamp, frame, received): steps that are not decided yet
         self._pending: deque[tuple[int, Any, int]] = deque()
         # Where a step is a command, every frame is one, however soon it comes.
@@ -176,8 +187,8 @@ class ObservationPipeline:
         spec = self._camera_of_topic.get(topic)
         if spec is not None:
             self._add_frame(topic, spec, msg, received_ns)
-        elif topic == self.contract.state.topic:
-            self._add_state(msg, received_ns)
+        elif topic in self._decoder.topics:
+            self._add_state(topic, msg, received_ns)
         elif topic == self.contract.instruction_topic:
             self._add_instruction(str(msg.data), received_ns)
         else:
@@ -219,7 +230,12 @@ class ObservationPipeline:
                     f"{spec.width}x{spec.height}",
                 )
                 return
-        stamp = received_ns if name in self._log_clock else stamp_ns(msg)
+        stamp = received_ns if name in self._log_clock or spec.clock == "log" else stamp_ns(msg)
+        try:
+            stamp = shifted_ns(stamp, spec.time_offset_s, received_ns)
+        except RefusedError as error:
+            self._refuse(f"{name}.{error.kind}", f"on {topic}: {error}")
+            return
         if not self._in_order(self._cameras[name], name, stamp):
             return
         stream = self._cameras[name]  # a clock jump has replaced it
@@ -246,41 +262,15 @@ class ObservationPipeline:
         except ImageError:
             return msg  # counted when its step is decided
 
-    def _add_state(self, msg: Any, received_ns: int) -> None:
+    def _add_state(self, topic: str, msg: Any, received_ns: int) -> None:
         self.counters["state.samples"] += 1
-        names, position = msg.name, np.asarray(msg.position, np.float64)
-        if len(position) != len(names):
-            self._refuse("state.wrong_size", f"{len(names)} names and {len(position)} positions in one JointState")
-            return
-        if names != self._joint_names and not self._learn_names(list(names)):
-            return
-        if len(names) != self.contract.state_dim:
-            self.counters["state.unknown_name"] += 1  # more joints than the contract's: not used, but said
-        values = position[self._joint_order]
-        if not np.isfinite(values).all():
-            bad = [n for n, v in zip(self.contract.state.names, values, strict=True) if not np.isfinite(v)]
-            self._refuse("state.non_finite", f"position of {bad} is not finite")
-            return
-        stamp = received_ns if "state" in self._log_clock else stamp_ns(msg)
-        if not self._in_order(self._states, "state", stamp):
-            return
-        self._states.newest_ns = stamp
-        self._keep(self._states, stamp, values)
-
-    def _learn_names(self, names: list[str]) -> bool:
-        """Find the contract's fields among ``names`` (values are matched by name, never by position)."""
-        if len(set(names)) != len(names):
-            self._refuse("state.duplicate_name", f"JointState names {names}: one of them twice")
-            return False
-        index = {name: i for i, name in enumerate(names)}
-        missing = [name for name in self.contract.state.names if name not in index]
-        if missing:
-            self.joint_names_seen.update(names)
-            self._refuse("state.missing_name", f"JointState names {names}; the contract also needs {missing}")
-            return False
-        self._joint_names = names
-        self._joint_order = np.array([index[name] for name in self.contract.state.names], np.intp)
-        return True
+        for number, values in self._decoder.read(topic, msg):
+            stamp = self._decoder.stamp_ns(number, msg, received_ns, by_log="state" in self._log_clock)
+            if stamp is None or not self._in_order(self._states[number], "state", stamp):
+                continue
+            stream = self._states[number]  # a clock jump has replaced it
+            stream.newest_ns = stamp
+            self._keep(stream, stamp, values)
 
     def _add_instruction(self, text: str, received_ns: int) -> None:
         self.counters["instruction.messages"] += 1
@@ -339,7 +329,8 @@ class ObservationPipeline:
             self._decided_ns = stamp
             for name in self._others:
                 self._cameras[name].prune(stamp)
-            self._states.prune(stamp)
+            for stream in self._states:
+                stream.prune(stamp)
             if observation is not None:
                 steps.append(observation)
         self.counters["steps.emitted"] += len(steps)
@@ -349,7 +340,8 @@ class ObservationPipeline:
         newest_reference = self._cameras[self._reference].newest_ns
         if newest_reference is not None and newest_reference >= t_ns + self._wait_ns:
             return True  # a stream is silent: decide without it
-        streams = [self._states, *(self._cameras[name] for name in self._others)]
+        awaited = [s for s, piece in zip(self._states, self._decoder.pieces, strict=True) if not piece.hold_s]
+        streams = [*awaited, *(self._cameras[name] for name in self._others)]
         return all(stream.newest_ns is not None and stream.newest_ns >= t_ns for stream in streams)
 
     def _assemble(self, t_ns: int, frame: Any, received_ns: int) -> Observation | None:
@@ -362,9 +354,12 @@ class ObservationPipeline:
                 reasons.append(f"{name}_missing")
             else:
                 chosen[name] = nearest
-        state = _newest_not_after(self._states, t_ns)
-        if state is None:
+        states = [_newest_not_after(stream, t_ns) for stream in self._states]
+        if None in states:
             reasons.append("state_missing")
+            if len(states) > 1:
+                absent = [p for p, found in zip(self._decoder.pieces, states, strict=True) if found is None]
+                self.counters.update(f"state.absent.{_called(piece)}" for piece in absent)
         instruction = self._instruction_at(received_ns)
         if instruction is None:
             reasons.append("no_instruction")
@@ -376,7 +371,7 @@ class ObservationPipeline:
                 except ImageError as error:
                     self._refuse(f"{spec.name}.{error.kind}", str(error))
                     reasons.append(f"{spec.name}_{error.kind}")
-        if reasons or state is None or instruction is None:
+        if reasons or instruction is None:
             self.counters["steps.dropped"] += 1
             for reason in reasons:
                 self.counters[f"steps.dropped.{reason}"] += 1
@@ -385,10 +380,17 @@ class ObservationPipeline:
         return Observation(
             stamp_ns=t_ns,
             images=images,
-            state=state[1].astype(np.float32),
+            state=self._joined([found[1] for found in states if found is not None]),
             instruction=instruction,
-            capture_ns={**capture, "state": state[0]},
+            capture_ns={**capture, "state": min(found[0] for found in states if found is not None)},
         )
+
+    def _joined(self, parts: list[NDArray[np.float64]]) -> NDArray[np.float32]:
+        """(S,) of what every piece gives."""
+        state = np.empty(self.contract.state_dim, np.float32)
+        for places, values in zip(self._decoder.places, parts, strict=True):
+            state[places] = values
+        return state
 
     def _image(self, spec: CameraSpec, msg: Any) -> NDArray[np.uint8]:
         if isinstance(msg, np.ndarray):
@@ -407,6 +409,10 @@ class ObservationPipeline:
             if arrived_ns <= received_ns:
                 return text
         return None
+
+
+def _called(piece: Piece) -> str:
+    return f"{piece.topic} ({', '.join(piece.names)})"
 
 
 def _nearest(stream: _Stream, t_ns: int) -> tuple[int, Any] | None:

@@ -134,7 +134,7 @@ class BagReader:
             if foreign:
                 raise BagError(
                     f"bag {self.path}: {topic} holds {' and '.join(foreign)}; expected {' or '.join(sorted(kinds))}. "
-                    "Name another topic in the contract, or record what the robot's driver publishes as that type"
+                    "Name another topic in the contract, or say this one and its type in a piece (docs/bags.md)"
                 )
             for connection in self.connections:
                 encoding = getattr(connection.ext, "serialization_format", "cdr")

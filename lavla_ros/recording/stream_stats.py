@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import struct
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 
 from lavla_ros.typing import NS_PER_S
 
@@ -15,16 +15,15 @@ def raw_stamp_ns(raw: bytes) -> int:
 
 
 class StreamStats:
-    """Count, rate, largest gap and last stamp. For messages that begin with a std_msgs/Header."""
+    """Count, rate, largest gap and last stamp."""
 
     def __init__(self) -> None:
         self.count = 0
         self.largest_gap_s = 0.0
         self.last_ns = self._first_ns = 0
 
-    def add(self, raw: bytes) -> None:
-        """One message in CDR."""
-        stamp_ns = raw_stamp_ns(raw)
+    def add(self, stamp_ns: int) -> None:
+        """One message: the stamp in its header, or its arrival if it has none."""
         if self.count:
             self.largest_gap_s = max(self.largest_gap_s, (stamp_ns - self.last_ns) * 1e-9)
         else:
@@ -40,7 +39,9 @@ class StreamStats:
         return f"{self.count} messages{rate}"
 
 
-def behind(stats: Mapping[str, StreamStats], reference: str, *, within_s: float) -> list[str]:
-    """Streams whose newest stamp is before that of ``reference``, by less than ``within_s``: more is another clock."""
-    newest_ns = stats[reference].last_ns
+def behind(stats: Mapping[str, StreamStats], references: Collection[str], *, within_s: float) -> list[str]:
+    """Streams whose newest stamp is before that of all ``references``, by less than ``within_s``: more is another
+    clock.
+    """
+    newest_ns = max((stats[name].last_ns for name in references if name in stats), default=0)
     return [name for name, found in stats.items() if 0 < newest_ns - found.last_ns < within_s * NS_PER_S]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import array
 from collections.abc import Sequence
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -135,11 +136,21 @@ def recorded_topics(contract: Contract, images: str) -> dict[str, Any]:
 
     return {
         **dict(of_camera(spec) for spec in contract.cameras),
-        contract.state.topic: JointState,
-        contract.action.topic: JointTrajectory,
+        **({contract.state.topic: JointState} if contract.state.topic else {}),
+        **({contract.action.topic: JointTrajectory} if contract.action.topic else {}),
+        **{p.topic: message_class(p.type) for p in (*contract.state.sources, *contract.action.sources)},
         contract.instruction_topic: String,
         EPISODE_TOPIC: String,
     }
+
+
+def message_class(name: str) -> Any:
+    """std_msgs/msg/String → its class. Raises MessageError if its package is not installed."""
+    package, _, kind = name.replace("/msg/", "/").partition("/")
+    try:
+        return getattr(import_module(f"{package}.msg"), kind)
+    except (ImportError, AttributeError):
+        raise MessageError(f"the message type {name} is not installed: install the ROS package {package}") from None
 
 
 def type_name(kind: Any) -> str:

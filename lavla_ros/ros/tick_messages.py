@@ -25,12 +25,12 @@ class TickMessages:
 
     def __init__(self, contract: Contract, joints: Sequence[str], tick_ns: int) -> None:
         """``joints``: the driver's, in its order. MessageError when the arm lacks a state that the contract names."""
-        states = contract.state.names
+        states = contract.state.published
         unknown = sorted(set(states) - set(joints) - set(_grippers(contract.state.fields)))
         if unknown:
             raise MessageError(f"contract {contract.name} wants the states {unknown}; this arm measures {list(joints)}")
         in_joint_space = contract.action.space == "joint"
-        commands = contract.action.names if in_joint_space else (*joints, *_grippers(contract.action.dims))
+        commands = contract.action.published if in_joint_space else (*joints, *_grippers(contract.action.dims))
         self._state = joint_state(states)
         self._command = single_point(commands, tick_ns)
         self._state_indices = [joints.index(n) if n in joints else None for n in states]

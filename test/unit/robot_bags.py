@@ -40,38 +40,38 @@ def ur5e(path: Path, *, seconds: float = 2.0) -> Path:
         command = {f"{name}_joint": _wave(UR_STATE.index(name), t + 0.05) for name in UR_COMMAND}
         topic = "/scaled_joint_trajectory_controller/joint_trajectory"
         rows.append((at_ns + MS, topic, trajectory(at_ns, command, 50 * MS)))
-    return _write(path, rows)
+    return write_rows(path, rows)
 
 
 def bimanual(path: Path, *, seconds: float = 2.0) -> Path:
     """Two followers and two leaders, each with a JointState topic of its own and the same names, 50 Hz; one camera."""
-    rows = _camera("/cam_high/color/image_raw", seconds)
+    rows = camera_rows("/cam_high/color/image_raw", seconds)
     for tick in range(int(50 * seconds)):
         t, at_ns = tick / 50, T0 + tick * 20 * MS
         for side in ("left", "right"):
             for who, ahead in (("leader", 0.02), ("follower", 0.0)):
                 values = {name: _wave(i, t + ahead) for i, name in enumerate(VIPER)}
                 rows.append((at_ns + MS, f"/{who}_{side}/joint_states", joints(at_ns, values)))
-    return _write(path, rows)
+    return write_rows(path, rows)
 
 
 def so101(path: Path, *, seconds: float = 2.0) -> Path:
     """An SO-101 and its leader: five joints in degrees, the gripper from 0 to 100, 30 Hz."""
-    rows = _camera("/camera/image_raw", seconds)
+    rows = camera_rows("/camera/image_raw", seconds)
     for tick in range(int(30 * seconds)):
         t, at_ns = tick / 30, T0 + round(tick * 1e9 / 30)
         for topic, ahead in (("/joint_states", 0.0), ("/leader/joint_states", 0.03)):
             values = {name: 60 * _wave(i, t + ahead) for i, name in enumerate(SO101[:-1])}
             values["gripper"] = 50 + 40 * float(np.sin(t + ahead))
             rows.append((at_ns + MS, topic, joints(at_ns, values)))
-    return _write(path, rows, StoragePlugin.SQLITE3)
+    return write_rows(path, rows, StoragePlugin.SQLITE3)
 
 
 def _wave(joint: int, t: float) -> float:
     return float(np.sin(t + joint))
 
 
-def _camera(topic: str, seconds: float) -> list[Row]:
+def camera_rows(topic: str, seconds: float) -> list[Row]:
     stamps = [T0 + round(frame * 1e9 / 30) for frame in range(int(30 * seconds))]
     return [(at + 5 * MS, topic, raw_image(at, picture(64, 0, i, 0)[:48], "bgr8")) for i, at in enumerate(stamps)]
 
@@ -81,11 +81,16 @@ def _jpeg(stamp_ns: int, rgb: np.ndarray) -> tuple[str, bytes]:
     return message(COMPRESSED, header=header(stamp_ns), format="rgb8; jpeg compressed bgr8", data=data)
 
 
+def array(*values: float) -> tuple[str, bytes]:
+    empty = jazzy().types["std_msgs/msg/MultiArrayLayout"](dim=[], data_offset=0)
+    return message("std_msgs/msg/Float64MultiArray", layout=empty, data=np.array(values))
+
+
 def _depth(stamp_ns: int) -> tuple[str, bytes]:
     return raw_image(stamp_ns, np.zeros((48, 64, 2), np.uint8), "16UC1")
 
 
-def _write(path: Path, rows: Iterable[Row], plugin: StoragePlugin = StoragePlugin.MCAP) -> Path:
+def write_rows(path: Path, rows: Iterable[Row], plugin: StoragePlugin = StoragePlugin.MCAP) -> Path:
     with Writer(path, version=9, storage_plugin=plugin) as writer:
         connections: dict[str, Any] = {}
         for log_ns, topic, (kind, raw) in sorted(rows, key=lambda row: row[0]):

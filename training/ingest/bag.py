@@ -10,20 +10,37 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import numpy as np
 
-from lavla_ros.contract import Contract, ContractError, Observation, recording_differences, shipped_contract
-from lavla_ros.observation import ObservationPipeline, camera_topic_choices, stamp_ns
+from lavla_ros.contract import (
+    ActionSpec,
+    Contract,
+    ContractError,
+    Observation,
+    StateSpec,
+    recording_differences,
+    shipped_contract,
+)
+from lavla_ros.observation import ObservationPipeline, camera_topic_choices
+from lavla_ros.pieces import stamp_ns
 from lavla_ros.recording import BagError, BagReader, EpisodeInfo, find_bags
 from lavla_ros.typing import NS_PER_S
 from training.bag_options import BagOptions
 from training.dataset import layout
 from training.dataset.labels import LabelTrack
 from training.dataset.number_checks import lost_steps
-from training.ingest.build import EpisodeReport, IngestError, Kind, Rejected, Rejection, Step
-from training.ingest.diagnosis import COMMAND, STATE, Clocks, first_cause, refusals
+from training.ingest.build import EpisodeReport, IngestError, Kind, Notice, Rejected, Rejection, Step
+from training.ingest.diagnosis import (
+    COMMAND,
+    STATE,
+    Clocks,
+    first_cause,
+    refusals,
+    stream_names,
+    unusable_numbers,
+)
 
 STREAM_LAG_S = 5.0
 """How far one stream of a bag may be ahead of another: a recorder that falls behind writes topic after topic."""
@@ -86,13 +103,16 @@ class _BagEpisode:
     part: int
     counters: Counter[str] = field(default_factory=Counter)
     clocks: Clocks = field(default_factory=Clocks)
+    refused: tuple[Notice, ...] = ()
+    """Numbers that could not be used, though the steps did without them."""
     whole: bool = False
     """Was it read to its end, and found good?"""
 
     def describe(self, report: EpisodeReport) -> EpisodeReport:
         scene = self.info.scene
         if self.whole:
-            report = replace(report, warnings=tuple(self.clocks.warnings(self.contract, self.options.log_time)))
+            clocks = self.clocks.warnings(self.contract, self.options.log_time)
+            report = replace(report, warnings=(*clocks, *self.refused))
             scene = {**scene, "instruction": self.info.instruction} if scene else {}
         return replace(
             report,
@@ -143,6 +163,7 @@ class _BagEpisode:
                     capture_ns=[observation.capture_ns[name] for name in layout.stream_names(self.contract)],
                 )
             self._require_whole(stamps, pipeline, track, unlabelled["steps.dropped.no_label"])
+            self.refused = tuple(unusable_numbers(pipeline, track))
         except Rejected as error:
             told = refusals(pipeline, track, unlabelled)
             kind, text = error.rejection.kind, error.rejection.text
@@ -154,22 +175,21 @@ class _BagEpisode:
         """All labels of the episode. Raises BagError for topics that the bag lacks, or holds as another type."""
         contract, reader = self.contract, self.reader
         track = LabelTrack(contract, log_clock=self.options.log_time)
-        reader.require_topics([contract.state.topic, track.topic])
+        sources = (*contract.state.sources, *contract.label_sources)
+        reader.require_topics({piece.topic for piece in sources})
         reader.require_types(
             {
                 **dict.fromkeys(topics.values(), _IMAGES),
-                contract.state.topic: ("sensor_msgs/msg/JointState",),
-                track.topic: (
-                    "sensor_msgs/msg/JointState" if track.from_states else "trajectory_msgs/msg/JointTrajectory",
-                ),
+                **{piece.topic: (piece.type,) for piece in sources},
                 contract.instruction_topic: ("std_msgs/msg/String",),
             }
         )
-        for message in reader.messages([track.topic], start_ns=self._early_ns, end_ns=self.info.end_ns):
+        streams = {} if track.from_states else stream_names(COMMAND, contract.action.sources)
+        for message in reader.messages(track.topics, start_ns=self._early_ns, end_ns=self.info.end_ns):
             data = reader.deserialize(message)
-            track.add(data, message.stamp_ns)
-            if not track.from_states:
-                self.clocks.add(COMMAND, stamp_ns(data), message.stamp_ns)
+            track.add(message.topic, data, message.stamp_ns)
+            if message.topic in streams:
+                self.clocks.add(streams[message.topic], stamp_ns(data), message.stamp_ns)
         return track
 
     @property
@@ -178,7 +198,7 @@ class _BagEpisode:
 
     def _observations(self, pipeline: ObservationPipeline, topics: dict[str, str]) -> Iterator[Observation]:
         contract, start_ns, end_ns = self.contract, self.info.start_ns, self.info.end_ns
-        streams = {topic: name for name, topic in topics.items()} | {contract.state.topic: STATE}
+        streams = {topic: name for name, topic in topics.items()} | stream_names(STATE, contract.state.sources)
         inside_only = (topics[contract.alignment.reference], contract.instruction_topic)
         late_ns = None if end_ns is None else end_ns + _AROUND_NS
         for message in self.reader.messages(pipeline.topics, start_ns=self._early_ns, end_ns=late_ns):
@@ -280,7 +300,16 @@ def _wired(contract: Contract, recorded: Contract, reader: BagReader) -> Contrac
     return replace(
         contract,
         cameras=cameras,
-        state=replace(contract.state, topic=topic(contract.state.topic, recorded.state.topic)),
-        action=replace(contract.action, topic=topic(contract.action.topic, recorded.action.topic)),
+        state=replace(contract.state, **_wiring(contract.state, recorded.state, reader)),
+        action=replace(contract.action, **_wiring(contract.action, recorded.action, reader)),
         instruction_topic=topic(contract.instruction_topic, recorded.instruction_topic),
     )
+
+
+def _wiring(ours: StateSpec | ActionSpec, theirs: StateSpec | ActionSpec, reader: BagReader) -> dict[str, Any]:
+    """Topic and pieces to read: ours if the bag has all of their topics or the recorded ones lack a dimension."""
+    if all(reader.counts.get(piece.topic, 0) for piece in ours.sources) or set(ours.names) - set(theirs.names):
+        return {}
+    if not theirs.pieces:
+        return {"topic": theirs.topic, "pieces": ()}
+    return {"topic": theirs.topic, "pieces": tuple(p for each in theirs.pieces if (p := each.only(ours.names)))}

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator, Sequence
 from statistics import median
 
 import numpy as np
 
 from lavla_ros.contract import Contract
 from lavla_ros.observation import ObservationPipeline
+from lavla_ros.pieces import Piece
 from lavla_ros.typing import NS_PER_S
 from training.dataset.labels import LabelTrack
 from training.ingest.build import Kind, Notice, Rejection
@@ -80,11 +82,19 @@ class Clocks:
         return "of the stamps, " + ", ".join(ranges)
 
 
+def stream_names(part: str, pieces: Sequence[Piece]) -> dict[str, str]:
+    """Topic → name of its stream, of the topics whose messages are stamped: ``state``, or if there are several
+    ``state /topic``.
+    """
+    several = len({piece.topic for piece in pieces}) > 1
+    return {piece.topic: f"{part} {piece.topic}" if several else part for piece in pieces if piece.has_header}
+
+
 def tolerance_s(contract: Contract, stream: str) -> float:
     """How far a sample of the stream may be from its step."""
     alignment = contract.alignment
     named = {STATE: alignment.state_tolerance_s, COMMAND: alignment.command_tolerance_s}
-    return named.get(stream, alignment.camera_tolerance_s)
+    return named.get(stream.partition(" ")[0], alignment.camera_tolerance_s)
 
 
 def refusals(pipeline: ObservationPipeline, track: LabelTrack, steps: Counter[str]) -> str:
@@ -98,6 +108,16 @@ def refusals(pipeline: ObservationPipeline, track: LabelTrack, steps: Counter[st
     if examples:
         parts.append("refused " + ", ".join(f"{counters[key]} {key} ({text})" for key, text in examples.items()))
     return "; ".join(parts)
+
+
+def unusable_numbers(pipeline: ObservationPipeline, track: LabelTrack) -> Iterator[Notice]:
+    """Messages of numbers that are not as the contract says, of an episode that could do without them."""
+    counters, examples = pipeline.counters + track.counters, pipeline.examples | track.examples
+    for key, text in examples.items():
+        part, _, kind = key.partition(".")
+        if part in ("state", "label") and kind in ("wrong_size", "non_finite", "missing_name", "duplicate_name"):
+            stream = STATE if part == "state" or track.from_states else COMMAND
+            yield Notice(stream, f"{counters[key]} messages were not used: {text}")
 
 
 def first_cause(
@@ -123,6 +143,10 @@ def first_cause(
         source = STATE if track.from_states else COMMAND
         text = f"{count} steps have no {source} in force one step later, {within}; {clocks.told(source, reference)}"
         return Rejection(Kind.LABEL, text)
+    absent = {k.removeprefix("state.absent."): n for k, n in counters.items() if k.startswith("state.absent.")}
+    if stream == STATE and absent:
+        least = ", ".join(f"{n} of {piece}" for piece, n in absent.items())
+        return Rejection(Kind.STATE, f"{count} steps have no whole state {within}: missing are {least}")
     text = f"{count} steps have no sample of {stream!r} {within}; {clocks.told(stream, reference)}"
     return Rejection(Kind.STATE if stream == STATE else Kind.IMAGE, text)
 
@@ -135,8 +159,8 @@ def _refused_stream(
     examples = pipeline.examples | track.examples
     streams = [(Kind.IMAGE, name, f"{name}.frames", f"camera {name!r}") for name in contract.camera_names]
     streams += [
-        (Kind.STATE, "state", "state.samples", contract.state.topic),
-        (Kind.LABEL, "label", "label.messages", track.topic),
+        (Kind.STATE, "state", "state.samples", ", ".join(pipeline.state_topics)),
+        (Kind.LABEL, "label", "label.messages", ", ".join(track.topics)),
     ]
     for kind, stream, total, called in streams:
         refused = {key: counters[key] for key in examples if key.startswith(f"{stream}.")}
@@ -147,6 +171,7 @@ def _refused_stream(
         if clocks.zero[stream] and worst.endswith(".duplicate"):
             line += f"; `--log-time {stream}` takes their log times"
         if worst == "state.missing_name" and set(contract.state.names) <= pipeline.joint_names_seen:
-            line += "; other messages have those: have one node publish all joints in one message"
+            line += "; other messages have those: say each part as one of state.pieces (docs/bags.md), or have one "
+            line += "node publish all joints in one message"
         return Rejection(kind, line)
     return None

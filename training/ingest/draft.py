@@ -16,22 +16,24 @@ from pathlib import Path
 from typing import Any
 
 from lavla_ros.contract import Contract, shipped_contract
+from lavla_ros.pieces import JOINTS, MESSAGE_TYPES, TRAJECTORY
 from lavla_ros.topics import ACTION_CHUNK, in_bag
 from lavla_ros.yaml_text import dump_yaml
 from training.dataset import layout
 from training.ingest.build import IngestError
-from training.ingest.inspection import JOINTS, TRAJECTORY, BagFacts, Joints, Topic
+from training.ingest.inspection import ARRAYS, BagFacts, Joints, Topic
 
 _LEADER = re.compile(r"leader|master|teleop|gello|command|cmd|target|desired", re.IGNORECASE)
 _GRIPPER = re.compile(r"gripper|finger|jaw|knuckle", re.IGNORECASE)
 _LINEAR = re.compile(r"linear|prismatic|slide|rail", re.IGNORECASE)
+_ARRAY_COMMAND = re.compile(f"{_LEADER.pattern}|{_GRIPPER.pattern}|controller", re.IGNORECASE)
 _PLAIN_WORDS = {
     *("camera", "cam", "color", "colour", "rgb", "compressed", "sensors", "observation", "images"),
     *("image", "image_raw", "image_color", "image_rect", "image_rect_color", "raw"),
 }
 """Parts of a camera's topic that do not tell it from another one."""
-_OTHER_COMMANDS = {
-    "std_msgs/msg/Float64MultiArray": "numbers without names",
+_OTHERS = {
+    **dict.fromkeys(ARRAYS, "numbers without names"),
     "geometry_msgs/msg/Twist": "velocities of the tool or the base",
     "geometry_msgs/msg/TwistStamped": "velocities of the tool",
     "geometry_msgs/msg/Pose": "poses",
@@ -67,8 +69,17 @@ class _Value:
     """One number of the state or the action."""
 
     name: str
+    """In the contract."""
     low: float | None
+    """As recorded, like ``high``."""
     high: float | None
+    there: str = ""
+    """Its name in the messages."""
+    topic: str = ""
+    kind: str = JOINTS
+    """Message type."""
+    group: int = 0
+    """Which of the topic's messages have it, if none has all."""
 
 
 def draft_from_bag(facts: BagFacts, name: str) -> str:
@@ -87,8 +98,8 @@ def draft_from_bag(facts: BagFacts, name: str) -> str:
         lacking = "colour camera" if not cameras else "JointState"
         have = {topic.name: topic.types for topic in topics}
         raise IngestError(f"{facts.bag} has no {lacking}, so no contract can be drafted; it has {have}")
-    leaders = [topic for topic in leaders if topic not in states]
-    commands = [topic for topic in topics if topic.joints and TRAJECTORY in topic.types]
+    state = _joined(states)
+    commands, action, arrays = _commanded(topics, [topic for topic in leaders if topic not in states], state)
     slowest = min((camera.rate_hz for camera in cameras if camera.rate_hz), default=None)
     rate_hz = _rate_hz(slowest)
     lines = [
@@ -99,10 +110,10 @@ def draft_from_bag(facts: BagFacts, name: str) -> str:
         *_chunk(rate_hz),
         *_camera_lines(cameras),
         *notes,
-        *_state_lines(states),
-        *_action_lines(commands, leaders, states),
-        *_other_lines(topics),
-        *_alignment_lines(cameras, topics, states, commands or leaders),
+        *_state_lines(states, state),
+        *_action_lines(commands, action, state),
+        *_other_lines(topics, [*commands, *arrays]),
+        *_alignment_lines(cameras, topics, states, commands),
         *(f"  # GUESS: one is wrong: {finding}" for finding in facts.findings),
         *_instruction_lines(topics),
     ]
@@ -139,14 +150,14 @@ def draft_from_dataset(root: Path, name: str) -> str:
         "state:",
         _fill("  topic:", "sensor_msgs/JointState topic of the running robot; a dataset has no topics"),
         "  fields:",
-        *_dimensions(state),
+        *_dimensions(state, convert=False),
         "action:",
         _fill("  topic:", "trajectory_msgs/JointTrajectory topic for commands; a dataset has no topics"),
         "  space: joint   # GUESS: from a dataset it is not known whether these are joints or the tool's pose",
         "  mode: absolute   # GUESS: delta if an action is a difference to the state",
         "  source: command",
         "  dims:",
-        *_dimensions(action),
+        *_dimensions(action, convert=False),
         "alignment:",
         f"  reference: {cameras[0].name}   # GUESS: the camera whose frames are the steps",
     ]
@@ -171,7 +182,7 @@ def _as_recorded(contract: Contract, source: str) -> str:
 
 def _head(source: str) -> Iterator[str]:
     yield f"# Drafted from {source}. GUESS: look at it. FILL IN: the recording cannot tell."
-    yield "# CANNOT BE SAID: a contract has no words for it yet. The file loads when every FILL IN has a value."
+    yield "# For what is marked CANNOT BE SAID a contract has no words. The file loads when every FILL IN has a value."
 
 
 def _chunk(rate_hz: float) -> Iterator[str]:
@@ -254,27 +265,48 @@ def _camera_lines(cameras: Sequence[_Camera]) -> Iterator[str]:
             yield _fill("    channel_order:", "rgb8 or bgr8; the pictures' encoding does not say it")
 
 
-def _state_lines(states: Sequence[Topic]) -> Iterator[str]:
+def _state_lines(states: Sequence[Topic], values: Sequence[_Value]) -> Iterator[str]:
     yield "state:"
     joint_lists = [topic.joints for topic in states if topic.joints]
-    yield from _topic_lines("  ", states, "state")
     if any(joints.velocity or joints.effort for joints in joint_lists):
-        yield "  # CANNOT BE SAID: velocity and effort are in the messages; a contract takes positions."
-    yield "  fields:"
-    yield from _dimensions(_joined(states))
+        yield "  # GUESS: velocity and effort are in the messages too, and left out; a piece can say them."
+    yield from _numbers_lines("fields", values, states, JOINTS)
 
 
-def _topic_lines(indent: str, topics: Sequence[Topic], what: str) -> Iterator[str]:
-    """The topic, or a blank for one if the joints come on several."""
-    if len(topics) == 1:
-        yield f"{indent}topic: {topics[0].name}   # {_number(topics[0].rate_hz)} Hz"
-        if topics[0].joints and topics[0].joints.partial:
-            yield f"{indent}# CANNOT BE SAID: some messages lack some joints; a contract asks for all in one."
-    else:
-        names = ", ".join(topic.name for topic in topics)
-        yield f"{indent}# CANNOT BE SAID: the joints come on {len(topics)} topics ({names}),"
-        yield f"{indent}# and the {what} of a contract is one, whose messages have all. Let one node publish them so."
-        yield _fill(f"{indent}topic:", "that node's topic; or one of these, without the other arms' joints")
+def _numbers_lines(key: str, values: Sequence[_Value], topics: Sequence[Topic], plain: str) -> Iterator[str]:
+    """Dimensions and where they come from: a topic if that says all, else pieces."""
+    degrees = _in_degrees(values)
+    pieces: dict[tuple[str, int, str, str], list[_Value]] = {}
+    for value in values:
+        pieces.setdefault((value.topic, value.group, value.kind, _units(value, degrees)[1]), []).append(value)
+    rates = {topic.name: topic.rate_hz for topic in topics}
+    simple = len(pieces) == 1 and all(kind == plain and not unit for _, _, kind, unit in pieces)
+    simple = simple and all(value.there == value.name for value in values)
+    if simple:
+        yield f"  topic: {values[0].topic}   # {_number(rates[values[0].topic])} Hz"
+    for topic in topics:
+        if topic.joints and topic.joints.partial and not _disjoint(topic.joints):
+            yield f"  # CANNOT BE SAID: {topic.name}: some messages lack some joints, in ways that overlap."
+    yield f"  {key}:"
+    yield from _dimensions(values)
+    if simple:
+        return
+    yield "  pieces:"
+    for (source, _, kind, unit), held in pieces.items():
+        yield f"    - topic: {source}   # {_number(rates[source])} Hz"
+        if kind != JOINTS:
+            yield f"      type: {kind}"
+        order = "   # GUESS of the order: the messages have no names" if kind in ARRAYS else ""
+        yield f"      names: [{', '.join(_text(value.name) for value in held)}]{order}"
+        if kind not in ARRAYS and [value.there for value in held] != [value.name for value in held]:
+            yield f"      message_names: [{', '.join(_text(value.there) for value in held)}]"
+        if unit:
+            reach = max(max(abs(value.low or 0), abs(value.high or 0)) for value in held)
+            yield f"      unit: {unit}   # GUESS: of the messages, which have values up to {reach:.4g}"
+
+
+def _disjoint(joints: Joints) -> bool:
+    return sum(map(len, joints.groups)) == len(joints.names)
 
 
 def _joined(topics: Sequence[Topic]) -> list[_Value]:
@@ -284,7 +316,19 @@ def _joined(topics: Sequence[Topic]) -> list[_Value]:
     found = []
     for topic, joints in listed:
         prefix = f"{_apart(topic.name, [t.name for t in topics])}_" if len(names) > len(set(names)) else ""
-        found += [_Value(name=prefix + n, low=low, high=high) for n, low, high in _rows(joints)]
+        group = {name: i for i, names in enumerate(joints.groups) for name in names} if _disjoint(joints) else {}
+        found += [
+            _Value(
+                name=prefix + name,
+                there=name,
+                low=low,
+                high=high,
+                topic=topic.name,
+                kind=topic.types[0],
+                group=group.get(name, 0),
+            )
+            for name, low, high in _rows(joints)
+        ]
     return found
 
 
@@ -299,56 +343,97 @@ def _apart(topic: str, topics: Sequence[str]) -> str:
     return "_".join(own)
 
 
-def _action_lines(commands: Sequence[Topic], leaders: Sequence[Topic], states: Sequence[Topic]) -> Iterator[str]:
+def _commanded(
+    topics: Sequence[Topic], leaders: Sequence[Topic], state: Sequence[_Value]
+) -> tuple[list[Topic], list[_Value], list[Topic]]:
+    """Topics that can give labels, their numbers, and those of them that have no names.
+
+    That is trajectories, else leader arms, else arrays as long as the state; and a gripper's own number beside them.
+    """
+    arm, grippers = ([v for v in state if _is_gripper(v) == wanted] for wanted in (False, True))
+    arrays: list[tuple[Topic, list[_Value]]] = []
+    for topic in topics:
+        if topic.joints is None or topic.types[0] not in ARRAYS or not _ARRAY_COMMAND.search(topic.name):
+            continue
+        choices = (grippers, arm, list(state)) if _GRIPPER.search(topic.name) else (arm, list(state))
+        taken = next((each for each in choices if each and len(each) == len(topic.joints.names)), None)
+        if taken is not None and not topic.joints.partial:
+            rows = zip(taken, _rows(topic.joints), strict=True)
+            kind = topic.types[0]
+            values = [
+                _Value(name=v.name, low=low, high=high, topic=topic.name, kind=kind) for v, (_, low, high) in rows
+            ]
+            arrays.append((topic, values))
+    named = [t for t in topics if t.joints and TRAJECTORY in t.types] or list(leaders)
+    values = _joined(named)
+    used: list[Topic] = []
+    for topic, more in arrays:
+        if not {v.name for v in more} & {v.name for v in values} and (not named or all(map(_is_gripper, more))):
+            values += more
+            used.append(topic)
+    return [*named, *used], values, used
+
+
+def _action_lines(commands: Sequence[Topic], values: Sequence[_Value], state: Sequence[_Value]) -> Iterator[str]:
     yield "action:"
-    if commands:
-        yield from _topic_lines("  ", commands, "action")
-        for topic in commands:
-            if topic.joints and topic.joints.points > 1:
-                yield f"  # CANNOT BE SAID: {topic.name} has plans of up to {topic.joints.points} points;"
-                yield "  # one of a single point alone is a label. `source: next_state` takes the measured joints."
-        shown = commands
-    else:
-        shown = states
-        names = ", ".join(topic.name for topic in leaders)
-        if leaders:
-            yield f"  # CANNOT BE SAID: {names}: commands as JointState, as of a leader arm."
-            yield "  # Labels are of a JointTrajectory, or of the state one step later (source: next_state), as here."
-        yield "  topic: joint_command   # GUESS: where commands will go; the bag has no JointTrajectory"
+    for topic in commands:
+        if topic.joints and topic.joints.points > 1:
+            yield f"  # CANNOT BE SAID: {topic.name} has plans of up to {topic.joints.points} points;"
+            yield "  # one of a single point alone is a label. `source: next_state` takes the measured joints."
     yield "  space: joint"
     yield "  mode: absolute"
-    if commands:
-        yield "  source: command"
-    else:
-        yield "  source: next_state   # GUESS: no command that can be a label is in the bag"
     yield "  # low: and high: of a joint refuse what is beyond; the recorded range is no limit of the robot."
-    yield "  dims:"
-    values = _joined(shown)
-    yield from _dimensions(values)
-    missing = [value.name for value in _joined(states) if _GRIPPER.search(value.name)]
-    if missing and not any(_GRIPPER.search(value.name) for value in values):
-        yield f"  # CANNOT BE SAID: the state has {', '.join(missing)}, but these commands have no gripper. One that is"
-        yield "  # commanded on a topic of its own is not taken."
+    if not commands:
+        yield "  source: next_state   # GUESS: no command that can be a label is in the bag"
+        yield "  topic: joint_command   # GUESS: where commands will go; the bag has no JointTrajectory"
+        yield "  dims:"
+        yield from _dimensions(state)
+        return
+    yield "  source: command"
+    yield from _numbers_lines("dims", values, commands, TRAJECTORY)
+    missing = [value.name for value in state if _is_gripper(value)]
+    if missing and not any(map(_is_gripper, values)):
+        yield f"  # GUESS: the state has {', '.join(missing)}, but these commands have no gripper."
+        yield "  # If it is commanded on a topic of its own, that is one more piece."
 
 
-def _dimensions(values: Sequence[_Value]) -> Iterator[str]:
-    """A line per number, with its unit and recorded range."""
+def _in_degrees(values: Sequence[_Value]) -> bool:
     arm = [value for value in values if not _is_gripper(value)]
     reach = [max(abs(v.low), abs(v.high)) for v in arm if v.low is not None and v.high is not None]
-    degrees = bool(reach) and max(reach) > _FULL_TURN
-    if degrees:
-        yield f"    # CANNOT BE SAID: values up to {max(reach):.4g} look like degrees, a unit that a contract lacks."
-        yield '    # Unit "1" keeps the numbers as they are. Arms here take rad: let the driver publish rad if you can.'
+    return bool(reach) and max(reach) > _FULL_TURN
+
+
+def _units(value: _Value, degrees: bool) -> tuple[str, str, float]:
+    """Likely unit in the contract, that of the messages (empty: the same), and the factor between them."""
+    if not _is_gripper(value):
+        linear = _LINEAR.search(value.name) is not None
+        return ("m", "", 1.0) if linear else ("rad", "deg", math.pi / 180) if degrees else ("rad", "", 1.0)
+    if value.low is None or value.high is None:
+        return "fraction", "", 1.0
+    if value.low < -1e-3 or value.high > 1 + 1e-3:
+        return ("fraction", "percent", 1e-2) if value.low >= -1 and 1.5 < value.high <= 101 else ('"1"', "", 1.0)
+    return ("m" if value.high <= 0.1 and "finger" in value.name else "fraction"), "", 1.0
+
+
+def _dimensions(values: Sequence[_Value], *, convert: bool = True) -> Iterator[str]:
+    """A line per number, with its unit and recorded range in that; without ``convert`` numbers stay as they are."""
+    degrees = _in_degrees(values)
+    if degrees and not convert:
+        yield "    # GUESS: values beyond a full turn look like degrees. Unit 1 keeps the dataset's numbers as they"
+        yield "    # are; arms take rad: `scale: 0.0174533` in the mapping of the import makes them so."
     for value in values:
-        known = value.low is not None and value.high is not None
-        seen = f"recorded {value.low:.4g} to {value.high:.4g}" if known else "nothing recorded"
+        unit, other, factor = _units(value, degrees)
+        if other and not convert:
+            unit, factor = '"1"', 1.0
+        seen = "nothing recorded"
+        if value.low is not None and value.high is not None:
+            seen = f"recorded {value.low * factor:.4g} to {value.high * factor:.4g}"
         name = _text(value.name)
         if not _is_gripper(value):
-            unit = '"1"' if degrees else "m" if _LINEAR.search(value.name) else "rad"
             yield f"    - {{name: {name}, unit: {unit}}}   # GUESS of the unit; {seen}"
             continue
         yield f"    - name: {name}   # {seen}"
-        yield f'      unit: {_gripper_unit(value)}   # GUESS: fraction is 0 to 1; else rad, m or "1"'
+        yield f'      unit: {unit}   # GUESS: fraction is 0 to 1; else rad, m or "1"'
         yield "      kind: gripper"
         yield _fill("      low:", f"its value at one end; {seen}")
         yield _fill("      high:", f"its value at the other end; {seen}")
@@ -358,19 +443,15 @@ def _is_gripper(value: _Value) -> bool:
     return _GRIPPER.search(value.name) is not None
 
 
-def _gripper_unit(value: _Value) -> str:
-    if value.low is None or value.high is None:
-        return "fraction"
-    if value.low < -1e-3 or value.high > 1 + 1e-3:
-        return '"1"'
-    return "m" if value.high <= 0.1 and "finger" in value.name else "fraction"
-
-
-def _other_lines(topics: Sequence[Topic]) -> Iterator[str]:
+def _other_lines(topics: Sequence[Topic], used: Sequence[Topic]) -> Iterator[str]:
     for topic in topics:
         for kind in topic.types:
-            if kind in _OTHER_COMMANDS:
-                yield f"  # CANNOT BE SAID: {topic.name} ({kind}): {_OTHER_COMMANDS[kind]}."
+            if kind not in _OTHERS or topic in used:
+                continue
+            if kind in MESSAGE_TYPES:
+                yield f"  # GUESS: {topic.name} ({kind}) is left out: {_OTHERS[kind]}. A piece can say it."
+            else:
+                yield f"  # CANNOT BE SAID: {topic.name} ({kind}): {_OTHERS[kind]}."
 
 
 def _alignment_lines(

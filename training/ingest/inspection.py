@@ -11,6 +11,7 @@ import numpy as np
 
 from lavla_ros.observation import ImageError, decode_image
 from lavla_ros.observation.images import check_image
+from lavla_ros.pieces import JOINTS, TRAJECTORY
 from lavla_ros.recording import BagReader, EpisodeInfo
 from lavla_ros.recording.stream_stats import raw_stamp_ns
 from lavla_ros.recording.types import jazzy
@@ -18,7 +19,7 @@ from lavla_ros.typing import NS_PER_S
 from training.ingest.diagnosis import Clocks
 
 IMAGE, COMPRESSED = "sensor_msgs/msg/Image", "sensor_msgs/msg/CompressedImage"
-JOINTS, TRAJECTORY = "sensor_msgs/msg/JointState", "trajectory_msgs/msg/JointTrajectory"
+ARRAYS = tuple(f"std_msgs/msg/{kind}" for kind in ("Float64MultiArray", "Float32MultiArray", "Float64", "Float32"))
 
 _HEADER_BYTES = 12
 """Byte order (4), seconds (4) and nanoseconds (4), with which a message with a header begins."""
@@ -44,7 +45,8 @@ class Pictures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Joints:
-    """What the messages of a JointState or JointTrajectory topic name."""
+    """What the messages of a JointState or JointTrajectory topic name; the numbers of an array have their places as
+    names."""
 
     names: tuple[str, ...]
     """Every name, in the order of the first appearance."""
@@ -56,7 +58,9 @@ class Joints:
     velocity: bool
     effort: bool
     points: int
-    """Most points of a trajectory; 1 for a JointState."""
+    """Most points of a trajectory; 1 for others."""
+    groups: tuple[tuple[str, ...], ...] = ()
+    """Every set of names that came in one message, in the order of the first appearance."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -133,6 +137,7 @@ class _Stream:
         self._pictures: Pictures | None = None
         self._ranges: dict[str, tuple[float, float]] = {}
         self._fewest = self._points = 0
+        self._groups: dict[frozenset[str], tuple[str, ...]] = {}
         self._velocity = self._effort = False
 
     def add(self, message: Any) -> None:
@@ -147,6 +152,9 @@ class _Stream:
                 self._pictures = _look(self._reader.deserialize(message))
         elif message.msgtype in (JOINTS, TRAJECTORY):
             self._add_joints(self._reader.deserialize(message))
+        elif message.msgtype in ARRAYS:
+            numbers = np.atleast_1d(self._reader.deserialize(message).data)
+            self._add_numbers([str(i) for i in range(len(numbers))], [numbers])
 
     def _add_joints(self, data: Any) -> None:
         is_state = hasattr(data, "name")
@@ -155,7 +163,11 @@ class _Stream:
         first = data if is_state else next(iter(data.points), None)
         self._velocity |= len(getattr(first, "velocity" if is_state else "velocities", ())) > 0
         self._effort |= len(getattr(first, "effort", ())) > 0
+        self._add_numbers(names, rows)
+
+    def _add_numbers(self, names: list[str], rows: list[Any]) -> None:
         self._points = max(self._points, len(rows))
+        self._groups.setdefault(frozenset(names), tuple(names))
         self._fewest = min(self._fewest, len(names)) if self._ranges else len(names)
         for name in names:
             self._ranges.setdefault(name, (np.nan, np.nan))
@@ -177,6 +189,7 @@ class _Stream:
             velocity=self._velocity,
             effort=self._effort,
             points=self._points,
+            groups=tuple(self._groups.values()),
         )
         return Topic(
             name=self._topic,
@@ -213,7 +226,7 @@ def _look(data: Any) -> Pictures:
 
 def _findings(topics: Iterable[Topic]) -> Iterator[str]:
     """Sentences on streams whose clock or rate a person has to look at."""
-    streams = [t for t in topics if t.count and (t.pictures or t.joints)]
+    streams = [t for t in topics if t.count and (t.pictures or t.joints) and not set(t.types) & set(ARRAYS)]
     reference = next((t for t in streams if t.pictures and t.delay_ms is not None), None)
     delays_ms = [t.delay_ms for t in streams if t.delay_ms is not None]
     one_clock = len(delays_ms) > 1 and max(delays_ms) - min(delays_ms) <= _APART_MS

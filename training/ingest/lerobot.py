@@ -17,15 +17,18 @@ they still have to be turned::
 
     cameras: {agentview: {column: observation.images.image, rotate_deg: 0}}      # they stand as the policy sees them
 
-``rate_hz: 20`` in the mapping is for datasets whose ``fps`` is not the rate of their steps.
+``rate_hz: 20`` in the mapping is for datasets whose ``fps`` is not the rate of their steps. ``resample: true`` takes
+steps at the contract's rate out of a faster dataset, see :func:`resampled`.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass, field, replace
+from fractions import Fraction
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, ClassVar, Literal
@@ -83,6 +86,8 @@ class LeRobotMapping:
     """Feature → names of its columns, for features that carry none."""
     rate_hz: float | None = None
     """Steps per second, if the dataset's ``fps`` is not that."""
+    resample: bool = False
+    """Whether a dataset that is faster than the contract is taken, at the contract's rate."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +105,8 @@ class LeRobotEpisode(Table):
     """Feature → names of its columns."""
     mapping: LeRobotMapping
     instruction: str | None
+    picked: tuple[tuple[int, ...], tuple[int, ...]] | None = None
+    """Rows of the steps' observations, and of their actions; None: all rows are steps."""
 
     @property
     def name(self) -> str:
@@ -129,13 +136,19 @@ class LeRobotEpisode(Table):
         else:
             tasks = _tasks(self.root)
             instructions = tuple(tasks.get(int(i), "") for i in column_array(table, "task_index"))
-        return Numbers(
-            states_LS=columns_by_name(contract.state.fields, named["state"], "state"),
-            actions_LA=columns_by_name(contract.action.dims, named["action"], "action"),
-            instructions=instructions,
-        )
+        states_LS = columns_by_name(contract.state.fields, named["state"], "state")
+        actions_LA = columns_by_name(contract.action.dims, named["action"], "action")
+        if self.picked is not None:
+            observed, commanded = map(list, self.picked)
+            states_LS, actions_LA = states_LS[observed], actions_LA[commanded]
+            instructions = tuple(instructions[i] for i in observed)
+        return Numbers(states_LS=states_LS, actions_LA=actions_LA, instructions=instructions)
 
     def frames(self, camera: str) -> Iterator[NDArray[np.uint8]]:
+        taken = range(self.length) if self.picked is None else frozenset(self.picked[0])
+        return (frame for row, frame in enumerate(self._frames(camera)) if row in taken or row >= self.length)
+
+    def _frames(self, camera: str) -> Iterator[NDArray[np.uint8]]:
         feature = camera_of(self.mapping.cameras[camera]).column
         if feature in self.videos:
             file, first = self.videos[feature]
@@ -193,8 +206,8 @@ def find_lerobot(
 ) -> list[LeRobotEpisode]:
     """All episodes of the dataset, in order, with the mapping checked against both sides.
 
-    Raises IngestError for another format version, another rate than the contract's, or a name that either side
-    lacks.
+    Raises IngestError for another format version, another rate than the contract's (but for a higher one that is to be
+    resampled), or a name that either side lacks.
     """
     try:
         info = layout.read_json(root / layout.INFO)
@@ -202,13 +215,19 @@ def find_lerobot(
         if version not in VERSIONS:
             raise IngestError(f"{root} has format {version!r}; expected one of {VERSIONS}")
         rate_hz = mapping.rate_hz if mapping.rate_hz is not None else info["fps"]
-        if rate_hz != contract.rate_hz:
+        resample = mapping.resample and rate_hz != contract.rate_hz
+        if resample and (rate_hz < contract.rate_hz or contract.action.mode != "absolute"):
+            raise IngestError(
+                f"{root} has {rate_hz:g} steps per second and {contract.action.mode} actions; `resample` takes absolute "
+                f"ones at more than the contract's {contract.rate_hz:g}: it makes up no steps and adds up no deltas"
+            )
+        if rate_hz != contract.rate_hz and not resample:
             said = "its mapping says" if mapping.rate_hz is not None else "says"
             raise IngestError(
                 f"{root} {said} {rate_hz:g} steps per second; contract {contract.name!r} has rate_hz "
-                f"{contract.rate_hz:g}, and steps are not resampled. Use a contract of the dataset's rate; where its "
-                f"fps is wrong (public LIBERO sets say 10 of steps at 20 Hz), write in the mapping: rate_hz: "
-                f"{contract.rate_hz:g}"
+                f"{contract.rate_hz:g}. Use a contract of the dataset's rate, or write in the mapping `resample: true` "
+                f"to take steps at the lower rate of the contract; where its fps is wrong (public LIBERO sets "
+                f"say 10 of steps at 20 Hz), write in the mapping: rate_hz: {contract.rate_hz:g}"
             )
         columns = _check_mapping(root, info["features"], contract, mapping)
         columns_of_cameras = [camera_of(given).column for given in mapping.cameras.values()]
@@ -229,9 +248,23 @@ def find_lerobot(
             columns=columns,
             mapping=mapping,
             instruction=instruction,
+            picked=resampled(length, rate_hz, contract.rate_hz) if resample else None,
         )
         for index, length, data, videos in places
     ]
+
+
+def resampled(length: int, rate_hz: float, wanted_hz: float) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    """(rows of the observations, rows of the actions) of steps at ``wanted_hz``, out of rows at a higher ``rate_hz``.
+
+    Step k is at k / wanted_hz. Its observation is the newest row that is not later; its action the last one that is
+    completed when the step is over, at (k + 1) / wanted_hz: action i is completed at (i + 1) / rate_hz. So no step
+    sees anything later than it is, and none is labelled with what is commanded after it. What follows the last whole
+    step is left out.
+    """
+    per_step = Fraction(rate_hz).limit_denominator(1_000_000) / Fraction(wanted_hz).limit_denominator(1_000_000)
+    steps = range(math.floor(length / per_step))
+    return tuple(math.floor(k * per_step) for k in steps), tuple(math.floor((k + 1) * per_step) - 1 for k in steps)
 
 
 _Place = tuple[int, int, Path, dict[str, tuple[Path, int]]]

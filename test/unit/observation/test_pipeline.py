@@ -260,7 +260,7 @@ def test_memory_is_bounded_when_nobody_collects() -> None:
     pipeline = ObservationPipeline(small_contract(), instruction="x")
     for i in range(20_000):
         pipeline.add(STATE, state(T0 + i * 8 * MS), T0)
-    assert len(pipeline._states.samples) < 200
+    assert len(pipeline._states[0].samples) < 200
 
 
 @settings(max_examples=60, deadline=None)

@@ -16,7 +16,7 @@ from rosbags.rosbag2 import StoragePlugin, Writer
 
 from lavla_ros.outputs import OutputError
 from lavla_ros.recording import BagError, BagReader, EpisodeRecorder, RecordingError, find_bags, recover_bag
-from lavla_ros.recording.stream_stats import StreamStats, behind
+from lavla_ros.recording.stream_stats import StreamStats, behind, raw_stamp_ns
 from lavla_ros.recording.types import EpisodeMarks, jazzy, string_cdr
 
 TOPICS = {
@@ -60,9 +60,9 @@ def test_what_is_learned_of_an_episode_while_it_runs_is_what_the_bag_says(tmp_pa
 def test_who_is_behind_and_who_has_another_clock() -> None:
     stats = {name: StreamStats() for name in ("state", "late", "level", "ahead", "another clock", "silent")}
     for name, age_ns in {"state": 0, "late": 10**8, "level": 0, "ahead": -(10**8), "another clock": 5 * 10**9}.items():
-        stats[name].add(joint_state(T0 - age_ns))
-    assert behind(stats, "state", within_s=2.0) == ["late"]
-    assert behind(stats, "state", within_s=0.1) == []
+        stats[name].add(raw_stamp_ns(joint_state(T0 - age_ns)))
+    assert behind(stats, ["state"], within_s=2.0) == ["late"]
+    assert behind(stats, ["state"], within_s=0.1) == []
 
 
 def test_an_episode_reads_back(tmp_path: Path) -> None:

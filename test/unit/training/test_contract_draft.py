@@ -9,16 +9,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 from foreign_bags import PLAIN, Foreign, joints, raw_image, trajectory
-from robot_bags import SO101, UR_COMMAND, UR_STATE, VIPER, bimanual, so101, ur5e
-from synthetic_bags import convert, joint_values, make_bag
+from robot_bags import SO101, UR_COMMAND, UR_STATE, VIPER, array, bimanual, camera_rows, so101, ur5e, write_rows
+from synthetic_bags import MS, T0, convert, joint_values, make_bag
 from synthetic_messages import small_contract
 
 from lavla_ros import cli
 from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.recording.types import jazzy
 from training.dataset import EpisodeDataset, layout
+from training.dataset.writer import column_array
 from training.ingest.bag import Bags
 
+SIDES = ("left", "right")
 FOREIGN = Bags(outcomes=("unmarked",), instruction="put it there")
 
 
@@ -33,6 +35,13 @@ def _filled(file: Path, values: Mapping[str, str]) -> Contract:
     text = re.sub(r"(\w+):   # FILL IN: .*", lambda found: f"{found[1]}: {values[found[1]]}", file.read_text("utf-8"))
     file.write_text(text, encoding="utf-8")
     return load_contract(file)
+
+
+def _captured_s(root: Path) -> tuple[np.ndarray, np.ndarray]:
+    """When each picture of the first camera, and each state, of the first episode was captured, since T0."""
+    table = layout.read_table(root / layout.DATA_PATH.format(chunk_index=0, file_index=0), [layout.CAPTURE])
+    captured_s = (column_array(table, layout.CAPTURE) - T0) / 1e9
+    return captured_s[:, 0], captured_s[:, -1]
 
 
 def test_a_ur5e_needs_its_name_alone(tmp_path: Path) -> None:
@@ -57,26 +66,59 @@ def test_a_ur5e_needs_its_name_alone(tmp_path: Path) -> None:
     assert np.all(ahead[:10] > 0.03)  # commands of the same joint, a step ahead: matched by name, not by place
 
 
-def test_a_pair_of_arms_says_what_no_contract_can(tmp_path: Path) -> None:
-    file, text = _draft(bimanual(tmp_path / "bag", seconds=0.5), tmp_path)
-    said = " ".join(text.split())
-    assert "CANNOT BE SAID: the joints come on 2 topics (/follower_left/joint_states, /follower_right" in said
-    assert "CANNOT BE SAID: /leader_left/joint_states, /leader_right/joint_states: commands as JointState" in said
-    contract = _filled(file, {"robot": "pair", "topic": "/joint_states", "low": "-0.5", "high": "1.5"})
+def test_a_pair_of_arms_with_leaders_needs_names_and_ends_alone(tmp_path: Path) -> None:
+    bag = bimanual(tmp_path / "bag")
+    file, text = _draft(bag, tmp_path)
+    assert "CANNOT" not in re.sub("^#.*$", "", text, flags=re.MULTILINE)
+    contract = _filled(file, {"robot": "pair", "low": "-1", "high": "1"})
     assert contract.state.names == tuple(f"{side}_{name}" for side in ("left", "right") for name in VIPER)
-    assert contract.action.source == "next_state"
+    assert contract.action.names == contract.state.names and contract.action.source == "command"
+    assert [piece.topic for piece in contract.state.pieces] == [f"/follower_{s}/joint_states" for s in SIDES]
+    assert [piece.topic for piece in contract.action.pieces] == [f"/leader_{s}/joint_states" for s in SIDES]
+    assert contract.action.pieces[1].there == VIPER
+    assert not convert([bag], tmp_path / "dataset", contract, options=FOREIGN).rejected
+    data = EpisodeDataset(tmp_path / "dataset", contract)
+    assert len(data.states) >= 18
+    step_s, stamps_s = _captured_s(tmp_path / "dataset")
+    waves = np.sin(stamps_s[:, None] + np.arange(len(VIPER)))
+    np.testing.assert_allclose(data.states, np.hstack([waves, waves]), atol=1e-6)
+    in_force_s = np.floor((step_s + 0.1) / 0.02 + 1e-6) * 0.02 + 0.02  # a leader is 20 ms ahead of its stamp
+    np.testing.assert_allclose(data.actions[:-1, :7], np.sin(in_force_s[:-1, None] + np.arange(7)), atol=1e-6)
 
 
-def test_an_so101_in_degrees_is_told_and_converts(tmp_path: Path) -> None:
+def test_an_so101_in_degrees_and_percent_becomes_rad_and_a_fraction(tmp_path: Path) -> None:
     bag = so101(tmp_path / "bag")
     file, text = _draft(bag, tmp_path)
-    assert "look like degrees" in text
-    assert "FILL IN: its value at one end; recorded 50 to 90" in text
-    contract = _filled(file, {"robot": "so101", "low": "0", "high": "100"})
-    assert contract.state.names == SO101
+    assert "unit: deg   # GUESS: of the messages, which have values up to 60" in text
+    assert "FILL IN: its value at one end; recorded 0.5 to 0.9" in text
+    contract = _filled(file, {"robot": "so101", "low": "0", "high": "1"})
+    assert contract.state.names == contract.action.names == SO101
     assert [d.kind for d in contract.action.dims] == ["arm"] * 5 + ["gripper"]
-    assert {d.unit for d in contract.action.dims} == {"1"}
+    assert [d.unit for d in contract.action.dims] == ["rad"] * 5 + ["fraction"]
+    assert {piece.topic for piece in contract.action.pieces} == {"/leader/joint_states"}
     assert not convert([bag], tmp_path / "dataset", contract, options=FOREIGN).rejected
+    data = EpisodeDataset(tmp_path / "dataset", contract)
+    _, stamps_s = _captured_s(tmp_path / "dataset")
+    np.testing.assert_allclose(data.states[:, 0], np.deg2rad(60 * np.sin(stamps_s)), atol=1e-6)
+    np.testing.assert_allclose(data.states[:, 5], 0.5 + 0.4 * np.sin(stamps_s), atol=1e-6)
+
+
+def test_numbers_without_names_are_given_the_states(tmp_path: Path) -> None:
+    """As ros2_control's forward controllers are commanded: an array for the arm, another for the gripper."""
+    rows = []
+    for tick in range(60):
+        at_ns, t = T0 + tick * 20 * MS, tick * 0.02
+        rows.append((at_ns, "/joint_states", joints(at_ns, {"b": t, "gripper": 0.5, "a": -t})))
+        rows.append((at_ns, "/forward_position_controller/commands", array(t + 1, -t - 1)))
+        rows.append((at_ns, "/gripper_controller/commands", array(0.25)))
+    bag = write_rows(tmp_path / "bag", [*camera_rows("/cam/image_raw", 1.2), *rows])
+    file, text = _draft(bag, tmp_path)
+    assert "names: [b, a]   # GUESS of the order" in text
+    contract = _filled(file, {"robot": "other", "low": "0", "high": "1"})
+    assert not convert([bag], tmp_path / "dataset", contract, options=FOREIGN).rejected
+    data = EpisodeDataset(tmp_path / "dataset", contract)
+    assert contract.action.names == ("b", "a", "gripper")
+    np.testing.assert_allclose(data.actions[3], [1.4, -1.4, 0.25], atol=1e-6)
 
 
 def test_a_bag_of_our_recorder_converts_under_its_draft(tmp_path: Path) -> None:
@@ -103,7 +145,7 @@ def test_a_dataset_of_another_tool_has_names_and_no_topics(tmp_path: Path) -> No
         tmp_path / "source/meta/stats.json", {key: {"min": low, "max": high} for key in (layout.STATE, layout.ACTION)}
     )
     file, text = _draft(tmp_path / "source", tmp_path)
-    assert "values up to 95 look like degrees" in text
+    assert "look like degrees" in text and 'unit: "1"' in text
     contract = _filled(file, {"topic": "/something", "low": "0", "high": "100"})
     assert (contract.robot, contract.rate_hz, contract.camera_names) == ("so101_follower", 30, ("front",))
     assert contract.action.names == tuple(names)
@@ -126,7 +168,7 @@ def _plan(t: float, stamp_ns: int) -> tuple[str, bytes]:
         ),
         (
             PLAIN.but(state=lambda t, ns: [joints(ns, {n: v}) for n, v in joint_values(t).items()]),
-            "some messages lack some joints",
+            "names: [gripper]",
         ),
         (
             PLAIN.but(command=lambda t, ns: trajectory(ns, {"a": t, "b": t}, 0)),

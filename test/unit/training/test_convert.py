@@ -63,8 +63,8 @@ def test_delta_labels_from_states_leave_the_gripper_absolute() -> None:
     track = LabelTrack(contract)
     from synthetic_messages import joints
 
-    track.add(joints(0, {"a": 1.0, "b": 2.0, "gripper": 0.2}))
-    track.add(joints(100 * MS, {"a": 1.5, "b": 1.0, "gripper": 0.9}))
+    track.add("/joint_states", joints(0, {"a": 1.0, "b": 2.0, "gripper": 0.2}), 0)
+    track.add("/joint_states", joints(100 * MS, {"a": 1.5, "b": 1.0, "gripper": 0.9}), 100 * MS)
     np.testing.assert_allclose(track.at(0), [0.5, -1.0, 0.9], rtol=1e-6)
     assert track.at(100 * MS) is None
 
@@ -75,8 +75,8 @@ def test_unusable_labels_are_counted_and_never_used() -> None:
     from synthetic_messages import header
 
     def command(**change: Any) -> SimpleNamespace:
-        point = SimpleNamespace(positions=[0.1, 0.2, 0.3], time_from_start=SimpleNamespace(sec=0, nanosec=100 * MS))
-        message = SimpleNamespace(header=header(0), joint_names=["a", "b", "gripper"], points=[point])
+        point = SimpleNamespace(positions=[0.1, 0.2, 0.3], time_from_start=SimpleNamespace(sec=0, nanosec=50 * MS))
+        message = SimpleNamespace(header=header(50 * MS), joint_names=["a", "b", "gripper"], points=[point])
         for key, value in change.items():
             setattr(point if hasattr(point, key) else message, key, value)
         return message
@@ -89,7 +89,7 @@ def test_unusable_labels_are_counted_and_never_used() -> None:
         command(positions=[float("nan"), 0, 0]),
         command(positions=[0, 0, 1.5]),
     ):
-        track.add(message)
+        track.add("/joint_command", message, 0)
     assert track.at(0) is None
     assert {k: v for k, v in track.counters.items() if k != "label.messages"} == {
         "label.wrong_points": 1,
@@ -98,7 +98,7 @@ def test_unusable_labels_are_counted_and_never_used() -> None:
         "label.non_finite": 1,
         "label.out_of_range": 1,
     }
-    track.add(command())
+    track.add("/joint_command", command(), 0)
     np.testing.assert_allclose(track.at(0), [0.1, 0.2, 0.3], rtol=1e-6)
     np.testing.assert_allclose(track.at(50 * MS), [0.1, 0.2, 0.3], rtol=1e-6)
     assert track.at(51 * MS) is None  # older than command_tolerance_s

@@ -230,11 +230,11 @@ def test_an_error_of_the_program_costs_one_bag_and_is_logged(
     bags = [PLAIN.write(tmp_path / "a"), PLAIN.write(tmp_path / "b", start_ns=T0 + 10**12)]
     add, seen = LabelTrack.add, []
 
-    def failing(self: LabelTrack, msg: Any, log_ns: int | None = None) -> None:
+    def failing(self: LabelTrack, topic: str, msg: Any, log_ns: int) -> None:
         seen.append(msg)
         if len(seen) == 5:
             raise ZeroDivisionError("made up")
-        add(self, msg, log_ns)
+        add(self, topic, msg, log_ns)
 
     monkeypatch.setattr(LabelTrack, "add", failing)
     with caplog.at_level(logging.ERROR):

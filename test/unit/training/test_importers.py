@@ -536,6 +536,31 @@ def test_a_mapping_that_does_not_fit_is_refused_with_the_names_on_both_sides(tmp
         find_lerobot(tmp_path / "nowhere", CONTRACT, mapping)
 
 
+@pytest.mark.parametrize("rate_hz", [5.0, 4.0, 3.0])
+def test_a_faster_dataset_is_taken_at_the_contracts_rate_and_sees_nothing_later(tmp_path, mapping, rate_hz):
+    root = lerobot_dataset(tmp_path / "source", "v3.0")
+    slow = replace(CONTRACT, rate_hz=rate_hz)
+    with pytest.raises(IngestError, match=r"write in the mapping `resample: true`"):
+        find_lerobot(root, slow, mapping)
+    build_dataset(find_lerobot(root, CONTRACT, mapping), tmp_path / "all", CONTRACT, workers=ALONE)
+    again = replace(mapping, resample=True)
+    build_dataset(find_lerobot(root, slow, again), tmp_path / "slow", slow, workers=ALONE)
+    every, some = EpisodeDataset(tmp_path / "all", CONTRACT), EpisodeDataset(tmp_path / "slow", slow)
+    assert [e.length for e in some.episodes] == [int(e.length * rate_hz / 10) for e in every.episodes]
+    for few, many in zip(some.episodes, every.episodes, strict=True):
+        for step in range(few.length):
+            seen = int(step * 10 / rate_hz + 1e-9)  # not later than the step
+            done = int((step + 1) * 10 / rate_hz + 1e-9) - 1  # completed when the step is over, and not before it began
+            assert seen <= done
+            here = some[few.first + step]
+            np.testing.assert_array_equal(here.state, every[many.first + seen].state)
+            np.testing.assert_array_equal(here.actions_HA[0], every[many.first + done].actions_HA[0])
+            assert close(here.images["front"], every[many.first + seen].images["front"])
+    for bad in (replace(CONTRACT, rate_hz=20.0), replace(slow, action=replace(slow.action, mode="delta"))):
+        with pytest.raises(IngestError, match=r"makes up no steps and adds up no deltas"):
+            find_lerobot(root, bad, again)
+
+
 def test_features_without_names_are_named_by_the_mapping(tmp_path, mapping):
     root = lerobot_dataset(tmp_path / "source", "v3.0")
     info = json.loads((root / "meta/info.json").read_text())

@@ -1,0 +1,103 @@
+"""Bags of robots whose numbers come in pieces: right, or refused with the piece named."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from foreign_bags import joints, text
+from robot_bags import Row, array, camera_rows, write_rows
+from synthetic_bags import MS, T0, convert
+from synthetic_messages import small_contract
+
+from lavla_ros.contract import ActionSpec, Contract, StateSpec
+from lavla_ros.pieces import Piece
+from training.dataset import EpisodeDataset
+from training.ingest.bag import Bags
+from training.ingest.build import IngestError
+
+TAKEN = Bags(outcomes=("unmarked",), instruction="put it there")
+ARRAY = "std_msgs/msg/Float64MultiArray"
+SMALL = small_contract(size=32)
+CONTRACT = replace(
+    SMALL,
+    cameras=(replace(SMALL.cameras[0], topic="/cam/image_raw"),),
+    state=StateSpec(
+        fields=SMALL.state.fields,
+        pieces=(
+            Piece(topic="/arm/joint_states", names=("a", "b"), message_names=("one", "two"), unit="deg"),
+            Piece(topic="/gripper/joint_states", names=("gripper",), unit="percent"),
+        ),
+    ),
+    action=ActionSpec(
+        dims=SMALL.action.dims, pieces=(Piece(topic="/commands", type=ARRAY, names=("gripper", "b", "a")),)
+    ),
+)
+
+
+def rows(gripper: bool = True, command: Callable[[int, float], tuple[str, bytes]] | None = None) -> list[Row]:
+    """Two seconds: a camera of 30 Hz, an arm of 50 Hz in degrees, a gripper in percent, commands without names."""
+    command = command or (lambda tick, t: array(0.5, t, -t))
+    found = camera_rows("/cam/image_raw", 2.0)
+    for tick in range(101):
+        at_ns, t = T0 + tick * 20 * MS, tick * 0.02
+        arm = {"two": float(np.rad2deg(-t)), "else": 9.0, "one": float(np.rad2deg(t))}
+        found.append((at_ns + MS, "/arm/joint_states", joints(at_ns, arm)))
+        if gripper:
+            found.append((at_ns + MS, "/gripper/joint_states", joints(at_ns, {"gripper": 25.0})))
+        found.append((at_ns, "/commands", command(tick, t)))
+    return found
+
+
+def convert_rows(tmp_path: Path, contract: Contract = CONTRACT, **changes: object) -> str:
+    bag = write_rows(tmp_path / "bag", rows(**changes))  # type: ignore[arg-type]
+    return str(convert([bag], tmp_path / "data", contract, options=TAKEN, jobs=1))
+
+
+def test_pieces_of_other_topics_units_and_types_become_one_state_and_one_action(tmp_path: Path) -> None:
+    assert "look at" not in convert_rows(tmp_path)
+    data = EpisodeDataset(tmp_path / "data", CONTRACT)
+    steps_s = np.arange(19) / 10
+    np.testing.assert_allclose(data.states[:19], np.stack([steps_s, -steps_s, 0.25 + 0 * steps_s], 1), atol=0.021)
+    np.testing.assert_allclose(
+        data.actions[:19], np.stack([-steps_s - 0.1, steps_s + 0.1, 0.5 + 0 * steps_s], 1), atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"gripper": False}, r"no messages on \['/gripper/joint_states'\]"),
+        ({"command": lambda tick, t: text("go")}, r"/commands holds std_msgs/msg/String; expected .*Float64MultiArray"),
+        (
+            {"command": lambda tick, t: array(0.5, t)},
+            r"label: /commands: 101 of 101 .* 2 numbers in one .* has 3 there",
+        ),
+        ({"command": lambda tick, t: array(0.5, t, np.nan)}, r"data of \['a'\] is not finite"),
+    ],
+)
+def test_a_bag_that_lacks_a_piece_is_rejected_by_its_name(
+    tmp_path: Path, changes: dict[str, object], said: str
+) -> None:
+    with pytest.raises(IngestError, match=said):
+        convert_rows(tmp_path, **changes)
+
+
+def test_an_array_of_another_length_is_told_where_steps_can_do_without_it_and_ends_the_episode_where_not(
+    tmp_path: Path,
+) -> None:
+    told = convert_rows(tmp_path, command=lambda tick, t: array(0.5, t) if tick == 50 else array(0.5, t, -t))
+    assert "command: 1 messages were not used: 2 numbers in one Float64MultiArray; the contract has 3 there" in told
+    (tmp_path / "gap").mkdir()
+    with pytest.raises(IngestError, match=r"gap: .*2 numbers in one Float64MultiArray"):
+        convert_rows(tmp_path / "gap", command=lambda tick, t: array(0.5, t) if 50 <= tick < 60 else array(0.5, t, -t))
+
+
+def test_an_offset_that_makes_time_run_backwards_is_refused(tmp_path: Path) -> None:
+    shifted = tuple(replace(piece, time_offset_s=0.5) for piece in CONTRACT.state.pieces)
+    contract = replace(CONTRACT, state=replace(CONTRACT.state, pieces=shifted))
+    with pytest.raises(IngestError, match=r"time_offset_s 0.5 puts a message 499.0 ms after its own arrival"):
+        convert_rows(tmp_path, contract)
