@@ -22,3 +22,5 @@ class BagOptions:
     log_time: tuple[str, ...] = ()
     """Streams (cameras, state, command) whose log times are used, because their stamps are 0 or come from another
     clock."""
+    marks_topic: str = ""
+    """Topic (std_msgs/String or Bool) on which another recorder says when an episode begins and ends."""

@@ -22,11 +22,13 @@ from rosbags.typesys.store import Typestore
 
 from lavla_ros.episode import SCENE_KEYS, EpisodePhase, json_object
 from lavla_ros.errors import UserError
+from lavla_ros.recording.marks import MarksError, listed_episodes, marks_file, spoken_episodes
 from lavla_ros.recording.types import (
     CUSTOM_KEY,
     EPISODE_TOPIC,
     EPISODE_TYPE,
     EpisodeMarks,
+    MarkedEpisode,
     jazzy,
 )
 
@@ -183,13 +185,17 @@ class BagReader:
                 f"be read ({len(message.raw)} bytes): {error or type(error).__name__}"
             ) from error
 
-    def episodes(self) -> list[EpisodeInfo]:
-        """The episodes in the bag, in order: the one that metadata.yaml tells of, else as /episode/state marks them.
+    def episodes(self, marks_topic: str = "") -> list[EpisodeInfo]:
+        """The episodes in the bag, in order: as a file beside it lists them, or those on ``marks_topic``, or the one
+        that metadata.yaml tells of, or as /episode/state marks them.
 
-        A bag that says nothing of episodes is one, ``unmarked``. What lies outside of marks belongs to none.
+        A bag that says nothing of episodes is one, ``unmarked``. What lies outside of marks belongs to none. Raises
+        BagError for marks that overlap or are none.
         """
         custom = self._reader.storage.metadata.custom or {}
         state = json_object(custom.get(CUSTOM_KEY, ""))
+        if found := self._others_marks(marks_topic):
+            return [_episode({**state, **e.metadata, "state": e.outcome}, e.start_ns, e.end_ns) for e in found]
         if not state and self.types.get(EPISODE_TOPIC) == {EPISODE_TYPE}:
             marks = EpisodeMarks()
             for message in self.messages([EPISODE_TOPIC]):
@@ -198,6 +204,22 @@ class BagReader:
             if marked:
                 return [_episode({**e.metadata, "state": e.outcome}, e.start_ns, e.end_ns) for e in marked]
         return [_episode(state)]
+
+    def _others_marks(self, topic: str) -> list[MarkedEpisode]:
+        file = marks_file(self.path)
+        try:
+            if file.exists():
+                return listed_episodes(file, self._reader.start_time, self._reader.end_time)
+            if not topic:
+                return []
+            self.require_topics([topic])
+            self.require_types({topic: (EPISODE_TYPE, "std_msgs/msg/Bool")})
+            said = [(message.stamp_ns, self.deserialize(message).data) for message in self.messages([topic])]
+            if not (found := spoken_episodes(topic, said)):
+                raise MarksError(f"no episode begins on {topic}, which has {len(said)} messages")
+            return found
+        except MarksError as error:
+            raise BagError(f"bag {self.path}: {error}") from None
 
     def episode(self) -> EpisodeInfo:
         """The only episode in the bag. Raises BagError if there are several."""

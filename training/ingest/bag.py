@@ -85,7 +85,7 @@ class BagSource:
     def episodes(self, contract: Contract) -> Iterator[_BagEpisode]:
         try:
             with BagReader(self.path) as reader:
-                episodes = reader.episodes()
+                episodes = reader.episodes(self.options.marks_topic)
                 for part, info in enumerate(episodes, 1 if len(episodes) > 1 else 0):
                     yield _BagEpisode(reader=reader, info=info, contract=contract, options=self.options, part=part)
         except BagError as error:

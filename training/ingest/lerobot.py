@@ -218,8 +218,9 @@ def find_lerobot(
         resample = mapping.resample and rate_hz != contract.rate_hz
         if resample and (rate_hz < contract.rate_hz or contract.action.mode != "absolute"):
             raise IngestError(
-                f"{root} has {rate_hz:g} steps per second and {contract.action.mode} actions; `resample` takes absolute "
-                f"ones at more than the contract's {contract.rate_hz:g}: it makes up no steps and adds up no deltas"
+                f"{root} has {rate_hz:g} steps per second and {contract.action.mode} actions; `resample` takes "
+                f"absolute ones at a rate above the contract's {contract.rate_hz:g}: it makes up no steps, adds up no "
+                "deltas"
             )
         if rate_hz != contract.rate_hz and not resample:
             said = "its mapping says" if mapping.rate_hz is not None else "says"

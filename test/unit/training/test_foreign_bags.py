@@ -342,6 +342,26 @@ def test_marks_cut_a_bag_into_its_episodes(tmp_path: Path) -> None:
     assert (again.episodes, again.steps) == (2, 24)
 
 
+def test_marks_of_other_recorders_and_files_of_times_cut_too(tmp_path: Path) -> None:
+    said = ((0.55, "start: the first"), (1.55, "success"), (2.05, "start"), (3.45, "stop"))
+    marks = tuple(("/marks", T0 + round(s * 1000) * MS, text(word)) for s, word in said)
+    bag = PLAIN.but(extra=marks, instruction=None).write(tmp_path / "bag", 60)
+    options = replace(UNMARKED, marks_topic="/marks", instruction="the second")
+    convert([bag], tmp_path / "data", CONTRACT, options=options, jobs=1)
+    dataset = EpisodeDataset(tmp_path / "data", CONTRACT)
+    require_right(dataset, 10, first=6)
+    require_right(dataset, 14, first=21, offset=10)
+    assert (dataset.instruction(0), dataset.instruction(10)) == ("the first", "the second")
+    (bag / "episodes.yaml").write_text("episodes: [{start_s: 2.05, end_s: 3.45, instruction: listed}]")
+    convert([bag], tmp_path / "listed", CONTRACT, options=UNMARKED, jobs=1)
+    dataset = EpisodeDataset(tmp_path / "listed", CONTRACT)
+    assert len(dataset) == 14 and dataset.instruction(0) == "listed"
+    require_right(dataset, 14, first=21)
+    (bag / "episodes.yaml").write_text("episodes: [{start_s: 2, end_s: 4}, {start_s: 3, end_s: 5}]")
+    with pytest.raises(IngestError, match=r"bag: .*episodes\[1\] begins at 3 s, before the one before it ends"):
+        convert([bag], tmp_path / "none", CONTRACT, options=UNMARKED, jobs=1)
+
+
 def test_a_trajectory_stamped_zero_begins_when_it_is_logged(tmp_path: Path) -> None:
     bag = PLAIN.but(command=lambda t, ns: trajectory(0, commanded(t + 0.1), 98 * MS)).write(tmp_path / "bag")
     report = convert([bag], tmp_path / "data", CONTRACT, options=UNMARKED, jobs=1)

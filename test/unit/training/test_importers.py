@@ -557,7 +557,7 @@ def test_a_faster_dataset_is_taken_at_the_contracts_rate_and_sees_nothing_later(
             np.testing.assert_array_equal(here.actions_HA[0], every[many.first + done].actions_HA[0])
             assert close(here.images["front"], every[many.first + seen].images["front"])
     for bad in (replace(CONTRACT, rate_hz=20.0), replace(slow, action=replace(slow.action, mode="delta"))):
-        with pytest.raises(IngestError, match=r"makes up no steps and adds up no deltas"):
+        with pytest.raises(IngestError, match=r"makes up no steps, adds up no deltas"):
             find_lerobot(root, bad, again)
 
 
