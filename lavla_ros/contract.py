@@ -87,6 +87,41 @@ class CameraSpec:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DepthSpec:
+    """One depth camera: recorded and kept in datasets, lossless and at its own size; no policy reads it."""
+
+    name: str
+    """Key, in datasets too."""
+    topic: str
+    """Driver topic, with a slash before it: sensor_msgs/Image in 16UC1 (mm) or 32FC1 (m), or in bags CompressedImage on
+    ``<topic>/compressedDepth`` or ``/compressed``, PNG of 16 bits."""
+
+    def __post_init__(self) -> None:
+        check(self.name.isidentifier(), "depth.name", self.name, "an identifier")
+        check(self.topic.startswith("/"), f"depth.{self.name}.topic", self.topic, "a topic with a slash before it")
+
+    @property
+    def topic_choices(self) -> tuple[str, ...]:
+        """Topics of a bag that can serve it, best first."""
+        return (self.topic, f"{self.topic}/compressedDepth", f"{self.topic}/compressed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RecordedTopic:
+    """A topic that episodes are recorded with, and nothing reads."""
+
+    topic: str
+    """With a slash before it."""
+    type: str
+    """Message type, like sensor_msgs/msg/Imu."""
+
+    def __post_init__(self) -> None:
+        check(self.topic.startswith("/"), "record.topic", self.topic, "a topic with a slash before it")
+        named = re.fullmatch(r"[a-z]\w*/msg/[A-Z]\w*", self.type) is not None
+        check(named, f"record: type of {self.topic}", self.type, "a type like sensor_msgs/msg/Imu")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Dimension:
     """One scalar of the state or of the action."""
 
@@ -239,6 +274,9 @@ class Contract:
     state: StateSpec
     action: ActionSpec
     alignment: AlignmentSpec
+    depth: tuple[DepthSpec, ...] = ()
+    record: tuple[RecordedTopic, ...] = ()
+    """Topics besides, that are recorded if they come."""
     instruction_topic: str = "/instruction"
     step: Literal["period", "command"] = "period"
     """period: steps are ``1 / rate_hz`` apart. command: a step is one command, carried out to its end, which takes as
@@ -249,6 +287,11 @@ class Contract:
         check_settings(self)
         check(0 < self.rate_hz <= 1000, "rate_hz", self.rate_hz, "a rate in (0, 1000] Hz")
         _unique("cameras", self.cameras)
+        if self.depth:
+            _unique("cameras, depth", (*self.cameras, *self.depth))
+        read = {*self.read_topics, self.instruction_topic}
+        twice = sorted(each.topic for each in self.record if each.topic in read)
+        check(not twice, "record", twice, "topics that are not recorded anyway")
         names = [c.name for c in self.cameras]
         reference = self.alignment.reference
         check(reference in names, "alignment.reference", reference, f"one of the cameras {names}")
@@ -256,6 +299,16 @@ class Contract:
             missing = sorted(set(self.action.names) - set(self.state.names))
             wanted = f"every action name among the state fields; missing: {missing}"
             check(not missing, "action.source", "next_state", wanted)
+
+    @property
+    def read_topics(self) -> dict[str, str]:
+        """Topic → message type of what state, action and depth are made of, and of what an executor of ours says."""
+        own = ((self.state.topic, JOINTS), (self.action.topic, TRAJECTORY))
+        return {
+            **{topic: kind for topic, kind in own if topic},
+            **{piece.topic: piece.type for piece in (*self.state.sources, *self.action.sources)},
+            **{spec.topic: "sensor_msgs/msg/Image" for spec in self.depth},
+        }
 
     @property
     def dt_s(self) -> float:
@@ -301,6 +354,9 @@ class Contract:
             for key in ("channel_order", "clock", "time_offset_s"):
                 if camera[key] == _CAMERA_DEFAULTS[key]:
                     del camera[key]
+        for key in ("depth", "record"):
+            if not plain[key]:
+                del plain[key]
         for part in (plain["state"], plain["action"]):
             if not part["pieces"]:
                 del part["pieces"]
@@ -385,6 +441,8 @@ class Observation:
     instruction: str
     capture_ns: Mapping[str, int] = field(default_factory=dict)
     """True capture stamp of every stream that went into the step (cameras and ``state``)."""
+    depth: Mapping[str, NDArray[np.uint16]] = field(default_factory=dict)
+    """Depth camera → (height, width) millimetres, 0 where unknown; from bags, if they are asked for."""
 
 
 @dataclass(frozen=True, kw_only=True)

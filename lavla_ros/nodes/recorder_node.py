@@ -140,9 +140,9 @@ class RecorderNode(LavlaNode):
     def _silent(self) -> list[str]:
         """Streams of which nothing comes, each with the reason."""
         now_ns, after_s = wall_ns(), self.parameters.silent_after_s
-        return [
-            s.absence(now_ns) for s in self._inputs.streams() if s.last_ns is None or s.silent_for_s(now_ns) > after_s
-        ]
+        extra = {self.resolve_topic_name(self._contract.wire(each.topic)) for each in self._contract.record}
+        needed = [s for s in self._inputs.streams() if s.topic not in extra]
+        return [s.absence(now_ns) for s in needed if s.last_ns is None or s.silent_for_s(now_ns) > after_s]
 
     # Episodes.
 
@@ -190,8 +190,9 @@ class RecorderNode(LavlaNode):
         self._inputs.take_waiting()
         contract = self._contract
         if self._recorder.recording:  # the last pictures may still be on their way
-            commands = {contract.action.topic, *(piece.topic for piece in contract.action.sources)}
-            seen = {topic: s for topic, s in self._stats.items() if topic not in commands | self._headless}
+            others = {contract.action.topic, *(piece.topic for piece in contract.action.sources)}
+            others |= {each.topic for each in contract.record}
+            seen = {topic: s for topic, s in self._stats.items() if topic not in others | self._headless}
             late = partial(behind, seen, [piece.topic for piece in contract.state.sources], within_s=LATE_S)
             self._inputs.take_while(lambda: map(contract.wire, late()), LATE_S)
         return self._answer(response, self._finish)

@@ -97,6 +97,37 @@ def check_image(msg: Any, channel_order: ChannelOrder = "") -> None:
         )
 
 
+def decode_depth(msg: Any) -> NDArray[np.uint16]:
+    """(H, W) millimetres of a depth message, 0 where nothing is known. Raises ImageError for what is none.
+
+    16UC1 is in millimetres, 32FC1 in metres: its NaN, infinite and negative values, and what 16 bits do not hold, are
+    unknown. Compressed messages are PNG of 16 bits, after the header of compressedDepth if there is one.
+    """
+    if hasattr(msg, "format"):
+        code = np.frombuffer(bytes(msg.data), np.uint8)
+        start = max(bytes(msg.data[:64]).find(b"\x89PNG"), 0)
+        image = cv2.imdecode(code[start:], cv2.IMREAD_UNCHANGED) if len(code) > start else None
+        if image is None or image.dtype != np.uint16 or image.ndim != 2 or "32FC1" in str(msg.format):
+            raise ImageError("wrong_encoding", f"compressed format is {msg.format!r}; expected a PNG of 16UC1")
+        return np.asarray(image, np.uint16)
+    kinds = {"16UC1": "u2", "mono16": "u2", "32FC1": "f4"}
+    if msg.encoding not in kinds:
+        raise ImageError("wrong_encoding", f"depth encoding is {msg.encoding!r}; expected 16UC1 (mm) or 32FC1 (m)")
+    kind = np.dtype(kinds[msg.encoding]).newbyteorder(">" if msg.is_bigendian else "<")
+    height, width, step = int(msg.height), int(msg.width), int(msg.step)
+    code = np.frombuffer(bytes(msg.data), np.uint8)
+    if not (0 < height <= _MAX_SIDE and 0 < width <= _MAX_SIDE and step >= width * kind.itemsize) or (
+        len(code) != step * height
+    ):
+        raise ImageError("wrong_size", f"depth of {width}x{height} with step {step} carries {len(code)} bytes")
+    rows = np.ascontiguousarray(code.reshape(height, step)[:, : width * kind.itemsize]).view(kind)
+    if kind.kind == "u":
+        return rows.astype(np.uint16)
+    mm = np.rint(rows.astype(np.float64) * 1e3)
+    known = np.isfinite(mm) & (mm > 0) & (mm <= np.iinfo(np.uint16).max)
+    return np.where(known, mm, 0).astype(np.uint16)
+
+
 def _remedy(encoding: str) -> str:
     """What to do about an encoding that is not taken."""
     if encoding in ("8UC3", "8UC4"):

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.contract import CameraSpec, Contract, Observation
 from lavla_ros.errors import InputError
-from lavla_ros.observation.images import ImageError, check_image, decode_image, prepare_image
+from lavla_ros.observation.images import ImageError, check_image, decode_depth, decode_image, prepare_image
 from lavla_ros.pieces import Decoder, Piece, RefusedError, shifted_ns, stamp_ns
 from lavla_ros.typing import NS_PER_S
 
@@ -98,8 +98,9 @@ class ObservationPipeline:
     ``/observation/<cam>``). Frames of a prepared topic must have the contract's size and encoding;
     those of any other topic are rotated, cropped and resized here. ``instruction`` is in force until
     the first message on the instruction topic (for bags that have none); without either, steps are
-    dropped as ``no_instruction``. ``log_clock`` names the streams (cameras, ``state``) that are stamped by
-    ``received_ns``, because their drivers do not stamp, or by another clock.
+    dropped as ``no_instruction``. ``depth_topics`` maps depth cameras → topics, for observations that have them too:
+    aligned as the other cameras are, unprepared. ``log_clock`` names the streams (cameras, ``state``) that are stamped
+    by ``received_ns``, because their drivers do not stamp, or by another clock.
 
     ``counters`` counts everything that came in, went out or was refused, by name; ``examples`` has the first case of
     each refusal in words.
@@ -110,6 +111,7 @@ class ObservationPipeline:
         contract: Contract,
         *,
         camera_topics: Mapping[str, str] | None = None,
+        depth_topics: Mapping[str, str] | None = None,
         instruction: str | None = None,
         wait_s: float = 1.0,
         log_clock: Collection[str] = (),
@@ -128,7 +130,9 @@ class ObservationPipeline:
         if len(self._camera_of_topic) != len(topics):
             raise InputError(f"one topic serves two cameras: {topics}")
         self._reference = contract.alignment.reference
-        self._others = tuple(name for name in contract.camera_names if name != self._reference)
+        self._depth_of_topic = {topic: name for name, topic in (depth_topics or {}).items()}
+        colour = (name for name in contract.camera_names if name != self._reference)
+        self._others = (*colour, *self._depth_of_topic.values())
         self._wait_ns = round(wait_s * NS_PER_S)
         self._initial_instruction = instruction
         self._decoder = Decoder(
@@ -147,7 +151,8 @@ class ObservationPipeline:
     @property
     def topics(self) -> tuple[str, ...]:
         """Every topic that :meth:`add` takes."""
-        return (*self._camera_of_topic, *self._decoder.topics, self.contract.instruction_topic)
+        numbers = self._decoder.topics
+        return (*self._camera_of_topic, *self._depth_of_topic, *numbers, self.contract.instruction_topic)
 
     @property
     def state_topics(self) -> tuple[str, ...]:
@@ -163,7 +168,8 @@ class ObservationPipeline:
         """Forget all streams (new episode, or a clock that jumped); counters stay."""
         alignment = self.contract.alignment
         camera_ns = round(alignment.camera_tolerance_s * NS_PER_S)
-        self._cameras = {n: _Stream(camera_ns, deque(maxlen=_MAX_FRAMES)) for n in self.contract.camera_names}
+        names = (self._reference, *self._others)
+        self._cameras = {name: _Stream(camera_ns, deque(maxlen=_MAX_FRAMES)) for name in names}
         self._states = [  # one for each piece
             _Stream(round((piece.hold_s or alignment.state_tolerance_s) * NS_PER_S), deque(maxlen=_MAX_STATES))
             for piece in self._decoder.pieces
@@ -187,6 +193,8 @@ class ObservationPipeline:
         spec = self._camera_of_topic.get(topic)
         if spec is not None:
             self._add_frame(topic, spec, msg, received_ns)
+        elif topic in self._depth_of_topic:
+            self._add_depth(self._depth_of_topic[topic], msg, received_ns)
         elif topic in self._decoder.topics:
             self._add_state(topic, msg, received_ns)
         elif topic == self.contract.instruction_topic:
@@ -250,6 +258,14 @@ class ObservationPipeline:
                 self.counters["steps.dropped.overflow"] += 1
         else:
             self.counters["steps.thinned"] += 1
+
+    def _add_depth(self, name: str, msg: Any, received_ns: int) -> None:
+        self.counters[f"{name}.frames"] += 1
+        stamp = received_ns if name in self._log_clock else stamp_ns(msg)
+        if self._in_order(self._cameras[name], name, stamp):
+            stream = self._cameras[name]  # a clock jump has replaced it
+            stream.newest_ns = stamp
+            self._keep(stream, stamp, msg)
 
     def _slim(self, topic: str, spec: CameraSpec, msg: Any) -> Any:
         """The frame as it is to be kept: prepared where many wait and the driver's are larger."""
@@ -364,7 +380,14 @@ class ObservationPipeline:
         if instruction is None:
             reasons.append("no_instruction")
         images: dict[str, NDArray[np.uint8]] = {}
+        depth: dict[str, NDArray[np.uint16]] = {}
         if not reasons:
+            for name in self._depth_of_topic.values():
+                try:
+                    depth[name] = decode_depth(chosen[name][1])
+                except ImageError as error:
+                    self._refuse(f"{name}.{error.kind}", str(error))
+                    reasons.append(f"{name}_{error.kind}")
             for spec in self.contract.cameras:
                 try:
                     images[spec.name] = self._image(spec, chosen[spec.name][1])
@@ -383,6 +406,7 @@ class ObservationPipeline:
             state=self._joined([found[1] for found in states if found is not None]),
             instruction=instruction,
             capture_ns={**capture, "state": min(found[0] for found in states if found is not None)},
+            depth=depth,
         )
 
     def _joined(self, parts: list[NDArray[np.float64]]) -> NDArray[np.float32]:

@@ -136,9 +136,8 @@ def recorded_topics(contract: Contract, images: str) -> dict[str, Any]:
 
     return {
         **dict(of_camera(spec) for spec in contract.cameras),
-        **({contract.state.topic: JointState} if contract.state.topic else {}),
-        **({contract.action.topic: JointTrajectory} if contract.action.topic else {}),
-        **{p.topic: message_class(p.type) for p in (*contract.state.sources, *contract.action.sources)},
+        **{topic: message_class(kind) for topic, kind in contract.read_topics.items()},
+        **{each.topic: message_class(each.type) for each in contract.record},
         contract.instruction_topic: String,
         EPISODE_TOPIC: String,
     }

@@ -31,8 +31,7 @@ def ur5e(path: Path, *, seconds: float = 2.0) -> Path:
         at_ns = T0 + round(frame * 1e9 / 30)
         rows.append((at_ns + 30 * MS, "/scene/color/image_raw", raw_image(at_ns, picture(64, 0, frame, 0)[:48])))
         rows.append((at_ns + 20 * MS, "/wrist/color/image_raw/compressed", _jpeg(at_ns, picture(64, 0, frame, 1)[:48])))
-        depth = _depth(at_ns)
-        rows.append((at_ns + 30 * MS, "/scene/depth/image_rect_raw", depth))
+        rows.append((at_ns + 30 * MS, "/scene/depth/image_rect_raw", _depth(at_ns, depth_picture(frame))))
     for tick in range(int(100 * seconds)):
         t, at_ns = tick / 100, T0 + tick * 10 * MS
         state = {f"{name}_joint": _wave(i, t) for i, name in enumerate(UR_STATE)}
@@ -86,8 +85,13 @@ def array(*values: float) -> tuple[str, bytes]:
     return message("std_msgs/msg/Float64MultiArray", layout=empty, data=np.array(values))
 
 
-def _depth(stamp_ns: int) -> tuple[str, bytes]:
-    return raw_image(stamp_ns, np.zeros((48, 64, 2), np.uint8), "16UC1")
+def depth_picture(frame: int) -> np.ndarray:
+    """(48, 64) mm, with all 16 bits in use."""
+    return np.random.default_rng(frame).integers(0, 2**16, (48, 64), dtype=np.uint16)
+
+
+def _depth(stamp_ns: int, mm: np.ndarray) -> tuple[str, bytes]:
+    return raw_image(stamp_ns, mm[:, :, None].view(np.uint8), "16UC1")
 
 
 def write_rows(path: Path, rows: Iterable[Row], plugin: StoragePlugin = StoragePlugin.MCAP) -> Path:

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from synthetic_messages import header, image, joints, small_contract
 
-from lavla_ros.contract import ActionSpec, Contract, ContractError, Dimension, StateSpec
+from lavla_ros.contract import ActionSpec, Contract, ContractError, DepthSpec, Dimension, RecordedTopic, StateSpec
 from lavla_ros.observation import ObservationPipeline
 from lavla_ros.pieces import Decoder, Piece
 from training.dataset.labels import LabelTrack
@@ -173,6 +173,22 @@ def test_pieces_are_wiring_and_survive_being_written_down() -> None:
     assert Contract.from_dict(plain) == contract
     assert plain["state"]["pieces"][1] == {"topic": "/joint_states", "names": ["gripper"]}
     assert "pieces" not in SMALL.to_dict()["state"]
+
+
+def test_depth_and_recorded_topics_are_no_part_of_what_is_learned() -> None:
+    imu = RecordedTopic(topic="/imu", type="sensor_msgs/msg/Imu")
+    more = replace(SMALL, depth=(DepthSpec(name="far", topic="/far"),), record=(imu,))
+    assert more.hash == SMALL.hash and Contract.from_dict(more.to_dict()) == more
+    assert not {"depth", "record"} & SMALL.to_dict().keys()
+    assert more.read_topics["/far"] == "sensor_msgs/msg/Image" and "/imu" not in more.read_topics
+    with pytest.raises(
+        ValueError, match=r"record is \['/joint_states'\]; expected topics that are not recorded anyway"
+    ):
+        replace(SMALL, record=(replace(imu, topic="/joint_states"),))
+    with pytest.raises(ValueError, match=r"every name once; repeated: \['front'\]"):
+        replace(SMALL, depth=(DepthSpec(name="front", topic="/far"),))
+    with pytest.raises(ValueError, match=r"a type like sensor_msgs/msg/Imu"):
+        RecordedTopic(topic="/imu", type="Imu")
 
 
 def test_who_publishes_is_told_by_the_topic() -> None:

@@ -385,8 +385,12 @@ class _Check:
             if (self.root / name).exists():
                 self.findings.error("left", f"{name} was left behind: the {what} was interrupted")
         known = {self.data_file(row) for row in self.rows} | {file for files in cameras.values() for file in files}
+        depth = {file: row["episode_index"] for row in self.rows for file in layout.depth_files(self.root, row)}
+        for file, episode in depth.items():
+            if not file.exists():
+                self.findings.error("depth", f"episode {episode}: {file.relative_to(self.root)} is missing")
         for file in stored_files(self.root):
-            if file not in known:
+            if file not in known | depth.keys():
                 self.findings.error("left", f"{file.relative_to(self.root)} belongs to no episode")
 
     # ------------------------------------------------------------------ contents
@@ -483,8 +487,10 @@ def episode_table(root: Path, info: Mapping[str, Any], row: Mapping[str, Any]) -
 
 
 def stored_files(root: Path) -> list[Path]:
-    """Every file below data/ and videos/."""
-    return sorted(p for pattern in ("data/*/*", "videos/*/*/*") for p in root.glob(pattern) if p.is_file())
+    """Every file below data/, videos/ and depth/."""
+    return sorted(
+        p for pattern in ("data/*/*", "videos/*/*/*", "depth/*/*/*") for p in root.glob(pattern) if p.is_file()
+    )
 
 
 def changed_files(
@@ -494,7 +500,8 @@ def changed_files(
     keys = [key for key, feature in info["features"].items() if feature["dtype"] == "video"]
     owner: dict[Path, list[int]] = {}
     for row in rows:
-        for file in (layout.data_file(root, info, row), *(layout.video_file(root, info, row, key) for key in keys)):
+        videos = [layout.video_file(root, info, row, key) for key in keys]
+        for file in (layout.data_file(root, info, row), *videos, *layout.depth_files(root, row)):
             owner.setdefault(file, []).append(int(row["episode_index"]))
     committed = {found: name for name, found in sums.items()}
     changed = {}

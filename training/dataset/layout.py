@@ -2,12 +2,13 @@
 
 Every episode has its own data and video files (``chunk-CCC/file-FFF``, 1000 files per chunk), which
 the format allows: an episode is on disk, whole, as soon as it is committed. ``info.json`` is replaced
-atomically after each one. Three files of ours are beside LeRobot's: ``meta/contract.yaml``, ``meta/conversion.json``
-and ``meta/SHA256SUMS``. A row of meta/episodes may have a column of ours, ``phrasings``: all ways to say the episode's
-instruction, beginning with the one that its steps have. The extra column ``capture_ns`` carries the true capture
-stamps; its name does not begin with ``observation`` because LeRobot feeds every such column to its policies.
-``meta/SHA256SUMS`` has a line for every data and video file, written when its episode was committed: ``sha256sum -c
-meta/SHA256SUMS`` checks them too.
+atomically after each one. Depth, for which LeRobot has no lossless place, is beside the videos: ``depth/NAME``, 16-bit
+millimetres in FFV1, under the number of the episode's data file. Three files of ours are beside LeRobot's:
+``meta/contract.yaml``, ``meta/conversion.json`` and ``meta/SHA256SUMS``. A row of meta/episodes may have a column of
+ours, ``phrasings``: all ways to say the episode's instruction, beginning with the one that its steps have. The extra
+column ``capture_ns`` carries the true capture stamps; its name does not begin with ``observation`` because LeRobot
+feeds every such column to its policies. ``meta/SHA256SUMS`` has a line for every data, video and depth file, written
+when its episode was committed: ``sha256sum -c meta/SHA256SUMS`` checks them too.
 """
 
 from __future__ import annotations
@@ -30,6 +31,7 @@ CODEBASE_VERSION = "v3.0"
 FILES_PER_CHUNK = 1000
 DATA_PATH = "data/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 VIDEO_PATH = "videos/{video_key}/chunk-{chunk_index:03d}/file-{file_index:03d}.mp4"
+DEPTH_PATH = "depth/{name}/chunk-{chunk_index:03d}/file-{file_index:03d}.mkv"
 EPISODES_PATH = "meta/episodes/chunk-{chunk_index:03d}/file-{file_index:03d}.parquet"
 INFO, STATS, TASKS = "meta/info.json", "meta/stats.json", "meta/tasks.parquet"
 CONTRACT, CONVERSION, SUMS = "meta/contract.yaml", "meta/conversion.json", "meta/SHA256SUMS"
@@ -93,6 +95,22 @@ def video_file(root: Path, info: Mapping[str, Any], row: Mapping[str, Any], key:
     chunk, file = int(row[f"videos/{key}/chunk_index"]), int(row[f"videos/{key}/file_index"])
     template = str(info.get("video_path") or VIDEO_PATH)
     return root / template.format(video_key=key, chunk_index=chunk, file_index=file)
+
+
+def depth_names(root: Path) -> tuple[str, ...]:
+    """Depth cameras of a dataset of ours."""
+    return tuple(sorted(p.name for p in (root / "depth").glob("*") if p.is_dir()))
+
+
+def depth_file(root: Path, row: Mapping[str, Any], name: str) -> Path:
+    """Where the depth of one camera in an episode is."""
+    chunk, file = int(row["data/chunk_index"]), int(row["data/file_index"])
+    return root / DEPTH_PATH.format(name=name, chunk_index=chunk, file_index=file)
+
+
+def depth_files(root: Path, row: Mapping[str, Any]) -> list[Path]:
+    """Those of an episode, of every depth camera of the dataset."""
+    return [depth_file(root, row, name) for name in depth_names(root)]
 
 
 def first_frame(row: Mapping[str, Any], key: str, fps: float) -> int:

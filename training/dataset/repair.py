@@ -166,10 +166,14 @@ class _Plan:
             number = int(row["episode_index"])
             files = [data_file(self.root, self.info, row)]
             files += [video_file(self.root, self.info, row, key) for key in self.keys]
+            deep = layout.depth_files(self.root, row)
+            files += deep
             names = [file.relative_to(self.root).as_posix() for file in files]
             try:
                 if problems := [f"{name}: {changed[name]}" for name in names if name in changed]:
                     raise DatasetError("; ".join(problems))
+                if missing := [str(file) for file in deep if not file.exists()]:
+                    raise DatasetError(f"{missing[0]} is missing")
                 table = self._sound(row)
             except (DatasetError, KeyError) as error:
                 reasons.append(f"removed episode {number}: {str(error).replace(f'{self.root}/', '')}")
@@ -265,7 +269,12 @@ class _Plan:
 
     def _files(self, rows: list[dict[str, Any]]) -> set[Path]:
         return {data_file(self.root, self.info, row) for row in rows} | {
-            video_file(self.root, self.info, row, key) for row in rows for key in self.keys
+            file
+            for row in rows
+            for file in (
+                *(video_file(self.root, self.info, row, key) for key in self.keys),
+                *layout.depth_files(self.root, row),
+            )
         }
 
     # ------------------------------------------------------------------ doing

@@ -73,6 +73,54 @@ class VideoWriter:
             self.path.unlink(missing_ok=True)
 
 
+class DepthWriter:
+    """Encode (H, W) uint16 frames without loss (FFV1). A context manager; leaving it with an error removes the file."""
+
+    def __init__(self, path: Path, *, fps: int) -> None:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        self.path = path
+        self._shape: tuple[int, ...] = ()
+        self._frames = 0
+        self._container: Any = av.open(str(path), "w", format="matroska")
+        self._stream = self._container.add_stream("ffv1", rate=fps, options={"level": "3", "threads": "1"})
+        self._frame_time = Fraction(1, fps)
+
+    def write(self, depth: NDArray[np.uint16]) -> None:
+        """Append one frame. Raises ValueError for one of another size than the first."""
+        if not self._shape:
+            self._shape = depth.shape
+            self._stream.height, self._stream.width = depth.shape
+            self._stream.pix_fmt = "gray16le"
+        elif depth.shape != self._shape:
+            raise ValueError(f"frame {self._frames} is {depth.shape[1]}x{depth.shape[0]}, the first was another size")
+        frame = av.VideoFrame.from_ndarray(np.ascontiguousarray(depth), format="gray16le")
+        frame.pts, frame.time_base = self._frames, self._frame_time
+        self._container.mux(self._stream.encode(frame))
+        self._frames += 1
+
+    def __enter__(self) -> DepthWriter:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if error is None and self._frames:
+            self._container.mux(self._stream.encode())
+        self._container.close()
+        if error is not None:
+            self.path.unlink(missing_ok=True)
+
+
+def depth_frames(path: Path) -> Iterator[NDArray[np.uint16]]:
+    """Every (H, W) frame of a depth file, millimetres, in order. Raises DatasetError for a damaged one."""
+    try:
+        with av.open(str(path)) as container:
+            for frame in container.decode(video=0):
+                yield np.asarray(frame.to_ndarray(format="gray16le"), np.uint16)
+    except _ERRORS as error:
+        raise DatasetError(f"cannot read depth {path}: {error}") from None
+
+
 class VideoReader:
     """Frames of one file by number. Reading forward needs no seek. Not thread-safe.
 

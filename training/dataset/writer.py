@@ -124,6 +124,11 @@ class DatasetWriter:
             require_same_contract(self.contract, embedded, ours_from="this run", theirs_from=str(self.root))
         except ContractError as error:
             raise DatasetError(str(error)) from None
+        depth = sorted(spec.name for spec in self.contract.depth)
+        if info["total_episodes"] and list(layout.depth_names(self.root)) != depth:
+            raise DatasetError(
+                f"{self.root} has the depth cameras {list(layout.depth_names(self.root))}; ours are {depth}"
+            )
         wanted = layout.features(self.contract, fps=self.fps, codec=self.codec)
         if info.get("features") != wanted or info.get("fps") != self.fps:
             differing = sorted(k for k in wanted if info.get("features", {}).get(k) != wanted[k])
@@ -172,6 +177,10 @@ class DatasetWriter:
             shutil.move(videos[name], target)
             files.append(target)
             self._histograms[name] += arrays.histograms[name]
+        for spec in self.contract.depth:
+            files.append(layout.depth_file(self.root, row, spec.name))
+            files[-1].parent.mkdir(parents=True, exist_ok=True)
+            shutil.move(videos[spec.name], files[-1])
         table = self._table(arrays, episode)
         files.append(layout.data_file(self.root, {}, row))
         layout.write_table(files[-1], table)

@@ -7,7 +7,7 @@ states through the same :class:`ObservationPipeline` that a live policy uses.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -65,7 +65,7 @@ class Bags(BagOptions):
         """Every bag at or below ``paths``, sorted. Raises BagError if there is none, IngestError for a stream in
         ``log_time`` that the contract does not have.
         """
-        streams = [*contract.camera_names, STATE, COMMAND]
+        streams = [*contract.camera_names, *(spec.name for spec in contract.depth), STATE, COMMAND]
         if unknown := sorted(set(self.log_time) - set(streams)):
             raise IngestError(f"log_time names {unknown}; the streams are {streams}")
         return [BagSource(path=bag.absolute(), options=self) for bag in find_bags(paths)]
@@ -135,11 +135,12 @@ class _BagEpisode:
         self.whole = True
 
     def _steps(self) -> Iterator[Step]:
-        topics = self._camera_topics()
-        track = self._labels(topics)
+        topics, depth = self._camera_topics(), self._depth_topics()
+        track = self._labels(topics | depth)
         pipeline = ObservationPipeline(
             self.contract,
             camera_topics=topics,
+            depth_topics=depth,
             instruction=self._instruction_before() or self.info.instruction or self.options.instruction or None,
             wait_s=STREAM_LAG_S,
             log_clock=self.options.log_time,
@@ -148,7 +149,7 @@ class _BagEpisode:
         told = self.info.metadata.get("phrasings")
         stamps: list[int] = []
         try:
-            for observation in self._observations(pipeline, topics):
+            for observation in self._observations(pipeline, topics | depth):
                 label = track.at(observation.stamp_ns)
                 if label is None:
                     unlabelled.update(("steps.dropped", "steps.dropped.no_label"))
@@ -160,6 +161,7 @@ class _BagEpisode:
                     instruction=observation.instruction,
                     phrasings=tuple(dict.fromkeys((observation.instruction, *map(str, told)))) if told else (),
                     images=observation.images,
+                    depth=observation.depth,
                     capture_ns=[observation.capture_ns[name] for name in layout.stream_names(self.contract)],
                 )
             self._require_whole(stamps, pipeline, track, unlabelled["steps.dropped.no_label"])
@@ -241,17 +243,22 @@ class _BagEpisode:
 
     def _camera_topics(self) -> dict[str, str]:
         """Camera → the best topic with messages: prepared, raw, compressed."""
+        return self._choose({spec.name: camera_topic_choices(spec) for spec in self.contract.cameras})
+
+    def _depth_topics(self) -> dict[str, str]:
+        return self._choose({spec.name: spec.topic_choices for spec in self.contract.depth})
+
+    def _choose(self, cameras: Mapping[str, tuple[str, ...]]) -> dict[str, str]:
+        """Camera → the first of its topics with messages. Raises BagError for a camera without."""
         chosen, counts = {}, self.reader.counts
-        for spec in self.contract.cameras:
-            choices = camera_topic_choices(spec)
+        for name, choices in cameras.items():
             present = [topic for topic in choices if counts.get(topic, 0)]
             if not present:
                 have = sorted(t for t, n in counts.items() if n)
                 raise BagError(
-                    f"bag {self.reader.path} has no images of camera {spec.name!r} on any of {list(choices)}; it has "
-                    f"{have}"
+                    f"bag {self.reader.path} has no images of camera {name!r} on any of {list(choices)}; it has {have}"
                 )
-            chosen[spec.name] = present[0]
+            chosen[name] = present[0]
         return chosen
 
 

@@ -31,7 +31,7 @@ from lavla_ros.errors import UserError
 from training.dataset import DatasetError, layout, stats
 from training.dataset.check import episode_table
 from training.dataset.first_frames import write_first_frames
-from training.dataset.video import Codec, VideoWriter
+from training.dataset.video import Codec, DepthWriter, VideoWriter
 from training.dataset.writer import DatasetWriter, EpisodeArrays, column_array, integer_fps
 from training.task_pool import Workers, run_tasks
 
@@ -118,6 +118,8 @@ class Step:
     """Capture times in the order of :func:`layout.stream_names`."""
     phrasings: tuple[str, ...] = ()
     """Ways to say the instruction, beginning with it, if all steps of the episode have the same; of its first step."""
+    depth: Mapping[str, NDArray[np.uint16]] = field(default_factory=dict)
+    """Depth camera → (H, W) millimetres, of the same size in all steps."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -478,7 +480,20 @@ def _encode(
             )
             for spec in contract.cameras
         }
+        deep = {
+            spec.name: stack.enter_context(DepthWriter(staging / f"{spec.name}.mkv", fps=fps))
+            for spec in contract.depth
+        }
+        videos |= {name: writer.path for name, writer in deep.items()}
         for step in steps:
+            for name, depth_writer in deep.items():
+                if name not in step.depth:
+                    text = f"the source has no depth {name!r}: leave it out of the contract"
+                    raise Rejected(Kind.IMAGE, text)
+                try:
+                    depth_writer.write(step.depth[name])
+                except ValueError as error:
+                    raise Rejected(Kind.IMAGE, f"depth {name!r}: {error}") from None
             for name, writer in writers.items():
                 writer.write(step.images[name])
                 histograms[name].append(stats.image_histogram(step.images[name]))

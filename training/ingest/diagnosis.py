@@ -82,6 +82,11 @@ class Clocks:
         return "of the stamps, " + ", ".join(ranges)
 
 
+def camera_names(contract: Contract) -> tuple[str, ...]:
+    """Of colour and of depth."""
+    return (*contract.camera_names, *(spec.name for spec in contract.depth))
+
+
 def stream_names(part: str, pieces: Sequence[Piece]) -> dict[str, str]:
     """Topic → name of its stream, of the topics whose messages are stamped: ``state``, or if there are several
     ``state /topic``.
@@ -129,7 +134,7 @@ def first_cause(
         return refused
     counters = pipeline.counters
     missing = {STATE: counters["steps.dropped.state_missing"], COMMAND: unlabelled}
-    missing |= {name: counters[f"steps.dropped.{name}_missing"] for name in contract.camera_names}
+    missing |= {name: counters[f"steps.dropped.{name}_missing"] for name in camera_names(contract)}
     missing["instruction"] = counters["steps.dropped.no_instruction"]
     stream, count = max(missing.items(), key=lambda item: item[1])
     if not count:
@@ -157,7 +162,7 @@ def _refused_stream(
     """The first stream of which half or more was refused."""
     counters = pipeline.counters + track.counters
     examples = pipeline.examples | track.examples
-    streams = [(Kind.IMAGE, name, f"{name}.frames", f"camera {name!r}") for name in contract.camera_names]
+    streams = [(Kind.IMAGE, name, f"{name}.frames", f"camera {name!r}") for name in camera_names(contract)]
     streams += [
         (Kind.STATE, "state", "state.samples", ", ".join(pipeline.state_topics)),
         (Kind.LABEL, "label", "label.messages", ", ".join(track.topics)),

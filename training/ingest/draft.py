@@ -29,7 +29,7 @@ _LINEAR = re.compile(r"linear|prismatic|slide|rail", re.IGNORECASE)
 _ARRAY_COMMAND = re.compile(f"{_LEADER.pattern}|{_GRIPPER.pattern}|controller", re.IGNORECASE)
 _PLAIN_WORDS = {
     *("camera", "cam", "color", "colour", "rgb", "compressed", "sensors", "observation", "images"),
-    *("image", "image_raw", "image_color", "image_rect", "image_rect_color", "raw"),
+    *("image", "image_raw", "image_rect_raw", "image_color", "image_rect", "image_rect_color", "raw"),
 }
 """Parts of a camera's topic that do not tell it from another one."""
 _OTHERS = {
@@ -110,6 +110,7 @@ def draft_from_bag(facts: BagFacts, name: str) -> str:
         *_chunk(rate_hz),
         *_camera_lines(cameras),
         *notes,
+        *_depth_lines(topics),
         *_state_lines(states, state),
         *_action_lines(commands, action, state),
         *_other_lines(topics, [*commands, *arrays]),
@@ -206,6 +207,8 @@ def _cameras(topics: Sequence[Topic]) -> tuple[list[_Camera], list[str]]:
         if topic.pictures is None:
             continue
         orderless = topic.pictures.encoding in ("8UC3", "8UC4")
+        if _is_depth(topic):
+            continue
         if topic.pictures.problem and not orderless:
             notes.append(f"  # CANNOT BE SAID: {topic.name} ({topic.pictures.encoding}) is no colour picture.")
         elif topic.pictures.encoding.startswith("mono") and re.search("infra", topic.name):
@@ -229,6 +232,27 @@ def _cameras(topics: Sequence[Topic]) -> tuple[list[_Camera], list[str]]:
             orderless=orderless,
         )
     return list(found.values()), notes
+
+
+def _is_depth(topic: Topic) -> bool:
+    """Whether the pictures are depth that a contract can say."""
+    seen = topic.pictures.encoding if topic.pictures else ""
+    return seen in ("16UC1", "32FC1") or (seen.startswith("16UC1") and "png" in seen.lower())
+
+
+def _depth_lines(topics: Sequence[Topic]) -> Iterator[str]:
+    found: dict[str, Topic] = {}
+    for topic in topics:
+        if _is_depth(topic):
+            found.setdefault(re.sub("/compressed(Depth)?$", "", topic.name), topic)
+    if found:
+        yield "depth:   # kept in datasets, lossless; no policy reads it"
+    names: list[str] = []
+    for base, topic in found.items():
+        names.append(_camera_name(base, names))
+        seen = topic.pictures.encoding if topic.pictures else ""
+        name = names[-1] if "depth" in names[-1] else f"{names[-1]}_depth"
+        yield f"  - {{name: {name}, topic: {base}}}   # {seen}, {_number(topic.rate_hz)} Hz"
 
 
 def _camera_name(topic: str, taken: Sequence[str]) -> str:

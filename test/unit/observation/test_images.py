@@ -13,7 +13,7 @@ from synthetic_messages import image
 
 from lavla_ros.contract import CameraSpec
 from lavla_ros.observation import images
-from lavla_ros.observation.images import ImageError, decode_image, decode_raw, prepare_image
+from lavla_ros.observation.images import ImageError, decode_depth, decode_image, decode_raw, prepare_image
 
 RGB = np.random.default_rng(0).integers(0, 256, (6, 9, 3), dtype=np.uint8)
 
@@ -276,6 +276,47 @@ def test_unusable_compressed_images_are_refused_by_kind(fmt: str, data: bytes, k
     with pytest.raises(ImageError) as caught:
         decode_image(SimpleNamespace(format=fmt, data=data))
     assert caught.value.kind == kind
+
+
+def _depth_message(mm: np.ndarray, encoding: str, big: bool = False, padding: int = 0) -> SimpleNamespace:
+    code = mm.astype(mm.dtype.newbyteorder(">" if big else "<")).view(np.uint8).reshape(len(mm), -1)
+    rows = np.pad(code, ((0, 0), (0, padding)))
+    height, width = mm.shape
+    return SimpleNamespace(
+        height=height, width=width, encoding=encoding, is_bigendian=big, step=rows.shape[1], data=rows.tobytes()
+    )
+
+
+@pytest.mark.parametrize("big", [False, True])
+def test_depth_is_in_millimetres_whatever_it_comes_in(big: bool) -> None:
+    mm = np.array([[0, 1, 65535], [256, 1234, 7]], np.uint16)
+    np.testing.assert_array_equal(decode_depth(_depth_message(mm, "16UC1", big, 5)), mm)
+    metres = np.array([[np.nan, np.inf, -1.0], [1.2344, 65.6, 0.0006]], np.float32)
+    np.testing.assert_array_equal(decode_depth(_depth_message(metres, "32FC1", big, 3)), [[0, 0, 0], [1234, 0, 1]])
+    png = cv2.imencode(".png", mm)[1].tobytes()
+    for format_, data in (("16UC1; png compressed", png), ("16UC1; compressedDepth png", bytes(12) + png)):
+        np.testing.assert_array_equal(decode_depth(SimpleNamespace(format=format_, data=data)), mm)
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        _depth_message(np.zeros((2, 2), np.uint8), "mono8"),
+        SimpleNamespace(format="jpeg", data=b"\xff\xd8"),
+        SimpleNamespace(format="16UC1; compressedDepth png", data=b""),
+        SimpleNamespace(
+            format="16UC1; png compressed", data=cv2.imencode(".png", np.zeros((2, 2), np.uint8))[1].tobytes()
+        ),
+        SimpleNamespace(
+            format="32FC1; compressedDepth png", data=cv2.imencode(".png", np.zeros((2, 2), np.uint16))[1].tobytes()
+        ),
+        SimpleNamespace(**{**vars(_depth_message(np.zeros((2, 2), np.uint16), "16UC1")), "data": b"12"}),
+        SimpleNamespace(**{**vars(_depth_message(np.zeros((2, 2), np.uint16), "16UC1")), "step": 1}),
+    ],
+)
+def test_what_is_no_depth_is_refused(message: SimpleNamespace) -> None:
+    with pytest.raises(ImageError):
+        decode_depth(message)
 
 
 def test_prepare_is_the_identity_where_nothing_changes() -> None:

@@ -9,7 +9,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 from foreign_bags import PLAIN, Foreign, joints, raw_image, trajectory
-from robot_bags import SO101, UR_COMMAND, UR_STATE, VIPER, array, bimanual, camera_rows, so101, ur5e, write_rows
+from robot_bags import (
+    SO101,
+    UR_COMMAND,
+    UR_STATE,
+    VIPER,
+    array,
+    bimanual,
+    camera_rows,
+    depth_picture,
+    so101,
+    ur5e,
+    write_rows,
+)
 from synthetic_bags import MS, T0, convert, joint_values, make_bag
 from synthetic_messages import small_contract
 
@@ -17,6 +29,7 @@ from lavla_ros import cli
 from lavla_ros.contract import Contract, ContractError, load_contract
 from lavla_ros.recording.types import jazzy
 from training.dataset import EpisodeDataset, layout
+from training.dataset.video import depth_frames
 from training.dataset.writer import column_array
 from training.ingest.bag import Bags
 
@@ -56,11 +69,17 @@ def test_a_ur5e_needs_its_name_alone(tmp_path: Path) -> None:
     assert contract.state.names == tuple(f"{name}_joint" for name in UR_STATE)
     assert contract.action.names == tuple(f"{name}_joint" for name in UR_COMMAND)
     assert {d.unit for d in (*contract.state.fields, *contract.action.dims)} == {"rad"}
-    assert "CANNOT BE SAID: /scene/depth/image_rect_raw (16UC1)" in text
+    assert [spec.topic for spec in contract.depth] == ["/scene/depth/image_rect_raw"]
     report = convert([bag], tmp_path / "dataset", contract, options=FOREIGN)
     assert not report.rejected
     data = EpisodeDataset(tmp_path / "dataset", contract)
     assert len(data.states) >= 18
+    frames_s, _ = _captured_s(tmp_path / "dataset")
+    [row] = layout.read_episodes(tmp_path / "dataset")
+    depth = list(depth_frames(layout.depth_file(tmp_path / "dataset", row, "scene_depth")))
+    assert len(depth) == len(data.states)
+    for at_s, image in zip(frames_s, depth, strict=True):
+        np.testing.assert_array_equal(image, depth_picture(round(at_s * 30)))
     elbow = contract.state.names.index("elbow_joint")
     ahead = data.actions[:, contract.action.names.index("elbow_joint")] - data.states[:, elbow]
     assert np.all(ahead[:10] > 0.03)  # commands of the same joint, a step ahead: matched by name, not by place

@@ -8,14 +8,16 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from foreign_bags import joints, text
+from foreign_bags import joints, raw_image, text
 from robot_bags import Row, array, camera_rows, write_rows
 from synthetic_bags import MS, T0, convert
 from synthetic_messages import small_contract
 
-from lavla_ros.contract import ActionSpec, Contract, StateSpec
+from lavla_ros.contract import ActionSpec, Contract, DepthSpec, StateSpec
 from lavla_ros.pieces import Piece
-from training.dataset import EpisodeDataset
+from training.dataset import EpisodeDataset, check, layout
+from training.dataset.repair import repair
+from training.dataset.video import depth_frames
 from training.ingest.bag import Bags
 from training.ingest.build import IngestError
 
@@ -101,3 +103,39 @@ def test_an_offset_that_makes_time_run_backwards_is_refused(tmp_path: Path) -> N
     contract = replace(CONTRACT, state=replace(CONTRACT.state, pieces=shifted))
     with pytest.raises(IngestError, match=r"time_offset_s 0.5 puts a message 499.0 ms after its own arrival"):
         convert_rows(tmp_path, contract)
+
+
+def test_depth_is_kept_to_the_bit_and_is_a_part_of_its_episode(tmp_path: Path) -> None:
+    deep = replace(CONTRACT, depth=(DepthSpec(name="far", topic="/far"),))
+    assert deep.hash == CONTRACT.hash  # no policy reads it
+    for name, count in (("one", 2.0), ("two", 1.0)):
+        found = rows() if name == "one" else [(at, t, m) for at, t, m in rows() if at < T0 + count * 1e9]
+        pictures = [
+            (at + MS, "/far", raw_image(at, _mm(i)[:, :, None].view(np.uint8), "16UC1")) for i, at in _ticks(count)
+        ]
+        write_rows(tmp_path / name, [*found, *pictures])
+    bags, root = [tmp_path / "one", tmp_path / "two"], tmp_path / "data"
+    convert(bags, root, deep, options=TAKEN, jobs=1)
+    first, second = layout.read_episodes(root)
+    kept = list(depth_frames(layout.depth_file(root, first, "far")))
+    assert len(kept) == first["length"]
+    for step in range(3):
+        np.testing.assert_array_equal(kept[step], _mm(step * 3))
+    assert check(root).errors == []
+    layout.depth_file(root, second, "far").unlink()
+    [missing] = check(root).errors
+    assert missing == "episode 1: depth/far/chunk-000/file-001.mkv is missing"
+    assert any("removed episode 1" in line and "is missing" in line for line in repair(root))
+    assert check(root).errors == [] and len(layout.read_episodes(root)) == 1
+    with pytest.raises(IngestError, match=r"has the depth cameras \['far'\]; ours are \[\]"):
+        convert(bags[1:], root, CONTRACT, options=TAKEN, jobs=1, resume=True)
+    with pytest.raises(IngestError, match=r"no images of camera 'far' on any of \['/far', '/far/compressedDepth'"):
+        convert([write_rows(tmp_path / "none", rows())], tmp_path / "other", deep, options=TAKEN, jobs=1)
+
+
+def _mm(frame: int) -> np.ndarray:
+    return np.random.default_rng(frame).integers(0, 2**16, (6, 8), dtype=np.uint16)
+
+
+def _ticks(seconds: float) -> list[tuple[int, int]]:
+    return [(i, T0 + round(i * 1e9 / 30)) for i in range(int(30 * seconds))]
