@@ -141,8 +141,8 @@ def test_an_import_that_was_broken_off_goes_on_and_takes_nothing_twice(folder: P
 
 def test_what_a_kind_lacks_is_named(folder: Path) -> None:
     source = [folder / "source"]
-    with pytest.raises(IngestError, match=r"no source 'rlds'; there are \['bag', .*module:attribute"):
-        ingest("rlds", source, folder / "out")
+    with pytest.raises(IngestError, match=r"no source 'parquet'; there are \['bag', .*module:attribute"):
+        ingest("parquet", source, folder / "out")
     with pytest.raises(IngestError, match="no module 'npz_elsewhere'"):
         ingest("npz_elsewhere:NpzFiles", source, folder / "out")
     with pytest.raises(IngestError, match="has no 'Files'"):
