@@ -111,6 +111,8 @@ class ExecutorReport:
     """Who or what has to act."""
     since_ns: int = 0
     """Wall time of the newest change."""
+    commander: str = ""
+    """Who has the arm: person, policy (who publishes action_chunk), or empty: neither."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

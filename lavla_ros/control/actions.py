@@ -37,6 +37,8 @@ class ChunkRejected(UserError, ValueError):
         self.counter = counter
         self.malformed = malformed
         """Latches a fault."""
+        self.person = False
+        """A person's chunk, not the policy's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,6 +72,8 @@ class PreparedChunk:
     """The first step that was prepared: what was due already is not."""
     clipped: int = 0
     """Values that were out of range within the tolerance."""
+    person: bool = False
+    """A person's chunk, which comes before the policy's."""
 
     def __post_init__(self) -> None:
         if (self.points_HJ is None) == (self.increments_HJ is None):

@@ -11,6 +11,10 @@ command is what the arm should reach one period after its place, and consecutive
 limit for that period, however late the tick was. A chunk stamped t is executed from the step that is
 due at the next tick; what lies before has been consumed and is counted as skipped.
 
+Hands. A person's chunks come before a policy's: from the first one on the policy's are refused and counted, whatever
+they hold, until :meth:`hand_back`, and then those that were observed before it. What the policy was following ends with
+the person's chunk, or at rest if that one is refused. A change of hands is a chunk like any other: limits hold.
+
 Missed ticks. The arm stands where it was told to be last when some cycles bring nothing. A single one is
 bridged (``bridged_ticks``); after more the motion restarts from rest at the last command, in every state.
 
@@ -63,6 +67,8 @@ ENGAGE_SCALE, RAMP_STEPS = 0.1, 20
 """Where the speed scale begins after the arm was activated, resumed or acknowledged; steps in which it rises."""
 SLOWER_TRIES = 4
 """Curves that are tried for a chunk, each slower, until the tool keeps its speed."""
+PERSON_LEAD_RAD = 0.08
+"""Chunks of deltas of a person: a longer lead of the goal would be gone on with after the person has let go."""
 OUTSIDE_TOLERANCE_RAD = 0.02
 """The arm is not moved if it is outside its position limits by more than this."""
 
@@ -116,6 +122,9 @@ class ChunkExecutor:
         self._measured: list[float] = []
         """Joint positions of the newest state of a fit arm."""
         self._gripper = 1.0
+        self._person = self._led = False
+        """A person has the arm; the newest chunk that was accepted was a person's."""
+        self._handed_back_ns: int | None = None
         self._place_ns: int | None = None
         """Grid place of the newest tick; None before the first one."""
         self._motion_ns = 0
@@ -151,7 +160,7 @@ class ChunkExecutor:
     def waiting_for(self) -> str:
         """What has to come before the arm moves on: "a chunk", or what a person has to do; "" while TRACKING.
 
-        One of acknowledge, activate, resume: requests to the servo process.
+        One of acknowledge, activate, resume: requests to the servo process; hand_back, unless the person moves on.
         """
         if self._fault is not None:
             return "acknowledge"
@@ -159,7 +168,16 @@ class ChunkExecutor:
             return "activate"
         if self._held is not None:
             return "resume"
-        return "" if self._state is ExecutorState.TRACKING else "a chunk"
+        if self._state is ExecutorState.TRACKING:
+            return ""
+        return "hand_back" if self._person else "a chunk"
+
+    @property
+    def commander(self) -> str:
+        """Who has the arm: "person" from a person's chunk until :meth:`hand_back`; "policy" while a chunk of another
+        source is followed; else "".
+        """
+        return "person" if self._person else "policy" if self._state is ExecutorState.TRACKING else ""
 
     @property
     def since_ns(self) -> int:
@@ -265,6 +283,18 @@ class ChunkExecutor:
             self._engaged_ns = None
         self._held = None
 
+    def hand_back(self, now_ns: int) -> str:
+        """The person gives the arm back: chunks of the policy that are observed after ``now_ns`` are accepted again.
+
+        Returns what that means, in words. Without effect if no person has the arm.
+        """
+        if not self._person:
+            return "no person has the arm"
+        self._person, self._handed_back_ns = False, now_ns
+        self._refuse_until(now_ns)
+        self.counters["handed_back"] += 1
+        return "handed back; waiting for a chunk of the policy"
+
     def fault(self, reason: str) -> None:
         """Latch a fault; the first cause stays. Without effect while IDLE."""
         if self._state is ExecutorState.IDLE:
@@ -310,13 +340,13 @@ class ChunkExecutor:
         seed_rad = self._goal if tracking else self._limiter.position
         return self._decoder.prepare(chunk, seed_rad, self._motion_ns, self._consumed_until_ns)
 
-    def submit(self, chunk: ActionChunk, now_ns: int) -> SubmitResult:
+    def submit(self, chunk: ActionChunk, now_ns: int, *, person: bool = False) -> SubmitResult:
         """Take over a chunk at ``now_ns`` (between two ticks), or say why not. Never raises, whatever it holds."""
-        return self._take(chunk.stamp_ns, now_ns, lambda: self.prepare(chunk))
+        return self._take(chunk.stamp_ns, now_ns, lambda: self.prepare(chunk), person)
 
     def submit_prepared(self, prepared: PreparedChunk, now_ns: int) -> SubmitResult:
         """:meth:`submit` for a chunk that was prepared elsewhere."""
-        return self._take(prepared.stamp_ns, now_ns, lambda: prepared)
+        return self._take(prepared.stamp_ns, now_ns, lambda: prepared, prepared.person)
 
     def submit_rejected(self, stamp_ns: int, rejection: ChunkRejected, now_ns: int) -> SubmitResult:
         """:meth:`submit` for a chunk whose preparation elsewhere failed: counted, and a fault where malformed."""
@@ -324,7 +354,7 @@ class ChunkExecutor:
         def again() -> PreparedChunk:
             raise rejection
 
-        return self._take(stamp_ns, now_ns, again)
+        return self._take(stamp_ns, now_ns, again, rejection.person)
 
     def tick(self, now_ns: int, state: ArmState, missed: int | None = None) -> Command:
         """One servo cycle. Raises nothing for any state or time; call it every cycle while not IDLE.
@@ -441,11 +471,20 @@ class ChunkExecutor:
         """Whether the last tick is recent enough for what it saw of the arm to hold."""
         return 0 <= now_ns - self._last_now_ns <= self.config.max_clock_gap_s * 1e9
 
-    def _take(self, stamp_ns: int, now_ns: int, prepare: Callable[[], PreparedChunk]) -> SubmitResult:
+    def _take(self, stamp_ns: int, now_ns: int, prepare: Callable[[], PreparedChunk], person: bool) -> SubmitResult:
+        result = self._taken(stamp_ns, now_ns, prepare, person)
+        if person and not result.accepted and self._person and self._plan is not None and not self._plan.person:
+            self._enter_holding(f"a person took over, and the chunk was refused: {result.reason}")
+        return result
+
+    def _taken(self, stamp_ns: int, now_ns: int, prepare: Callable[[], PreparedChunk], person: bool) -> SubmitResult:
         self.counters["submitted"] += 1
         try:
+            self._check_hands(stamp_ns, now_ns, person)
             self._check_accepting(stamp_ns, now_ns)
-            self._accept(prepare(), now_ns)
+            if person != self._led:
+                self._change_hands()
+            self._accept(prepare(), now_ns, person)
         except ChunkRejected as error:
             return self._refused(stamp_ns, error)
         except Exception as error:  # noqa: BLE001  whatever a chunk holds, the arm must go on being commanded
@@ -461,6 +500,32 @@ class ChunkExecutor:
         if rejection.malformed:
             self.fault(f"chunk stamped {stamp_ns}: {rejection}")
         return SubmitResult(accepted=False, reason=str(rejection))
+
+    def _check_hands(self, stamp_ns: int, now_ns: int, person: bool) -> None:
+        if not person and self._person:
+            raise ChunkRejected("rejected_person", "a person has the arm; executor/hand_back gives it back")
+        fresh = -self.config.max_future_s * 1e9 <= now_ns - stamp_ns <= self.config.max_chunk_age_s * 1e9
+        late = self._handed_back_ns is not None and stamp_ns <= self._handed_back_ns
+        if person and not self._person and self._state is not ExecutorState.IDLE and fresh and not late:
+            self._person = True
+            if self._plan is not None and self._newest_stamp_ns == self._plan.stamp_ns:
+                self._newest_stamp_ns = self._handed_back_ns  # a person is not refused for what the policy has sent
+            self.counters["taken_over"] += 1
+
+    def _change_hands(self) -> None:
+        """Nothing of what the other one wanted is left to be blended, or to be caught up with."""
+        self._predictions, self._consumed_until_ns = [], None
+        self._goal = [
+            min(max(p + 0.5 * v * abs(v) / a, low), high)
+            for p, v, a, low, high in zip(
+                self._limiter.position,
+                self._limiter.velocity,
+                self.config.limits.acceleration_rad_s2,
+                self.config.limits.lower_rad,
+                self.config.limits.upper_rad,
+                strict=True,
+            )
+        ]
 
     def _check_accepting(self, stamp_ns: int, now_ns: int) -> None:
         age_ns = now_ns - stamp_ns
@@ -486,7 +551,7 @@ class ChunkExecutor:
                 "rejected_stale", f"the chunk is {age_ns / 1e9:.3f} s old; allowed {self.config.max_chunk_age_s} s"
             )
 
-    def _accept(self, chunk: PreparedChunk, now_ns: int) -> None:
+    def _accept(self, chunk: PreparedChunk, now_ns: int, person: bool) -> None:
         """Build the plan from the step that is due at the next tick. Raises ChunkRejected."""
         dt_ns, horizon = chunk.dt_ns, chunk.horizon
         expected = (self.contract.chunk_size, len(self.config.joint_names))
@@ -513,6 +578,7 @@ class ChunkExecutor:
             increments_HJ=chunk.increments_HJ,
             gripper_H=None if chunk.gripper_H is None else chunk.gripper_H.tolist(),
             next_step=due,
+            person=person,
         )
         if chunk.points_HJ is not None:
             config = self.config
@@ -530,7 +596,7 @@ class ChunkExecutor:
             self._engage()
             if self._state is not ExecutorState.TRACKING:
                 self._goal = list(self._limiter.position)
-        self._plan = plan
+        self._plan, self._led = plan, person
         self._newest_stamp_ns, self._accepted_ns = chunk.stamp_ns, now_ns
         self._enter(ExecutorState.TRACKING, now_ns)
         if due:
@@ -546,7 +612,9 @@ class ChunkExecutor:
 
     def _follow_curve(self, plan: Plan, points_HJ: FloatArray, due: int) -> None:
         """Give the plan a curve through the points, with its time stretched if the tool would be too fast."""
-        points = self._blend(Prediction(stamp_ns=plan.stamp_ns, dt_ns=plan.dt_ns, points_HJ=points_HJ), due)
+        points = points_HJ  # of a person: what was wanted before must not drag it along
+        if not plan.person:
+            points = self._blend(Prediction(stamp_ns=plan.stamp_ns, dt_ns=plan.dt_ns, points_HJ=points_HJ), due)
         before, before_velocity = self._history.at(plan.stamp_ns)
         passed_ns, dt_ns, slower = self._motion_ns - plan.stamp_ns, plan.dt_ns, 1.0
         for _ in range(SLOWER_TRIES):
@@ -645,6 +713,8 @@ class ChunkExecutor:
             if step > plan.next_step:
                 self.counters["steps_skipped"] += step - plan.next_step
             lead, limits = self.config.max_goal_lead_rad, self.config.limits
+            if plan.person:
+                lead = min(lead, PERSON_LEAD_RAD)
             self._goal = [
                 min(max(goal + delta, p - lead, low), p + lead, high)
                 for goal, delta, p, low, high in zip(

@@ -27,6 +27,8 @@ class Plan:
     gripper_H: list[float] | None
     next_step: int
     """First step that is not begun (delta chunks)."""
+    person: bool = False
+    """Of a person's chunk."""
 
     @property
     def end_ns(self) -> int:

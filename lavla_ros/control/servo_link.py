@@ -147,8 +147,8 @@ class ServoLink:
         silent_s = time.monotonic() - self._newest_at_s
         return 0.0 if newest is None or (newest.busy and silent_s < _BUSY_S) else silent_s
 
-    def submit(self, chunk: ActionChunk) -> None:
-        """Hand over a chunk in joint space; the verdict comes in ``ServoSnapshot.results``.
+    def submit(self, chunk: ActionChunk, *, person: bool = False) -> None:
+        """Hand over a chunk in joint space; the verdict comes in ``ServoSnapshot.results``. ``person``: not a policy's.
 
         Raises ServoLinkError before the first tick, WireError if the chunk does not fit the ring.
         """
@@ -157,8 +157,10 @@ class ServoLink:
             raise ServoLinkError("the servo process has not ticked yet")
         try:
             seed_rad: list[float] = newest.command_rad.tolist()
-            payload = encode_chunk(self._decoder.prepare(chunk, seed_rad, newest.stamp_ns + self._tick_ns))
+            prepared = self._decoder.prepare(chunk, seed_rad, newest.stamp_ns + self._tick_ns)
+            payload = encode_chunk(replace(prepared, person=person))
         except ChunkRejected as rejection:
+            rejection.person = person
             payload = encode_rejection(chunk.stamp_ns, rejection)
         with self._lock:
             self._need_rings()["chunks"].write(payload)
@@ -202,6 +204,10 @@ class ServoLink:
     def resume(self, timeout_s: float = 15.0) -> bool:
         """A person lets the arm move again: later chunks are accepted."""
         return self._when_at_rest("resume", timeout_s)
+
+    def hand_back(self) -> bool:
+        """The person gives the arm back to the policy."""
+        return self.request("hand_back")
 
     def set_speed_scale(self, scale: float) -> bool:
         """Factor on the velocity limits, 0.01 to 1."""

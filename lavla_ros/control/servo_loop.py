@@ -20,7 +20,15 @@ from lavla_ros.control.realtime import Pacer
 from lavla_ros.control.ring import Ring, RingError
 from lavla_ros.control.servo_config import ServoConfig
 from lavla_ros.control.types import Command, ExecutorState
-from lavla_ros.control.wire import MAX_ANSWERS, Answer, ServoSnapshot, WireError, decode_chunk, decode_request
+from lavla_ros.control.wire import (
+    MAX_ANSWERS,
+    Answer,
+    ServoSnapshot,
+    WireError,
+    decode_chunk,
+    decode_request,
+    is_persons,
+)
 
 _log = logging.getLogger(__name__)
 INPUT_LEAD_NS = 2_000_000
@@ -162,16 +170,18 @@ class ServoLoop:
         self._watch_heartbeat()
 
     def _take_chunk(self, now_ns: int) -> None:
-        """The newest chunk of the ring; the others came too fast to be followed."""
-        ring, payload = self._rings["chunks"], None
+        """The newest chunks of the ring, a person's before the policy's; the others came too fast to be followed."""
+        ring, newest = self._rings["chunks"], dict[bool, bytes]()
         for _ in range(ring.slots):
-            newer = ring.read()
-            if newer is None:
+            payload = ring.read()
+            if payload is None:
                 break
-            self._counts["superseded"] += payload is not None
-            payload = newer
-        if payload is None:
-            return
+            self._counts["superseded"] += is_persons(payload) in newest
+            newest[is_persons(payload)] = payload
+        for _, payload in sorted(newest.items(), reverse=True):
+            self._submit(payload, now_ns)
+
+    def _submit(self, payload: bytes, now_ns: int) -> None:
         try:
             stamp_ns, chunk = decode_chunk(payload)
         except WireError as error:
@@ -216,6 +226,8 @@ class ServoLoop:
                 self._prepare_arm("enabling", self._driver.enable)
             elif name == "resume":
                 return Answer(True, self._resume())
+            elif name == "hand_back":
+                return Answer(True, self._executor.hand_back(time.time_ns()))
             else:
                 return Answer(False, f"unknown request {name!r}")
         except (ExecutorError, ConfigError, DriverError) as error:
@@ -363,6 +375,7 @@ class ServoLoop:
             concern=state.concern,
             busy=busy,
             chunk_stamp_ns=command.chunk_stamp_ns,
+            commander=executor.commander,
             measured_rad=state.position_rad,
             measured_gripper=state.gripper,
             measured_stamp_ns=state.stamp_ns,

@@ -28,7 +28,7 @@ RING_FILES = {
     "snapshots": (1024, SNAPSHOT_CAPACITY),  # servo process; 8 s of ticks
 }
 _CHUNK = struct.Struct("<IqqIIII")  # flags, stamp, dt, steps, joints, first step, values clipped
-_ABSOLUTE, _GRIPPER, _REJECTED, _MALFORMED = 1, 2, 4, 8
+_ABSOLUTE, _GRIPPER, _REJECTED, _MALFORMED, _PERSON = 1, 2, 4, 8, 16
 MAX_TEXT_BYTES = 600
 """Of one text as JSON has it, where a character takes up to 12 bytes."""
 MAX_RESULTS = MAX_ANSWERS = 4
@@ -78,6 +78,8 @@ class ServoSnapshot:
     busy: str = ""
     """What the process does instead of ticking, beginning now; empty in an ordinary tick."""
     chunk_stamp_ns: int | None
+    commander: str = ""
+    """See :attr:`ChunkExecutor.commander`."""
     measured_rad: NDArray[np.float64]
     """(6,) measured joint positions."""
     measured_gripper: float
@@ -128,6 +130,7 @@ def encode_chunk(chunk: PreparedChunk) -> bytes:
     """Raises WireError if the chunk does not fit the ring."""
     rows = np.ascontiguousarray(chunk.rows_HJ, dtype="<f8")
     flags = _ABSOLUTE * (chunk.points_HJ is not None) | _GRIPPER * (chunk.gripper_H is not None)
+    flags |= _PERSON * chunk.person
     payload = _CHUNK.pack(flags, chunk.stamp_ns, chunk.dt_ns, *rows.shape, chunk.from_step, chunk.clipped)
     payload += rows.tobytes()
     if chunk.gripper_H is not None:
@@ -139,7 +142,7 @@ def encode_chunk(chunk: PreparedChunk) -> bytes:
 
 def encode_rejection(stamp_ns: int, rejection: ChunkRejected) -> bytes:
     """Stands for a chunk that could not be prepared, so that the executor can count it and latch the fault."""
-    flags = _REJECTED | _MALFORMED * rejection.malformed
+    flags = _REJECTED | _MALFORMED * rejection.malformed | _PERSON * rejection.person
     text = json.dumps([rejection.counter, cut(str(rejection))]).encode()
     return _CHUNK.pack(flags, stamp_ns, 0, 0, 0, 0, 0) + text
 
@@ -150,7 +153,9 @@ def decode_chunk(payload: bytes) -> tuple[int, PreparedChunk | ChunkRejected]:
         flags, stamp_ns, dt_ns, steps, joints, from_step, clipped = _CHUNK.unpack_from(payload)
         if flags & _REJECTED:
             counter, text = json.loads(payload[_CHUNK.size :])
-            return stamp_ns, ChunkRejected(str(counter), str(text), malformed=bool(flags & _MALFORMED))
+            rejection = ChunkRejected(str(counter), str(text), malformed=bool(flags & _MALFORMED))
+            rejection.person = bool(flags & _PERSON)
+            return stamp_ns, rejection
         values = np.frombuffer(payload, dtype="<f8", offset=_CHUNK.size).astype(np.float64)
         rows, gripper = values[: steps * joints].reshape(steps, joints), values[steps * joints :]
         return stamp_ns, PreparedChunk(
@@ -161,9 +166,15 @@ def decode_chunk(payload: bytes) -> tuple[int, PreparedChunk | ChunkRejected]:
             gripper_H=gripper if flags & _GRIPPER else None,
             from_step=from_step,
             clipped=clipped,
+            person=bool(flags & _PERSON),
         )
     except (struct.error, ValueError, TypeError) as error:
         raise WireError(f"not an action chunk: {error}") from None
+
+
+def is_persons(payload: bytes) -> bool:
+    """Whether the bytes say that they are a person's chunk."""
+    return bool(payload[:1] and payload[0] & _PERSON)
 
 
 def encode_request(request_id: int, name: str, value: float = 0.0, text: str = "") -> bytes:

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 from rcl_interfaces.msg import SetParametersResult
@@ -26,7 +27,7 @@ from lavla_ros.control.types import ExecutorState
 from lavla_ros.control.wire import ServoSnapshot, WireError
 from lavla_ros.episode import ExecutorReport
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
-from lavla_ros.ros.arbitration import ChunkGate, rivals_of
+from lavla_ros.ros.arbitration import ChunkGate, conflict_of, rivals_of
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
 from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_QOS, STATE_QOS, MessageError
@@ -42,6 +43,7 @@ SERVICES = {
     "power_on": topics.EXECUTOR_POWER_ON,
     "enable": topics.EXECUTOR_ENABLE,
     "resume": topics.EXECUTOR_RESUME,
+    "hand_back": topics.EXECUTOR_HAND_BACK,
 }
 
 
@@ -60,7 +62,7 @@ class ExecutorNode(LavlaNode):
         self._statistics = Statistics()
         self._forwarding = threading.Event()
         """Set while ticks are published."""
-        self._gate: ChunkGate | None = None
+        self._gates: tuple[ChunkGate, ...] = ()  # the policy's, and a person's
         self.add_on_set_parameters_callback(self._on_parameters)
 
     def setup(self) -> None:
@@ -85,7 +87,8 @@ class ExecutorNode(LavlaNode):
         self._commands = made.publisher(JointTrajectory, contract.wire(contract.action.topic), STATE_QOS)
         self._announcements = made.publisher(String, topics.EXECUTOR_STATE, LATCHED_QOS)
         self._acknowledge = self.resolve_service_name(topics.EXECUTOR_ACKNOWLEDGE)
-        self._gate = ChunkGate(self, contract, self.parameters.command_source)
+        person = ChunkGate(self, contract, topic=topics.PERSON_CHUNK, person=True)
+        self._gates = (ChunkGate(self, contract, self.parameters.command_source), person)
         self._link = link = ServoLink(config)
         made.callback(self._end_link)
         link.start()
@@ -95,17 +98,17 @@ class ExecutorNode(LavlaNode):
         made.callback(thread.join, 2.0)
         made.callback(self._forwarding.clear)
         made.timer(HEARTBEAT_S, self._beat)
-        made.subscription(JointTrajectory, topics.ACTION_CHUNK, self._on_chunk, CHUNK_QOS, raw=True)
+        for gate in self._gates:
+            made.subscription(JointTrajectory, gate.topic, partial(self._on_chunk, gate), CHUNK_QOS, raw=True)
         for verb, name in SERVICES.items():
             made.service(Trigger, name, self._serve(verb))
 
     def start(self) -> None:
-        assert self._link is not None and self._gate is not None
+        assert self._link is not None
         if self.parameters.standby:
             self.get_logger().info("standby: the arm's state is reported, commands are not executed")
             return
-        conflict = self._gate.look()
-        if conflict is not None:
+        if conflict := conflict_of(self._gates):
             raise ServoLinkError(conflict)
         if not self._link.activate():
             raise ServoLinkError(f"servo mode was refused: {self._named(self._link.reason)}")
@@ -123,18 +126,20 @@ class ExecutorNode(LavlaNode):
 
     # Chunks in: forwarded in the callback, nothing in between.
 
-    def _on_chunk(self, message: bytes) -> None:
-        if self._link is None or self._gate is None or not self.active:
+    def _on_chunk(self, gate: ChunkGate, message: bytes) -> None:
+        if self._link is None or not self.active:
             self._statistics.refused("chunks.inactive")
             return
-        conflict = self._gate.look()
+        conflict = gate.look()
         if conflict is not None:
             self._statistics.refused("chunks.contested", conflict)
             self.get_logger().warning(conflict, throttle_duration_sec=1.0)
+            if gate.person and self._newest is not None and self._newest.held is None:
+                self._link.hold(conflict)  # whose wish counts is not known, but that the policy's does not
             return
         try:
-            chunk = self._gate.read(message)
-            self._link.submit(chunk)
+            chunk = gate.read(message)
+            self._link.submit(chunk, person=gate.person)
         except (MessageError, WireError, ServoLinkError) as error:
             self._statistics.refused("chunks.malformed", str(error))
             self.get_logger().warning(str(error), throttle_duration_sec=1.0)
@@ -142,8 +147,8 @@ class ExecutorNode(LavlaNode):
         self._statistics.forwarded(chunk.stamp_ns)
 
     def _beat(self) -> None:
-        link, gate = self._link, self._gate
-        if link is None or gate is None or self.fault is not None:
+        link = self._link
+        if link is None or self.fault is not None:
             return
         if not link.alive:
             self._fail(f"the servo process ended: {link.exit_reason}", link.leave_servo())
@@ -156,7 +161,7 @@ class ExecutorNode(LavlaNode):
             self._say(fault="the servo process does not tick")
         elif self._newest is not None:
             self._say()  # it may have been silent before
-        contest = gate.lasting_conflict() if self.active else None
+        contest = conflict_of(self._gates, lasting=True) if self.active else None
         if contest is not None and self._newest is not None and self._newest.state is ExecutorState.TRACKING:
             link.fault(contest)
 
@@ -204,8 +209,8 @@ class ExecutorNode(LavlaNode):
 
     def _serve(self, name: str) -> Any:
         def answer(_: Any, response: Any) -> Any:
-            link, gate = self._link, self._gate
-            conflict = gate.look() if name == "resume" and gate is not None else None
+            link = self._link
+            conflict = conflict_of(self._gates) if name == "resume" else None
             if link is None or not link.alive:
                 response.success, response.message = False, "the servo process is not running; see /diagnostics"
             elif conflict is not None:
@@ -227,8 +232,8 @@ class ExecutorNode(LavlaNode):
         link, scale = self._link, values.get("speed_scale")
         if scale is not None and link is not None and link.alive and not link.set_speed_scale(scale):
             return SetParametersResult(successful=False, reason=link.reason)
-        if "command_source" in values and self._gate is not None:
-            self._gate.allow(values["command_source"])
+        if "command_source" in values and self._gates:
+            self._gates[0].allow(values["command_source"])
         if scale is not None:
             self.parameters = replace(self.parameters, executor={**self.parameters.executor, "speed_scale": scale})
         self.parameters = replace(

@@ -6,7 +6,7 @@ A message does not say who published it, but the graph says who could have: if t
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from rclpy.serialization import deserialize_message
@@ -69,11 +69,20 @@ class CommandSources:
 
 
 class ChunkGate:
-    """What comes from action_chunk: from whom, and only of the size that the contract has."""
+    """What comes from a topic of chunks: from whom, and only of the size that the contract has."""
 
-    def __init__(self, node: Any, contract: Contract, allowed: str) -> None:
-        self._node, self._contract = node, contract
-        self._topic = node.resolve_topic_name(topics.ACTION_CHUNK)
+    def __init__(
+        self,
+        node: Any,
+        contract: Contract,
+        allowed: str = ANY,
+        topic: str = topics.ACTION_CHUNK,
+        *,
+        person: bool = False,
+    ) -> None:
+        """``person``: a person's topic, whose chunks come before those of the policy's."""
+        self._node, self._contract, self.person = node, contract, person
+        self.topic, self._topic = topic, node.resolve_topic_name(topic)
         self.allow(allowed)
         dims = contract.action.names
         # Deserializing costs 10 µs a point: what is too large to be a chunk is not read at all. Four times
@@ -115,6 +124,12 @@ class ChunkGate:
                 f"{self._contract.chunk_size} (chunk_size)"
             )
         return trajectory_to_chunk(message, self._contract)
+
+
+def conflict_of(gates: Sequence[ChunkGate], *, lasting: bool = False) -> str | None:
+    """The first conflict of the gates, all of which are asked; ``lasting``: see :meth:`ChunkGate.lasting_conflict`."""
+    conflicts = [gate.lasting_conflict() if lasting else gate.look() for gate in gates]
+    return next(filter(None, conflicts), None)
 
 
 def rivals_of(node: Any, topic: str) -> list[str]:

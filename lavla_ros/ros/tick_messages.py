@@ -119,6 +119,7 @@ def announcement(snapshot: ServoSnapshot | None, fault: str | None = None) -> Ex
         held=snapshot.held,
         waiting_for=snapshot.waiting_for,
         since_ns=snapshot.since_ns,
+        commander=snapshot.commander,
     )
 
 
@@ -126,7 +127,7 @@ def describe(report: Report, snapshot: ServoSnapshot | None, announced: Executor
     """The same for /diagnostics, with the counters."""
     if snapshot is None:
         return
-    for key in ("state", "held", "waiting_for", "reason"):
+    for key in ("state", "held", "waiting_for", "reason", "commander"):
         if value := getattr(announced, key):
             report.value(key, value)
     report.value("missed_ticks", snapshot.missed)

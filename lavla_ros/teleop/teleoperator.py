@@ -21,6 +21,7 @@ class Teleoperator:
         options = options or TeleopOptions()
         self.operator = Operator(mapping, options, config.joint_names)
         self._motion = Motion(contract, config, options, self.operator.moves)
+        self._hand_back = False
         self.period_s = 1.0 / options.chunk_rate_hz
         """From one :meth:`step` to the next."""
 
@@ -51,5 +52,16 @@ class Teleoperator:
             if self.operator.held:
                 self.operator.release(blocked)
             self._motion.drop()
+            self._hand_back |= self.operator.take_hand_back()
             return None
-        return self._motion.chunk(self.operator.wish(now_ns), arm, now_ns)
+        chunk = self._motion.chunk(self.operator.wish(now_ns), arm, now_ns)
+        if self.operator.take_hand_back():
+            self._motion.drop()  # a chunk after the hand-back would take the arm again
+            self._hand_back = True
+        return chunk
+
+    def take_hand_back(self) -> bool:
+        """Whether the person has given the arm back since this was asked last: to be told to the executor, after the
+        chunk of the same step."""
+        asked, self._hand_back = self._hand_back, False
+        return asked

@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from arms import CONTRACT, MS, Bench
 
-from lavla_ros.contract import Contract
+from lavla_ros.contract import ActionChunk, Contract
+from lavla_ros.control.executor import SubmitResult
 from lavla_ros.teleop.config import ACTIONS, TWIST, Binding, Mapping, TeleopOptions
 from lavla_ros.teleop.devices import Device
 from lavla_ros.teleop.motion import ArmMotion
@@ -52,6 +53,7 @@ class Drive:
         self.refused: list[str] = []
         self.whys: set[str] = set()
         self._next_ns = self.bench.now_ns
+        self._news: list[Event] = []
 
     def run(
         self,
@@ -64,7 +66,7 @@ class Drive:
     ) -> None:
         """``changes``: inputs from now on. ``alive``: there is a sign of life with every step."""
         bench, self.inputs = self.bench, self.inputs | changes
-        news = [*events, *(Event(bench.now_ns, name, value) for name, value in changes.items())]
+        self._news += [*events, *(Event(bench.now_ns, name, value) for name, value in changes.items())]
         until_ns = bench.now_ns + int(seconds * 1e9)
         while bench.now_ns < until_ns:
             if bench.now_ns >= self._next_ns:
@@ -75,14 +77,17 @@ class Drive:
                     velocity_rad_s=np.array(limiter.velocity),
                     gripper_open=bench.commands[-1].gripper if bench.commands else 1.0,
                 )
-                news += device.read(bench.now_ns) if device is not None else []
-                chunk = self.teleop.step([*news, *([Event(bench.now_ns)] if alive else [])], arm, bench.now_ns)
-                news = [Event(bench.now_ns, *item) for item in self.inputs.items()] if self.leader_speaks else []
+                self._news += device.read(bench.now_ns) if device is not None else []
+                chunk = self.teleop.step([*self._news, *([Event(bench.now_ns)] if alive else [])], arm, bench.now_ns)
+                self._news = [Event(bench.now_ns, *item) for item in self.inputs.items()] if self.leader_speaks else []
                 self.whys.add(self.teleop.why)
-                if chunk is not None and not (result := bench.submit(chunk)).accepted:
+                if chunk is not None and not (result := self._submit(chunk)).accepted:
                     self.refused.append(result.reason)
                 self._next_ns += round(self.teleop.period_s * 1000) * MS
             bench.tick()
+
+    def _submit(self, chunk: ActionChunk) -> SubmitResult:
+        return self.bench.executor.submit(chunk, self.bench.now_ns, person=True)
 
     def velocities(self, last: int) -> np.ndarray:
         """(last, 3) m/s of the tool in the last ticks."""
