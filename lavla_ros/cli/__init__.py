@@ -64,6 +64,7 @@ COMMANDS = {
     "study": Command("evaluate", "study", "Compare the training strategies, from recorded bags to a table."),
     "up": Command("run", "up", "Start a stack of ROS nodes."),
     "scene show": Command("scene", "show", "Draw an arm in its cell, and see how near recorded motion came to it."),
+    "teleop": Command("run", "teleop", "Move the arm of a running stack by hand, and take over from its policy."),
     "demo": Command("run", "demo", "Watch a learned policy move the emulated JAKA arm, live over ROS 2."),
     "demo-bimanual": Command("run", "demo_bimanual", "Watch two arms solve tasks, live over ROS 2."),
     "emulator": Command(

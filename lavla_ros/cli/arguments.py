@@ -35,7 +35,8 @@ def fields_of(config_class: type, *, positional: Sequence[str] = (), without: Se
     _positional[config_class] = positional
 
     def option(field: dataclasses.Field[Any]) -> tuple[str, Any, Any]:
-        markers: list[Any] = [tyro.conf.arg(name=names.get(field.name), help=docs.get(field.name))]
+        said = docs.get(field.name) or field.metadata.get("help")
+        markers: list[Any] = [tyro.conf.arg(name=names.get(field.name), help=said)]
         markers += [tyro.conf.Positional] if field.name in positional else []
         markers += [tyro.conf.Suppress] if field.name in without else []
         if field.name == "options" and "options" not in without:

@@ -1,16 +1,19 @@
-"""``lavla up``, ``lavla demo``, ``lavla demo-bimanual`` and ``lavla emulator``: live, over ROS 2."""
+"""``lavla up``, ``lavla teleop``, ``lavla demo``, ``lavla demo-bimanual`` and ``lavla emulator``: live, over ROS 2."""
 
 from __future__ import annotations
 
+import contextlib
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from lavla_ros.cli.arguments import fields_of
+from lavla_ros.defaults import DEFAULT_CONTRACT
+from lavla_ros.teleop.config import TeleopOptions
 from sim_bridges.demos.config import DemoConfig
 
 
@@ -39,6 +42,48 @@ def show_stack_arguments(stack: str) -> None:
         choices = f" One of {', '.join(argument.choices)}." if argument.choices else ""
         default = str(argument.default).lower() if isinstance(argument.default, bool) else argument.default
         print(f"{argument.name}:={default}\n    {argument.description}{choices}")
+
+
+def teleop(
+    options: Annotated[TeleopOptions, fields_of(TeleopOptions)],
+    mapping: str = "keyboard",
+    device: str = "",
+    leader: str = "",
+    contract: str = DEFAULT_CONTRACT,
+    namespace: str = "",
+) -> None:
+    """The arm of the stack that runs in this ROS domain moves while the dead-man is held, before any policy; a button
+    or key gives it back. A simulated stack says its domain when it starts: export ROS_DOMAIN_ID in both terminals.
+
+    Example: lavla teleop --mapping gamepad --level 3
+
+    Args:
+        mapping: What the inputs do: keyboard, gamepad, spacemouse, or a YAML file like config/teleop/gamepad.yaml.
+        device: keyboard, a file like /dev/input/event3, or a recorded stream of events (*.jsonl). The default is what
+            the mapping says.
+        leader: JointState topic of another arm, whose joints are inputs of the mapping by their names.
+        contract: A shipped name or a YAML file; its robot is the arm that is moved.
+        namespace: Namespace of the stack.
+    """
+    import subprocess
+
+    from lavla_ros.bringup.environment import ros_environment
+    from lavla_ros.bringup.stack import Process
+    from lavla_ros.lifeline import lifeline
+    from lavla_ros.places import run_dir
+    from lavla_ros.teleop.config import load_mapping
+
+    load_mapping(mapping)  # a wrong one is told before ROS starts
+    place = f"/{namespace.strip('/')}" if namespace else ""
+    parameters = {"mapping": mapping, "device": device, "leader": leader, "contract": contract, **asdict(options)}
+    process = Process(
+        name="teleop", module="lavla_ros.nodes.teleop_node", is_node=True, parameters=parameters, namespace=place
+    )
+    with run_dir() as folder, subprocess.Popen(process.command(folder), env=ros_environment() | lifeline()) as node:
+        while node.poll() is None:
+            with contextlib.suppress(KeyboardInterrupt):  # the node gets Ctrl-C, too, and ends in order
+                node.wait()
+    sys.exit(node.returncode)
 
 
 def demo(config: Annotated[DemoConfig, fields_of(DemoConfig, positional=["suite"], tasks="task")]) -> None:

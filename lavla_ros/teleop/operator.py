@@ -52,7 +52,7 @@ class Wish:
     follow: tuple[float | None, ...] = ()
     """Positions of a leader's joints (dof,), rad, relative to those at which the dead-man was pressed; None: a joint
     that follows nothing. Empty: there is no leader."""
-    frame: str = "base"
+    frame: str
     gripper_open: float | None = None
     """1 open, 0 closed; None: as it is."""
     press: int = 0

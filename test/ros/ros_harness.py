@@ -119,7 +119,7 @@ class Diagnostics:
         return str(status.message) if status is not None else ""
 
 
-NEED_A_CONTRACT = ("camera_node", "policy_node", "recorder_node")
+NEED_A_CONTRACT = ("camera_node", "policy_node", "recorder_node", "teleop_node")
 """Nodes that have no default for it: a test that does not say which one is about the JAKA arm's."""
 
 

@@ -244,6 +244,7 @@ LIVE = {
     "record": "sim/test_twice_at_once.py::test_what_is_evaluated_and_recorded_at_once_is_what_is_made_alone",
     "emulator": "sim/test_twice_at_once.py::test_two_emulators_on_free_ports",
     "up": "ros/test_launcher.py::test_a_simulated_stack_is_brought_up_twice_at_once",
+    "teleop": "ros/test_teleop.py::test_of_two_people_one_commands",
     "demo": "ros/test_demos_at_once.py::test_two_demos_at_once",
     "bench safety": "sim/test_twice_at_once.py::test_two_safety_campaigns",
     "bench servo": "sim/test_twice_at_once.py::test_two_benchmarks_of_the_live_stack",
