@@ -66,7 +66,10 @@ ROS = [
     "ros-rosgraph-msgs==2.0.3",
     "ros-lifecycle-msgs==2.0.3",
 ]
-TEST = ["pytest", "pytest-timeout", "pytest-rerunfailures", "pytest-xdist", "hypothesis"]
+# The console in the browser.
+CONSOLE = ["nicegui>=3.18,<4"]
+# playwright drives the Chromium that the system has; without one, the console's tests are skipped.
+TEST = ["playwright", "pytest", "pytest-timeout", "pytest-rerunfailures", "pytest-xdist", "hypothesis"]
 DEV = [*TEST, "ruff", "mypy", "import-linter", "types-PyYAML"]
 
 setup(
@@ -78,6 +81,7 @@ setup(
     packages=find_packages(include=["lavla_ros*", "training*", "sim_bridges*", "benchmarks*"]),
     package_data={
         "lavla_ros": ["py.typed"],
+        "lavla_ros.console": ["*.css"],
         "lavla_ros.policy": ["bundled/*", "bundled/*/*"],
         "sim_bridges.worlds.tabletop": ["*.xml", "assets/*"],
         "sim_bridges.evaluation": ["*.html"],
@@ -116,9 +120,10 @@ setup(
         "libero": LIBERO,
         "robotwin": ROBOTWIN,
         "ray": RAY,
+        "console": CONSOLE,
         "test": TEST,
         "dev": DEV,
-        "all": sorted({*ROS, *TRAIN, *LIBERO, *ROBOTWIN, *RAY, *DEV}),
+        "all": sorted({*ROS, *TRAIN, *LIBERO, *ROBOTWIN, *RAY, *CONSOLE, *DEV}),
     },
     entry_points={"console_scripts": ["lavla = lavla_ros.cli:main"]},
     zip_safe=False,

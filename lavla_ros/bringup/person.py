@@ -1,4 +1,4 @@
-"""Record a person's demonstrations: the stack ``record_demos`` and a console beside it."""
+"""A stack, and beside it what a person uses: keys that record, or the console in a browser."""
 
 from __future__ import annotations
 
@@ -6,8 +6,9 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-from lavla_ros.bringup.session import Session
-from lavla_ros.bringup.stack import load_stack
+from lavla_ros.bringup.session import Session, SessionError
+from lavla_ros.bringup.stack import load_stack, read_arguments
+from lavla_ros.console.access import check_access
 from lavla_ros.contract import load_contract
 from lavla_ros.outputs import sole_writer
 
@@ -28,11 +29,25 @@ def record_person(
     console += [shlex.join([*convert, "--contract", arguments["contract"]])]
     console += ["--episodes", str(episodes)]
     stack_arguments = {"bags": str(out), "instruction": instruction, **arguments}
+    _beside("record_demos", stack_arguments, console, out)
+
+
+def open_console(stack: str, arguments: Mapping[str, str], *, host: str, port: int, token: str) -> None:
+    """Until it is ended. Raises what :func:`record_person` does; AccessError if others could use it unasked."""
+    check_access(host, token)
+    defaults = {argument.name: str(argument.default) for argument in read_arguments(stack)}
+    if lacking := {"contract", "bags"} - defaults.keys():
+        raise SessionError(f"the stack {stack} has no argument {' and '.join(sorted(lacking))}; the console needs both")
+    given = {**defaults, **arguments}
+    console = ["lavla_ros.nodes.console", "--contract", given["contract"], "--bags", given["bags"], "--title", stack]
+    console += ["--host", host, "--port", str(port), *(["--token", token] if token else [])]
+    _beside(stack, arguments, console, Path(given["bags"]).expanduser())
+
+
+def _beside(stack: str, arguments: Mapping[str, str], program: Sequence[str], out: Path) -> None:
+    """The stack, and the program with the terminal, until that ends; it records into ``out`` alone."""
     session = Session(
-        lambda run_dir: load_stack("record_demos", stack_arguments, run_dir=run_dir),
-        console,
-        out / "stack.log",
-        interactive=True,
+        lambda run_dir: load_stack(stack, arguments, run_dir=run_dir), program, out / "stack.log", interactive=True
     )
     with sole_writer(out):
         print(f"starting the arm, its cameras and the recorder (log: {session.log_file})", flush=True)

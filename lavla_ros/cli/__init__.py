@@ -63,6 +63,9 @@ COMMANDS = {
     "compare": Command("evaluate", "compare", "Compare evaluations of the same initial states, episode by episode."),
     "study": Command("evaluate", "study", "Compare the training strategies, from recorded bags to a table."),
     "up": Command("run", "up", "Start a stack of ROS nodes."),
+    "console": Command(
+        "run", "console", "Start a stack with a page in the browser, to record, judge and clear faults."
+    ),
     "scene show": Command("scene", "show", "Draw an arm in its cell, and see how near recorded motion came to it."),
     "teleop": Command("run", "teleop", "Move the arm of a running stack by hand, and take over from its policy."),
     "demo": Command("run", "demo", "Watch a learned policy move the emulated JAKA arm, live over ROS 2."),

@@ -1,4 +1,4 @@
-"""``lavla up``, ``lavla teleop``, ``lavla demo``, ``lavla demo-bimanual`` and ``lavla emulator``: live, over ROS 2."""
+"""``lavla up``, ``console``, ``teleop``, ``demo``, ``demo-bimanual`` and ``emulator``: live, over ROS 2."""
 
 from __future__ import annotations
 
@@ -33,6 +33,34 @@ def up(stack: tyro.conf.Positional[str], arguments: tyro.conf.Positional[tuple[s
         show_stack_arguments(stack)
     else:
         sys.exit(run(stack, stack_arguments(arguments)))
+
+
+def console(
+    stack: tyro.conf.Positional[str] = "record_demos",
+    arguments: tyro.conf.Positional[tuple[str, ...]] = (),
+    /,
+    host: str = "127.0.0.1",
+    port: int = 8420,
+    token: str = "",
+) -> None:
+    """The stack starts, and a page in the browser shows cameras, joints, faults and recorded episodes. It holds and
+    resumes the arm, clears faults, records, labels, discards. Ctrl-C stops both; a page that is closed stops nothing.
+
+    Example: lavla console record_demos bags:=runs/bags
+
+    Example: lavla console jaka_policy policy:=runs/policy/best bags:=runs/rollouts
+
+    Args:
+        stack: Name of a stack in config/stacks, or a file.
+        arguments: Arguments of the stack, each written name:=value.
+        host: Address to listen on. Any other than this computer's own needs a token.
+        port: Port of the page; 0 takes a free one.
+        token: What a browser has to give, once, in the address that is printed; 16 letters and digits or more.
+    """
+    from lavla_ros.bringup.person import open_console
+    from lavla_ros.bringup.stack import stack_arguments
+
+    open_console(stack, stack_arguments(arguments), host=host, port=port, token=token)
 
 
 def show_stack_arguments(stack: str) -> None:

@@ -7,7 +7,7 @@ import re
 import sqlite3
 import struct
 from collections.abc import Collection, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -32,6 +32,8 @@ from lavla_ros.recording.types import (
     jazzy,
 )
 
+LABEL_FILE = "label.json"
+"""Beside a bag's files: what a person says of its episode (outcome, instruction, note), and what was said before."""
 # what damaged files make rosbags and its decompressors raise, besides its own ReaderError
 _DAMAGE = (
     ReaderError,
@@ -82,6 +84,10 @@ class EpisodeInfo:
     """Log time of its first message; None: the bag's first one."""
     end_ns: int | None = None
     """Log time of its last message; None: the bag's last one."""
+    corrected_instruction: str = ""
+    """What a person says the episode shows, in place of every instruction in it; empty: nothing was corrected."""
+    note: str = ""
+    """What a person noted."""
 
 
 class BagReader:
@@ -189,9 +195,19 @@ class BagReader:
         """The episodes in the bag, in order: as a file beside it lists them, or those on ``marks_topic``, or the one
         that metadata.yaml tells of, or as /episode/state marks them.
 
-        A bag that says nothing of episodes is one, ``unmarked``. What lies outside of marks belongs to none. Raises
+        A bag that says nothing of episodes is one, ``unmarked``. What lies outside of marks belongs to none. What a
+        person has said of a bag's only episode since (``LABEL_FILE``) counts before what it says itself. Raises
         BagError for marks that overlap or are none.
         """
+        found = self._marked_episodes(marks_topic)
+        return [_labelled(found[0], self.path / LABEL_FILE)] if len(found) == 1 and self._has_metadata else found
+
+    @property
+    def duration_s(self) -> float:
+        """Between the first and the last message."""
+        return float(self._reader.duration) / 1e9
+
+    def _marked_episodes(self, marks_topic: str) -> list[EpisodeInfo]:
         custom = self._reader.storage.metadata.custom or {}
         state = json_object(custom.get(CUSTOM_KEY, ""))
         if found := self._others_marks(marks_topic):
@@ -345,6 +361,23 @@ def _episode(state: dict[str, Any], start_ns: int | None = None, end_ns: int | N
         metadata=state,
         start_ns=start_ns,
         end_ns=end_ns,
+    )
+
+
+def _labelled(episode: EpisodeInfo, file: Path) -> EpisodeInfo:
+    """With what a person has said since; raises BagError if that cannot be read, for it would be lost."""
+    if not file.exists():
+        return episode
+    label = json_object(file.read_text(encoding="utf-8", errors="replace"))
+    if not label:
+        raise BagError(f"{file} is no JSON object; restore it, or remove it to have what the bag itself says")
+    instruction = str(label.get("instruction") or "")
+    return replace(
+        episode,
+        outcome=str(label.get("outcome") or episode.outcome),
+        instruction=instruction or episode.instruction,
+        corrected_instruction=instruction,
+        note=str(label.get("note") or ""),
     )
 
 

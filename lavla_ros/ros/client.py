@@ -52,6 +52,14 @@ def call(client: Any, request: Any, timeout_s: float = 10.0) -> str:
 
     Raises ServiceError naming the service and what it said.
     """
+    response = answer_of(client, request, timeout_s)
+    if not response.success:
+        raise ServiceError(f"{client.service_name}: {response.message}")
+    return str(response.message)
+
+
+def answer_of(client: Any, request: Any, timeout_s: float = 10.0) -> Any:
+    """The response of a service to one call, of a node that spins. Raises ServiceError if there is none."""
     name = client.service_name
     if not client.wait_for_service(timeout_s):
         raise ServiceError(f"service {name} is not there after {timeout_s} s; does the node that offers it run?")
@@ -60,10 +68,7 @@ def call(client: Any, request: Any, timeout_s: float = 10.0) -> str:
     future.add_done_callback(lambda _: done.set())
     if not done.wait(timeout_s):
         raise ServiceError(f"service {name} did not answer within {timeout_s} s")
-    response = future.result()
-    if not response.success:
-        raise ServiceError(f"{name}: {response.message}")
-    return str(response.message)
+    return future.result()
 
 
 def watch_problems(node: Node, say: Callable[[str], None]) -> None:

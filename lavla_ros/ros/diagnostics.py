@@ -108,18 +108,19 @@ class NewProblems:
         lines = []
         for status in message.status:
             name = status.name.removesuffix(": lavla")
-            for word, text in self._problems(status):
+            for word, text in problems_of(status):
                 key = (name, _NUMBER.sub("#", text))
                 seen_s, self._seen_s[key] = self._seen_s.get(key), now_s
                 if seen_s is None or now_s - seen_s > self._forget_s:
                     lines.append(f"{word}: {name}: {text}")
         return lines
 
-    @staticmethod
-    def _problems(status: DiagnosticStatus) -> Iterator[tuple[str, str]]:
-        level = int.from_bytes(status.level, "little")
-        if not 0 < level < len(PROBLEMS):
-            return
-        # Nodes of others have one message for everything.
-        listed = [(pair.key, pair.value) for pair in status.values if pair.key in PROBLEMS[1:]]
-        yield from listed or [(PROBLEMS[level], status.message)]
+
+def problems_of(status: DiagnosticStatus) -> Iterator[tuple[str, str]]:
+    """(word of its level, text) of each problem in a status; none if it is well."""
+    level = int.from_bytes(status.level, "little")
+    if not 0 < level < len(PROBLEMS):
+        return
+    # Nodes of others have one message for everything.
+    listed = [(pair.key, pair.value) for pair in status.values if pair.key in PROBLEMS[1:]]
+    yield from listed or [(PROBLEMS[level], status.message)]

@@ -243,6 +243,7 @@ LIVE = {
     "eval": "sim/test_twice_at_once.py::test_what_is_evaluated_and_recorded_at_once_is_what_is_made_alone",
     "record": "sim/test_twice_at_once.py::test_what_is_evaluated_and_recorded_at_once_is_what_is_made_alone",
     "emulator": "sim/test_twice_at_once.py::test_two_emulators_on_free_ports",
+    "console": "ros/test_console.py::test_two_consoles_at_once_but_not_on_the_same_bags",
     "up": "ros/test_launcher.py::test_a_simulated_stack_is_brought_up_twice_at_once",
     "teleop": "ros/test_teleop.py::test_of_two_people_one_commands",
     "demo": "ros/test_demos_at_once.py::test_two_demos_at_once",

@@ -158,8 +158,8 @@ class _BagEpisode:
                 yield Step(
                     state=observation.state,
                     action=label,
-                    instruction=observation.instruction,
-                    phrasings=tuple(dict.fromkeys((observation.instruction, *map(str, told)))) if told else (),
+                    instruction=(said := self.info.corrected_instruction or observation.instruction),
+                    phrasings=tuple(dict.fromkeys((said, *map(str, told)))) if told else (),
                     images=observation.images,
                     depth=observation.depth,
                     capture_ns=[observation.capture_ns[name] for name in layout.stream_names(self.contract)],

@@ -1,0 +1,67 @@
+"""What the console sees of a running stack, and what a person may ask of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from lavla_ros.episode import EpisodePhase, EpisodeState, ExecutorReport
+
+ASKABLE = ("hold", "resume", "acknowledge", "start", "stop", "discard", "check")
+"""What :meth:`Robot.ask` takes: the services of executor and recorder, by their last word."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Joint:
+    """One dimension of the arm's state."""
+
+    name: str
+    unit: str
+    measured: float | None = None
+    commanded: float | None = None
+    """None: nothing was heard of it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Snapshot:
+    """The stack at one moment."""
+
+    executor: ExecutorReport = field(default_factory=ExecutorReport)
+    episode: EpisodeState = field(default_factory=lambda: EpisodeState("", EpisodePhase.IDLE))
+    """What the recorder says; without a source it has said nothing."""
+    joints: tuple[Joint, ...] = ()
+    instruction: str = ""
+    speed_scale: float | None = None
+    """None: the executor has not said it."""
+    latencies_ms: Mapping[str, str] = field(default_factory=dict)
+    """Name in /diagnostics → median, as it is written there."""
+    problems: tuple[str, ...] = ()
+    """Warnings and errors that the nodes report now."""
+    age_s: float | None = None
+    """Since the arm's newest measured state; None: none has come."""
+
+    @property
+    def recording(self) -> bool:
+        return self.episode.phase is EpisodePhase.RUNNING
+
+
+class Robot(Protocol):
+    """A running stack. What is asked blocks, and raises UserError with the reason if it is refused."""
+
+    cameras: tuple[str, ...]
+
+    def snapshot(self) -> Snapshot: ...
+
+    def picture(self, camera: str, after: int) -> tuple[int, bytes] | None:
+        """(number, JPEG) of the newest picture if its number is above ``after``. Raises KeyError for another camera."""
+
+    def ask(self, what: str) -> str:
+        """One of ``ASKABLE``; the answer of the service."""
+
+    def mark(self, success: bool) -> str:
+        """Whether the episode that is being recorded is a success."""
+
+    def set_speed_scale(self, scale: float) -> None: ...
+
+    def instruct(self, text: str) -> None: ...
