@@ -81,8 +81,8 @@ class ExecutorOptions:
     )
     engage_ramp_s: float = setting(
         0.0,
-        "With the first chunk after the arm was activated, resumed or acknowledged the speed scale begins at 0.1, and "
-        "it rises to its value over this time; 0: it has its value at once.",
+        "With the first chunk after the arm was activated, resumed or acknowledged, and with a person's first chunk or "
+        "the policy's next one, the speed scale begins at 0.1. It rises to its value over this time; 0: at once.",
         low=0.0,
         high=60.0,
         unit="s",

@@ -64,7 +64,8 @@ __all__ = [
 
 _log = logging.getLogger(__name__)
 ENGAGE_SCALE, RAMP_STEPS = 0.1, 20
-"""Where the speed scale begins after the arm was activated, resumed or acknowledged; steps in which it rises."""
+"""Where the speed scale begins after the arm was activated, resumed or acknowledged, or has changed hands; steps of its
+rise."""
 SLOWER_TRIES = 4
 """Curves that are tried for a chunk, each slower, until the tool keeps its speed."""
 PERSON_LEAD_RAD = 0.08
@@ -513,8 +514,8 @@ class ChunkExecutor:
             self.counters["taken_over"] += 1
 
     def _change_hands(self) -> None:
-        """Nothing of what the other one wanted is left to be blended, or to be caught up with."""
-        self._predictions, self._consumed_until_ns = [], None
+        """Nothing of what the other one wanted is left to be blended, or to be caught up with; the speed rises again."""
+        self._predictions, self._consumed_until_ns, self._engaged_ns = [], None, None
         self._goal = [
             min(max(p + 0.5 * v * abs(v) / a, low), high)
             for p, v, a, low, high in zip(

@@ -99,6 +99,27 @@ def test_the_person_commands_at_once_and_alone(blend):
     assert drive.bench.executor.fault_reason is None
 
 
+def test_the_speed_rises_again_with_every_change_of_hands():
+    bench = Bench(engage_ramp_s=2.0)
+    fast = np.linspace(0.1, 2.0, 20)[:, None] * np.eye(6)[0]  # joint 1 at 1 rad/s
+
+    def move(seconds: float, sign: float, *, person: bool) -> float:
+        """Speed of joint 1 at the end of chunks that come every 0.2 s."""
+        for _ in range(round(seconds / 0.2)):
+            chunk = chunk_of(bench.measured + sign * fast, bench.now_ns)
+            assert bench.executor.submit(chunk, bench.now_ns, person=person).accepted
+            bench.tick(25)
+        return float(np.abs(np.diff(bench.positions[-3:, 0])).max() / 0.008)
+
+    assert move(2.4, 1.0, person=False) > 0.9
+    slowed = 1.57 * (0.1 + 0.9 * 0.3)  # the ramp's value 0.6 s after its begin
+    assert 0.1 < move(0.6, 1.0, person=True) <= slowed * (1.0 + 1e-6)
+    assert move(2.0, -1.0, person=True) > 0.9
+    bench.executor.hand_back(bench.now_ns - 1)
+    assert 0.1 < move(0.6, -1.0, person=False) <= slowed * (1.0 + 1e-6)
+    bench.assert_within_limits()
+
+
 def test_a_policy_is_refused_until_handed_back_and_then_by_what_it_observed_before():
     bench = Bench()
     assert bench.submit(chunk_of([HOME] * 5, T0)).accepted
