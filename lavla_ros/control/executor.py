@@ -514,7 +514,7 @@ class ChunkExecutor:
             self.counters["taken_over"] += 1
 
     def _change_hands(self) -> None:
-        """Nothing of what the other one wanted is left to be blended, or to be caught up with; the speed rises again."""
+        """Nothing of what the other one wanted is left to be blended or caught up with; the speed rises again."""
         self._predictions, self._consumed_until_ns, self._engaged_ns = [], None, None
         self._goal = [
             min(max(p + 0.5 * v * abs(v) / a, low), high)
