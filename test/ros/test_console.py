@@ -40,12 +40,20 @@ class Console:
         command = [sys.executable, "-m", "lavla_ros.cli", "console", *words, "--port", "0", *options]
         with self.log.open("w") as log:
             self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        found = wait_until(lambda: re.search(r"open (http://\S+)", self.log.read_text()), "the page", 180.0)
+        try:
+            found = wait_until(lambda: re.search(r"open (http://\S+)", self.log.read_text()), "the page", 180.0)
+        except AssertionError as error:
+            self.close()
+            raise AssertionError(f"{error}; it said: {self.log.read_text()}") from None
         self.address = found[1]
 
     def close(self) -> None:
         os.killpg(self.process.pid, signal.SIGINT)
-        self.process.wait(60.0)
+        try:
+            self.process.wait(60.0)
+        except subprocess.TimeoutExpired:  # its nodes end with it
+            self.process.kill()
+            self.process.wait()
 
 
 @pytest.fixture(scope="module")
