@@ -15,6 +15,8 @@ from lavla_ros.errors import UserError
 
 RECORDER, SIMULATOR = "recorder", "simulator"
 """Sources of :class:`EpisodeState`; a person or another program may be one of its own name."""
+PERSON = "person"
+"""Commander of :class:`ExecutorReport`: a person has the arm."""
 SCENE_KEYS = ("suite", "task", "layout", "initial_state", "seed")
 """What a simulator says to tell one scene from another; those that it has."""
 

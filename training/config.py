@@ -29,6 +29,19 @@ class MixturePart:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class InterventionConfig:
+    """What steps count for that a person commanded who took over from a policy (DAgger)."""
+
+    weight: float = 1.0
+    """How often a step that a person commanded is drawn, relative to the other steps of its dataset."""
+    only: bool = False
+    """Draw no other steps; every dataset must say who commanded."""
+
+    def __post_init__(self) -> None:
+        check(0 < self.weight <= 1000, "data.interventions.weight", self.weight, "in (0, 1000]")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class DataConfig:
     """Where samples come from and how they are fed."""
 
@@ -37,6 +50,7 @@ class DataConfig:
     mixture: tuple[MixturePart, ...] = ()
     """Several datasets that are trained on jointly (App. E.3), in place of ``dataset``; with weights of 1, each
     sample is as likely as any other."""
+    interventions: InterventionConfig = field(default_factory=InterventionConfig)
     contract: str = DEFAULT_CONTRACT
     """Name of a contract in config/contracts, or a file; it must be that of every dataset."""
     fraction: float = 1.0

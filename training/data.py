@@ -23,7 +23,7 @@ from lavla_ros.policy.model import VlaBatch
 from lavla_ros.policy.normalization import Normalizer
 from lavla_ros.policy.prompt import PromptBuilder
 from lavla_ros.policy.strategies import LabelSpec, check_labels
-from training.config import DataConfig, MixturePart
+from training.config import DataConfig, InterventionConfig, MixturePart
 from training.dataset import EpisodeDataset
 from training.frames import Frames, JoinedFrames, MemoryFrames, OnFrame, open_frames
 from training.latent_actions.labels import LabelError, dataset_hash, labels_in_use, read_labels
@@ -48,6 +48,10 @@ class DatasetLike(Protocol):
     @property
     def episode_of(self) -> NDArray[np.int64]:
         """(N,) episode index of every step; the steps of an episode stand together."""
+
+    @property
+    def interventions(self) -> NDArray[np.bool_] | None:
+        """(N,) whether a person commanded the step; None: nothing says it."""
 
     def instruction(self, index: int) -> str: ...
 
@@ -258,11 +262,27 @@ def load_data(
         instruction_N=instruction_N,
         instructions=tuple(known),
         phrasings=phrasings,
-        weight_N=np.repeat(np.array([s.weight for s in sources], np.float32), counts),
+        weight_N=np.concatenate([_weights(source, config.interventions) for source in sources]),
         labels={key: np.concatenate([s.labels[key] for s in sources]) for key in sources[0].labels},
         sources=tuple((s.name, count) for s, count in zip(sources, counts, strict=True)),
         label_sets={s.name: s.label_sets for s in sources if s.label_sets},
     )
+
+
+def _weights(source: Source, wanted: InterventionConfig) -> NDArray[np.float32]:
+    """(n,) how often each step of a dataset is drawn. Raises DataError if it does not say what has to be known."""
+    weights = np.full(len(source.dataset.states), source.weight, np.float32)
+    if wanted == InterventionConfig():
+        return weights
+    person = source.dataset.interventions
+    if person is None:
+        if not wanted.only:
+            return weights
+        raise DataError(
+            f"{source.name} does not say which steps a person commanded, which data.interventions.only wants; record "
+            "with a policy and lavla teleop (docs/how_to/teleoperate.md), or leave the dataset out"
+        )
+    return weights * np.where(person, np.float32(wanted.weight), np.float32(not wanted.only))
 
 
 class BatchMaker:

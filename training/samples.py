@@ -75,7 +75,9 @@ class SampleStream:
                 self._sometimes.append((group, extra))
         self.epoch_length = len(self._always) + sum(extra for _, extra in self._sometimes)
         if self.epoch_length == 0:
-            raise DataError("the weights of data.mixture leave no sample in an epoch; raise them")
+            raise DataError(
+                "the weights of data.mixture and data.interventions leave no sample in an epoch; raise them"
+            )
         self._epoch = -1
         self._order = indices
 

@@ -18,6 +18,8 @@ def record_person(
 ) -> None:
     """Until the person quits, or ``episodes`` have succeeded (0: any number).
 
+    With a ``policy`` among the arguments it acts, in the stack ``jaka_policy``, until a person takes over.
+
     ``convert``: command that converts a bag; each recorded episode is judged by it.
 
     Raises StackError, LaunchError, SessionError, or OutputError if another process records into ``out``; recorded bags
@@ -29,7 +31,8 @@ def record_person(
     console += [shlex.join([*convert, "--contract", arguments["contract"]])]
     console += ["--episodes", str(episodes)]
     stack_arguments = {"bags": str(out), "instruction": instruction, **arguments}
-    _beside("record_demos", stack_arguments, console, out)
+    stack = "jaka_policy" if "policy" in arguments else "record_demos"
+    _beside(stack, stack_arguments, console, out)
 
 
 def open_console(stack: str, arguments: Mapping[str, str], *, host: str, port: int, token: str) -> None:

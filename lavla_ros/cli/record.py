@@ -58,12 +58,14 @@ def by_person(
     out: Path,
     instruction: str = "",
     task: str = "",
+    policy: str = "",
     episodes: int = 0,
     option: OptionTexts = (),
     stack: tuple[str, ...] = (),
 ) -> None:
     """The stack record_demos is started (as "lavla up" does), and the keyboard starts and ends episodes while a person
-    teleoperates the arm (a node of yours publishes action_chunk) or guides it by hand (--stack standby:=true).
+    teleoperates the arm ("lavla teleop" in another terminal) or guides it by hand (--stack standby:=true). With
+    --policy the policy acts until the person takes over with "lavla teleop": which steps are whose is recorded.
 
     Example: lavla record --by person --out runs/bags --instruction "Put the mango into the bowl."
     --stack simulate:=false robot_ip:=10.5.5.100 standby:=true
@@ -72,6 +74,7 @@ def by_person(
         out: Folder for the bags.
         instruction: The instruction that describes the episodes.
         task: Task of the simulated scene. The default is the stack's.
+        policy: Checkpoint, or bundled: the policy that a person corrects. The stack is jaka_policy then.
         episodes: Number of successful episodes after which the recording ends; with 0, it ends when "q" is pressed.
         option: Argument of the stack, written name=value; it may be given several times.
         stack: Arguments of the stack record_demos, each written name:=value.
@@ -79,5 +82,6 @@ def by_person(
     from lavla_ros.bringup.person import record_person
     from lavla_ros.bringup.stack import stack_arguments
 
-    given = parse_options(option) | ({"task": task} if task else {}) | stack_arguments(stack)
+    named = {name: value for name, value in (("task", task), ("policy", policy)) if value}
+    given = parse_options(option) | named | stack_arguments(stack)
     record_person(out, instruction, {"contract": DEFAULT_CONTRACT, **given}, episodes, convert=[*PROGRAM, "convert"])

@@ -23,7 +23,7 @@ from lavla_ros import topics
 from lavla_ros.contract import load_contract
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState, recorded_outcome
 from lavla_ros.recording.stream_stats import StreamStats, behind, raw_stamp_ns
-from lavla_ros.recording.types import EPISODE_TOPIC
+from lavla_ros.recording.types import EPISODE_TOPIC, EXECUTOR_TOPIC
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.inputs import Inputs
@@ -65,13 +65,14 @@ class RecorderNode(LavlaNode):
     def setup(self) -> None:
         self._contract = contract = load_contract(self.parameters.contract)
         self._topics = recorded_topics(contract, self.parameters.images)
-        self._latched = (contract.instruction_topic, EPISODE_TOPIC)
+        self._latched = (contract.instruction_topic, EPISODE_TOPIC, EXECUTOR_TOPIC)
         self._headless = {t for t, kind in self._topics.items() if "header" not in kind.get_fields_and_field_types()}
         root = Path(self.parameters.root).expanduser() / self.get_namespace().strip("/")
         root.mkdir(parents=True, exist_ok=True)
         self._recorder = EpisodeRecorder(root, {topic: type_name(kind) for topic, kind in self._topics.items()})
         self._instruction: bytes | None = None
         self._simulation: bytes | None = None
+        self._executor: bytes | None = None
         self._simulated: EpisodeState | None = None
         self._written: Counter[str] = Counter()
         self._stats: dict[str, StreamStats] = {}
@@ -112,6 +113,8 @@ class RecorderNode(LavlaNode):
             return  # our own announcement: the episode writer puts it into the bag itself
         if topic == self._contract.instruction_topic:
             self._instruction = raw
+        if topic == EXECUTOR_TOPIC:
+            self._executor = raw
         self._write(topic, raw, now_ns)
 
     def _write(self, topic: str, raw: bytes, stamp_ns: int) -> None:
@@ -154,7 +157,8 @@ class RecorderNode(LavlaNode):
         self._written.clear()
         self._stats = {topic: StreamStats() for topic in self._topics if topic not in self._latched}
         # Published once, before the episode, and part of it all the same.
-        for topic, raw in ((self._contract.instruction_topic, self._instruction), (EPISODE_TOPIC, self._simulation)):
+        before = {self._contract.instruction_topic: self._instruction, EPISODE_TOPIC: self._simulation}
+        for topic, raw in (before | {EXECUTOR_TOPIC: self._executor}).items():
             if raw is not None:
                 self._write(topic, raw, now_ns)
         self._announce(EpisodePhase.RUNNING, path.name)

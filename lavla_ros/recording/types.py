@@ -10,9 +10,9 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from lavla_ros.episode import RECORDER, SCENE_KEYS, EpisodeError, EpisodePhase, EpisodeState
-from lavla_ros.topics import EPISODE_STATE, in_bag
+from lavla_ros.topics import EPISODE_STATE, EXECUTOR_STATE, in_bag
 
-EPISODE_TOPIC = in_bag(EPISODE_STATE)
+EPISODE_TOPIC, EXECUTOR_TOPIC = in_bag(EPISODE_STATE), in_bag(EXECUTOR_STATE)
 EPISODE_TYPE = "std_msgs/msg/String"
 _IDENTITY = ("episode", *SCENE_KEYS)
 CUSTOM_KEY = "lavla_episode"

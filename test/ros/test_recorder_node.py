@@ -16,6 +16,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros.contract import Contract, load_contract
+from lavla_ros.episode import ExecutorReport
 from lavla_ros.recording.recover import recover_bag
 from lavla_ros.ros.lifecycle import set_stamp
 from lavla_ros.ros.messages import IMAGE_QOS, LATCHED_INPUT_QOS, LATCHED_QOS, STATE_QOS, joint_state, single_point
@@ -30,6 +31,8 @@ class Robot:
     def __init__(self, world: World) -> None:
         self.instruction = world.publisher(String, "/instruction", LATCHED_QOS)
         self.instruction.publish(String(data="Put the mango into the bowl."))
+        self.executor = world.publisher(String, "/executor/state", LATCHED_QOS)
+        self.executor.publish(String(data=ExecutorReport(state="tracking", commander="policy").to_json()))
         self._images = [world.publisher(Image, c.observation_topic, IMAGE_QOS) for c in CONTRACT.cameras]
         self._states = world.publisher(JointState, "/joint_states", STATE_QOS)
         self._commands = world.publisher(JointTrajectory, "/joint_command", STATE_QOS)
@@ -78,6 +81,7 @@ def test_records_episodes_by_services(world: World, tmp_path: Path) -> None:
         assert not world.call("/episode/start").success
         for _ in range(60):  # as fast as possible: nothing may be lost on the way
             robot.step()
+        robot.executor.publish(String(data=ExecutorReport(state="tracking", commander="person").to_json()))
         assert world.call("/episode/mark", True).success
         stopped = world.call("/episode/stop")
         assert stopped.success and "succeeded" in stopped.message
@@ -97,6 +101,8 @@ def test_records_episodes_by_services(world: World, tmp_path: Path) -> None:
         assert len(frames) == 60
         assert np.array_equal(frames[-1].data, picture(60).ravel())
     assert [m.data for m in messages["/instruction"]] == ["Put the mango into the bowl."]
+    had = [json.loads(m.data)["commander"] for m in messages["/executor/state"]]
+    assert had == ["policy", "person"], "who had the arm when it began, and who took it"
     bagged = [json.loads(m.data) for m in messages["/episode/state"]]
     assert [b["state"] for b in bagged] == ["running", "succeeded"]
     assert bagged[0]["contract_hash"] == CONTRACT.hash

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 
 from lavla_ros.contract import Contract
+from lavla_ros.episode import ExecutorReport
 from lavla_ros.recording import EpisodeRecorder
-from lavla_ros.recording.types import jazzy, string_cdr
+from lavla_ros.recording.types import EXECUTOR_TOPIC, jazzy, string_cdr
 from training.ingest.bag import Bags, BagSource
 from training.ingest.build import IngestReport, build_dataset
 from training.task_pool import Workers
@@ -95,8 +96,11 @@ def make_bag(
     instruction: str | None = "put the mango into the bowl",
     without: Sequence[str] = (),
     start_ns: int = T0,
+    hands: Mapping[int, str] | None = None,
 ) -> Path:
     """One episode at 10 Hz. ``tick_ms`` 0: commands per step (lock-step); else a servo tick (live arm).
+
+    ``hands``: step from which on somebody has the arm → who; None: nothing says it.
 
     Commands equal ``joint_values`` at their effective time plus 1 in joint a.
     """
@@ -106,6 +110,7 @@ def make_bag(
         contract.action.topic: "trajectory_msgs/msg/JointTrajectory",
         "/instruction": "std_msgs/msg/String",
     }
+    topics |= {EXECUTOR_TOPIC: "std_msgs/msg/String"} if hands else {}
     recorder = EpisodeRecorder(root, {t: k for t, k in topics.items() if t not in without}, min_free_bytes=0)
     path = recorder.start({"task": "pick_place", "seed": episode, **(metadata or {})}, stamp_ns=start_ns)
 
@@ -118,6 +123,9 @@ def make_bag(
     dt_ms = round(contract.dt_ns / MS)
     for step in range(steps):
         t = start_ns + step * dt_ms * MS
+        if hands and step in hands:
+            said = ExecutorReport(state="tracking", commander=hands[step]).to_json()
+            write(EXECUTOR_TOPIC, string_cdr(said), t + dt_ms * MS, step)
         write(contract.state.topic, joints_cdr(t, joint_values(step * dt_ms / 1000)), t, step)
         for number, spec in enumerate(contract.cameras):
             pixels = picture(spec.width, episode, step, number)

@@ -42,6 +42,8 @@ REMOVED = "removed"
 """Where repair puts what it takes out of a dataset."""
 
 STATE, ACTION, CAPTURE = "observation.state", "action", "capture_ns"
+INTERVENTION = "intervention"
+"""Column of 1 if a person commanded the step, else 0; of datasets of which some recordings say who commanded."""
 PHRASINGS = "phrasings"
 """Column of meta/episodes."""
 _INDEX_COLUMNS = ("frame_index", "episode_index", "index", "task_index")
@@ -123,8 +125,8 @@ def stream_names(contract: Contract) -> tuple[str, ...]:
     return (*contract.camera_names, "state")
 
 
-def features(contract: Contract, *, fps: int, codec: str) -> dict[str, Any]:
-    """The ``features`` of info.json."""
+def features(contract: Contract, *, fps: int, codec: str, interventions: bool = False) -> dict[str, Any]:
+    """The ``features`` of info.json; ``interventions``: with that column."""
     found: dict[str, Any] = {
         STATE: {"dtype": "float32", "shape": [contract.state_dim], "names": list(contract.state.names)},
         ACTION: {"dtype": "float32", "shape": [contract.action_dim], "names": list(contract.action.names)},
@@ -147,7 +149,7 @@ def features(contract: Contract, *, fps: int, codec: str) -> dict[str, Any]:
             },
         }
     found["timestamp"] = {"dtype": "float32", "shape": [1], "names": None}
-    for name in _INDEX_COLUMNS:
+    for name in (INTERVENTION, *_INDEX_COLUMNS) if interventions else _INDEX_COLUMNS:
         found[name] = {"dtype": "int64", "shape": [1], "names": None}
     return found
 
@@ -164,7 +166,16 @@ def camera_of(key: str) -> str:
     return key.removeprefix(video_key(""))
 
 
-def info(contract: Contract, *, fps: int, codec: str, episodes: int, frames: int, tasks: int) -> dict[str, Any]:
+def info(
+    contract: Contract,
+    *,
+    fps: int,
+    codec: str,
+    episodes: int,
+    frames: int,
+    tasks: int,
+    interventions: bool = False,
+) -> dict[str, Any]:
     """The content of info.json."""
     return {
         "codebase_version": CODEBASE_VERSION,
@@ -179,11 +190,11 @@ def info(contract: Contract, *, fps: int, codec: str, episodes: int, frames: int
         "splits": {"train": f"0:{episodes}"},
         "data_path": DATA_PATH,
         "video_path": VIDEO_PATH,
-        "features": features(contract, fps=fps, codec=codec),
+        "features": features(contract, fps=fps, codec=codec, interventions=interventions),
     }
 
 
-def data_schema(contract: Contract) -> pa.Schema:
+def data_schema(contract: Contract, *, interventions: bool = False) -> pa.Schema:
     """Columns of data files; videos are absent."""
     return pa.schema(
         [
@@ -191,7 +202,7 @@ def data_schema(contract: Contract) -> pa.Schema:
             (ACTION, pa.list_(pa.float32(), contract.action_dim)),
             (CAPTURE, pa.list_(pa.int64(), len(stream_names(contract)))),
             ("timestamp", pa.float32()),
-            *((name, pa.int64()) for name in _INDEX_COLUMNS),
+            *((name, pa.int64()) for name in ((INTERVENTION,) if interventions else ()) + _INDEX_COLUMNS),
         ]
     )
 

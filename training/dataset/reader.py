@@ -79,6 +79,8 @@ class EpisodeDataset:
         """(N, A)"""
         self.episode_of: NDArray[np.int64]
         """(N,) episode index of every step."""
+        self.interventions: NDArray[np.bool_] | None
+        """(N,) whether a person commanded the step; None: the dataset does not say."""
         self._load_numbers()
         tasks = layout.read_tasks(self.path)
         unknown = sorted(set(self.task_of.tolist()) - set(tasks))
@@ -240,7 +242,9 @@ class EpisodeDataset:
 
     def _load_numbers(self) -> None:
         files = dict.fromkeys(layout.data_file(self.path, self.info, row) for row in layout.read_episodes(self.path))
-        columns = (layout.STATE, layout.ACTION, "episode_index", "index", "task_index")
+        columns = [layout.STATE, layout.ACTION, "episode_index", "index", "task_index"]
+        told = layout.INTERVENTION in self.info.get("features", {})
+        columns += [layout.INTERVENTION] if told else []
         parts: dict[str, list[NDArray[Any]]] = {name: [] for name in columns}
         for file in files:
             table = layout.read_table(file, columns)
@@ -258,6 +262,7 @@ class EpisodeDataset:
             raise DatasetError(
                 f"{self.path}: data files and meta/episodes disagree about the episodes; run `lavla dataset check`"
             )
+        self.interventions = whole[layout.INTERVENTION].reshape(total) != 0 if told else None
         self.states = whole[layout.STATE].astype(np.float32)[:, self._order[layout.STATE]]
         self.actions = whole[layout.ACTION].astype(np.float32)[:, self._order[layout.ACTION]]
         for key, values in ((layout.STATE, self.states), (layout.ACTION, self.actions)):

@@ -33,11 +33,14 @@ class EpisodeArrays:
     """One per step."""
     phrasings: tuple[str, ...] = ()
     """Ways to say the one instruction of all steps, beginning with that one; none: there is no other."""
+    intervention_L: NDArray[np.int64] | None = None
+    """1 if a person commanded the step, else 0; None: nothing says who did."""
     histograms: Mapping[str, NDArray[np.int64]]
     """Camera → (3, 256) counts of the sampled frames."""
 
     def __post_init__(self) -> None:
         lengths = {len(self.state_LS), len(self.action_LA), len(self.capture_ns_LK), len(self.instructions)}
+        lengths |= set() if self.intervention_L is None else {len(self.intervention_L)}
         if len(lengths) != 1 or 0 in lengths:
             raise DatasetError(f"an episode's columns have lengths {sorted(lengths)}; expected one length above 0")
         if self.phrasings and set(self.instructions) != {self.phrasings[0]}:
@@ -66,8 +69,18 @@ def integer_fps(contract: Contract) -> int:
 class DatasetWriter:
     """Writes ``root``; see :meth:`append` and :meth:`finish`. A context manager: leaving it gives up the lock."""
 
-    def __init__(self, root: Path, contract: Contract, *, codec: Codec = "libx264", append: bool = False) -> None:
+    def __init__(
+        self,
+        root: Path,
+        contract: Contract,
+        *,
+        codec: Codec = "libx264",
+        append: bool = False,
+        interventions: bool = False,
+    ) -> None:
         """``append``: go on with the dataset that is there, finished or not; begin one if there is none.
+        ``interventions``: a new one gets the column that says which steps a person commanded; one that is there stays
+        as it is.
 
         An episode that was being written when its writer died is not there: its place is taken by the next one.
         Raises DatasetError when another process writes ``root``; without ``append`` when it exists and is not empty;
@@ -78,6 +91,7 @@ class DatasetWriter:
         self.fps = integer_fps(contract)
         self.encoder = codec
         self.codec = CODEC_NAMES[codec]
+        self.interventions = interventions
         self.episodes = 0
         self.frames = 0
         self.found = 0
@@ -129,7 +143,8 @@ class DatasetWriter:
             raise DatasetError(
                 f"{self.root} has the depth cameras {list(layout.depth_names(self.root))}; ours are {depth}"
             )
-        wanted = layout.features(self.contract, fps=self.fps, codec=self.codec)
+        self.interventions = layout.INTERVENTION in info.get("features", {})
+        wanted = layout.features(self.contract, fps=self.fps, codec=self.codec, interventions=self.interventions)
         if info.get("features") != wanted or info.get("fps") != self.fps:
             differing = sorted(k for k in wanted if info.get("features", {}).get(k) != wanted[k])
             raise DatasetError(
@@ -220,8 +235,12 @@ class DatasetWriter:
     def _table(self, arrays: EpisodeArrays, episode: int) -> pa.Table:
         length = arrays.length
         frame = np.arange(length, dtype=np.int64)
+        told: dict[str, Any] = {}
+        if self.interventions:
+            told[layout.INTERVENTION] = np.zeros_like(frame) if arrays.intervention_L is None else arrays.intervention_L
         return pa.table(
-            {
+            told
+            | {
                 layout.STATE: _lists(arrays.state_LS, pa.float32()),
                 layout.ACTION: _lists(arrays.action_LA, pa.float32()),
                 layout.CAPTURE: _lists(arrays.capture_ns_LK, pa.int64()),
@@ -231,7 +250,7 @@ class DatasetWriter:
                 "index": frame + self.frames,
                 "task_index": np.array([self._tasks[text] for text in arrays.instructions], np.int64),
             },
-            schema=layout.data_schema(self.contract),
+            schema=layout.data_schema(self.contract, interventions=self.interventions),
         )
 
     def _write_info(self) -> None:
@@ -245,6 +264,7 @@ class DatasetWriter:
                 episodes=self.episodes,
                 frames=self.frames,
                 tasks=len(self._tasks),
+                interventions=self.interventions,
             ),
         )
 

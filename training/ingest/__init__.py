@@ -101,4 +101,5 @@ def ingest(
         sources = [replace(source, enlarge=True) if isinstance(source, Stored) else source for source in sources]
         plain["enlarge"] = True
     first_frames = found.first_frames
+    settings.setdefault("interventions", any(getattr(source, "tells_commander", False) for source in sources))
     return build_dataset(sources, out, loaded, kind=kind, options=plain, first_frames=first_frames, **settings)

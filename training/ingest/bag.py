@@ -6,6 +6,7 @@ states through the same :class:`ObservationPipeline` that a live policy uses.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -23,9 +24,11 @@ from lavla_ros.contract import (
     recording_differences,
     shipped_contract,
 )
+from lavla_ros.episode import PERSON, EpisodeError, ExecutorReport
 from lavla_ros.observation import ObservationPipeline, camera_topic_choices
 from lavla_ros.pieces import stamp_ns
 from lavla_ros.recording import BagError, BagReader, EpisodeInfo, find_bags
+from lavla_ros.recording.types import EPISODE_TYPE, EXECUTOR_TOPIC
 from lavla_ros.typing import NS_PER_S
 from training.bag_options import BagOptions
 from training.dataset import layout
@@ -82,6 +85,15 @@ class BagSource:
     def name(self) -> str:
         return str(self.path)
 
+    @property
+    def tells_commander(self) -> bool:
+        """Whether the bag says who had the arm; one that cannot be read says nothing."""
+        try:
+            with BagReader(self.path) as reader:
+                return bool(reader.counts.get(EXECUTOR_TOPIC, 0))
+        except BagError:
+            return False
+
     def episodes(self, contract: Contract) -> Iterator[_BagEpisode]:
         try:
             with BagReader(self.path) as reader:
@@ -90,6 +102,27 @@ class BagSource:
                     yield _BagEpisode(reader=reader, info=info, contract=contract, options=self.options, part=part)
         except BagError as error:
             raise Rejected(Kind.BAG, str(error)) from error
+
+
+class _Hands:
+    """When a person had the arm."""
+
+    def __init__(self) -> None:
+        self._since_ns: list[int] = []
+        self._person: list[bool] = []
+
+    def add(self, text: str, log_ns: int) -> None:
+        """A report of the executor, in order of time. One of another system says nothing."""
+        try:
+            commander = ExecutorReport.from_json(text).commander
+        except EpisodeError:
+            return
+        self._since_ns.append(log_ns)
+        self._person.append(commander == PERSON)
+
+    def person_at(self, at_ns: int) -> bool:
+        position = bisect_right(self._since_ns, at_ns) - 1
+        return position >= 0 and self._person[position]
 
 
 @dataclass(slots=True, kw_only=True)
@@ -145,6 +178,7 @@ class _BagEpisode:
             wait_s=STREAM_LAG_S,
             log_clock=self.options.log_time,
         )
+        hands = self._hands()
         unlabelled: Counter[str] = Counter()
         told = self.info.metadata.get("phrasings")
         stamps: list[int] = []
@@ -159,6 +193,7 @@ class _BagEpisode:
                     state=observation.state,
                     action=label,
                     instruction=(said := self.info.corrected_instruction or observation.instruction),
+                    intervention=hands.person_at(observation.stamp_ns + self.contract.dt_ns),
                     phrasings=tuple(dict.fromkeys((said, *map(str, told)))) if told else (),
                     images=observation.images,
                     depth=observation.depth,
@@ -193,6 +228,15 @@ class _BagEpisode:
             if message.topic in streams:
                 self.clocks.add(streams[message.topic], stamp_ns(data), message.stamp_ns)
         return track
+
+    def _hands(self) -> _Hands:
+        """Who had the arm, as the executor has said: from the bag's beginning on, as it speaks when that changes."""
+        hands = _Hands()
+        if EXECUTOR_TOPIC in self.reader.types:
+            self.reader.require_types({EXECUTOR_TOPIC: (EPISODE_TYPE,)})
+            for message in self.reader.messages([EXECUTOR_TOPIC], end_ns=self.info.end_ns):
+                hands.add(str(self.reader.deserialize(message).data), message.stamp_ns)
+        return hands
 
     @property
     def _early_ns(self) -> int | None:

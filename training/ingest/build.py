@@ -116,6 +116,8 @@ class Step:
     """Camera → (H, W, 3) RGB, of the contract's size."""
     capture_ns: Sequence[int]
     """Capture times in the order of :func:`layout.stream_names`."""
+    intervention: bool = False
+    """A person commanded it, not a policy."""
     phrasings: tuple[str, ...] = ()
     """Ways to say the instruction, beginning with it, if all steps of the episode have the same; of its first step."""
     depth: Mapping[str, NDArray[np.uint16]] = field(default_factory=dict)
@@ -275,6 +277,7 @@ def build_dataset(
     kind: str = "",
     options: Mapping[str, Any] | None = None,
     codec: Codec = "libx264",
+    interventions: bool = False,
     first_frames: bool = True,
     workers: Workers | None = None,
     resume: bool = False,
@@ -282,7 +285,8 @@ def build_dataset(
 ) -> IngestReport:
     """Write the episodes of ``sources``, in this order, into the new dataset ``out``.
 
-    ``kind`` and ``options``: how the sources were found, for the report. The machines of a Ray cluster see sources and
+    ``kind`` and ``options``: how the sources were found, for the report. ``interventions``: see :class:`DatasetWriter`.
+    The machines of a Ray cluster see sources and
     ``out`` under the same paths. ``progress`` is called after each episode, in order. A source whose worker dies is
     begun again, and rejected if it dies every time; an episode that meets a fault of the program is rejected and its
     traceback logged. ``resume`` goes on with an ``out`` that was broken off or finished: what it holds is left out. A
@@ -293,7 +297,7 @@ def build_dataset(
         raise IngestError("there are no bags, files or episodes to make a dataset of")
     out = Path(out)
     try:
-        with _open(out, contract, codec, resume=resume) as writer:
+        with _open(out, contract, codec, resume=resume, interventions=interventions) as writer:
             try:
                 reports = _read_all(sources, writer, kind, workers, progress)
                 report = _summary(writer, reports, kind, first_frames)
@@ -317,7 +321,7 @@ def build_dataset(
     return report
 
 
-def _open(out: Path, contract: Contract, codec: Codec, *, resume: bool) -> DatasetWriter:
+def _open(out: Path, contract: Contract, codec: Codec, *, resume: bool, interventions: bool) -> DatasetWriter:
     if not resume and (out / layout.INFO).exists():
         episodes = layout.read_json(out / layout.INFO).get("total_episodes")
         if episodes:
@@ -326,7 +330,7 @@ def _open(out: Path, contract: Contract, codec: Codec, *, resume: bool) -> Datas
                 "another folder"
             )
         resume = True  # nothing is in it yet
-    return DatasetWriter(out, contract, codec=codec, append=resume)
+    return DatasetWriter(out, contract, codec=codec, append=resume, interventions=interventions)
 
 
 def _read_all(
@@ -470,7 +474,7 @@ def _encode(
     """The episode's numbers, and its videos by camera; an error leaves no video behind."""
     videos = {name: staging / f"{name}.mp4" for name in contract.camera_names}
     histograms: dict[str, list[NDArray[np.int64]]] = {name: [] for name in videos}
-    numbers: list[tuple[NDArray[np.float32], NDArray[np.float32], Sequence[int], str]] = []
+    numbers: list[tuple[NDArray[np.float32], NDArray[np.float32], Sequence[int], str, bool]] = []
     phrasings: tuple[str, ...] = ()
     fps = integer_fps(contract)
     with ExitStack() as stack:
@@ -498,10 +502,10 @@ def _encode(
                 writer.write(step.images[name])
                 histograms[name].append(stats.image_histogram(step.images[name]))
             phrasings = phrasings if numbers else step.phrasings
-            numbers.append((step.state, step.action, step.capture_ns, step.instruction))
+            numbers.append((step.state, step.action, step.capture_ns, step.instruction, step.intervention))
         if not numbers:
             raise Rejected(Kind.SHORT, "the episode has no step")
-    states, actions, captures, instructions = zip(*numbers, strict=True)
+    states, actions, captures, instructions, interventions = zip(*numbers, strict=True)
     if phrasings and {phrasings[0]} != set(instructions):
         said = f"it has phrasings of {phrasings[0]!r}, but its steps have the instructions {sorted(set(instructions))}"
         raise Rejected(Kind.INSTRUCTION, said)
@@ -512,6 +516,7 @@ def _encode(
         capture_ns_LK=np.array(captures, np.int64),
         instructions=instructions,
         phrasings=phrasings,
+        intervention_L=np.array(interventions, np.int64),
         histograms={name: np.sum([found[i] for i in sampled], axis=0) for name, found in histograms.items()},
     )
     return arrays, videos

@@ -68,6 +68,8 @@ class World:
     def __len__(self) -> int:
         return len(self.states)
 
+    interventions: NDArray[np.bool_] | None = None
+
     def instruction(self, index: int) -> str:
         return INSTRUCTION
 
