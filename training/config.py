@@ -51,6 +51,7 @@ class DataConfig:
     """Several datasets that are trained on jointly (App. E.3), in place of ``dataset``; with weights of 1, each
     sample is as likely as any other."""
     interventions: InterventionConfig = field(default_factory=InterventionConfig)
+    """How often steps are drawn that a person commanded who took over from a policy (DAgger)."""
     contract: str = DEFAULT_CONTRACT
     """Name of a contract in config/contracts, or a file; it must be that of every dataset."""
     fraction: float = 1.0
