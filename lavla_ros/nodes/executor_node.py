@@ -60,8 +60,7 @@ class ExecutorNode(LavlaNode):
         self._announced = ExecutorReport()
         self._announcing = threading.Lock()
         self._statistics = Statistics()
-        self._forwarding = threading.Event()
-        """Set while ticks are published."""
+        self._forwarding = threading.Event()  # set while ticks are published
         self._gates: tuple[ChunkGate, ...] = ()  # the policy's, and a person's
         self.add_on_set_parameters_callback(self._on_parameters)
 
@@ -234,11 +233,12 @@ class ExecutorNode(LavlaNode):
             return SetParametersResult(successful=False, reason=link.reason)
         if "command_source" in values and self._gates:
             self._gates[0].allow(values["command_source"])
-        if scale is not None:
-            self.parameters = replace(self.parameters, executor={**self.parameters.executor, "speed_scale": scale})
-        self.parameters = replace(
-            self.parameters, command_source=values.get("command_source", self.parameters.command_source)
+        kept = (
+            {}
+            if scale is None
+            else {"executor": {**self.parameters.executor, "speed_scale": values.pop("speed_scale")}}
         )
+        self.parameters = replace(self.parameters, **kept, **values)
         return SetParametersResult(successful=True)
 
     def diagnose(self, report: Report) -> None:

@@ -70,9 +70,8 @@ class RecorderNode(LavlaNode):
         root = Path(self.parameters.root).expanduser() / self.get_namespace().strip("/")
         root.mkdir(parents=True, exist_ok=True)
         self._recorder = EpisodeRecorder(root, {topic: type_name(kind) for topic, kind in self._topics.items()})
-        self._instruction: bytes | None = None
-        self._simulation: bytes | None = None
-        self._executor: bytes | None = None
+        self._told: dict[str, bytes] = {}
+        """Newest message of each latched topic: published once, before an episode, and part of it all the same."""
         self._simulated: EpisodeState | None = None
         self._written: Counter[str] = Counter()
         self._stats: dict[str, StreamStats] = {}
@@ -111,10 +110,8 @@ class RecorderNode(LavlaNode):
         now_ns = wall_ns()
         if topic == EPISODE_TOPIC and not self._note_simulation(raw):
             return  # our own announcement: the episode writer puts it into the bag itself
-        if topic == self._contract.instruction_topic:
-            self._instruction = raw
-        if topic == EXECUTOR_TOPIC:
-            self._executor = raw
+        if topic in self._latched:
+            self._told[topic] = raw
         self._write(topic, raw, now_ns)
 
     def _write(self, topic: str, raw: bytes, stamp_ns: int) -> None:
@@ -135,7 +132,7 @@ class RecorderNode(LavlaNode):
             return True
         if state.source == RECORDER:
             return False
-        self._simulated, self._simulation = state, raw
+        self._simulated = state
         if state.phase is EpisodePhase.RUNNING:
             self._recorder.describe(self._about())
         return True
@@ -156,11 +153,8 @@ class RecorderNode(LavlaNode):
         self._mark = None
         self._written.clear()
         self._stats = {topic: StreamStats() for topic in self._topics if topic not in self._latched}
-        # Published once, before the episode, and part of it all the same.
-        before = {self._contract.instruction_topic: self._instruction, EPISODE_TOPIC: self._simulation}
-        for topic, raw in (before | {EXECUTOR_TOPIC: self._executor}).items():
-            if raw is not None:
-                self._write(topic, raw, now_ns)
+        for topic in filter(self._told.__contains__, self._latched):
+            self._write(topic, self._told[topic], now_ns)
         self._announce(EpisodePhase.RUNNING, path.name)
         self.get_logger().info(f"recording {path}")
         return str(path)
@@ -176,8 +170,8 @@ class RecorderNode(LavlaNode):
     def _about(self) -> dict[str, Any]:
         """What the simulator says about the episode, and the instruction in force."""
         about = self._simulated.scene if self._simulated is not None else {}
-        if self._instruction is not None:
-            about["instruction"] = deserialize_message(self._instruction, String).data
+        if (raw := self._told.get(self._contract.instruction_topic)) is not None:
+            about["instruction"] = deserialize_message(raw, String).data
         return about
 
     def _announce(self, phase: EpisodePhase, episode: str | None = None) -> None:
