@@ -233,12 +233,10 @@ class ExecutorNode(LavlaNode):
             return SetParametersResult(successful=False, reason=link.reason)
         if "command_source" in values and self._gates:
             self._gates[0].allow(values["command_source"])
-        kept = (
-            {}
-            if scale is None
-            else {"executor": {**self.parameters.executor, "speed_scale": values.pop("speed_scale")}}
-        )
-        self.parameters = replace(self.parameters, **kept, **values)
+        kept: dict[str, Any] = {name: value for name, value in values.items() if name == "command_source"}
+        if scale is not None:
+            kept["executor"] = {**self.parameters.executor, "speed_scale": scale}
+        self.parameters = replace(self.parameters, **kept)
         return SetParametersResult(successful=True)
 
     def diagnose(self, report: Report) -> None:
