@@ -58,6 +58,15 @@ class Mapping:
         unit="s",
     )
 
+    still_s: float = setting(
+        4.0,
+        "The same when nothing has changed on a deflected device for this long: without a wire it may be out of reach, "
+        "of which Linux learns late.",
+        low=0.1,
+        high=60.0,
+        unit="s",
+    )
+
     def __post_init__(self) -> None:
         check_settings(self, f"mapping {self.name}: ")
         does = [binding.does for binding in self.bindings]

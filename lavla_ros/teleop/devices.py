@@ -70,7 +70,8 @@ class Keys:
                 events += self._let_go(now_ns)
                 if key not in self._moving:
                     continue
-                events += [Event(now_ns, DEADMAN_KEY, 1.0), Event(now_ns, key, 1.0)]
+                events += [Event(now_ns, DEADMAN_KEY, 1.0)]
+            events += [Event(now_ns, key, 1.0)]
             self._key, self._pressed_ns = key, now_ns
             self._until_ns = now_ns + round((REPEAT_S if repeated else TAP_S) * NS_PER_S)
         if now_ns > self._until_ns:

@@ -75,6 +75,8 @@ class Operator:
         self._leader = {binding.input for binding in mapping.bindings if binding.follows}
         self._alive_ns: dict[bool, int] = {}
         """Newest sign of life: of the leader (True), of all else (False)."""
+        self._changed_ns = 0
+        """When an input was said last."""
         self._held = False
         self._press = 0
         self.level, self.frame = options.level, options.frame
@@ -114,6 +116,7 @@ class Operator:
                 which = event.input in self._leader
                 self._alive_ns[which] = max(event.stamp_ns, self._alive_ns.get(which, event.stamp_ns))
             if event.input in self._values:
+                self._changed_ns = now_ns
                 self._note(event)
         self._check_silence(now_ns)
 
@@ -212,3 +215,9 @@ class Operator:
             alive_ns = self._alive_ns.get(leader)
             if (self._leader or not leader) and (alive_ns is None or now_ns - alive_ns > silence_s * NS_PER_S):
                 self.release(f"the {'leader' if leader else 'device'} has been silent for {silence_s} s")
+        steered = any(
+            binding.does in self.moves and not binding.follows and self._deflection(self._values[binding.input])
+            for binding in self._mapping.bindings
+        )
+        if self._held and steered and now_ns - self._changed_ns > self._mapping.still_s * NS_PER_S:
+            self.release(f"nothing has changed on the device for {self._mapping.still_s} s; press the dead-man again")

@@ -168,3 +168,20 @@ def test_events_of_the_future_are_no_sign_of_life():
     operator = Operator(load_mapping("gamepad"), TeleopOptions(), JOINTS)
     operator.feed([Event(2 * 10**9, "BTN_TL", 1.0)], 10**9)
     assert not operator.held and "silent" in operator.why
+
+
+def test_a_deflected_stick_that_says_nothing_any_more_is_let_go():
+    """A device without a wire that is out of reach: Linux still answers for it."""
+    operator = Operator(load_mapping("gamepad"), TeleopOptions(), JOINTS)
+
+    def held(ms: int, *events: Event) -> bool:
+        now_ns = 10**18 + ms * MS
+        operator.feed([*events, Event(now_ns)], now_ns)
+        return operator.wish(now_ns).held
+
+    assert held(0, Event(10**18, "BTN_TL", 1.0))
+    assert all(held(ms) for ms in range(0, 9000, 100)), "a stick in its middle may stay there"
+    assert held(9000, Event(10**18, "ABS_Y", 1.0))
+    assert all(held(ms) for ms in range(9000, 13000, 100)) and not held(13100)
+    assert "nothing has changed on the device for 4.0 s" in operator.why
+    assert not held(13200, Event(10**18, "ABS_Y", 0.9)), "the dead-man has to be pressed again"
