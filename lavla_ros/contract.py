@@ -344,6 +344,12 @@ class Contract:
         foreign = {c.topic for c in self.cameras if not c.relative}
         return topic if topic.removesuffix("/compressed") in foreign else topic.removeprefix("/")
 
+    def quiet_s(self, topic: str) -> float:
+        """For how long a topic may be silent and is not missed: while its pieces hold; for ever if nothing reads it."""
+        if any(each.topic == topic for each in self.record):
+            return math.inf
+        return min((p.hold_s for p in (*self.state.sources, *self.action.sources) if p.topic == topic), default=0.0)
+
     def to_dict(self) -> dict[str, Any]:
         """Plain YAML/JSON-ready form; :meth:`from_dict` restores an equal contract."""
         plain: dict[str, Any] = to_plain(self)

@@ -250,7 +250,7 @@ class Decoder:
         self._scale = [f * np.asarray(piece.scale) for f, piece in zip(factors, self.pieces, strict=True)]
         self._offset = [f * np.asarray(piece.offset) for f, piece in zip(factors, self.pieces, strict=True)]
         self._plain = [bool(np.all(s == 1) and np.all(o == 0)) for s, o in zip(self._scale, self._offset, strict=True)]
-        self._order: dict[int, tuple[list[str], NDArray[np.intp]]] = {}
+        self._order: dict[int, tuple[Sequence[str], NDArray[np.intp]]] = {}
         self.places = [np.array([list(units).index(name) for name in piece.names], np.intp) for piece in self.pieces]
         """Of each piece, where its numbers are among all dimensions."""
 
@@ -287,7 +287,7 @@ class Decoder:
         if not found and not refused:
             self.names_seen.update(there)
             self._refuse("missing_name", _lacking(self.pieces[numbers[0]], there, wanted))
-        elif found and len(there) > len(set(wanted)):
+        elif found and self.pieces[numbers[0]].type in (JOINTS, TRAJECTORY) and len(there) > len(set(wanted)):
             self._count("unknown_name")  # not used, but said
         return found
 
@@ -324,7 +324,7 @@ class Decoder:
             self.names_seen.update(there)
             raise RefusedError("missing_name", _lacking(piece, there, missing))
         order = np.array([index[name] for name in piece.there], np.intp)
-        self._order[number] = (list(there), order)
+        self._order[number] = (type(there)(there), order)  # type: ignore[call-arg]
         return order
 
 

@@ -113,7 +113,8 @@ class PolicyNode(LavlaNode):
         inputs.add(String, contract.wire(topic), partial(self._on_input, topic), latched=True)
         for topic, kind in {piece.topic: piece.type for piece in contract.state.sources}.items():
             wire, callback = contract.wire(topic), partial(self._on_input, topic)
-            inputs.add(message_class(kind), wire, callback, depth=STATE_QOS.depth)
+            quiet_s = contract.quiet_s(topic)
+            inputs.add(message_class(kind), wire, callback, depth=STATE_QOS.depth, quiet_s=quiet_s)
         for spec in contract.cameras:
             topic = spec.observation_topic
             inputs.add(Image, contract.wire(topic), partial(self._on_input, topic), depth=IMAGE_QOS.depth)

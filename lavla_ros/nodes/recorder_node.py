@@ -84,9 +84,9 @@ class RecorderNode(LavlaNode):
         for topic, kind in self._topics.items():
             latched = topic in self._latched
             callback = partial(self._on_message, topic)
-            self._inputs.add(
-                kind, self._contract.wire(topic), callback, depth=RECORDING_DEPTH, latched=latched, raw=True
-            )
+            wire, quiet_s = self._contract.wire(topic), self._contract.quiet_s(topic)
+            options = {"depth": RECORDING_DEPTH, "latched": latched, "raw": True, "quiet_s": quiet_s}
+            self._inputs.add(kind, wire, callback, **options)
         for name, kind, handler in (
             (topics.EPISODE_START, Trigger, self._on_start),
             (topics.EPISODE_STOP, Trigger, self._on_stop),
@@ -140,9 +140,7 @@ class RecorderNode(LavlaNode):
     def _silent(self) -> list[str]:
         """Streams of which nothing comes, each with the reason."""
         now_ns, after_s = wall_ns(), self.parameters.silent_after_s
-        extra = {self.resolve_topic_name(self._contract.wire(each.topic)) for each in self._contract.record}
-        needed = [s for s in self._inputs.streams() if s.topic not in extra]
-        return [s.absence(now_ns) for s in needed if s.last_ns is None or s.silent_for_s(now_ns) > after_s]
+        return [s.absence(now_ns) for s in self._inputs.streams() if s.is_missed(now_ns, after_s, from_the_first=True)]
 
     # Episodes.
 

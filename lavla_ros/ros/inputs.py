@@ -12,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
+from math import inf
 from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
@@ -79,10 +80,13 @@ class Input:
         depth: int = _LATCHED_DEPTH,
         latched: bool = False,
         raw: bool = False,
+        quiet_s: float = 0.0,
     ) -> None:
+        """``quiet_s``: for how long nothing may come without being missed; infinity: for ever."""
         self.topic = node.resolve_topic_name(topic)  # its full name in the graph
         self.kind = type_name(kind)
         self.latched = latched
+        self.quiet_s = quiet_s
         self.publishers: list[Publisher] = []
         self.lost = 0
         """Messages of a stream that did not arrive, by their sequence numbers (of a single publisher)."""
@@ -130,6 +134,12 @@ class Input:
     def silent_for_s(self, now_ns: int) -> float:
         """Since the newest message, or since the subscription if none has come."""
         return (now_ns - (self.last_ns if self.last_ns is not None else self._since_ns)) * 1e-9
+
+    def is_missed(self, now_ns: int, after_s: float, *, from_the_first: bool = False) -> bool:
+        """Whether it is silent for more than ``after_s`` and ``quiet_s``; ``from_the_first``: or nothing has come."""
+        if self.quiet_s == inf:
+            return False
+        return (from_the_first and self.last_ns is None) or self.silent_for_s(now_ns) > max(after_s, self.quiet_s)
 
     def absence(self, now_ns: int) -> str:
         """Why nothing comes: there is no publisher, it publishes another type, or it is silent."""

@@ -76,7 +76,7 @@ class Starvation:
             report.warn(f"no complete observation for {hungry_s:.1f} s: {causes}")
 
     def _causes(self, new: Counter[str], now_ns: int) -> list[str]:
-        silent = {i.topic: i for i in self._inputs.streams() if i.silent_for_s(now_ns) > self._silent_after_s}
+        silent = {i.topic: i for i in self._inputs.streams() if i.is_missed(now_ns, self._silent_after_s)}
         causes = [found.absence(now_ns) for found in silent.values()]
         newest_ns = self._stamps_ns.get(self._reference)
         for topic, stamp_ns in self._stamps_ns.items():

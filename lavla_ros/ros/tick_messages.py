@@ -24,13 +24,14 @@ class TickMessages:
     """The messages of one contract and arm; each is valid until the next call."""
 
     def __init__(self, contract: Contract, joints: Sequence[str], tick_ns: int) -> None:
-        """``joints``: the driver's, in its order. MessageError when the arm lacks a state that the contract names."""
+        """``joints``: the driver's, in its order. MessageError when the arm lacks a state that the contract names.
+        ContractError when the contract does not say on which topic they go."""
         states = contract.state.published
         unknown = sorted(set(states) - set(joints) - set(_grippers(contract.state.fields)))
         if unknown:
             raise MessageError(f"contract {contract.name} wants the states {unknown}; this arm measures {list(joints)}")
-        in_joint_space = contract.action.space == "joint"
-        commands = contract.action.published if in_joint_space else (*joints, *_grippers(contract.action.dims))
+        in_joint_space, named = contract.action.space == "joint", contract.action.published
+        commands = named if in_joint_space else (*joints, *_grippers(contract.action.dims))
         self._state = joint_state(states)
         self._command = single_point(commands, tick_ns)
         self._state_indices = [joints.index(n) if n in joints else None for n in states]

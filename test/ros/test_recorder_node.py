@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import numpy as np
 from ros_harness import World, fails_to_start, image_message, picture, running, wait_until
 from rosbags.highlevel import AnyReader
 from sensor_msgs.msg import Image, JointState
-from std_msgs.msg import String
+from std_msgs.msg import Float64, Float64MultiArray, String
 from trajectory_msgs.msg import JointTrajectory
 
-from lavla_ros.contract import Contract, load_contract
+from lavla_ros.contract import Contract, RecordedTopic, load_contract
 from lavla_ros.episode import ExecutorReport
+from lavla_ros.pieces import Piece
 from lavla_ros.recording.recover import recover_bag
 from lavla_ros.ros.lifecycle import set_stamp
 from lavla_ros.ros.messages import IMAGE_QOS, LATCHED_INPUT_QOS, LATCHED_QOS, STATE_QOS, joint_state, single_point
+from lavla_ros.yaml_text import dump_yaml
+from training.ingest.bag import Bags, BagSource
 
 MODULE = "lavla_ros.nodes.recorder_node"
 CONTRACT = load_contract("jaka_minicobo")
@@ -178,6 +182,58 @@ def test_an_interrupted_recorder_keeps_its_episode(world: World, tmp_path: Path)
         time.sleep(0.3)
     bags = list((tmp_path / "bags").glob("episode_*"))
     assert len(bags) == 1 and len(messages_of(bags[0])["/joint_states"]) == 5
+
+
+def test_numbers_in_pieces_are_recorded_and_read_as_they_came(world: World, tmp_path: Path) -> None:
+    """Arm and gripper apart, commands without names or stamps, and a topic that nothing reads and need not come."""
+    arm = CONTRACT.state.names[:6]
+    pieces = (
+        Piece(topic="/arm/joint_states", names=arm, unit="deg"),
+        Piece(topic="/gripper/width", type="std_msgs/msg/Float64", names=("gripper",), unit="percent", hold_s=60.0),
+    )
+    action = replace(
+        CONTRACT.action,
+        topic="",
+        pieces=(
+            Piece(topic="/commands", type="std_msgs/msg/Float64MultiArray", names=CONTRACT.action.names, hold_s=60.0),
+        ),
+    )
+    notes = RecordedTopic(topic="/notes", type="std_msgs/msg/String")
+    contract = replace(CONTRACT, state=replace(CONTRACT.state, topic="", pieces=pieces), action=action, record=(notes,))
+    file = tmp_path / "contract.yaml"
+    file.write_text(dump_yaml(contract.to_dict()), encoding="utf-8")
+    with running(MODULE, "recorder", tmp_path, root=str(tmp_path / "bags"), contract=str(file)):
+        images = [world.publisher(Image, c.observation_topic, IMAGE_QOS) for c in CONTRACT.cameras]
+        states, widths = world.publisher(JointState, "/arm/joint_states"), world.publisher(Float64, "/gripper/width")
+        commands = world.publisher(Float64MultiArray, "/commands")
+        instruction = world.publisher(String, "/instruction", LATCHED_QOS)
+        instruction.publish(String(data="Put the mango into the bowl."))
+        time.sleep(0.3)  # a latched message has no acknowledgement that one could wait for
+        started = world.call("/episode/start").message
+        widths.publish(Float64(data=50.0))
+        world.call("/episode/check")  # takes what has arrived
+        begin = time.time_ns()
+        for step in range(5):
+            now = begin + step * 100_000_000
+            time.sleep(max(0.0, (now - time.time_ns()) * 1e-9))
+            state = joint_state(arm)
+            state.position = [float(step)] * 6
+            set_stamp(state.header.stamp, now)
+            states.publish(state)
+            commands.publish(Float64MultiArray(data=[0.01 * step] * 6 + [0.25]))
+            for publisher in images:
+                publisher.publish(image_message(picture(step), now))
+        assert world.call("/episode/check").message == "every stream comes"
+        stopped = world.call("/episode/stop")
+        assert stopped.success and "/commands: 5 messages" in stopped.message and "/notes: SILENT" in stopped.message
+    source = BagSource(path=Path(started), options=Bags(outcomes=("unmarked",), allow_gaps=True))
+    steps = [step for episode in source.episodes(contract) for step in episode.steps()]
+    assert len(steps) >= 3
+    for found in steps:
+        step = round((found.capture_ns[0] - begin) / 1e8)
+        np.testing.assert_allclose(found.state, [*[np.deg2rad(step)] * 6, 0.5], atol=1e-6)
+        # stamped when it arrives, which a busy machine may do late: one of those that were sent by the end of the step
+        assert found.action[6] == 0.25 and found.action[0] <= 0.01 * (step + 1) + 1e-6
 
 
 def test_refuses_a_folder_that_it_cannot_write(tmp_path: Path) -> None:

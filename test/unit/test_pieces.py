@@ -191,6 +191,23 @@ def test_depth_and_recorded_topics_are_no_part_of_what_is_learned() -> None:
         RecordedTopic(topic="/imu", type="Imu")
 
 
+def test_what_speaks_seldom_is_missed_only_after_it_held() -> None:
+    held = replace(GRIP, topic="/gripper", type="std_msgs/msg/Float64", hold_s=7.0)
+    notes = RecordedTopic(topic="/notes", type="std_msgs/msg/String")
+    contract = replace(parted(ARM, held), record=(notes,))
+    found = [contract.quiet_s(topic) for topic in ("/joint_states", "/gripper", "/notes", "/instruction")]
+    assert found == [0.0, 7.0, np.inf, 0.0]
+
+
+def test_extra_numbers_are_said_of_joints_and_not_of_poses() -> None:
+    counted: Counter[str] = Counter()
+    pose, message, _ = READ["turn of a pose"]
+    for piece, said in ((pose, message), (replace(ARM, topic="/p"), joints(0, {"a": 1.0, "b": 2.0, "c": 3.0}))):
+        decoder = Decoder([piece], UNITS, lambda *_: None, lambda kind: counted.update([kind]))
+        assert decoder.read("/p", said) and decoder.read("/p", said)
+    assert counted == {"unknown_name": 2}
+
+
 def test_who_publishes_is_told_by_the_topic() -> None:
     with pytest.raises(ContractError, match=r"state.topic is missing: the state is in pieces on"):
         parted(ARM, GRIP).state.published  # noqa: B018
