@@ -62,9 +62,14 @@ COMMANDS = {
     "eval": Command("evaluate", "evaluate", "Evaluate a policy in lock-step with a simulator."),
     "compare": Command("evaluate", "compare", "Compare evaluations of the same initial states, episode by episode."),
     "study": Command("evaluate", "study", "Compare the training strategies, from recorded bags to a table."),
+    "judge": Command("judge", "judge", "Score rollouts of several models on the arm, by a protocol."),
+    "paper": Command("judge", "paper", "Recompute the paper's real-world figures from its own rollouts."),
     "up": Command("run", "up", "Start a stack of ROS nodes."),
     "console": Command(
         "run", "console", "Start a stack with a page in the browser, to record, judge and clear faults."
+    ),
+    "doctor": Command(
+        "doctor", "doctor", "Find what is wrong with this machine, the arm, the cameras or a live stack."
     ),
     "scene show": Command("scene", "show", "Draw an arm in its cell, and see how near recorded motion came to it."),
     "teleop": Command("run", "teleop", "Move the arm of a running stack by hand, and take over from its policy."),

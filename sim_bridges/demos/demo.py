@@ -17,8 +17,8 @@ from lavla_ros.contract import Contract
 from lavla_ros.outputs import folder_of_run
 from lavla_ros.recording import find_bags
 from lavla_ros.yaml_text import dump_yaml
-from sim_bridges.demos.bag_video import write_bag_video
 from sim_bridges.demos.config import DemoConfig
+from sim_bridges.evaluation.bag_video import write_bag_video
 from sim_bridges.evaluation.policies import policy_hash
 from sim_bridges.evaluation.report import write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results

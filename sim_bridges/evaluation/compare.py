@@ -6,10 +6,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from statistics import mean
 from typing import Any
 
 from sim_bridges.evaluation.results import EpisodeResult, Results, ResultsError
-from sim_bridges.evaluation.statistics import mcnemar_exact, wilson95
+from sim_bridges.evaluation.statistics import mcnemar_exact, sign_flip_exact, wilson95
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,17 @@ class Pairs:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Scores:
+    """The scores of the pairs."""
+
+    left: float
+    """Mean."""
+    right: float
+    p_value: float
+    """Of the mean difference, by the exact randomisation test of the pairs; two-sided."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Comparison:
     """The left evaluation against the right one."""
 
@@ -50,6 +62,8 @@ class Comparison:
     """Episodes that were left out: in error on one side, or run on one side only."""
     differing: tuple[tuple[EpisodeResult, EpisodeResult], ...] = ()
     """The pairs of which one succeeded and the other did not."""
+    scores: Scores | None = None
+    """None if a score says no more than whether an episode succeeded."""
 
     def to_dict(self) -> dict[str, Any]:
         def plain(pairs: Pairs) -> dict[str, Any]:
@@ -69,6 +83,7 @@ class Comparison:
             "left_wilson95": wilson95(self.pairs.left, self.pairs.count),
             "right_wilson95": wilson95(self.pairs.right, self.pairs.count),
             "tasks": {task: plain(pairs) for task, pairs in self.tasks.items()},
+            **({"scores": asdict(self.scores)} if self.scores is not None else {}),
         }
 
     def verdict(self) -> str:
@@ -97,7 +112,14 @@ class Comparison:
             f"  both {pairs.both}, only the first {pairs.only_left}, only the second {pairs.only_right}, "
             f"neither {pairs.neither}"
         )
-        return "\n".join([*lines, self.verdict()])
+        return "\n".join([*lines, *self.words_of_scores(), self.verdict()])
+
+    def words_of_scores(self) -> list[str]:
+        """A line, or none."""
+        if (scores := self.scores) is None:
+            return []
+        apart = f"{100 * (scores.right - scores.left):+.1f} points, exact randomisation test p = {scores.p_value:.2g}"
+        return [f"  mean scores {100 * scores.left:.1f} and {100 * scores.right:.1f}: {apart}"]
 
 
 def short_names(folders: Sequence[Path]) -> list[str]:
@@ -151,6 +173,17 @@ def compare(left: Results, right: Results, *, names: tuple[str, str] | None = No
         tasks={task: _pairs(counts) for task, counts in counted.items()},
         unpaired=len(left.episodes) + len(right.episodes) - 2 * len(pairs),
         differing=tuple((ours_, theirs_) for ours_, theirs_ in pairs if ours_.success != theirs_.success),
+        scores=_scores(pairs),
+    )
+
+
+def _scores(pairs: Sequence[tuple[EpisodeResult, EpisodeResult]]) -> Scores | None:
+    if all(each.score == each.success for pair in pairs for each in pair):
+        return None
+    return Scores(
+        left=mean(ours.score for ours, _ in pairs),
+        right=mean(theirs.score for _, theirs in pairs),
+        p_value=sign_flip_exact([theirs.score - ours.score for ours, theirs in pairs]),
     )
 
 

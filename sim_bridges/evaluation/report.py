@@ -239,11 +239,12 @@ def _comparison(comparison: Comparison) -> str:
         for task, each in ({"all": pairs} | comparison.tasks if len(comparison.tasks) > 1 else {"all": pairs}).items()
     ]
     head = ("task", "pairs", "first", "second", "only the first", "only the second", "p")
+    scores = "".join(f"<p>{text(line.strip().capitalize())}.</p>" for line in comparison.words_of_scores())
     left_out = f" {comparison.unpaired} episodes have no scored partner." if comparison.unpaired else ""
     return (
         f"<h2>{left} against {right}</h2><p><strong>{text(comparison.verdict())}</strong> First: {left}; second: "
         f"{right}. Episodes are paired by task, trial and initial state; p is two-sided, from McNemar's test in its "
-        f"exact form.{left_out}</p>{table(head, rows, numbers=range(1, 7))}{_differing(comparison)}"
+        f"exact form.{left_out}</p>{scores}{table(head, rows, numbers=range(1, 7))}{_differing(comparison)}"
     )
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+
+import numpy as np
 
 Z95 = 1.959963984540054  # 97.5% quantile of the normal distribution
 
@@ -34,3 +37,21 @@ def mcnemar_exact(only_left: int, only_right: int) -> float:
     tail = sum(math.comb(pairs, k) for k in range(min(only_left, only_right) + 1))
     p_value: float = 2 * tail / 2**pairs
     return min(1.0, p_value)
+
+
+def sign_flip_exact(differences: Sequence[float]) -> float:
+    """Two-sided p-value of Fisher's randomisation test of paired differences, in its exact form.
+
+    If there were no difference, each would have come out with the other sign just as well: the share of all 2^n ways to
+    choose the signs whose sum is at least as far from 0 as the one that was found. Differences are taken to 1/1000. 1.0
+    if all are 0.
+    """
+    steps = [abs(round(1000 * difference)) for difference in differences]
+    found = abs(sum(round(1000 * difference) for difference in differences))
+    total = sum(steps)
+    chance = np.zeros(2 * total + 1)
+    chance[total] = 1.0  # of every sum, from -total on
+    for step in steps:
+        chance = 0.5 * (np.roll(chance, step) + np.roll(chance, -step))  # no sum goes beyond its ends
+    sums = np.abs(np.arange(-total, total + 1))
+    return min(1.0, float(chance[sums >= found].sum()))

@@ -15,7 +15,7 @@ from sim_bridges.paper.inference import rate
 from sim_bridges.paper.methods import METHODS
 from sim_bridges.paper.plan import Plan, hours
 from sim_bridges.paper.published import PLACEHOLDERS, TABLES, TRAINING, TRAINING_HEAD, Column, Line
-from sim_bridges.paper.tables import paper_table
+from sim_bridges.paper.tables import arithmetic, paper_table
 
 _COLOUR = {"holds": "good", "does not hold": "bad", "cannot tell": "muted"}
 
@@ -180,7 +180,7 @@ def _beside(study: Study, plan: Plan, cells: Sequence[CellResult]) -> str:
 
         html = paper_table(each, ours)
         (shown if used else hidden).append(html)
-    shown += [_placeholders(), _training(plan)]
+    shown += [_placeholders(), _training(plan), arithmetic()]
     words = (
         '<p>In percent. Black: as the paper prints it. <span class="ours" style="display:inline">Blue: ours</span>, '
         "with the 95% interval over seeds and layouts. Backbone, data and simulator are not the paper's: what can be "

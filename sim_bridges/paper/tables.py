@@ -8,8 +8,11 @@ from statistics import mean, stdev
 from sim_bridges.evaluation.html_parts import table, text
 from sim_bridges.evaluation.report import Published
 from sim_bridges.evaluation.results import Results, Tally
+from sim_bridges.judging.folder import SUITE as JUDGED
+from sim_bridges.judging.protocol import judged_task
 from sim_bridges.paper.methods import METHODS, method_of
 from sim_bridges.paper.published import LIBERO, TABLES, Column, Line, Table
+from sim_bridges.paper.rollouts import recompute
 
 
 def our_figures(results: Iterable[Results]) -> dict[str, dict[str, list[Tally]]]:
@@ -26,7 +29,38 @@ def our_figures(results: Iterable[Results]) -> dict[str, dict[str, list[Tally]]]
 
 
 def paper_tables(results: Sequence[Results]) -> str:
-    """The paper's tables, our figures below the printed ones; "" unless something ran on LIBERO."""
+    """The paper's tables, our figures below the printed ones; "" unless something ran on LIBERO, or on an arm."""
+    return _libero_tables(results) + _real_tables(results)
+
+
+def _real_tables(results: Sequence[Results]) -> str:
+    """Fig. 4 and Table 3, with the mean scores of rollouts that a person judged."""
+    scores: dict[tuple[str, str], list[float]] = {}
+    for each in results:
+        for episode in each.scored if each.suite == JUDGED else ():
+            scores.setdefault((each.method, episode.task), []).append(episode.score)
+    if not scores:
+        return ""
+
+    def found(line: Line, column: Column) -> tuple[float, str] | None:
+        names = [judged_task(task, column.layout) for task in column.tasks]
+        values = [score for name in names for score in scores.get((line.method, name), [])]
+        if JUDGED not in column.suites or not values:
+            return None
+        spread = f" ± {100 * stdev(values):.0f}" if len(values) > 1 else ""
+        return mean(values), f"{len(values)} rollouts{spread}"
+
+    tables_ = [paper_table(each, found) for each in TABLES if any(JUDGED in column.suites for column in each.columns)]
+    words = (
+        "<p>Mean scores in percent, by the rubrics of Appendix F.2. Black: as printed in the paper. "
+        '<span class="ours" style="display:inline">Blue: ours</span>, with the number of rollouts and their standard '
+        "deviation. Arm, scenes, data and the person who judges are not the paper's: what can be compared are "
+        "differences between rows.</p>"
+    )
+    return f"<h2>Beside the paper's rollouts</h2>{words}{''.join(tables_)}{arithmetic()}"
+
+
+def _libero_tables(results: Sequence[Results]) -> str:
     ran = [each for each in results if each.suite.startswith("libero_")]
     if not ran:
         return ""
@@ -78,6 +112,22 @@ def paper_table(printed: Table, ours: Callable[[Line, Column], tuple[float, str]
     head = ("Method", *(column.title for column in printed.columns))
     name = printed.number if printed.number.startswith("Fig") else f"Table {printed.number}"
     return f"<h3>{name}: {text(printed.title)}</h3>" + table(head, rows, numbers=range(1, len(head)))
+
+
+def arithmetic() -> str:
+    """Where the paper's figures do not match its own rollouts, row by row."""
+    found = recompute()
+    rows = [
+        (f'<td class="words">{text(c.where)}</td>', text(c.printed), text(f"{float(c.exact):.4g}")) for c in found.wrong
+    ]
+    scores = [value for values in found.off_rubric.values() for value in values]
+    words = (
+        f"Of {len(found.checks)} figures that the paper calculates from its rollouts ({text(found.source)}), these do "
+        f"not match them. {len(scores)} scores of bowls, in {len(found.off_rubric)} rollouts, are no level of the "
+        "rubric; <code>lavla paper</code> names each."
+    )
+    head = table(("figure", "printed", "by the rows"), rows, numbers=(1, 2))
+    return f"<details><summary>The paper's own arithmetic</summary><p>{words}</p>{head}</details>"
 
 
 def _detail(tallies: Sequence[Tally]) -> str:

@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from itertools import product
+
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sim_bridges.evaluation.statistics import mcnemar_exact, wilson95
+from sim_bridges.evaluation.statistics import mcnemar_exact, sign_flip_exact, wilson95
 
 
 def test_wilson_matches_published_values() -> None:
@@ -46,3 +49,11 @@ def test_mcnemar_is_a_symmetric_probability(left: int, right: int) -> None:
     value = mcnemar_exact(left, right)
     assert 0 < value <= 1
     assert value == mcnemar_exact(right, left)
+
+
+def test_the_randomisation_test_counts_every_choice_of_signs() -> None:
+    drawn = np.random.default_rng(0).choice([-0.5, -0.2, 0.0, 0.3, 0.8, 1 / 3], size=9)
+    sums = [abs(sum(s * d for s, d in zip(signs, drawn, strict=True))) for signs in product((-1, 1), repeat=9)]
+    assert sign_flip_exact(drawn.tolist()) == pytest.approx(np.mean(np.array(sums) >= abs(drawn.sum()) - 1e-3))
+    assert sign_flip_exact([1.0] * 5) == 2 / 32
+    assert sign_flip_exact([0.0, 0.0]) == sign_flip_exact([]) == 1.0

@@ -18,7 +18,6 @@ from sim_bridges.paper.analysis import Analysis, CellResult, analyse
 from sim_bridges.paper.grid import Study, cells_of
 from sim_bridges.paper.page import write_page
 from sim_bridges.paper.plan import Plan, StudyError
-from sim_bridges.paper.published import TABLES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "evaluation"))
 
@@ -182,25 +181,4 @@ def test_the_page_has_every_table_of_the_paper_and_ours_in_it(tmp_path: Path) ->
     assert joint[10].startswith("48.0") and "3 seeds" in joint[10]
     assert next(row for row in page.rows if row and row[0] == "LA-Direct" and row[1].startswith("P·H"))[1] == "P·H4·H"
     assert html.count("<polyline") >= 2
-
-
-# ---------------------------------------------------------------------- the paper's own numbers
-
-ROLLOUTS = Path(__file__).with_name("rollouts.txt")
-
-
-def test_the_printed_averages_are_those_of_the_rollouts() -> None:
-    """Tables 13 to 17 (every rollout of the manipulation tasks) against Fig. 4, 18 to 22 against Table 3."""
-    fig_4, table_3 = (next(t for t in TABLES if t.number == number) for number in ("Fig. 4", "3"))
-    for block in ROLLOUTS.read_text().strip().split("\n\n"):
-        (kind, method), *rows = [line.split() for line in block.splitlines()]
-        values = np.array([[float(x) for x in row] for row in rows])
-        table = fig_4 if kind == "manipulation" else table_3
-        printed = next(line.figures for line in table.rows if line.method == method)
-        if kind == "manipulation":  # stack 2, two and three placements, wipe
-            means = [values[:, 0], values[:, 1:3].mean(axis=1), values[:, 3:6].mean(axis=1), values[:, 6]]
-            ours = [100 * column.mean() for column in means]
-        else:  # mango: pick, place; sponge: pick, place; bottle
-            halves = [values[:, 0:2].mean(axis=1), values[:, 2:4].mean(axis=1), values[:, 4]]
-            ours = [100 * column[part].mean() for column in halves for part in (slice(0, 5), slice(5, 10))]
-        assert np.abs(np.array(ours) - np.array(printed, float)).max() <= 1.01, (method, ours, printed)
+    assert next(row for row in page.rows if row[0].startswith("Table 18"))[1:] == ["0.60", "0.65"]
