@@ -123,11 +123,16 @@ def import_demonstrations(
 ) -> None:
     """Afterwards, look at meta/first_frames.png of the new dataset: it shows whether the pictures are upright.
 
+    With fp2t, the result is not a dataset but a policy: a run of the code that was released with the paper becomes a
+    checkpoint that can be evaluated (docs/training.md).
+
     Example: lavla import libero downloads/libero_object --out runs/libero_object
 
     Args:
-        kind: Format of the source: libero, robotwin, lerobot, rlds, bag, or module:attribute of your own Recordings.
-        source: A file, or a folder of files; for lerobot and rlds, the folder of the dataset.
+        kind: Format of the source: libero, robotwin, lerobot, rlds, bag, or module:attribute of your own Recordings;
+            or fp2t.
+        source: A file, or a folder of files; for lerobot and rlds, the folder of the dataset; for fp2t, the folder of
+            the run.
         contract: Name of a contract in config/contracts, or a file. LIBERO and RoboTwin have their own by default.
         mapping: For lerobot and rlds, a YAML file that maps the dataset's cameras and dimensions to those of the
             contract and gives the rotation of its pictures; docs/training.md explains it. RLDS datasets of known
@@ -141,7 +146,24 @@ def import_demonstrations(
     named = {"mapping": mapping, "instruction": instruction, "upright": upright or None}
     options = {name: value for name, value in named.items() if value is not None}
     options |= {name: load_yaml(text) for name, text in parse_options(option).items()}
+    if kind == "fp2t":
+        _import_policy(source, target, contract, options)
+        return
     _ingest(kind, [source], contract, options, target, workers, enlarge)
+
+
+def _import_policy(source: Path, target: Target, contract: str | None, options: Mapping[str, Any]) -> None:
+    """Make a checkpoint of a run of the paper's released code, print what was made of it."""
+    from lavla_ros.contract import load_contract
+    from lavla_ros.policy.fp2t_import import import_fp2t
+
+    known = {"base", "revision", "as_released", "method", "separate", "dataset"}
+    if unknown := sorted(options.keys() - known):
+        raise CommandError(f"fp2t has no option {unknown}; it has {sorted(known)}")
+    if contract is None or "base" not in options:
+        raise CommandError("importing fp2t needs --contract NAME and -o base=PATH, the Qwen3-VL that was trained on")
+    imported = import_fp2t(source, target.out, load_contract(contract), **options)
+    print(to_json(imported.to_dict()) if target.as_json else str(imported))
 
 
 def check(

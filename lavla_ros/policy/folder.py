@@ -139,6 +139,12 @@ def read_fitting_tensors(
             f"{file} was trained under a contract with hash {written_for}, but {CONTRACT} beside it has "
             f"{contract.hash}: one of the two files was replaced"
         )
+    require_fitting(tensors, expected, f"{file} does not fit {CONFIG} beside it{hint}")
+    return tensors
+
+
+def require_fitting(tensors: Mapping[str, Tensor], expected: Mapping[str, Tensor], said: str) -> None:
+    """Raise CheckpointError that lists what is missing, unexpected, of another shape or not finite, after ``said``."""
     problems = [f"missing {name}" for name in sorted(expected.keys() - tensors.keys())]
     problems += [f"unexpected {name}" for name in sorted(tensors.keys() - expected.keys())]
     for name in sorted(expected.keys() & tensors.keys()):
@@ -149,5 +155,4 @@ def read_fitting_tensors(
             problems.append(f"{name} holds values that are not finite")
     if problems:
         shown = "\n  ".join(problems[:12]) + (f"\n  … and {len(problems) - 12} more" if len(problems) > 12 else "")
-        raise CheckpointError(f"{file} does not fit {CONFIG} beside it{hint}:\n  {shown}")
-    return tensors
+        raise CheckpointError(f"{said}:\n  {shown}")

@@ -8,7 +8,7 @@ state names may be coded relative to the observed state: matched by name, never 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -180,6 +180,12 @@ def _summary(values: NDArray[np.floating[Any]]) -> dict[str, float]:
         "q01": float(q01),
         "q99": float(q99),
     }
+
+
+def range_of(stats: Mapping[str, Any], section: str, names: Sequence[str], keys: tuple[str, str]) -> Range:
+    """(n,) bounds of these names, equal for all steps of a chunk. Raises StatsError for a missing or unusable entry."""
+    rows = [_bounds(stats, section, name, keys, 1) for name in names]
+    return Range(*(np.array([np.ravel(row[i])[0] for row in rows]) for i in (0, 1)))
 
 
 def _bounds(

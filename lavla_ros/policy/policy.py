@@ -7,24 +7,24 @@ from typing import Protocol
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.defaults import BUNDLED_POLICY
-from lavla_ros.errors import FailedError, UserError
+from lavla_ros.errors import FailedError
 from lavla_ros.policy.checkpoint import LoadedCheckpoint, load_checkpoint
 from lavla_ros.policy.device import resolve_device, resolve_dtype
 from lavla_ros.policy.folder import CheckpointError
+from lavla_ros.policy.fp2t import is_fp2t, load_fp2t
 from lavla_ros.policy.fused import FusedPolicy
 from lavla_ros.policy.images import shrink
+from lavla_ros.policy.inputs import ObservationError, observed_images, observed_state
 from lavla_ros.policy.runner import Runner, record_cuda_graph
 
 BUNDLED = Path(__file__).resolve().parent / "bundled"
 
 
-class ObservationError(UserError, ValueError):
-    """An observation does not fit the policy's contract; names what is wrong."""
+__all__ = ["BUNDLED", "ObservationError", "Policy", "VlaPolicy", "checkpoint_path", "load_policy"]
 
 
 class Policy(Protocol):
@@ -59,10 +59,7 @@ class VlaPolicy:
 
         Raises DeviceError for a device that this machine does not have, and a type that the device does not have.
         """
-        if threads is not None:
-            if threads < 1:
-                raise ConfigError(f"threads is {threads}; expected at least 1")
-            torch.set_num_threads(threads)
+        use_threads(threads)
         self.checkpoint = checkpoint
         self.device = resolve_device(device)
         self.dtype = resolve_dtype(dtype, self.device)
@@ -86,8 +83,9 @@ class VlaPolicy:
     def predict(self, observation: Observation) -> ActionChunk:
         """One forward pass (raises ObservationError)."""
         contract = self.contract
-        images = self._images(observation)
-        state = self._state(observation)
+        views = observed_images(observation, contract)
+        images = np.stack([shrink(view, self._size) for view in views])
+        state = observed_state(observation, contract)
         coded = self._run(images, self.checkpoint.normalizer.encode_state(state), observation.instruction)
         actions = self.checkpoint.normalizer.decode_actions(coded, state)
         if not np.isfinite(actions).all():
@@ -99,32 +97,14 @@ class VlaPolicy:
             names=contract.action.names,
         )
 
-    def _images(self, observation: Observation) -> NDArray[np.uint8]:
-        """(cameras, size, size, 3) in the contract's order."""
-        views = []
-        for spec in self.contract.cameras:
-            image = observation.images.get(spec.name)
-            if image is None:
-                raise ObservationError(
-                    f"the observation has no image of camera {spec.name!r}; it has {sorted(observation.images)}"
-                )
-            if image.shape != (spec.height, spec.width, 3) or image.dtype != np.uint8:
-                raise ObservationError(
-                    f"the image of camera {spec.name!r} has shape {image.shape} and type {image.dtype}; "
-                    f"expected ({spec.height}, {spec.width}, 3) uint8"
-                )
-            views.append(shrink(image, self._size))
-        return np.stack(views)
 
-    def _state(self, observation: Observation) -> NDArray[np.float32]:
-        state = np.asarray(observation.state, dtype=np.float32)
-        names = self.contract.state.names
-        if state.shape != (len(names),):
-            raise ObservationError(f"the state has shape {state.shape}; expected ({len(names)},) for {list(names)}")
-        bad = [name for name, value in zip(names, state, strict=True) if not np.isfinite(value)]
-        if bad:
-            raise ObservationError(f"the state of {bad} is not finite")
-        return state
+def use_threads(threads: int | None) -> None:
+    """Set the CPU threads of torch, for the whole process; None leaves them as they are. Raises ConfigError."""
+    if threads is None:
+        return
+    if threads < 1:
+        raise ConfigError(f"threads is {threads}; expected at least 1")
+    torch.set_num_threads(threads)
 
 
 def checkpoint_path(path: str | Path) -> Path:
@@ -139,12 +119,17 @@ def checkpoint_path(path: str | Path) -> Path:
     return BUNDLED
 
 
-def load_policy(path: str | Path, *, device: str = "cpu", threads: int | None = None, dtype: str = "auto") -> VlaPolicy:
-    """The policy of a checkpoint directory; ``"bundled"`` is the one shipped with the package.
+def load_policy(path: str | Path, *, device: str = "cpu", threads: int | None = None, dtype: str = "auto") -> Policy:
+    """The policy of a checkpoint directory, ours or a released one that was imported; ``"bundled"`` is the one shipped
+    with the package.
 
     ``dtype``: as of :class:`VlaPolicy`. Raises CheckpointError naming the file at fault and the fix, DeviceError before
     anything is loaded.
     """
+    folder = checkpoint_path(path)
+    if is_fp2t(folder):
+        use_threads(threads)
+        return load_fp2t(folder, device=device, dtype=dtype)
     computed_in = resolve_dtype(dtype, resolve_device(device))
-    checkpoint = load_checkpoint(checkpoint_path(path), dtype=computed_in)
+    checkpoint = load_checkpoint(folder, dtype=computed_in)
     return VlaPolicy(checkpoint, device=device, threads=threads, dtype=dtype)
