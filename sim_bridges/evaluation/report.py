@@ -22,6 +22,7 @@ from sim_bridges.evaluation.html_parts import (
     text,
 )
 from sim_bridges.evaluation.results import EpisodeResult, Results, Tally
+from sim_bridges.perturbation import perturbations_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,6 +57,7 @@ def write_report(
         _headline(results),
         _comparability([results]),
         facts(_facts(results, published) | dict(notes or {})),
+        _perturbations([results], [results.policy]) if perturbations_of(results.settings) else "",
         _by_task(results) if len(results.tasks) > 1 else "",
         published.section([results]),
         _lengths(results),
@@ -85,6 +87,7 @@ def write_comparison(
     body = [
         _comparability(results),
         table(("evaluation", "success", "0 to 100%", "Wilson 95%", "method", "suite"), rows),
+        _perturbations(results, names) if any(perturbations_of(each.settings) for each in results) else "",
         *(_comparison(each) for each in comparisons),
         published.section(results),
         _reproduce([reproduce], results),
@@ -130,6 +133,15 @@ def _by_task(results: Results) -> str:
         shown = f"{_counts(tally)}{interval_bar(tally)}<small>{interval(tally)}</small>"
         rows.append((f'<td class="words">{task_name(task)}</td>', f'<td class="words">{shown}</td>'))
     return "<h2>Success by task</h2>" + table(("task", "success, with its Wilson 95% interval"), rows)
+
+
+def _perturbations(results: Sequence[Results], names: Sequence[str]) -> str:
+    """What was changed in the scenes of each evaluation, beside its rate."""
+    rows = []
+    for name, each in zip(names, results, strict=True):
+        changed = ", ".join(f"{what} {value}" for what, value in perturbations_of(each.settings).items()) or "nothing"
+        rows.append((text(name), text(changed), _counts(each.tally), interval(each.tally)))
+    return "<h2>Perturbations</h2>" + table(("evaluation", "what was changed", "success", "Wilson 95%"), rows)
 
 
 def _counts(tally: Tally) -> str:

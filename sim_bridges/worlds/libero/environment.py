@@ -23,6 +23,7 @@ from numpy.typing import ArrayLike, NDArray
 from lavla_ros.contract import Contract, Observation, load_contract
 from lavla_ros.observation.images import prepare_image
 from lavla_ros.typing import NS_PER_S, FloatArray
+from sim_bridges.perturbation import UNPERTURBED, Perturbation, PerturbationOptions, reworded
 from sim_bridges.worlds.libero.assets import LiberoAssets, find_assets
 from sim_bridges.worlds.libero.initial_states import read_initial_states
 from sim_bridges.worlds.libero.package import import_libero
@@ -62,6 +63,7 @@ class LiberoEnvironment:
         cameras: Sequence[str] | None = None,
         contract: Contract | str = "libero",
         initial_states: FloatArray | None = None,
+        perturbations: PerturbationOptions = UNPERTURBED,
     ) -> None:
         """``task``: number or name. ``assets``: see :func:`find_assets`. ``cameras``: those of the contract that will
         be looked at (None: all; empty: none, and nothing is ever kept for pictures). ``initial_states``: (N, 1 + nq +
@@ -84,6 +86,8 @@ class LiberoEnvironment:
         self._initial_states = initial_states
         self.env: Any = self._make_env()
         """LIBERO's own wrapper; ``env.env`` is robosuite's environment. Stepping them directly loses count."""
+        self._wording = perturbations.wording
+        self._perturbation = Perturbation(perturbations, self.env.sim.model._model, CAMERAS["agentview"])
         self._pictures = Pictures(self.env.sim.model._model, resolution) if self.cameras else None
         self._watch_cameras()
         self._reset_like_new = self._make_reset()
@@ -103,7 +107,7 @@ class LiberoEnvironment:
 
     @property
     def instruction(self) -> str:
-        return self.task.instruction
+        return reworded(self.task.instruction, self._wording)
 
     @property
     def time_ns(self) -> int:
@@ -130,9 +134,16 @@ class LiberoEnvironment:
             raise LiberoError(f"the seed is {seed}; expected 0 to {_LARGEST_SEED}")
         self.env.seed(seed)
         self._reset_like_new()
-        self._observed = self.env.set_init_state(self._initial_states[initial_state])
+        start = np.array(self._initial_states[initial_state])
+        arm = self.env.env.robots[0]._ref_joint_pos_indexes
+        if (shift := self._perturbation.start_shift([seed, initial_state], len(arm))) is not None:
+            start[1 + np.asarray(arm)] += shift  # behind the time
+        self._observed = self.env.set_init_state(start)
         for _ in range(WAIT_STEPS):
             self._observed = self.env.step(list(WAIT_ACTION))[0]
+        domain = self.env.env
+        things = {name: domain.obj_body_id[name] for name in domain.obj_of_interest if name in domain.obj_body_id}
+        self._perturbation.move_camera([seed, initial_state], domain.sim.data._data, things)
         self.steps = 0
         self._digest = hashlib.sha256()
         self.success = False

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
 from lavla_ros.resources import config_path
 from sim_bridges.episode import ChunksOfOne
+from sim_bridges.perturbation import PerturbationOptions, perturbed
 from sim_bridges.world import (
     Assets,
     Comparability,
@@ -44,7 +45,7 @@ NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LiberoOptions:
+class LiberoOptions(PerturbationOptions):
     """What a suite of LIBERO may be told."""
 
     assets: str = ""
@@ -71,6 +72,7 @@ class LiberoSuite:
         self.default_tasks = self.tasks
         self.rules = Rules(episodes=PROTOCOL_TRIALS, seed=PROTOCOL_SEED, max_steps=STEP_LIMITS[name], replan_steps=8)
         self._assets, self._resolution = options.assets, options.resolution
+        self._perturbations = options
         self._demonstrations = Path(options.demonstrations) if options.demonstrations else None
         self.recipes = Recipes(
             action=config_path("latent/action_libero_tiny.yaml"),
@@ -111,7 +113,7 @@ class LiberoSuite:
         demonstrated = self.demonstrated(plan.task)
         if demonstrated is not None and plan.state_index is not None:
             scene["demonstration"] = f"{demonstrated.file.name}:{demonstrated.names[plan.state_index]}"
-        return scene
+        return scene | perturbed(self._perturbations)
 
     def environment(self, task: str, *, images: bool) -> LiberoTaskEnvironment:
         from sim_bridges.worlds.libero.environment import LiberoEnvironment
@@ -126,6 +128,7 @@ class LiberoSuite:
             cameras=cameras,
             contract=self.contract,
             initial_states=None if demonstrated is None else demonstrated.initial_states,
+            perturbations=self._perturbations,
         )
         return LiberoTaskEnvironment(environment, self.contract, demonstrated)
 
@@ -143,6 +146,8 @@ class LiberoSuite:
         reasons = []
         if assets.stand_ins:
             reasons.append(f"{assets.stand_ins} of the scenes' files are not LIBERO's own but stand-ins")
+        if changed := perturbed(self._perturbations):
+            reasons.append("the scenes are perturbed: " + ", ".join(f"{k} {v}" for k, v in changed.items()))
         if self._demonstrations is not None:
             reasons.append("the episodes begin in the initial states of demonstrations")
         if evaluated.tasks != self.tasks:

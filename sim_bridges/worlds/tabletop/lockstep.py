@@ -16,6 +16,7 @@ from lavla_ros.control.arm import ArmState
 from lavla_ros.control.executor import ChunkExecutor, SubmitResult
 from lavla_ros.errors import InputError
 from lavla_ros.jaka.limits import JOINT_NAMES
+from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.tabletop.render import TabletopRenderer
 from sim_bridges.worlds.tabletop.sim import STEP_NS, TabletopSim
 
@@ -65,9 +66,12 @@ class LockstepSession:
         """Simulated time of the episode: the stamp of the next observation."""
         return self.sim.time_ns
 
-    def reset(self, seed: int) -> None:
-        """Start the episode of this seed at simulated time 0, with the executor activated and the arm at rest."""
-        self.sim.reset(seed)
+    def reset(self, seed: int, start_shift_rad: FloatArray | None = None) -> None:
+        """Start the episode of this seed at simulated time 0, with the executor activated and the arm at rest.
+
+        ``start_shift_rad``: (6,) how far from its usual place the arm begins.
+        """
+        self.sim.reset(seed, start_shift_rad)
         self.executor = self.executor.fresh()
         self.executor.activate(self.arm_state(), self.time_ns)
         self._digest = hashlib.sha256()

@@ -108,8 +108,11 @@ class TabletopSim:
         self.seed = 0
         self.reset(0)
 
-    def reset(self, seed: int) -> None:
-        """A fresh episode: layout and home pose are functions of (task, layout, seed) alone."""
+    def reset(self, seed: int, start_shift_rad: FloatArray | None = None) -> None:
+        """A fresh episode: layout and home pose are functions of (task, layout, seed) alone.
+
+        ``start_shift_rad``: (6,) how far from home the arm begins.
+        """
         if seed < 0:
             raise InputError(f"the seed is {seed}; expected an integer >= 0")
         self.seed = seed
@@ -124,6 +127,8 @@ class TabletopSim:
                 self.data.qpos[start : start + 7] = pose
         grasp = np.array(HOME_GRASP_M) + rng.uniform(-HOME_SPREAD_M, HOME_SPREAD_M, size=3)
         home = tool_down_joints(grasp, 0.0)
+        if start_shift_rad is not None:
+            home = home + start_shift_rad
         self.data.qpos[self._q] = home
         self.data.qpos[self._fingers] = FINGER_TRAVEL_M
         self.data.ctrl[self._finger_act] = FINGER_TRAVEL_M
@@ -156,6 +161,11 @@ class TabletopSim:
             colours = CLOTH_COLOURS[self.layout]
             self.model.geom_rgba[self._coloured] = (*colours[self.seed % len(colours)], 1.0)
             self.model.geom_rgba[self._cells, 3] = np.where(self._dirty, 1.0, 0.0)
+
+    @property
+    def concerned(self) -> dict[str, int]:
+        """Body of each thing that the task is about."""
+        return {name: self._body_of[name] for name in dict.fromkeys((*self.task.handled, *self.task.targets))}
 
     @property
     def instruction(self) -> str:

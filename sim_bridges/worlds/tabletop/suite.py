@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar, cast, get_args
 
 from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract
 from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_CONTRACT, REPLAN_STEPS
+from lavla_ros.jaka.limits import JOINT_NAMES
 from lavla_ros.resources import config_path
+from sim_bridges.perturbation import UNPERTURBED, Perturbation, PerturbationOptions, perturbed, reworded
 from sim_bridges.world import (
     Assets,
     Comparability,
@@ -40,7 +42,7 @@ def _steps(task: str) -> tuple[int, int]:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class TabletopOptions:
+class TabletopOptions(PerturbationOptions):
     """What the tabletop may be told."""
 
     layout: LayoutName = TRAINED_LAYOUT
@@ -82,7 +84,9 @@ class TabletopSuite:
 
     def __init__(self, options: TabletopOptions = TabletopOptions()) -> None:  # frozen
         self.layout = options.layout
-        self.scene = {"layout": options.layout} | ({"scene": options.scene} if options.scene else {})
+        self._perturbations = options
+        scene = {"layout": options.layout} | ({"scene": options.scene} if options.scene else {})
+        self.scene = scene | perturbed(options)
         self._shapes = options.scene
         self.contract: Contract = load_contract(options.contract)
         self.recipes = Recipes(
@@ -95,6 +99,9 @@ class TabletopSuite:
 
     @property
     def live(self) -> Live:
+        """Raises AttributeError if the scenes are perturbed, which the live stack knows nothing of."""
+        if changed := perturbed(self._perturbations):
+            raise AttributeError(f"a tabletop with {changed} is not run live")
         from sim_bridges.worlds.tabletop.live_episodes import LiveTable
 
         return LiveTable()
@@ -105,10 +112,17 @@ class TabletopSuite:
         return EpisodeStart(EVALUATION_SEED_BASE + seed * 10_000 + trial, max_steps=_steps(task)[0])
 
     def describe(self, plan: EpisodePlan) -> dict[str, Any]:
-        return {"task": plan.task, "layout": self.layout, "seed": plan.seed}
+        return {"task": plan.task, "layout": self.layout, "seed": plan.seed} | perturbed(self._perturbations)
 
     def environment(self, task: str, *, images: bool) -> TabletopEnvironment:
-        return TabletopEnvironment(cast(TaskName, task), self.layout, self.contract, images=images, scene=self._shapes)
+        return TabletopEnvironment(
+            cast(TaskName, task),
+            self.layout,
+            self.contract,
+            images=images,
+            scene=self._shapes,
+            perturbations=self._perturbations,
+        )
 
     def assets(self) -> Assets:
         return Assets(source="part of the package")
@@ -128,7 +142,14 @@ class TabletopEnvironment:
     """See :class:`sim_bridges.world.Environment`. Chunks are executed by the real arm's executor."""
 
     def __init__(
-        self, task: TaskName, layout: LayoutName, contract: Contract, *, images: bool, scene: str = ""
+        self,
+        task: TaskName,
+        layout: LayoutName,
+        contract: Contract,
+        *,
+        images: bool,
+        scene: str = "",
+        perturbations: PerturbationOptions = UNPERTURBED,
     ) -> None:
         from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
         from lavla_ros.control.servo_config import ServoConfig
@@ -139,6 +160,8 @@ class TabletopEnvironment:
         self.contract = contract
         self.sim = TabletopSim(task, layout=layout)
         camera = contract.cameras[0]
+        self._wording = perturbations.wording
+        self._perturbation = Perturbation(perturbations, self.sim.model, "front")
         # The expert needs no OpenGL.
         self._renderer = TabletopRenderer(self.sim, (camera.height, camera.width)) if images else None
         clearance = ServoConfig(contract=contract.name, scene=scene).clearance(contract)
@@ -146,11 +169,13 @@ class TabletopEnvironment:
         self.session = LockstepSession(self.sim, executor, contract, self._renderer)
 
     def reset(self, plan: EpisodePlan) -> str:
-        self.session.reset(plan.seed)
+        self.session.reset(plan.seed, self._perturbation.start_shift([plan.seed], len(JOINT_NAMES)))
+        self._perturbation.move_camera([plan.seed], self.sim.data, self.sim.concerned)
         return hashlib.sha256(self.sim.snapshot().tobytes()).hexdigest()[:16]
 
     def observe(self, *, images: bool) -> Observation:
-        return self.session.observe(render=images)
+        seen = self.session.observe(render=images)
+        return replace(seen, instruction=reworded(seen.instruction, self._wording))
 
     def step(self, chunk: ActionChunk | None) -> None:
         self.session.step(chunk)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 
 from lavla_ros.contract import Contract, load_contract
+from sim_bridges.perturbation import PerturbationOptions
+from sim_bridges.world import SuiteError
 from sim_bridges.worlds.libero.environment import WAIT_ACTION, LiberoEnvironment
 from sim_bridges.worlds.libero.exactness import Case, Trace, bridged, differences, direct, each, in_own_process
 from sim_bridges.worlds.libero.tasks import LiberoError
@@ -194,3 +196,29 @@ def test_an_environment_that_was_not_reset_says_so(libero_assets: str) -> None:
     finally:
         fresh.close()
         fresh.close()
+
+
+def test_scenes_can_be_perturbed(libero_assets: str, environment: LiberoEnvironment) -> None:
+    options = PerturbationOptions(light=0.5, camera_shift_m=0.05, start_shift_rad=0.05, wording="polite")
+    changed = LiberoEnvironment("libero_object", 3, assets=libero_assets, cameras=(), perturbations=options)
+    environment.reset(2, 7)
+    changed.reset(2, 7)
+    usual, model = environment.env.sim.model._model, changed.env.sim.model._model
+    assert np.allclose(model.light_diffuse, 0.5 * usual.light_diffuse)
+    moved = model.camera("agentview").pos - usual.camera("agentview").pos
+    assert np.linalg.norm(moved) == pytest.approx(0.05)
+    arm = np.asarray(changed.env.env.robots[0]._ref_joint_pos_indexes)
+    joints = (changed.states() - environment.states())[1 + arm]
+    assert np.abs(joints).max() > 0.02 and len(set(np.sign(joints))) == 2
+    assert changed.instruction == "Could you please " + environment.instruction + "?"
+    first = changed.states()
+    changed.reset(2, 7)
+    assert np.array_equal(changed.states(), first)
+    far = LiberoEnvironment(
+        "libero_object", 3, assets=libero_assets, cameras=(), perturbations=PerturbationOptions(camera_shift_m=0.5)
+    )
+    with pytest.raises(SuiteError, match=r"hides .* from camera 'agentview' in the episode of seed 7/"):
+        for state in range(30):
+            far.reset(state, 7)
+    changed.close()
+    far.close()
