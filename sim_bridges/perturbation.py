@@ -1,4 +1,4 @@
-"""What an evaluation changes in a scene that a policy knows, after LIBERO-Plus and LIBERO-Pro.
+"""What an evaluation changes in a scene that a policy knows, after the robustness benchmarks of others.
 
 One mechanism for every suite on MuJoCo: its options extend :class:`PerturbationOptions`, its environment asks a
 :class:`Perturbation`. Directions are drawn from the episode's seed and from nothing else, so that a scene without

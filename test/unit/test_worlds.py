@@ -16,6 +16,8 @@ MAY = {
     "training/ingest/__init__.py": "the registry of file formats",
     "training/ingest/libero.py": "a file format",
     "training/ingest/robotwin.py": "a file format",
+    "training/ingest/rlds.py": "a file format",
+    "lavla_ros/policy/fp2t_import.py": "what others' code does with the numbers of one of its datasets",
     "training/ingest/lerobot.py": "what public files of that format say wrongly",
     "training/config.py": "the default folder of a first dataset",
     "training/latent_actions/codebook_config.py": "the same",
