@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError, check, check_settings, from_plain, read_config, setting, to_plain
-from lavla_ros.pieces import JOINTS, TRAJECTORY, Piece, check_pieces
+from lavla_ros.pieces import HEADER, JOINTS, TRAJECTORY, Clock, Piece, check_pieces
 from lavla_ros.resources import config_file, share_path
 from lavla_ros.typing import NS_PER_S
 
@@ -61,7 +61,7 @@ class CameraSpec:
     """Cropping applied before resizing; ``none`` lets resizing change the aspect ratio."""
     channel_order: Literal["", "rgb8", "bgr8"] = ""
     """What the driver's images in ``8UC3`` or ``8UC4`` hold, encodings that do not say it; empty: they are refused."""
-    clock: Literal["header", "log"] = "header"
+    clock: Clock = HEADER
     """What stamps the pictures: their headers, or the time at which they arrived."""
     time_offset_s: float = setting(0.0, low=-60.0, high=60.0, unit="s")
     """Added to the stamps: negative for pictures that are older than their stamps say."""

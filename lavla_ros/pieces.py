@@ -65,6 +65,11 @@ _COMPONENTS: dict[str, dict[str, tuple[str, ...]]] = {
 """Field → the names that its numbers have, with their units. ``rx``, ``ry``, ``rz``: rotation vector."""
 
 
+Clock = Literal["header", "log"]
+HEADER: Clock = "header"
+"""What stamps a message if nothing is said: its own header."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Piece:
     """Some dimensions, out of one field of the messages on one topic.
@@ -90,7 +95,7 @@ class Piece:
     """One for all, or one for each name."""
     offset: float | tuple[float, ...] = 0.0
     """One for all, or one for each name."""
-    clock: Literal["header", "log"] = "header"
+    clock: Clock = HEADER
     """What stamps the numbers: the header, or the time at which they arrived. Types without a header: the latter."""
     time_offset_s: float = setting(0.0, low=-60.0, high=60.0, unit="s")
     """Added to the stamps: negative for numbers that are older than their stamps say."""

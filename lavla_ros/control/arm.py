@@ -19,6 +19,9 @@ from lavla_ros.control.scene import Capsule
 from lavla_ros.errors import UserError
 from lavla_ros.typing import FloatArray
 
+STILL_RAD = 0.002
+"""An arm whose joints change by less within 0.1 s stands still, unless its driver is told another value."""
+
 
 class DriverError(UserError, RuntimeError):
     """The arm refused or could not be reached; the message names the cause and the fix."""

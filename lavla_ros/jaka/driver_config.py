@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 
 from lavla_ros.config import ConfigError, check, check_settings, setting
-from lavla_ros.control.arm import JointLimits
+from lavla_ros.control.arm import STILL_RAD, JointLimits
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
 from lavla_ros.jaka.limits import SERVO_MAX_SPEED_RAD_S
 
@@ -89,7 +89,7 @@ class JakaDriverConfig:
         unit="s",
     )
     still_rad: float = setting(
-        0.002, "An arm whose joints change by less within 0.1 s stands still.", low=1e-6, high=1.0, unit="rad"
+        STILL_RAD, "An arm whose joints change by less within 0.1 s stands still.", low=1e-6, high=1.0, unit="rad"
     )
     entry_error_rad: float = setting(
         0.02,

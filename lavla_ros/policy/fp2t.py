@@ -57,6 +57,10 @@ DEFECTS: Mapping[str, str] = {
 """Name → what the released network does otherwise than the paper."""
 
 
+RANK = 64
+"""Of the adapters, in the released code; ours is a choice of a recipe."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fp2tConfig:
     """What rebuilds a released policy around its weights."""
@@ -67,7 +71,7 @@ class Fp2tConfig:
     revision: str = "main"
     separate: bool = False
     """``use_pro_version``: each source of the head has its own keys and values, and a rotary embedding."""
-    rank: int = 64
+    rank: int = RANK
     """Of the adapters."""
     blocks: int = 11
     heads: int = 8

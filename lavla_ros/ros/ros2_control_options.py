@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lavla_ros.config import check, check_settings, setting
+from lavla_ros.control.arm import STILL_RAD
 
 JOINT_TRAJECTORY, FORWARD_POSITION, NONE = "joint_trajectory", "forward_position", "none"
 
@@ -44,7 +45,7 @@ class Ros2ControlOptions:
         high=25.0,
     )
     still_rad: float = setting(
-        0.002, "An arm whose joints change by less within 0.1 s stands still.", low=1e-6, high=1.0, unit="rad"
+        STILL_RAD, "An arm whose joints change by less within 0.1 s stands still.", low=1e-6, high=1.0, unit="rad"
     )
     enabled_topic: str = setting(
         "",

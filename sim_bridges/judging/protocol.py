@@ -13,7 +13,7 @@ from lavla_ros.defaults import DEFAULT_CONTRACT
 from sim_bridges.judging.rubrics import IDLE_S, Rubric, RubricName, ScoreError, rubric
 
 FIRST_SCENE = 1_000_000
-"""Seed of the first simulated scene: the tabletop's demonstrations use smaller ones."""
+"""Seed of the first simulated scene: demonstrations of simulated scenes use smaller ones."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -54,8 +54,9 @@ def test_a_parameter_of_the_command_stays_its_own() -> None:
 
 def test_every_shipped_suite_says_its_options_and_their_defaults() -> None:
     defaults = {name: options_of(name) for name in SUITES}
-    assert defaults["tabletop"] == {"layout": "id", "contract": "jaka_minicobo", "scene": ""}
-    assert defaults["libero_10"] == {
+    unperturbed = {"light": 1.0, "camera_shift_m": 0.0, "start_shift_rad": 0.0, "wording": "known"}
+    assert defaults["tabletop"] == unperturbed | {"layout": "id", "contract": "jaka_minicobo", "scene": ""}
+    assert defaults["libero_10"] == unperturbed | {
         "assets": "",
         "contract": "libero",
         "resolution": 256,
@@ -71,5 +72,5 @@ def test_what_is_no_option_is_said() -> None:
         parse_options(["layout"])
     with pytest.raises(SuiteError, match="options of suite tabletop: layout is 'in'; expected one of"):
         load_suite("tabletop", {"layout": "in"})
-    with pytest.raises(SuiteError, match=r"unknown keys \['assets'\].*known: \['contract', 'layout', 'scene'\]"):
+    with pytest.raises(SuiteError, match=r"unknown keys \['assets'\].*known: \['camera_shift_m', 'contract', 'layout'"):
         load_suite("tabletop", {"assets": "folder"})
