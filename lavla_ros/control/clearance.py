@@ -100,6 +100,11 @@ class Clearance:
         self._results = self._shapes.createData()
         self.reach_PJ = np.array([self._reach(*ends) for ends in self._ends]).reshape(-1, model.njoints - 1)
         """m per radian: the slack of a pair does not change by more when a joint moves."""
+        last = model.names[model.njoints - 1]
+        self.tip_reach_J = self._reach(
+            None, Capsule(name=TIP, link=last, start_m=scene.tip_m, end_m=scene.tip_m, radius_m=_TIP_RADIUS_M)
+        )
+        """(J,) m per radian: the tool's tip does not move further when a joint moves."""
 
     def place(self, position_rad: Sequence[float] | FloatArray) -> None:
         """The arm is at these joint positions (J,), rad, for :meth:`slack_of`."""

@@ -636,6 +636,8 @@ class ChunkExecutor:
             slower *= further
         if slower > 1.0:
             self.counters["chunks_slowed"] += 1
+        if self._shield is not None:
+            self._shield.expect(plan.curve, self._motion_ns)
 
     def _blend(self, newest: Prediction, due: int) -> FloatArray:
         """Points (H, J) to follow, and what is remembered for the next chunk."""

@@ -26,11 +26,12 @@ from math import ceil
 from typing import Protocol
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lavla_ros.control.arm import JointLimits
 from lavla_ros.control.curve import Curve, State
 from lavla_ros.control.limiter import Limiter
-from lavla_ros.control.stopping import brake_path, stop_range
+from lavla_ros.control.stopping import brake_path, stop_travel
 from lavla_ros.typing import FloatArray
 
 LONGEST_STOP_S = 0.8
@@ -47,6 +48,7 @@ class Clearances(Protocol):
 
     reach_PJ: FloatArray
     tool_speed_m_s: float | None
+    tip_reach_J: FloatArray
 
     def tip(self, position_rad: Sequence[float] | FloatArray) -> FloatArray: ...
 
@@ -103,6 +105,10 @@ class Shield:
         fastest = float(steps_m.max(initial=0.0)) / (_LOOK_TICKS * self._tick_s)
         return fastest / (_SPARE * limit) if fastest > _SPARE * limit else 1.0
 
+    def expect(self, curve: Curve, from_ns: int) -> None:
+        """The curve is followed from a time on: what takes long about it is done now, between two ticks."""
+        self._path = _Path(curve, from_ns, self._tick_ns, self._limits)
+
     def rest(self) -> None:
         """The arm stands: there is nothing to be braked."""
         self._stop = None
@@ -119,28 +125,33 @@ class Shield:
             self._refuse_speed(tip_m_s)
             return False
         room_P = self._room_P - self._reach_PJ @ np.abs(position - self._position)
-        stopping_P = self._reach_PJ @ self._stopping(state)
-        near, still = np.flatnonzero(stopping_P > room_P), []
-        if len(near):
-            self._clearance.place(position)
-            slack = np.array([self._clearance.slack_of(int(pair)) for pair in near])
+        rest, travel = self._stopping(state)
+        stopping_P = self._reach_PJ @ travel
+        near = (stopping_P > room_P).nonzero()[0]
+        too_fast = fastest_m_s > max(limit, self._tip_m_s)
+        look, stop = bool(len(near)) or too_fast, None
+        if look and curve is not None and not self._floor_P[near].any():
+            stop = self._along(curve, at_ns, near.tolist(), room_P)
+        if look and stop is None:
+            slack = self._slacks(position, near.tolist())
             sunk = slack < self._floor_P[near] - _TOLERANCE_M
             if sunk.any():
                 first = int(np.argmax(sunk))
                 self._refuse(int(near[first]), float(slack[first]))
                 return False
             room_P[near] = np.maximum(slack - self._floor_P[near], 0.0)
-            still = [int(pair) for pair in near[stopping_P[near] > room_P[near]]]
-        stop: _StopAlong | None = None
-        too_fast = fastest_m_s > max(limit, self._tip_m_s)
-        if still or too_fast:
-            stop = self._along(curve, at_ns, still, room_P) if curve is not None else None
-            if stop is None and too_fast:
-                self._refuse_speed(fastest_m_s)
-                return False
-            if stop is None and not self._braking_is_clear(state, still, room_P):
-                return False
-        if len(near):
+            still = near[stopping_P[near] > room_P[near]].tolist()
+            if still or too_fast:
+                stop = self._along(curve, at_ns, still, room_P) if curve is not None else None
+                if stop is None and too_fast:
+                    self._refuse_speed(fastest_m_s)
+                    return False
+                if stop is None:
+                    # Between two places a pair gets as near as half of what is left of both rooms, or not so near.
+                    room = self._slacks(rest, still) - self._floor_P[still]
+                    unsure = [p for p, r in zip(still, room, strict=True) if room_P[p] + r < stopping_P[p]]
+                    if unsure and not self._braking_is_clear(state, unsure, room_P):
+                        return False
             raised = np.minimum(slack, 0.0)
             room_P[near] = slack - raised
             self._floor_P[near] = raised
@@ -154,6 +165,10 @@ class Shield:
             limiter.brake()
         else:
             limiter.take(self._stop.next())
+
+    def _slacks(self, position: FloatArray, pairs: Sequence[int]) -> FloatArray:
+        self._clearance.place(position)
+        return np.array([self._clearance.slack_of(pair) for pair in pairs])
 
     def _refuse(self, pair: int, slack: float) -> None:
         inside = ", and it would get less" if self._floor_P[pair] < 0.0 else ""
@@ -172,122 +187,168 @@ class Shield:
         tip_m_s = float(np.linalg.norm(tip - self._tip)) / self._tick_s
         # Braking lets a joint speed up until its acceleration is gone.
         ticks = ceil(max(abs(a) / j for a, j in zip(state[2], self._limits.jerk_rad_s3, strict=True)) / self._tick_s)
-        path_NJ = brake_path(state, self._a_max, self._j_max, self._tick_s)[: ticks + 1]
-        tips_N3 = np.array([tip, *(self._clearance.tip(position) for position in path_NJ)])
+        path_NJ = brake_path(state, self._a_max, self._j_max, self._tick_s, ticks + 1)
+        at_most = float((_moved(path_NJ) @ self._clearance.tip_reach_J).max(initial=0.0)) / self._tick_s
+        if at_most <= self._clearance.tool_speed_m_s:
+            return tip, tip_m_s, at_most
+        tips_N3 = np.array([tip, *(self._clearance.tip(position) for position in path_NJ[1:])])
         steps_m = np.linalg.norm(np.diff(tips_N3, axis=0), axis=1)
         return tip, tip_m_s, float(steps_m.max(initial=0.0)) / self._tick_s
 
-    def _stopping(self, state: State) -> FloatArray:
-        """(J,) how far braking moves each joint at most, rad."""
-        out = np.empty(len(state[0]))
-        limits = zip(*state, self._limits.acceleration_rad_s2, self._limits.jerk_rad_s3, strict=True)
-        for i, (p, v, a, a_max, j_max) in enumerate(limits):
-            low, high = stop_range(p, v, a, a_max, j_max)
-            out[i] = max(p - low, high - p)
-        return out
+    def _stopping(self, state: State) -> tuple[FloatArray, FloatArray]:
+        """(J,) where braking brings the joints to rest, and how far each travels on its way there, rad."""
+        limits = self._limits
+        each = zip(state[1], state[2], limits.acceleration_rad_s2, limits.jerk_rad_s3, strict=True)
+        ends_2J = np.array([stop_travel(v, a, a_max, j_max) for v, a, a_max, j_max in each]).T
+        return state[0] + ends_2J[0], ends_2J[1]
 
     def _along(self, curve: Curve, at_ns: int, pairs: list[int], room_P: FloatArray) -> _StopAlong | None:
-        """The stop along the curve, if it keeps the limits and its stretch of the curve is clear of the pairs."""
+        """The stop along the curve, if it keeps the limits and its stretch of the curve is known to be clear of the
+        pairs.
+
+        That a pair has a negative ``room_P`` says nothing about it: it is known only if it was looked at from further
+        back on this curve. One that is below its margin is looked at by the caller first, as its floor may rise.
+        """
         path = self._path
         if path is None or path.curve is not curve or (at_ns - path.from_ns) % self._tick_ns:
-            path = self._path = _Path(curve, at_ns, self._tick_ns)
+            path = self._path = _Path(curve, at_ns, self._tick_ns, self._limits)
         row = (at_ns - path.from_ns) // self._tick_ns
-        duration_s = path.shortest_stop(row, self._limits)
-        if duration_s is None:
+        duration_s = float(path.stop_s_N[row]) if row < len(path.stop_s_N) else np.inf
+        if duration_s > LONGEST_STOP_S:
             return None
         last = row + ceil(duration_s / 2.0 / self._tick_s - 1e-9)
         for pair in pairs:
             seen = path.seen.get(pair)
-            if seen is None or seen.floor != self._floor_P[pair] or seen.row < row:
-                seen = path.seen[pair] = _Seen(
-                    row,
-                    float(room_P[pair]),
-                    float(self._floor_P[pair]),
-                    _travel(path.position_NJ, self._reach_PJ[pair]),
-                )
+            if seen is None or seen.floor != self._floor_P[pair] or seen.until < row:
+                room = float(room_P[pair])
+                if room < 0.0:
+                    return None
+                (travel_N,) = _travel(path.moved_NJ, self._reach_PJ[pair : pair + 1])
+                seen = path.seen[pair] = _Seen(float(self._floor_P[pair]), travel_N)
+                seen.look(row, room)
             if not self._is_clear(pair, path.position_NJ, seen, last):
                 return None
         return _StopAlong(path, row, duration_s)
 
     def _braking_is_clear(self, state: State, pairs: list[int], room_P: FloatArray) -> bool:
-        path_NJ = np.vstack((state[0], brake_path(state, self._a_max, self._j_max, self._tick_s)))
-        last = len(path_NJ) - 1
-        for pair in pairs:
-            travel_N = _travel(path_NJ, self._reach_PJ[pair])
-            seen = _Seen(0, float(room_P[pair]), float(self._floor_P[pair]), travel_N)
+        path_NJ = brake_path(state, self._a_max, self._j_max, self._tick_s)
+        last, travel_PN = len(path_NJ) - 1, _travel(_moved(path_NJ), self._reach_PJ[pairs])
+        for pair, travel_N, clear in zip(pairs, travel_PN, travel_PN[:, -1] <= room_P[pairs], strict=True):
+            if clear:
+                continue
+            seen = _Seen(float(self._floor_P[pair]), travel_N)
+            seen.look(0, float(room_P[pair]))
             if not self._is_clear(pair, path_NJ, seen, last):
                 return False
         return True
 
     def _is_clear(self, pair: int, path_NJ: FloatArray, seen: _Seen, last: int) -> bool:
         """Whether the pair stays above its floor on a path up to row ``last``; what is found stays in ``seen``."""
-        while not seen.blocked:
-            within = float(seen.travel_N[seen.row]) + seen.room
-            row = max(seen.row + 1, int(np.searchsorted(seen.travel_N, within, side="right")))
-            if row > last:
-                return True
+        while last > seen.until and not seen.blocked:
+            row = seen.until + 1
             self._clearance.place(path_NJ[row])
             slack = self._clearance.slack_of(pair)
             if slack < seen.floor - _TOLERANCE_M:
                 self._refuse(pair, slack)
-                seen.blocked = row
+                seen.blocked = True
             else:
-                seen.row, seen.room = row, max(slack - seen.floor, 0.0)
-        return last < seen.blocked
+                seen.look(row, max(slack - seen.floor, 0.0))
+        return last <= seen.until
 
 
-def _travel(path_NJ: FloatArray, reach_J: FloatArray) -> FloatArray:
-    """(N,) how much the slack of a pair can have changed since the first row, m."""
-    return np.concatenate(([0.0], np.cumsum(np.abs(np.diff(path_NJ, axis=0)) @ reach_J)))
+def _moved(path_NJ: FloatArray) -> FloatArray:
+    """(N - 1, J) how far each joint moves from row to row, rad."""
+    return np.abs(path_NJ[1:] - path_NJ[:-1])
+
+
+def _travel(moved_NJ: FloatArray, reach_PJ: FloatArray) -> FloatArray:
+    """(P, N + 1) how much the slack of each pair can have changed since the first row, m."""
+    travel_PN = np.zeros((len(reach_PJ), len(moved_NJ) + 1))
+    np.cumsum(reach_PJ @ moved_NJ.T, axis=1, out=travel_PN[:, 1:])
+    return travel_PN
 
 
 @dataclass(slots=True)
 class _Seen:
     """How far a path is known to keep a pair above its floor."""
 
-    row: int
-    """Up to here."""
-    room: float
-    """Its slack there above the floor, m."""
     floor: float
     travel_N: FloatArray
-    blocked: int = 0
-    """The first row that is not allowed; 0: none is known."""
+    until: int = -1
+    """Up to this row."""
+    blocked: bool = False
+    """The row after it is not allowed."""
+
+    def look(self, row: int, room: float) -> None:
+        """At a row the slack is so much above the floor, m."""
+        within = float(self.travel_N[row]) + room
+        self.until = max(row, int(np.searchsorted(self.travel_N, within, side="right")) - 1)
 
 
 class _Path:
-    """A curve at the ticks."""
+    """A curve at the ticks, and how long it takes to come to rest along it from each of them."""
 
-    def __init__(self, curve: Curve, from_ns: int, tick_ns: int) -> None:
+    def __init__(self, curve: Curve, from_ns: int, tick_ns: int, limits: JointLimits) -> None:
         self.curve, self.from_ns, self.tick_s = curve, from_ns, tick_ns * 1e-9
         self.position_NJ, *derivatives = curve.table(from_ns, tick_ns)
-        self._sizes = [np.abs(values_NJ) for values_NJ in derivatives]
+        self.moved_NJ = _moved(self.position_NJ)
+        """(N - 1, J) from each tick to the next."""
+        self.stop_s_N = self._shortest_stops(np.abs(np.hstack(derivatives)), limits)
+        """The shortest T for which slowing down from there on keeps the limits; inf: there is none."""
         self.seen: dict[int, _Seen] = {}
         """By pair."""
 
-    def shortest_stop(self, row: int, limits: JointLimits) -> float | None:
-        """The shortest T, s, for which slowing down from ``row`` on keeps the limits; None: there is none.
+    def _shortest_stops(self, size_NK: FloatArray, limits: JointLimits) -> FloatArray:
+        """``size_NK``: absolute velocity, acceleration and jerk of each joint, side by side.
 
         With derivatives of at most v, a, j on the stretch: acceleration ≤ a + 1.5 v/T, jerk ≤ j + 4.5 a/T + 6 v/T².
         """
         a_max, j_max = np.array(limits.acceleration_rad_s2), np.array(limits.jerk_rad_s3)
-        duration_s, found = LONGEST_STOP_S, None
+        rows = np.arange(len(size_NK))
+        longest = self._rows(np.array(LONGEST_STOP_S)) + 1
+        largest = _Largest(size_NK, int(longest))
+        duration_N = np.full(len(rows), LONGEST_STOP_S)
         for _ in range(2):  # the second time for the shorter stretch that the first one found
-            last = row + ceil(duration_s / 2.0 / self.tick_s) + 1
-            v, a, j = (size_NJ[row:last].max(0) for size_NJ in self._sizes)
+            window_N = np.minimum(self._rows(duration_N) + 1, longest)
+            v, a, j = np.split(largest.within(rows, window_N), 3, axis=1)
             a_room, j_room = a_max - a, j_max - j
-            if (a_room <= 0.0).any() or (j_room <= 0.0).any():
-                break
-            by_jerk = (2.25 * a + np.sqrt((2.25 * a) ** 2 + 6.0 * v * j_room)) / j_room
-            duration_s = max(float(np.maximum(1.5 * v / a_room, by_jerk).max()) * (1.0 + 1e-9), self.tick_s)
-            if duration_s > LONGEST_STOP_S or row + ceil(duration_s / 2.0 / self.tick_s) >= len(self.position_NJ):
-                break
-            found = duration_s
-        if found is None:
-            return None
-        stretch = self.position_NJ[row : row + ceil(found / 2.0 / self.tick_s) + 1]
-        inside = (stretch >= limits.lower()).all() and (stretch <= limits.upper()).all()
-        return found if inside else None
+            with np.errstate(divide="ignore", invalid="ignore"):
+                by_jerk = (2.25 * a + np.sqrt((2.25 * a) ** 2 + 6.0 * v * j_room)) / j_room
+                found_N = np.maximum(1.5 * v / a_room, by_jerk).max(1) * (1.0 + 1e-9)
+            possible = ((a_room > 0.0) & (j_room > 0.0)).all(1) & (found_N <= LONGEST_STOP_S)
+            found_N = np.maximum(np.where(possible, found_N, LONGEST_STOP_S), self.tick_s)
+            possible &= rows + self._rows(found_N) < len(rows)
+            duration_N = found_N
+        outside_N = ((self.position_NJ < limits.lower()) | (self.position_NJ > limits.upper())).any(1)
+        counted = np.concatenate(([0], np.cumsum(outside_N)))
+        ends = np.minimum(rows + self._rows(duration_N) + 1, len(rows))
+        return np.where(possible & (counted[ends] == counted[rows]), duration_N, np.inf)
+
+    def _rows(self, duration_s: FloatArray) -> NDArray[np.int64]:
+        """Ticks of the curve that a stop of this duration passes."""
+        return np.ceil(duration_s / 2.0 / self.tick_s).astype(np.int64)
+
+
+class _Largest:
+    """The largest values of the rows of a table within windows, column by column."""
+
+    def __init__(self, table_NK: FloatArray, longest: int) -> None:
+        """``longest``: no window has more rows."""
+        padded = np.vstack((table_NK, np.repeat(table_NK[-1:], longest, axis=0)))
+        self._powers = [padded]
+        """Of windows of 1, 2, 4, … rows; what would go beyond the end does not count."""
+        width = 1
+        while 2 * width <= longest:
+            padded = padded.copy()
+            np.maximum(padded[:-width], padded[width:], out=padded[:-width])
+            self._powers.append(padded)
+            width *= 2
+
+    def within(self, rows_N: NDArray[np.int64], windows_N: NDArray[np.int64]) -> FloatArray:
+        """(N, K) from each row on, in a window of so many rows (1 or more) each."""
+        stacked = np.stack(self._powers)
+        power = np.frexp(windows_N)[1] - 1
+        return np.maximum(stacked[power, rows_N], stacked[power, rows_N + windows_N - (1 << power)])
 
 
 class _StopAlong:

@@ -15,6 +15,7 @@ from lavla_ros.typing import FloatArray
 
 _STILL_RAD_S = 1e-9
 _STILL_RAD_S2 = 1e-6
+_NO_PHASES = ((0.0, 0.0),) * 3
 
 
 def still(velocity: list[float], acceleration: list[float]) -> bool:
@@ -69,26 +70,48 @@ def stop_range(p: float, v: float, a: float, a_max: float, j_max: float) -> tupl
     return low, high
 
 
-def brake_path(state: State, a_max: FloatArray, j_max: FloatArray, dt: float) -> FloatArray:
-    """(N, J): positions after 1, 2, … N times ``dt`` of braking each joint (:func:`brake_step`), until all stand."""
-    none = ((0.0, 0.0),) * 3
-    phases_J32 = np.array(
-        [
-            brake_phases(v, a, a_most, j_most) or none
-            for v, a, a_most, j_most in zip(state[1], state[2], a_max.tolist(), j_max.tolist(), strict=True)
-        ]
-    )
-    duration_3J, jerk_3J = phases_J32[..., 0].T, phases_J32[..., 1].T
-    last = ceil(float(duration_3J.sum(0).max()) / dt - 1e-9)
-    left_N1 = dt * np.arange(1, last + 1)[:, None]
-    position, velocity, acceleration = np.array(state)
-    path_NJ = np.tile(position, (last, 1))
-    for duration, jerk in zip(duration_3J, jerk_3J, strict=True):
-        t = np.clip(left_N1, 0.0, duration)
-        path_NJ += t * (velocity + t * (0.5 * acceleration + t * (jerk / 6.0)))
-        velocity = velocity + duration * (acceleration + 0.5 * duration * jerk)
-        acceleration = acceleration + duration * jerk
-        left_N1 = left_N1 - duration
+def stop_travel(v: float, a: float, a_max: float, j_max: float) -> tuple[float, float]:
+    """Where braking brings a joint to rest, from where it is, and how far it travels on the way there (no less)."""
+    turned = v + a * abs(a) / (2.0 * j_max) < 0.0
+    if turned:
+        v, a = -v, -a
+    peak = sqrt(max(0.0, j_max * v + 0.5 * a * a))
+    cruise = 0.0
+    if peak > a_max:
+        peak = a_max
+        cruise = max(0.0, (v + a * a / (2.0 * j_max) - a_max * a_max / j_max) / a_max)
+    t = max(0.0, (a + peak) / j_max)
+    end = t * (v + t * (0.5 * a - t * j_max / 6.0))
+    end += 0.5 * cruise * peak * (cruise + peak / j_max) + peak * peak * peak / (6.0 * j_max * j_max)
+    travel = end
+    if v < 0.0:  # it goes the other way until its acceleration has turned it round
+        low, _ = stop_range(0.0, v, a, a_max, j_max)
+        travel = end - 2.0 * low
+    return (-end if turned else end), travel
+
+
+def brake_path(state: State, a_max: FloatArray, j_max: FloatArray, dt: float, most: int | None = None) -> FloatArray:
+    """(N, J): positions after 0, 1, 2, … times ``dt`` of braking each joint (:func:`brake_step`) until all stand, or
+    until ``most`` times ``dt``."""
+    joints, longest = len(state[0]), 0.0
+    phases = []  # of each joint, three: begin, duration, velocity, half of the acceleration, sixth of the jerk
+    for v, a, a_most, j_most in zip(state[1], state[2], a_max.tolist(), j_max.tolist(), strict=True):
+        begun = 0.0
+        for duration, jerk in brake_phases(v, a, a_most, j_most) or _NO_PHASES:
+            phases.append((begun, duration, v, 0.5 * a, jerk / 6.0))
+            begun += duration
+            v += duration * (a + 0.5 * duration * jerk)
+            a += duration * jerk
+        longest = max(longest, begun)
+    last = ceil(longest / dt - 1e-9)
+    begin, length, velocity, half, sixth = np.array(phases).reshape(joints, 3, 5).transpose(2, 1, 0).reshape(5, -1)
+    t = dt * np.arange((last if most is None else min(last, most)) + 1)[:, None] - begin
+    np.maximum(t, 0.0, out=t)
+    np.minimum(t, length, out=t)
+    moved = t * (velocity + t * (half + t * sixth))
+    path_NJ: FloatArray = moved[:, :joints] + moved[:, joints : 2 * joints]
+    path_NJ += moved[:, 2 * joints :]
+    path_NJ += state[0]
     return path_NJ
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from math import ceil
 
 import numpy as np
 import pytest
-from arms import HOME, MS, Bench, chunk_of, cramped, over, ramp, variant
+from arms import HOME, MS, TICK_S, Bench, chunk_of, cramped, over, ramp, variant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from public_arms import ARMS
@@ -17,7 +18,8 @@ from lavla_ros.control.chain import Chain
 from lavla_ros.control.clearance import Clearance, capsules_of, clearance_of
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.scene import Scene, Workspace, load_scene
-from lavla_ros.control.stopping import brake_path, brake_step
+from lavla_ros.control.shield import Shield
+from lavla_ros.control.stopping import brake_path, brake_step, stop_range, stop_travel
 from lavla_ros.jaka.arm import MINICOBO
 
 LOW = over(0.06)
@@ -94,6 +96,35 @@ def test_motion_with_room_to_spare_is_not_changed(seed):
         assert "stops_before_contact" not in kept.counters, kept.executor.hold_reason
         assert np.array_equal(free.positions[:250], kept.positions[:250])
     assert slacks_of(kept).min() >= 0.0
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_is_not_looked_at_would_not_have_changed_the_decision(seed, monkeypatch):
+    """Every tick is decided as it would be by looking at every pair on every tick of both ways to rest."""
+    looked, taken, decisions = cramped(), Shield.admits, []
+    limits = [np.array(each) for each in (MINICOBO.limits.acceleration_rad_s2, MINICOBO.limits.jerk_rad_s3)]
+
+    def is_clear(path_NJ):
+        return all(looked.slacks(position).min() >= -1e-6 for position in path_NJ)
+
+    def admits(shield, state, curve, at_ns):
+        allowed = is_clear(brake_path(state, *limits, TICK_S))
+        if not allowed and curve is not None and (path := shield._path) is not None:
+            row = (at_ns - path.from_ns) // (8 * MS)
+            seconds = path.stop_s_N[row] if row < len(path.stop_s_N) else np.inf
+            allowed = seconds < 1.0 and is_clear(path.position_NJ[row : row + ceil(seconds / 2 / TICK_S) + 1])
+        decisions.append((allowed, taken(shield, state, curve, at_ns)))
+        return decisions[-1][1]
+
+    monkeypatch.setattr(Shield, "admits", admits)
+    random = np.random.default_rng(seed)
+    bench = Bench(start=LOW, clearance=cramped())
+    points = ramp(LOW, DOWN + random.uniform(-0.5, 0.5, 6), 1.0) + random.normal(
+        0.0, random.choice([0, 0.002]), (20, 6)
+    )
+    assert bench.submit(chunk_of(points, bench.now_ns)).accepted
+    bench.tick(80)
+    assert decisions and all(allowed == admitted for allowed, admitted in decisions)
 
 
 @pytest.mark.parametrize("name", ARMS)
@@ -182,11 +213,26 @@ def test_a_path_of_braking_is_what_braking_does():
         state = tuple(random.uniform(-limit, limit, 6).tolist() for limit in (1.0, 1.5, 5.0))
         path_NJ = brake_path(state, a_max, j_max, 0.008)
         p, v, a = (list(values) for values in state)
-        for row in path_NJ:
+        assert np.array_equal(path_NJ[0], p)
+        for row in path_NJ[1:]:
             for i in range(6):
                 p[i], v[i], a[i] = brake_step(p[i], v[i], a[i], 5.0, 50.0, 0.008)
             assert np.allclose(row, p, atol=1e-12)
         assert np.abs(v).max() < 1e-9
+        assert np.array_equal(brake_path(state, a_max, j_max, 0.008, 3), path_NJ[:4])
+
+
+def test_what_a_joint_travels_while_it_brakes():
+    random = np.random.default_rng(0)
+    one = np.array([5.0]), np.array([50.0])
+    for _ in range(500):
+        v, a = random.uniform(-1.0, 1.0, 2) * random.choice([1e-6, 0.1, 3.0, 5.0], 2)
+        path = brake_path(([0.0], [v], [a]), *one, 0.001)[:, 0]
+        end, travel = stop_travel(v, a, 5.0, 50.0)
+        assert end == pytest.approx(path[-1], abs=1e-9), (v, a)
+        assert travel == pytest.approx(np.abs(np.diff(path)).sum(), abs=2e-6), (v, a)
+        low, high = stop_range(0.0, v, a, 5.0, 50.0)
+        assert max(-low, high) <= travel + 1e-12
 
 
 def test_distances_are_those_of_geometry():
