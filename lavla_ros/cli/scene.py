@@ -46,7 +46,7 @@ def show(
     from lavla_ros.contract import load_contract
     from lavla_ros.control.arms import arm_of
     from lavla_ros.control.clearance import clearance_of
-    from lavla_ros.control.scene import load_scene
+    from lavla_ros.control.scene import SINGULAR, load_scene
     from lavla_ros.control.scene_picture import FORMATS, draw_scene, nearest
     from lavla_ros.outputs import new_file
 
@@ -71,7 +71,8 @@ def show(
     print(f"{len(report)} pairs are watched. Least room above the margin in {what}:")
     for pair in report[:10]:
         braked = f"; {pair.below} states would have been braked before" if pair.below else ""
-        print(f"  {pair.first} – {pair.second}: {1e3 * pair.slack_m:.0f} mm (state {pair.state}){braked}")
+        room = f"{pair.slack_m:.3f}" if pair.second == SINGULAR else f"{1e3 * pair.slack_m:.0f} mm"
+        print(f"  {pair.first} – {pair.second}: {room} (state {pair.state}){braked}")
     print(f"picture: {out}")
 
 

@@ -18,7 +18,7 @@ from lavla_ros.config import ConfigError
 from lavla_ros.control.arm import Arm
 from lavla_ros.control.chain import Chain
 from lavla_ros.control.kinematics import model_of
-from lavla_ros.control.scene import BASE, Capsule, Scene, load_scene
+from lavla_ros.control.scene import BASE, SINGULAR, Capsule, Scene, load_scene
 from lavla_ros.typing import FloatArray
 
 TIP = "tool tip"
@@ -56,7 +56,10 @@ def clearance_of(arm: Arm, scene: str | Path) -> Clearance:
     except ConfigError as error:
         raise ConfigError(f"scene {str(scene)!r}: {error}") from None
     slacks = clearance.slacks(arm.start_rad)
-    close = [clearance.told(int(pair), float(slacks[pair])) for pair in np.flatnonzero(slacks < 0.0)]
+    solid = np.array(
+        [second != SINGULAR for _, second in clearance.pairs], dtype=bool
+    )  # an arm may start in such a one
+    close = [clearance.told(int(pair), float(slacks[pair])) for pair in np.flatnonzero((slacks < 0.0) & solid)]
     if close:
         raise ConfigError(
             f"scene {str(scene)!r}: where the arm starts, {'; '.join(close)}. Correct the shapes, or name pairs that "
@@ -99,20 +102,28 @@ class Clearance:
         self._add_workspace(scene)
         self._results = self._shapes.createData()
         self.reach_PJ = np.array([self._reach(*ends) for ends in self._ends]).reshape(-1, model.njoints - 1)
-        """m per radian: the slack of a pair does not change by more when a joint moves."""
+        """m per radian (1 per radian of the singular posture): the slack of a pair does not change by more when a joint
+        moves."""
         last = model.names[model.njoints - 1]
         self.tip_reach_J = self._reach(
             None, Capsule(name=TIP, link=last, start_m=scene.tip_m, end_m=scene.tip_m, radius_m=_TIP_RADIUS_M)
         )
         """(J,) m per radian: the tool's tip does not move further when a joint moves."""
+        self._at, self._length_m = np.zeros(model.njoints - 1), float(self.tip_reach_J[0])
+        if scene.singular_margin > 0.0:
+            self.pairs.append(("the arm", SINGULAR))
+            self._margins.append(scene.singular_margin)
+            self.reach_PJ = np.vstack((self.reach_PJ, self._singular_reach()))
 
     def place(self, position_rad: Sequence[float] | FloatArray) -> None:
         """The arm is at these joint positions (J,), rad, for :meth:`slack_of`."""
-        at = np.asarray(position_rad, dtype=np.float64)
-        pin.updateGeometryPlacements(self._model, self._data, self._shapes, self._results, at)
+        self._at = np.asarray(position_rad, dtype=np.float64)
+        pin.updateGeometryPlacements(self._model, self._data, self._shapes, self._results, self._at)
 
     def slack_of(self, pair: int) -> float:
         """The slack of one pair, m, where the arm was placed."""
+        if pair == len(self._ends):
+            return self._singular_value() - self._margins[pair]
         return float(pin.computeDistance(self._shapes, self._results, pair).min_distance)
 
     def tip(self, position_rad: Sequence[float] | FloatArray) -> FloatArray:
@@ -128,10 +139,37 @@ class Clearance:
     def told(self, pair: int, slack_m: float) -> str:
         """What is too close to what, for a person."""
         first, second = self.pairs[pair]
+        if second == SINGULAR:
+            least = self._margins[pair]
+            return f"{first} would be {slack_m + least:.3f} (singular value) from a {second}; the margin is {least:g}"
         margin_mm = 1e3 * self._margins[pair]
         if first == TIP:
             return f"the {TIP} would be {-1e3 * slack_m:.0f} mm outside of the workspace ({second})"
         return f"{first} would be {1e3 * slack_m + margin_mm:.0f} mm from {second}; the margin is {margin_mm:.0f} mm"
+
+    def _singular_value(self) -> float:
+        """The smallest singular value of the tip's Jacobian where the arm was placed, lengths in those of the arm."""
+        jacobian_6J = pin.computeJointJacobians(self._model, self._data, self._at).copy()
+        last = self._data.oMi[self._model.njoints - 1]
+        # In the base frame a column is the velocity of what is at the origin then: here it is that of the tip.
+        jacobian_6J[:3] -= pin.skew(last.act(self._tip_m)) @ jacobian_6J[3:]
+        jacobian_6J[:3] /= self._length_m
+        return float(np.linalg.svd(jacobian_6J, compute_uv=False)[-1])
+
+    def _singular_reach(self) -> FloatArray:
+        """(J,) how much the smallest singular value changes at most by a joint: no more than the Jacobian does.
+
+        Seen from the base a joint moves the axes behind it, and the tip under those before; seen from behind it, the
+        axes before it. Singular values are the same in both frames: the smaller one of the two Frobenius norms.
+        """
+        reach_J = self.tip_reach_J / self._length_m
+        bounds = []
+        for joint, reach in enumerate(reach_J):
+            behind, before = reach_J[joint + 1 :], reach_J[:joint]
+            seen_from_base = float((behind**2 + 1.0).sum()) + (joint + 1) * float(reach**2)
+            seen_from_behind = float((before**2 + 1.0).sum())
+            bounds.append(math.sqrt(min(seen_from_base, seen_from_behind)))
+        return np.array(bounds)
 
     def _add(self, name: str, joint: int, shape: object, placement: pin.SE3) -> int:
         return int(self._shapes.addGeometryObject(pin.GeometryObject(name, joint, placement, shape)))

@@ -17,6 +17,8 @@ from lavla_ros.resources import config_file
 Point = tuple[float, float, float]
 BASE = "base"
 """The link that does not move."""
+SINGULAR = "singular posture"
+"""What the arm is compared with if ``Scene.singular_margin`` is set."""
 _FARTHEST_M = 100.0
 
 
@@ -113,6 +115,14 @@ class Scene:
         low=0.01,
         high=10.0,
         unit="m/s",
+    )
+    singular_margin: float = setting(
+        0.0,
+        "Least smallest singular value of the tip's Jacobian, whose rows in m/rad are divided by the arm's length (the "
+        "sum of its links), so that it has no unit: an arm near 0 cannot move its tip in some direction. It is kept as "
+        "the margins are. 0: singular postures are allowed.",
+        low=0.0,
+        high=0.5,
     )
     margin_m: float = setting(0.01, "Least distance of the arm from planes and boxes.", low=0.0, high=1.0, unit="m")
     self_margin_m: float = setting(

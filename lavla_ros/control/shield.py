@@ -31,6 +31,7 @@ from numpy.typing import NDArray
 from lavla_ros.control.arm import JointLimits
 from lavla_ros.control.curve import Curve, State
 from lavla_ros.control.limiter import Limiter
+from lavla_ros.control.scene import SINGULAR
 from lavla_ros.control.stopping import brake_path, stop_travel
 from lavla_ros.typing import FloatArray
 
@@ -46,6 +47,7 @@ _SPARE = 0.95
 class Clearances(Protocol):
     """What the shield asks of :class:`lavla_ros.control.clearance.Clearance`: see there."""
 
+    pairs: list[tuple[str, str]]
     reach_PJ: FloatArray
     tool_speed_m_s: float | None
     tip_reach_J: FloatArray
@@ -172,7 +174,9 @@ class Shield:
 
     def _refuse(self, pair: int, slack: float) -> None:
         inside = ", and it would get less" if self._floor_P[pair] < 0.0 else ""
-        self.counter, self.reason = "stops_before_contact", f"too close: {self._clearance.told(pair, slack)}{inside}"
+        singular = self._clearance.pairs[pair][1] == SINGULAR
+        self.counter = "stops_before_singularity" if singular else "stops_before_contact"
+        self.reason = f"too close: {self._clearance.told(pair, slack)}{inside}"
 
     def _refuse_speed(self, tip_m_s: float) -> None:
         limit = self._clearance.tool_speed_m_s
@@ -348,7 +352,8 @@ class _Largest:
         """(N, K) from each row on, in a window of so many rows (1 or more) each."""
         stacked = np.stack(self._powers)
         power = np.frexp(windows_N)[1] - 1
-        return np.maximum(stacked[power, rows_N], stacked[power, rows_N + windows_N - (1 << power)])
+        largest: FloatArray = np.maximum(stacked[power, rows_N], stacked[power, rows_N + windows_N - (1 << power)])
+        return largest
 
 
 class _StopAlong:

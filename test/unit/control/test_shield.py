@@ -17,6 +17,7 @@ from lavla_ros.config import ConfigError, from_plain
 from lavla_ros.control.chain import Chain
 from lavla_ros.control.clearance import Clearance, capsules_of, clearance_of
 from lavla_ros.control.executor import ExecutorState
+from lavla_ros.control.kinematics import ChainKinematics
 from lavla_ros.control.scene import Scene, Workspace, load_scene
 from lavla_ros.control.shield import Shield
 from lavla_ros.control.stopping import brake_path, brake_step, stop_range, stop_travel
@@ -153,6 +154,62 @@ def test_from_within_a_margin_it_may_only_lead_out():
     assert bench.executor.state is ExecutorState.TRACKING
     slacks = slacks_of(bench)
     assert slacks[-1] > 0.0 and (np.diff(slacks)[slacks[1:] < 0.0] > -1e-5).all()
+
+
+def singular(margin):
+    scene = replace(load_scene("empty"), singular_margin=margin)
+    return Clearance(MINICOBO.chain, MINICOBO.capsules, scene)
+
+
+def test_it_rests_before_a_singular_posture_and_goes_on_when_the_plan_leads_away():
+    """Through joint 5 at 0, where the axes of joints 4 and 6 are in line; in a contract of joints alone."""
+    fold = np.array([0.0, 0.0, 0.0, 0.0, -2.0, 0.0])
+    looked = singular(0.05)
+
+    def values(bench):
+        return np.array([looked.slacks(position)[-1] + 0.05 for position in bench.positions])
+
+    free, kept = Bench(max_step_rad=1.0, clearance=singular(0.0)), Bench(max_step_rad=1.0, clearance=looked)
+    for bench in (free, kept):
+        assert bench.submit(chunk_of(ramp(HOME, fold), bench.now_ns)).accepted
+        bench.tick(230)
+    assert values(free).min() < 0.005
+    assert 0.05 - 1e-6 <= values(kept).min() < 0.06, "it stops before the margin, and not far from it"
+    assert kept.executor.at_rest and "singular posture" in kept.executor.hold_reason
+    assert kept.counters["stops_before_singularity"] == 1
+    assert kept.submit(chunk_of(ramp(kept.measured, -fold / 2), kept.now_ns)).accepted
+    kept.tick(120)
+    assert kept.executor.state is ExecutorState.TRACKING and values(kept)[-1] > 0.08
+    kept.assert_within_limits()
+
+
+def test_out_of_a_singular_posture_it_may_be_led():
+    inside, fold = [0.0, 0.0, 1.2, 0.0, 0.1, 0.0], np.array([0.0, 0.0, 0.0, 0.0, -1.0, 0.0])
+    bench = Bench(start=inside, max_step_rad=1.0, clearance=singular(0.05))
+    bench.submit(chunk_of(ramp(inside, fold), bench.now_ns))
+    bench.tick(60)
+    assert bench.executor.state is ExecutorState.HOLDING and "it would get less" in bench.executor.hold_reason
+    bench.submit(chunk_of(ramp(bench.measured, -fold), bench.now_ns))
+    bench.tick(190)
+    assert bench.measured[4] > 0.9
+
+
+@pytest.mark.parametrize("name", ARMS)
+def test_the_smallest_singular_value_is_that_of_the_jacobian(name):
+    chain, limits = ARMS[name]
+    scene = Scene(singular_margin=0.01, tip_m=(0.0, 0.03, 0.2))
+    random, clearance = np.random.default_rng(0), Clearance(chain, (), scene)
+    length = sum(np.linalg.norm(xyz) for xyz in chain.origin_xyz_m[1:]) + np.linalg.norm(scene.tip_m)
+    tipped = replace(chain, tool_xyz_m=(0.0, 0.0, 0.0), flange_xyz_m=scene.tip_m, flange_rpy_rad=(0.0, 0.0, 0.0))
+    for _ in range(50):
+        at = random.uniform(limits.lower(), limits.upper())
+        jacobian = ChainKinematics(tipped).jacobian(at)
+        jacobian[:3] /= length
+        value = clearance.slacks(at)[-1] + 0.01
+        assert value == pytest.approx(np.linalg.svd(jacobian, compute_uv=False).min(), abs=1e-9)
+        step = random.uniform(-0.05, 0.05, len(at))
+        change = abs(clearance.slacks(at + step)[-1] + 0.01 - value)
+        assert change <= clearance.reach_PJ[-1] @ np.abs(step) + 1e-9
 
 
 def test_missed_cycles_and_faults_near_the_table_touch_nothing():
