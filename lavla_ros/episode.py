@@ -115,6 +115,8 @@ class ExecutorReport:
     """Wall time of the newest change."""
     commander: str = ""
     """Who has the arm: person, policy (who publishes action_chunk), or empty: neither."""
+    slow: str = ""
+    """Why the arm moves more slowly than its speed scale says, and what to do about it."""
 
     def to_json(self) -> str:
         return json.dumps(asdict(self))

@@ -74,8 +74,12 @@ class PreparedChunk:
     """Values that were out of range within the tolerance."""
     person: bool = False
     """A person's chunk, which comes before the policy's."""
+    most_speed: float = 1.0
+    """The largest speed scale at which it may be followed."""
 
     def __post_init__(self) -> None:
+        if not 0.01 <= self.most_speed <= 1.0:
+            raise ValueError(f"most_speed of a prepared chunk is {self.most_speed}; expected 0.01 to 1")
         if (self.points_HJ is None) == (self.increments_HJ is None):
             raise ValueError("a prepared chunk has either points or increments")
         for name in ("points_HJ", "increments_HJ", "gripper_H"):

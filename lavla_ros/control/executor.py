@@ -100,7 +100,8 @@ class ChunkExecutor:
         """Everything refused, skipped, clipped or braked since construction, by name."""
         self._limiter = Limiter(config.limits, config.tick_ns, config.speed_scale, self.counters)
         self._arrays = LimitArrays.of(config.limits, config.speed_scale)
-        self._scale = config.speed_scale
+        self._scale, self._most_speed = config.speed_scale, 1.0
+        """What was set, and what the chunk that is followed may have at most."""
         self._engaged_ns: int | None = None
         """When the first chunk began since a person let the arm move; None: none has."""
         self._shield = None if clearance is None else Shield(clearance, config.limits, config.tick_ns)
@@ -234,9 +235,13 @@ class ChunkExecutor:
         if not 0.01 <= scale <= 1.0:
             raise ConfigError(f"speed scale is {scale}; expected 0.01 to 1.0")
         self._scale = scale
-        self._arrays = LimitArrays.of(self.config.limits, scale)
-        self._rescale()
+        self._allow()
         self._on_curve = False
+
+    def _allow(self) -> None:
+        """The speed scale, or what the chunk may have at most, was set."""
+        self._arrays = LimitArrays.of(self.config.limits, min(self._scale, self._most_speed))
+        self._rescale()
 
     def _rescale(self) -> None:
         """The speed scale as it is now: its value, or what the ramp allows after the first chunk.
@@ -244,7 +249,7 @@ class ChunkExecutor:
         The ramp bounds the motion, not the curve: a curve within limits that rise while it is followed would be
         another one than the chunk's.
         """
-        scale, ramp_s = self._scale, self.config.engage_ramp_s
+        scale, ramp_s = min(self._scale, self._most_speed), self.config.engage_ramp_s
         if self._engaged_ns is not None and ramp_s > 0.0:
             risen = (self._motion_ns - self._engaged_ns) * 1e-9 / ramp_s
             # In steps, as every change makes the limiter look for its way again.
@@ -586,7 +591,7 @@ class ChunkExecutor:
             jump = config.max_start_jump_rad
             allowed = jump if self._engaged_ns is not None else min(jump, config.max_engage_jump_rad)
             self._decoder.check_start(chunk.points_HJ, due, self._limiter.position, allowed)
-            self._engage()
+            self._engage(chunk.most_speed)
             self._follow_curve(plan, chunk.points_HJ, due)
             assert plan.curve is not None
             self._on_curve = plan.curve.joined
@@ -594,7 +599,7 @@ class ChunkExecutor:
                 self.counters["chunks_smoothed"] += 1
             self._limiter.forget()
         else:
-            self._engage()
+            self._engage(chunk.most_speed)
             if self._state is not ExecutorState.TRACKING:
                 self._goal = list(self._limiter.position)
         self._plan, self._led = plan, person
@@ -605,11 +610,15 @@ class ChunkExecutor:
         if chunk.clipped:
             self.counters["values_clipped"] += chunk.clipped
 
-    def _engage(self) -> None:
-        """The first chunk is accepted since a person let the arm move."""
-        if self._engaged_ns is None:
+    def _engage(self, most_speed: float) -> None:
+        """A chunk is accepted, to be followed at this speed scale at most; maybe the first since a person let the arm
+        move."""
+        first = self._engaged_ns is None
+        if first:
             self._engaged_ns = self._motion_ns
-            self._rescale()
+        if first or most_speed != self._most_speed:
+            self._most_speed = most_speed
+            self._allow()
 
     def _follow_curve(self, plan: Plan, points_HJ: FloatArray, due: int) -> None:
         """Give the plan a curve through the points, with its time stretched if the tool would be too fast."""
@@ -636,7 +645,7 @@ class ChunkExecutor:
             slower *= further
         if slower > 1.0:
             self.counters["chunks_slowed"] += 1
-        if self._shield is not None:
+        if self._shield is not None and plan.curve is not None:
             self._shield.expect(plan.curve, self._motion_ns)
 
     def _blend(self, newest: Prediction, due: int) -> FloatArray:

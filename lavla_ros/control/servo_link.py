@@ -147,8 +147,9 @@ class ServoLink:
         silent_s = time.monotonic() - self._newest_at_s
         return 0.0 if newest is None or (newest.busy and silent_s < _BUSY_S) else silent_s
 
-    def submit(self, chunk: ActionChunk, *, person: bool = False) -> None:
-        """Hand over a chunk in joint space; the verdict comes in ``ServoSnapshot.results``. ``person``: not a policy's.
+    def submit(self, chunk: ActionChunk, *, person: bool = False, most_speed: float = 1.0) -> None:
+        """Hand over a chunk in joint space, to be followed at ``most_speed`` at most (a speed scale); the verdict comes
+        in ``ServoSnapshot.results``. ``person``: not a policy's.
 
         Raises ServoLinkError before the first tick, WireError if the chunk does not fit the ring.
         """
@@ -158,7 +159,7 @@ class ServoLink:
         try:
             seed_rad: list[float] = newest.command_rad.tolist()
             prepared = self._decoder.prepare(chunk, seed_rad, newest.stamp_ns + self._tick_ns)
-            payload = encode_chunk(replace(prepared, person=person))
+            payload = encode_chunk(replace(prepared, person=person, most_speed=most_speed))
         except ChunkRejected as rejection:
             rejection.person = person
             payload = encode_rejection(chunk.stamp_ns, rejection)

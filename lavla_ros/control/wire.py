@@ -27,7 +27,7 @@ RING_FILES = {
     "heartbeat": (4, 64),  # ROS side
     "snapshots": (1024, SNAPSHOT_CAPACITY),  # servo process; 8 s of ticks
 }
-_CHUNK = struct.Struct("<IqqIIII")  # flags, stamp, dt, steps, joints, first step, values clipped
+_CHUNK = struct.Struct("<IqqIIIId")  # flags, stamp, dt, steps, joints, first step, values clipped, most speed
 _ABSOLUTE, _GRIPPER, _REJECTED, _MALFORMED, _PERSON = 1, 2, 4, 8, 16
 MAX_TEXT_BYTES = 600
 """Of one text as JSON has it, where a character takes up to 12 bytes."""
@@ -131,7 +131,9 @@ def encode_chunk(chunk: PreparedChunk) -> bytes:
     rows = np.ascontiguousarray(chunk.rows_HJ, dtype="<f8")
     flags = _ABSOLUTE * (chunk.points_HJ is not None) | _GRIPPER * (chunk.gripper_H is not None)
     flags |= _PERSON * chunk.person
-    payload = _CHUNK.pack(flags, chunk.stamp_ns, chunk.dt_ns, *rows.shape, chunk.from_step, chunk.clipped)
+    payload = _CHUNK.pack(
+        flags, chunk.stamp_ns, chunk.dt_ns, *rows.shape, chunk.from_step, chunk.clipped, chunk.most_speed
+    )
     payload += rows.tobytes()
     if chunk.gripper_H is not None:
         payload += np.ascontiguousarray(chunk.gripper_H, dtype="<f8").tobytes()
@@ -144,13 +146,13 @@ def encode_rejection(stamp_ns: int, rejection: ChunkRejected) -> bytes:
     """Stands for a chunk that could not be prepared, so that the executor can count it and latch the fault."""
     flags = _REJECTED | _MALFORMED * rejection.malformed | _PERSON * rejection.person
     text = json.dumps([rejection.counter, cut(str(rejection))]).encode()
-    return _CHUNK.pack(flags, stamp_ns, 0, 0, 0, 0, 0) + text
+    return _CHUNK.pack(flags, stamp_ns, 0, 0, 0, 0, 0, 0.0) + text
 
 
 def decode_chunk(payload: bytes) -> tuple[int, PreparedChunk | ChunkRejected]:
     """Stamp, and what :func:`encode_chunk` or :func:`encode_rejection` was given. Raises WireError."""
     try:
-        flags, stamp_ns, dt_ns, steps, joints, from_step, clipped = _CHUNK.unpack_from(payload)
+        flags, stamp_ns, dt_ns, steps, joints, from_step, clipped, speed = _CHUNK.unpack_from(payload)
         if flags & _REJECTED:
             counter, text = json.loads(payload[_CHUNK.size :])
             rejection = ChunkRejected(str(counter), str(text), malformed=bool(flags & _MALFORMED))
@@ -167,6 +169,7 @@ def decode_chunk(payload: bytes) -> tuple[int, PreparedChunk | ChunkRejected]:
             from_step=from_step,
             clipped=clipped,
             person=bool(flags & _PERSON),
+            most_speed=speed,
         )
     except (struct.error, ValueError, TypeError) as error:
         raise WireError(f"not an action chunk: {error}") from None

@@ -87,7 +87,7 @@ class ExecutorNode(LavlaNode):
         self._announcements = made.publisher(String, topics.EXECUTOR_STATE, LATCHED_QOS)
         self._acknowledge = self.resolve_service_name(topics.EXECUTOR_ACKNOWLEDGE)
         person = ChunkGate(self, contract, topic=topics.PERSON_CHUNK, person=True)
-        self._gates = (ChunkGate(self, contract, self.parameters.command_source), person)
+        self._gates = (self.parameters.gate(self, contract), person)
         self._link = link = ServoLink(config)
         made.callback(self._end_link)
         link.start()
@@ -138,7 +138,7 @@ class ExecutorNode(LavlaNode):
             return
         try:
             chunk = gate.read(message)
-            self._link.submit(chunk, person=gate.person)
+            self._link.submit(chunk, person=gate.person, most_speed=gate.most_speed)
         except (MessageError, WireError, ServoLinkError) as error:
             self._statistics.refused("chunks.malformed", str(error))
             self.get_logger().warning(str(error), throttle_duration_sec=1.0)
@@ -196,7 +196,7 @@ class ExecutorNode(LavlaNode):
     def _say(self, fault: str | None = None) -> None:
         """Announce the newest state (or a fault that this side sees) on executor/state, if it has changed."""
         with self._announcing:
-            said = announcement(self._newest, fault)
+            said = announcement(self._newest, fault, self._gates[0].slow if self._gates else "")
             if said == self._announced:
                 return
             if said.fault and said.fault != self._announced.fault:

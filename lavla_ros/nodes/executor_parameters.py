@@ -13,9 +13,12 @@ from functools import cache
 from typing import Any
 
 from lavla_ros.config import check, merge, read_plain
+from lavla_ros.contract import Contract
+from lavla_ros.control.approved import load_approvals
 from lavla_ros.control.config import ExecutorOptions
 from lavla_ros.control.servo_config import ServoConfig, named_file
-from lavla_ros.ros.arbitration import ANY
+from lavla_ros.ros.arbitration import ANY, ChunkGate
+from lavla_ros.ros.lifecycle import LavlaNode
 from lavla_ros.ros.parameters import NodeParameters, Section, parameter
 
 
@@ -44,6 +47,14 @@ class ExecutorParameters(NodeParameters):
         "executor's namespace; * is one node of any name. Chunks are refused while another one publishes them.",
         settable=True,
     )
+    approved: str = parameter(
+        "",
+        "List of those that may move the arm at its full speed scale: a shipped name (config/approved) or a YAML file. "
+        "empty: whoever publishes action_chunk.",
+    )
+    unapproved_speed_scale: float = parameter(
+        0.25, "Largest speed scale of chunks whose source is not in the list approved.", low=0.01, high=1.0
+    )
     servo: Mapping[str, Any] = field(default_factory=dict)
     executor: Mapping[str, Any] = field(default_factory=dict)
     arm: Mapping[str, Any] = field(default_factory=dict)
@@ -56,6 +67,13 @@ class ExecutorParameters(NodeParameters):
         yield Section(into="executor", kind=ExecutorOptions, defaults=data.get("executor") or {})
         kind, own = _options(declared["servo"]), _own(data, declared["servo"])
         yield Section(into="arm", kind=kind, prefix="arm.", defaults=own.get("arm") or {})
+
+    def gate(self, node: LavlaNode, contract: Contract) -> ChunkGate:
+        """Who may publish chunks, and how fast they are followed. Raises ConfigError."""
+        approvals = load_approvals(self.approved) if self.approved else None
+        return ChunkGate(
+            node, contract, self.command_source, approvals=approvals, unapproved=self.unapproved_speed_scale
+        )
 
     def servo_config(self) -> ServoConfig:
         """Raises ConfigError."""

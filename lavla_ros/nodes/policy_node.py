@@ -21,8 +21,9 @@ from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_DEVICE, DEFAULT_DTYPE, RE
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
 from lavla_ros.errors import FailedError
 from lavla_ros.observation.pipeline import ObservationPipeline
+from lavla_ros.policy.folder import fingerprint
 from lavla_ros.policy.inference import InferenceWorker, warm_up
-from lavla_ros.policy.policy import load_policy
+from lavla_ros.policy.policy import checkpoint_path, load_policy
 from lavla_ros.ros.arbitration import rivals_of
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
@@ -67,6 +68,7 @@ class PolicyNode(LavlaNode):
         self._chunks: Any = None
         self._publishing = threading.Lock()  # the worker publishes, the executor's thread takes the publisher away
         self._rivals: list[str] = []
+        self._fingerprint = ""
         self._running_scenes: dict[str, bool] = {}
         self._rate = Rate()
         self._predict_ms = Window()
@@ -76,6 +78,7 @@ class PolicyNode(LavlaNode):
     def setup(self) -> None:
         contract = load_contract(self.parameters.contract)
         p = self.parameters
+        self._fingerprint = fingerprint(checkpoint_path(p.policy))
         self._policy = load_policy(p.policy, device=p.device, threads=p.torch_threads, dtype=p.dtype)
         require_same_contract(
             contract,
@@ -193,7 +196,7 @@ class PolicyNode(LavlaNode):
         with self._publishing:
             if self._chunks is None:
                 return
-            self._chunks.publish(chunk_to_trajectory(chunk))
+            self._chunks.publish(chunk_to_trajectory(chunk, self._fingerprint))
         self._rate.tick()
         self._predict_ms.add(predict_s * 1e3)
         self._total_ms.add((self.now_ns() - observation.stamp_ns) * 1e-6)
@@ -203,6 +206,7 @@ class PolicyNode(LavlaNode):
 
     def diagnose(self, report: Report) -> None:
         report.value("policy", self.parameters.policy)
+        report.value("fingerprint", self._fingerprint)
         report.value("chunk_rate_hz", self._rate.take_hz(wall_ns()))
         report.latency("observation_age_when_aligned", self._align_ms)
         report.latency("inference", self._predict_ms)

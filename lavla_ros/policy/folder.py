@@ -6,6 +6,7 @@ files. No pickle anywhere. Whatever is missing, damaged or does not fit is a Che
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -87,6 +88,19 @@ def write_files(
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # one entry: safetensors writes several in random order, and equal models must be equal files
     save_file(flat, str(folder / WEIGHTS), metadata={"contract": contract.hash})
+
+
+def fingerprint(path: Path) -> str:
+    """What tells a checkpoint from every other one: a hash of its files, wherever they lie. Raises CheckpointError."""
+    found = hashlib.sha256()
+    try:
+        for file in sorted(file for file in path.rglob("*") if file.is_file()):
+            with file.open("rb") as opened:
+                digest = hashlib.file_digest(opened, "sha256").hexdigest()
+            found.update(f"{file.relative_to(path).as_posix()} {digest}\n".encode())
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error}") from None
+    return found.hexdigest()[:32]
 
 
 def read_files(path: Path, what: str, *, section: str, also: tuple[str, ...] = ()) -> CheckpointFiles:

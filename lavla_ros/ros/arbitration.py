@@ -14,6 +14,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Contract
+from lavla_ros.control.approved import Approvals
 from lavla_ros.ros.inputs import NAMELESS, UNNAMED, publishers_of
 from lavla_ros.ros.messages import MessageError, trajectory_to_chunk
 
@@ -79,10 +80,16 @@ class ChunkGate:
         topic: str = topics.ACTION_CHUNK,
         *,
         person: bool = False,
+        approvals: Approvals | None = None,
+        unapproved: float = 1.0,
     ) -> None:
-        """``person``: a person's topic, whose chunks come before those of the policy's."""
+        """``person``: a person's topic, whose chunks come before those of the policy's. ``approvals``: whoever is not
+        among them is followed at the speed scale ``unapproved`` at most; None: all are."""
         self._node, self._contract, self.person = node, contract, person
         self.topic, self._topic = topic, node.resolve_topic_name(topic)
+        self._approvals, self._unapproved = approvals, unapproved
+        self.most_speed, self.slow = 1.0, ""
+        """At which speed scale the newest chunk may be followed at most, and why."""
         self.allow(allowed)
         dims = contract.action.names
         # Deserializing costs 10 µs a point: what is too large to be a chunk is not read at all. Four times
@@ -123,7 +130,11 @@ class ChunkGate:
                 f"{self._topic} carries {len(message.points)} points; contract {self._contract.name} has at most "
                 f"{self._contract.chunk_size} (chunk_size)"
             )
-        return trajectory_to_chunk(message, self._contract)
+        chunk = trajectory_to_chunk(message, self._contract)
+        objection = "" if self._approvals is None else self._approvals.objection(message.header.frame_id)
+        self.most_speed = self._unapproved if objection else 1.0
+        self.slow = f"at a speed scale of at most {self._unapproved:g}: {objection}" if objection else ""
+        return chunk
 
 
 def conflict_of(gates: Sequence[ChunkGate], *, lasting: bool = False) -> str | None:

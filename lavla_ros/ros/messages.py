@@ -66,9 +66,13 @@ class ImageBuffer:
         return self.message
 
 
-def chunk_to_trajectory(chunk: ActionChunk) -> JointTrajectory:
-    """Point h is completed at header.stamp + (h + 1) · dt."""
+def chunk_to_trajectory(chunk: ActionChunk, source: str = "") -> JointTrajectory:
+    """Point h is completed at header.stamp + (h + 1) · dt.
+
+    ``source``: whose it is (:mod:`lavla_ros.control.approved`).
+    """
     message = JointTrajectory(joint_names=list(chunk.names))
+    message.header.frame_id = source
     set_stamp(message.header.stamp, chunk.stamp_ns)
     for step, action in enumerate(chunk.actions_HA):
         after = Duration()

@@ -95,10 +95,10 @@ class Statistics:
             report.value("last_refusal", self._last_refusal)
 
 
-def announcement(snapshot: ServoSnapshot | None, fault: str | None = None) -> ExecutorReport:
+def announcement(snapshot: ServoSnapshot | None, fault: str | None = None, slow: str = "") -> ExecutorReport:
     """What executor/state says: why the arm stands, since when, and what it waits for.
 
-    ``fault``: one of the servo process itself, which cannot tell it any more.
+    ``fault``: one of the servo process itself, which cannot tell it any more. ``slow``: see ExecutorReport.
     """
     if snapshot is None or fault is not None:
         return ExecutorReport(
@@ -121,6 +121,7 @@ def announcement(snapshot: ServoSnapshot | None, fault: str | None = None) -> Ex
         waiting_for=snapshot.waiting_for,
         since_ns=snapshot.since_ns,
         commander=snapshot.commander,
+        slow="" if snapshot.commander == "person" else slow,
     )
 
 
@@ -128,7 +129,7 @@ def describe(report: Report, snapshot: ServoSnapshot | None, announced: Executor
     """The same for /diagnostics, with the counters."""
     if snapshot is None:
         return
-    for key in ("state", "held", "waiting_for", "reason", "commander"):
+    for key in ("state", "held", "waiting_for", "reason", "commander", "slow"):
         if value := getattr(announced, key):
             report.value(key, value)
     report.value("missed_ticks", snapshot.missed)

@@ -81,7 +81,9 @@ class Arm:
         wait_until(lambda: self.states, "joint states")
         return dict(zip(self.states[-1].name, self.states[-1].position, strict=True))
 
-    def send(self, offset_rad: float, steps: int = 10, gripper: float = 1.0, shuffled: bool = True) -> None:
+    def send(
+        self, offset_rad: float, steps: int = 10, gripper: float = 1.0, shuffled: bool = True, source: str = ""
+    ) -> None:
         """A chunk that moves joint 1 by ``offset_rad``; names in another order than the contract's."""
         if self._chunks is None:
             self._chunks = self._world.publisher(JointTrajectory, "/action_chunk", CHUNK_QOS)
@@ -93,7 +95,7 @@ class Arm:
         chunk = ActionChunk(
             stamp_ns=time.time_ns(), dt_ns=CONTRACT.dt_ns, actions_HA=start + ramp * (goal - start), names=names
         )
-        self._chunks.publish(chunk_to_trajectory(chunk))
+        self._chunks.publish(chunk_to_trajectory(chunk, source))
 
 
 def test_moves_by_name_and_holds_when_the_chunk_runs_out(
@@ -250,6 +252,28 @@ def test_the_speed_is_set_while_running(world: World, tmp_path: Path) -> None:
         stamps = np.array([stamp_to_ns(c.header.stamp) for c in commands]) * 1e-9
         speed = np.abs(np.diff(moved, axis=0)).max(axis=1) / np.diff(stamps)
         assert 0.05 < speed.max() <= 0.157 + 1e-3
+
+
+def test_whoever_is_not_approved_is_followed_at_a_quarter(world: World, tmp_path: Path) -> None:
+    arm, approved, diagnostics = Arm(world), tmp_path / "mine.yaml", world.diagnostics()
+    approved.write_text("approved: [{source: checked}]")
+    late = {"max_engage_jump_rad": 3.0, "max_start_jump_rad": 3.0, "engage_ramp_s": 0.0}  # on a busy machine
+    with running(MODULE, "executor", tmp_path, loopback=True, approved=str(approved), **late):
+        wait_until(lambda: arm.state == "holding", "holding after activation")
+        for source, least, most in (("", 0.2, 0.25), ("another", 0.2, 0.25), ("checked", 0.3, 1.0)):
+            begin = len(arm.commands)
+            arm.send(1.0, steps=20, source=source)
+            wait_until(lambda: arm.state == "tracking", "tracking")
+            said = arm.said("slow")
+            wait_until(lambda: arm.state == "holding", "holding at the chunk's end")
+            commands = list(arm.commands)[begin:]
+            moved = np.array([c.points[0].positions for c in commands])
+            stamps = np.array([stamp_to_ns(c.header.stamp) for c in commands]) * 1e-9
+            speed = np.abs(np.diff(moved, axis=0)).max(axis=1) / np.diff(stamps) / 1.57
+            assert least < speed.max() <= most + 1e-3, source
+            assert (source == "checked") == (said == "") and source in said + source
+            assert source != "another" or "{source: another}" in said
+        wait_until(lambda: diagnostics.values("executor").get("chunks.accepted") == "3", "three chunks in diagnostics")
 
 
 @pytest.mark.parametrize(("ended_by", "text"), [(signal.SIGKILL, "ended"), (signal.SIGSTOP, "not ticked")])

@@ -27,6 +27,7 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros.contract import Observation, load_contract
 from lavla_ros.nodes.policy_node import PolicyNode
 from lavla_ros.observation.pipeline import ObservationPipeline
+from lavla_ros.policy.folder import fingerprint
 from lavla_ros.policy.policy import load_policy
 from lavla_ros.recording.reader import BagReader
 from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
@@ -129,6 +130,7 @@ class TestOnePolicy:
         wait_until(lambda: len(chunks) > before + 1, "chunks after the new instruction")
         policy = load_policy(checkpoint)
         for message, instruction in ((chunks[0], "Do as I said first."), (chunks[-1], "Put the mango into the bowl.")):
+            assert message.header.frame_id == fingerprint(checkpoint)
             expected = policy.predict(streams.observation(stamp_to_ns(message.header.stamp), instruction))
             np.testing.assert_allclose(
                 trajectory_to_chunk(message, CONTRACT).actions_HA, expected.actions_HA, atol=1e-6

@@ -38,7 +38,7 @@ from lavla_ros.ros.messages import (
 )
 from lavla_ros.ros.parameters import NodeParameters, ParameterError, parameter
 from lavla_ros.ros.process import run_node
-from sim_bridges.worlds.tabletop.homing import Homing, require_tabletop_contract
+from sim_bridges.worlds.tabletop.homing import SOURCE, Homing, require_tabletop_contract
 from sim_bridges.worlds.tabletop.names import TRAINED_LAYOUT, USUAL_TASK, LayoutName, TaskName
 from sim_bridges.worlds.tabletop.plant import SceneState, encode_reset, open_rings
 from sim_bridges.worlds.tabletop.render import TabletopRenderer
@@ -238,7 +238,7 @@ class TabletopCameraNode(LavlaNode):
             self._episode += 1
             self._state, self._frames_left = EpisodePhase.STARTING, FRAMES_BEFORE_RUNNING
             return
-        self._chunks.publish(chunk_to_trajectory(homing.chunk(self._contract, now_ns)))
+        self._chunks.publish(chunk_to_trajectory(homing.chunk(self._contract, now_ns), SOURCE))
 
     def diagnose(self, report: Report) -> None:
         report.value("frame_rate_hz", self._rate.take_hz(wall_ns()))

@@ -12,6 +12,8 @@ from lavla_ros.jaka.limits import JOINT_NAMES
 from lavla_ros.typing import NS_PER_S
 from sim_bridges.worlds.tabletop.render import CAMERAS
 
+SOURCE = "tabletop homing"
+"""Whose its chunks are."""
 PEAK_SPEED_RAD_S = 0.8
 """Top speed of the joint that has furthest to go."""
 SHORTEST_S = 1.0
