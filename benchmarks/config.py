@@ -45,12 +45,16 @@ class SafetyBench:
 class SceneBench:
     """How arms keep their distance on random plans in a cramped cell."""
 
-    arms: tuple[str, ...] = ("jaka_minicobo", "jaka_zu5", "jaka_a5")
-    """Arms in config/arms, or YAML files."""
+    arms: tuple[str, ...] = ("jaka_minicobo", "jaka_zu5", "jaka_a5", "ur5e", "panda")
+    """Arms in config/arms, YAML files, or two of public figures: ur5e and panda."""
     plans: int = 1000
     """Number of plans of each arm."""
     workers: int = 1
-    """Number of processes. With one to a core the times of ticks mean something."""
+    """Number of processes."""
+    results: str = ""
+    """Folder of the figures of every 500 plans. What is there is not run again: a campaign may be interrupted."""
+    episodes: int = 0
+    """Number of episodes on the simulated tabletop, in physics, with a post in the bundled policy's way."""
     seed: int = 0
     """The first plan's seed."""
     speed_scale: float = 1.0

@@ -1,38 +1,51 @@
-"""Random plans in a cramped cell: what comes closer than its margin, what is braked without need, what a tick costs.
+"""Random plans in a cramped cell: what comes closer than its margin, what is braked without need, what ticks cost.
 
-The executor follows every plan twice, without a scene and with one, with an arm that is where it was commanded to be.
-A stop is *needless* if the motion without the scene keeps :data:`SPARE_M` more than every margin, its end included.
+The executor follows every plan with an arm that is where it was commanded to be, and a stopped one once more without
+a scene. A third of the plans is told to hold on the way. A stop is *needless* if the motion without the scene keeps
+:data:`SPARE_M` more than every margin, its end included.
 """
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from benchmarks.config import SceneBench
+from benchmarks.public_arms import FIGURES
 from lavla_ros.contract import ActionChunk, Contract, load_contract
 from lavla_ros.control.arm import Arm, ArmState
 from lavla_ros.control.arms import arm_named
 from lavla_ros.control.chain import Chain
 from lavla_ros.control.clearance import Clearance
-from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
+from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig, ExecutorState
 from lavla_ros.control.scene import Box, Capsule, Plane, Scene
 from lavla_ros.defaults import DEFAULT_CONTRACT
+from lavla_ros.errors import InputError
+from lavla_ros.outputs import replacing, sole_writer
 from lavla_ros.typing import FloatArray
 
 SPARE_M = 0.010
-CHUNKS, CHUNK_TICKS, TICKS = 3, 63, 380
-"""Overlapping chunks of a plan, ticks between two of them, and ticks until the last one is over and the arm rests."""
+CHUNKS, CHUNK_TICKS, STEPS, TICKS = 2, 40, 10, 260
+"""Overlapping chunks of a plan, ticks between two of them, steps of each, and ticks within which the arm rests."""
+BLOCK = 500
+"""Plans whose figures are one file."""
+_PHYSICS_STEPS = 80
+"""Contract steps of an episode in physics: what one without a post takes, and some more."""
 _T0_NS = 10**18
 _ROUNDING = (1e-6, 1e-5, 1e-2)
 """Of velocity, acceleration and jerk, seen through differences over 8 ms."""
+_BIN_US, _BINS = 5, 1000
+"""Of the histogram of the ticks' costs; the last bin has all that cost more."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,14 +53,16 @@ class Followed:
     """What came of one plan."""
 
     worst_m: float
-    """Least slack on any tick; below 0: closer than the margin."""
+    """Least slack on any tick, exact if it is below :data:`SPARE_M`; below 0: closer than the margin."""
     free_m: float
     """The same without the scene."""
     stops: int
+    rested: bool
+    """Whether the arm came to rest in the end."""
     excess: float
     """How far a velocity, acceleration or jerk was beyond its limit, rounding apart; 0 or less: none was."""
     cost_us: FloatArray
-    """(TICKS,) wall time of each tick with the scene: it counts what else the machine does."""
+    """(ticks,) time of the processor that each tick took with the scene."""
 
     @property
     def needless(self) -> bool:
@@ -79,8 +94,8 @@ class Cell:
             max_engage_jump_rad=10.0,
             max_chunk_age_s=10.0,
         )
-        self._clearance = partial(Clearance, chain, arm.capsules, scene)
-        self.looked = self._clearance()
+        self.looked = Clearance(chain, arm.capsules, scene)
+        self._clearance = Clearance(chain, arm.capsules, scene)
 
     def follow(self, seed: int, scale: float = 1.0) -> Followed:
         """A random plan from a random start that is clear; the same for the same ``seed``."""
@@ -91,96 +106,212 @@ class Cell:
             if self.looked.slacks(start).min() > 0.005:
                 break
         chunks = list(_plan(random, start, lower, upper))
-        free_NJ, _, _ = self._run(start, chunks, scale, None)
-        kept_NJ, stops, cost_us = self._run(start, chunks, scale, self._clearance())
+        hold = int(random.integers(5, 120)) if random.random() < 0.3 else None
+        kept_NJ, stops, rested, cost_us = self._run(start, chunks, scale, hold, self._clearance)
+        worst_m = self._worst(kept_NJ)
+        free_m = self._worst(self._run(start, chunks, scale, hold, None)[0]) if stops else worst_m
         return Followed(
-            worst_m=self._worst(kept_NJ),
-            free_m=self._worst(free_NJ),
+            worst_m=worst_m,
+            free_m=free_m,
             stops=stops,
+            rested=rested,
             excess=self._excess(start, kept_NJ, scale),
             cost_us=cost_us,
         )
 
     def _worst(self, path_NJ: FloatArray) -> float:
-        return min(float(self.looked.slacks(position).min()) for position in path_NJ)
+        """The least slack. A tick is not looked at if no pair can have come below SPARE_M since the one before it."""
+        travel_NP = np.cumsum(np.abs(np.diff(path_NJ, axis=0)) @ self.looked.reach_PJ.T, axis=0)
+        row, worst = 0, np.inf
+        while True:
+            slacks = self.looked.slacks(path_NJ[row])
+            worst = min(worst, float(slacks.min()))
+            if row == len(travel_NP):
+                return worst
+            before = travel_NP[row - 1] if row else 0.0
+            near = (travel_NP[row:] - before > slacks - SPARE_M).any(axis=1)
+            row = row + 1 + int(near.argmax()) if near.any() else len(travel_NP)
 
     def _excess(self, start: FloatArray, path_NJ: FloatArray, scale: float) -> float:
         limits, path_NJ = self.limits, np.vstack((np.repeat(start[None], 3, axis=0), path_NJ))
         bounds = (np.array(limits.velocity_rad_s) * scale, limits.acceleration_rad_s2, limits.jerk_rad_s3)
         differences = (np.abs(np.diff(path_NJ, order, axis=0)) / 0.008**order for order in (1, 2, 3))
-        return max(
+        outside = np.maximum(limits.lower() - path_NJ, path_NJ - limits.upper()).max()
+        beyond = (
             float((found - np.asarray(bound)).max()) - rounding
             for found, bound, rounding in zip(differences, bounds, _ROUNDING, strict=True)
         )
+        return max(float(outside) - 1e-6, *beyond)
 
     def _run(
-        self, start: FloatArray, chunks: list[FloatArray], scale: float, clearance: Clearance | None
-    ) -> tuple[FloatArray, int, FloatArray]:
+        self,
+        start: FloatArray,
+        chunks: list[FloatArray],
+        scale: float,
+        hold: int | None,
+        clearance: Clearance | None,
+    ) -> tuple[FloatArray, int, bool, FloatArray]:
+        """(N, J) commanded positions, stops, whether the arm rests at the end, (N,) what each tick cost."""
         executor = ChunkExecutor(self.contract, replace(self.config, speed_scale=scale), clearance)
         now_ns, position = _T0_NS, start
         executor.activate(_state(now_ns, position), now_ns)
-        path, cost_us = [], np.zeros(TICKS)
+        path, cost_us = [], []
         for tick in range(TICKS):
             if tick % CHUNK_TICKS == 0 and tick // CHUNK_TICKS < len(chunks):
                 actions = np.hstack((chunks[tick // CHUNK_TICKS], np.ones((len(chunks[0]), 1))))
                 names, dt_ns = self.contract.action.names, self.contract.dt_ns
                 executor.submit(ActionChunk(stamp_ns=now_ns, dt_ns=dt_ns, actions_HA=actions, names=names), now_ns)
-            begun = time.perf_counter_ns()
-            position = executor.tick(now_ns, _state(now_ns, position)).position_rad
-            cost_us[tick] = (time.perf_counter_ns() - begun) * 1e-3
+            if tick == hold:
+                executor.hold("asked to", latch=True)
+            state, begun = _state(now_ns, position), time.thread_time_ns()
+            position = executor.tick(now_ns, state).position_rad
+            cost_us.append((time.thread_time_ns() - begun) * 1e-3)
             path.append(position)
             now_ns += executor.config.tick_ns
-        return np.array(path), executor.counters.get("stops_before_contact", 0), cost_us
+            over = tick > CHUNK_TICKS * len(chunks) or (hold is not None and tick > hold)
+            if over and executor.state is ExecutorState.HOLDING and executor.at_rest:
+                break
+        return np.array(path), executor.counters.get("stops_before_contact", 0), executor.at_rest, np.array(cost_us)
+
+
+def in_physics(episodes: int, *, known: bool) -> dict[str, Any]:
+    """The bundled policy on the simulated tabletop with a post in its way: in the scene that it has, or without one."""
+    from lavla_ros.policy.policy import load_policy
+    from sim_bridges.worlds.tabletop.suite import TabletopOptions, TabletopSuite
+
+    obstacle = "tabletop_obstacle"
+    suite = TabletopSuite(TabletopOptions(scene=obstacle if known else "", obstacles=obstacle))
+    policy = load_policy(suite.policy, threads=1)
+    task, replan = suite.default_tasks[0], suite.rules.replan_steps
+    environment = suite.environment(task, images=True)
+    contacts, stopped, succeeded = [], 0, 0
+    try:
+        for trial in range(episodes):
+            start = suite.plan(task, trial, 0)
+            environment.session.reset(start.seed)
+            for step in range(_PHYSICS_STEPS):
+                environment.step(None if step % replan else policy.predict(environment.observe(images=True)))
+                if environment.outcome().success:
+                    succeeded += 1
+                    break
+            contacts.append(environment.sim.obstacle_contacts)
+            stopped += environment.session.executor.counters["stops_before_contact"] > 0
+    finally:
+        environment.close()
+    return {
+        "episodes": episodes,
+        "with_contact": sum(count > 0 for count in contacts),
+        "contact_steps": sum(contacts),
+        "stopped": stopped,
+        "succeeded": succeeded,
+    }
 
 
 def run(config: SceneBench) -> dict[str, Any]:
-    """The figures of each arm. Raises ConfigError for an unknown arm."""
-    figures = {}
+    """The figures of each arm. Raises ConfigError for an unknown arm, OutputError if another process writes results."""
     for name in config.arms:
-        arm_named(name)  # an unknown one is found before the first has run
-    with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as pool:
-        for name in config.arms:
-            parts = [range(config.seed + i, config.seed + config.plans, config.workers) for i in range(config.workers)]
-            found = [f for part in pool.map(partial(_some, name, config.speed_scale), parts) for f in part]
-            figures[name] = summary(found)
-    return figures
+        _arm(name)  # an unknown one is found before the first has run
+    folder = Path(config.results) if config.results else None
+    blocks = [
+        (name, config.speed_scale, range(first, min(first + BLOCK, config.seed + config.plans)))
+        for first in range(config.seed, config.seed + config.plans, BLOCK)
+        for name in config.arms
+    ]
+    figures: dict[str, Any] = {}
+    with sole_writer(folder) if folder is not None else nullcontext():
+        known = [] if folder is None else [block for block in blocks if _file(folder, *block).exists()]
+        with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as pool:
+            for name, block in pool.map(partial(_written, folder), [block for block in blocks if block not in known]):
+                figures[name] = _joined(figures.get(name), block)
+        for block in known:
+            assert folder is not None
+            found = json.loads(_file(folder, *block).read_text())
+            figures[block[0]] = _joined(figures.get(block[0]), found)
+    if config.episodes:
+        physics = {"without a scene": False, "with the scene": True}
+        figures["a post in the policy's way"] = {
+            what: in_physics(config.episodes, known=known) for what, known in physics.items()
+        }
+    return {name: shown(found) for name, found in figures.items()}
+
+
+def _written(folder: Path | None, block: tuple[str, float, range]) -> tuple[str, dict[str, Any]]:
+    """Run a block, and keep its figures in a file of its own: what was interrupted goes on there."""
+    name, scale, seeds = block
+    arm = _arm(name)
+    assert arm.chain is not None
+    cell = Cell(arm.chain, arm)
+    found = summary([cell.follow(seed, scale) for seed in seeds])
+    if folder is not None:
+        with replacing(_file(folder, *block)) as file:
+            file.write_text(json.dumps(found))
+    return name, found
+
+
+def _file(folder: Path, name: str, scale: float, seeds: range) -> Path:
+    return folder / f"{Path(name).stem}_{scale:g}_{seeds.start}_{seeds.stop}.json"
 
 
 def summary(found: list[Followed]) -> dict[str, Any]:
-    """The figures of many plans."""
+    """The figures of many plans, such that those of several blocks can be added."""
     cost_us = np.concatenate([each.cost_us for each in found])
+    counts = np.bincount(np.minimum(cost_us // _BIN_US, _BINS - 1).astype(int), minlength=_BINS)
     return {
         "plans": len(found),
         "ticks": len(cost_us),
         "closer_than_a_margin": sum(each.worst_m < -1e-5 for each in found),
         "worst_slack_mm": 1e3 * min(each.worst_m for each in found),
         "beyond_a_limit": sum(each.excess > 0.0 for each in found),
+        "not_at_rest_in_the_end": sum(not each.rested for each in found),
         "would_have_been_closer": sum(each.free_m < 0.0 for each in found),
         "stopped": sum(each.stops > 0 for each in found),
         "had_room_to_spare": sum(each.free_m >= SPARE_M for each in found),
         "stopped_needlessly": sum(each.needless for each in found),
-        "tick_us": {f"p{q:g}": float(np.percentile(cost_us, q)) for q in (50, 99, 99.9)},
+        "cost": counts.tolist(),
     }
 
 
-def _some(name: str, scale: float, seeds: range) -> list[Followed]:
-    arm = arm_named(name)
-    assert arm.chain is not None
-    cell = Cell(arm.chain, arm)
-    return [cell.follow(seed, scale) for seed in seeds]
+def _joined(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:
+    """The figures of both."""
+    if one is None:
+        return other
+    joined = {key: one[key] + value for key, value in other.items() if key not in ("worst_slack_mm", "cost")}
+    worst = min(one["worst_slack_mm"], other["worst_slack_mm"])
+    return joined | {"worst_slack_mm": worst, "cost": [a + b for a, b in zip(one["cost"], other["cost"], strict=True)]}
+
+
+def shown(found: dict[str, Any]) -> dict[str, Any]:
+    """Figures for people: percentiles in place of a histogram, in time of the processor."""
+    if "cost" not in found:
+        return found
+    share = np.cumsum(found["cost"]) / sum(found["cost"])
+    percentiles = {f"p{q:g}": _BIN_US * (1 + int(np.searchsorted(share, q / 100))) for q in (50, 99, 99.9)}
+    return {key: value for key, value in found.items() if key != "cost"} | {"tick_cpu_us_at_most": percentiles}
+
+
+def _arm(name: str) -> Arm:
+    """An arm by its name, one of public figures included. Raises ConfigError."""
+    if name not in FIGURES:
+        arm = arm_named(name)
+        if arm.chain is None:
+            raise InputError(f"arm {name!r} has no chain, so that no distance is known")
+        return arm
+    chain, limits = FIGURES[name]
+    like = arm_named("jaka_minicobo")
+    return replace(like, joint_names=chain.joint_names, limits=limits, chain=chain, start_rad=(), capsules=())
 
 
 def _plan(random: np.random.Generator, start: FloatArray, lower: FloatArray, upper: FloatArray) -> Iterator[FloatArray]:
-    """Chunks (20, J) at 10 Hz, each from where the one before has come to; half of the plans have a policy's noise."""
+    """Chunks (STEPS, J) at 10 Hz, each from where the one before has come to; half of the plans are noisy."""
     joints = len(start)
     way = random.uniform(-1.0, 1.0, joints) * random.choice([0.3, 0.7, 1.2])
     target = np.clip(start + way, lower, upper)
-    seconds = max(0.4, float(np.abs(target - start).max()) / random.uniform(0.2, 1.2))
+    seconds = max(0.4, float(np.abs(target - start).max()) / random.uniform(0.3, 1.5))
     noise = random.choice([0.0, 0.002])
     for chunk in range(CHUNKS):
-        at_s = 0.1 * np.arange(1, 21)[:, None] + 0.008 * CHUNK_TICKS * chunk
+        at_s = 0.1 * np.arange(1, STEPS + 1)[:, None] + 0.008 * CHUNK_TICKS * chunk
         u = np.clip(at_s / seconds, 0.0, 1.0)
-        points = start + (target - start) * (u * u * (3.0 - 2.0 * u)) + random.normal(0.0, noise, (20, joints))
+        points = start + (target - start) * (u * u * (3.0 - 2.0 * u)) + random.normal(0.0, noise, (STEPS, joints))
         yield np.clip(points, lower, upper)
 
 

@@ -148,12 +148,8 @@ class Shield:
                 if stop is None and too_fast:
                     self._refuse_speed(fastest_m_s)
                     return False
-                if stop is None:
-                    # Between two places a pair gets as near as half of what is left of both rooms, or not so near.
-                    room = self._slacks(rest, still) - self._floor_P[still]
-                    unsure = [p for p, r in zip(still, room, strict=True) if room_P[p] + r < stopping_P[p]]
-                    if unsure and not self._braking_is_clear(state, unsure, room_P):
-                        return False
+                if stop is None and still and not self._braking_is_clear(state, rest, still, room_P, stopping_P):
+                    return False
             raised = np.minimum(slack, 0.0)
             room_P[near] = slack - raised
             self._floor_P[near] = raised
@@ -234,14 +230,26 @@ class Shield:
                 return None
         return _StopAlong(path, row, duration_s)
 
-    def _braking_is_clear(self, state: State, pairs: list[int], room_P: FloatArray) -> bool:
-        path_NJ = brake_path(state, self._a_max, self._j_max, self._tick_s)
-        last, travel_PN = len(path_NJ) - 1, _travel(_moved(path_NJ), self._reach_PJ[pairs])
-        for pair, travel_N, clear in zip(pairs, travel_PN, travel_PN[:, -1] <= room_P[pairs], strict=True):
-            if clear:
-                continue
+    def _braking_is_clear(
+        self, state: State, rest: FloatArray, pairs: list[int], room_P: FloatArray, stopping_P: FloatArray
+    ) -> bool:
+        """Whether the pairs stay above their floors while the joints are braked to ``rest``."""
+        slack, floor = self._slacks(rest, pairs), self._floor_P[pairs]
+        if (slack < floor - _TOLERANCE_M).any():
+            first = int(np.argmin(slack - floor))
+            self._refuse(pairs[first], float(slack[first]))
+            return False
+        # Whatever lies between here and there is within the room of either of them, if their sum is as large.
+        room = slack - floor
+        unsure = room_P[pairs] + room < stopping_P[pairs]
+        if not unsure.any():
+            return True
+        path_NJ, pairs = brake_path(state, self._a_max, self._j_max, self._tick_s), np.array(pairs)[unsure].tolist()
+        travel_PN = _travel(_moved(path_NJ), self._reach_PJ[pairs])
+        for pair, travel_N, back in zip(pairs, travel_PN, room[unsure].tolist(), strict=True):
             seen = _Seen(float(self._floor_P[pair]), travel_N)
             seen.look(0, float(room_P[pair]))
+            last = int(np.searchsorted(travel_N, travel_N[-1] - back)) - 1
             if not self._is_clear(pair, path_NJ, seen, last):
                 return False
         return True

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
 import mujoco
 import numpy as np
 
+from lavla_ros.control.rotations import rotation_from_rpy
+from lavla_ros.control.scene import Box
 from sim_bridges.worlds.tabletop.robot import NO_CONTACT, WORLD_BITS, add_robot, look_at_quat
 
 TABLE_Z_M = -0.10
@@ -72,8 +74,13 @@ _SEGMENTS = 20
 _OBJECT_CONTACT = {"solref": [0.01, 1.0], "solimp": [0.95, 0.99, 0.001, 0.5, 2], "condim": 4}
 
 
-def build_spec(objects: tuple[str, ...]) -> mujoco.MjSpec:
-    """The whole scene with the named objects (keys of :data:`OBJECTS`).
+OBSTACLE = "obstacle: "
+"""Begins the names of the geoms of what stands in the arm's way."""
+
+
+def build_spec(objects: tuple[str, ...], obstacles: Sequence[Box] = ()) -> mujoco.MjSpec:
+    """The whole scene with the named objects (keys of :data:`OBJECTS`), and with boxes that the cameras do not see: a
+    policy does what it would do without them.
 
     Raises KeyError naming an unknown object.
     """
@@ -100,6 +107,18 @@ def build_spec(objects: tuple[str, ...]) -> mujoco.MjSpec:
     add_robot(spec, table_z_m=TABLE_Z_M)
     for name in objects:
         OBJECTS[name].add(spec, name)
+    for box in obstacles:
+        quaternion = np.zeros(4)
+        mujoco.mju_mat2Quat(quaternion, rotation_from_rpy(*box.rpy_rad).ravel())
+        spec.worldbody.add_geom(
+            name=OBSTACLE + box.name,
+            type=mujoco.mjtGeom.mjGEOM_BOX,
+            pos=list(box.centre_m),
+            quat=quaternion.tolist(),
+            size=[edge / 2 for edge in box.size_m],
+            group=3,
+            **WORLD_BITS,
+        )
     return spec
 
 

@@ -7,20 +7,23 @@ the real controller: a target set now is reached at the end of its 8 ms servo pe
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import mujoco
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from lavla_ros.control.scene import Box
 from lavla_ros.errors import InputError
 from lavla_ros.jaka.limits import JOINT_NAMES, SERVO_MAX_SPEED_RAD_S
 from lavla_ros.typing import FloatArray
 from sim_bridges.worlds.tabletop.names import LayoutName, TaskName
-from sim_bridges.worlds.tabletop.robot import FINGER_TRAVEL_M
+from sim_bridges.worlds.tabletop.robot import FINGER_TRAVEL_M, ROBOT_BITS
 from sim_bridges.worlds.tabletop.scene import (
     CLOTH_TILES,
     OBJECTS,
+    OBSTACLE,
     TABLE_Z_M,
     TIMESTEP_S,
     build_spec,
@@ -72,7 +75,10 @@ _WIPING_GAP_M = 0.003
 class TabletopSim:
     """One task on the table. Not thread-safe; one instance per process or lock around it."""
 
-    def __init__(self, task: TaskName = "pick_place", *, layout: LayoutName = "id") -> None:
+    def __init__(
+        self, task: TaskName = "pick_place", *, layout: LayoutName = "id", obstacles: Sequence[Box] = ()
+    ) -> None:
+        """``obstacles``: boxes that stand in the arm's way, in its base frame; the cameras do not see them."""
         if task not in TASKS:
             raise InputError(f"unknown tabletop task {task!r}; known: {sorted(TASKS)}")
         if layout not in _LAYOUT_CODES:
@@ -80,7 +86,7 @@ class TabletopSim:
         self.task = TASKS[task]
         self.layout: LayoutName = layout
         self.objects = self.task.objects(layout)
-        self.model: Any = build_spec(self.objects).compile()
+        self.model: Any = build_spec(self.objects, obstacles).compile()
         self.data: Any = mujoco.MjData(self.model)
         model = self.model
         self._q = np.array([model.joint(n).qposadr[0] for n in JOINT_NAMES])
@@ -92,6 +98,9 @@ class TabletopSim:
         self._finger_act = np.array([model.actuator(f"finger_{s}_position").id for s in ("left", "right")])
         self._pads = [model.geom(f"pad_{s}").id for s in ("left", "right")]
         self._grasp = model.site("grasp").id
+        self._obstacles = [model.geom(OBSTACLE + box.name).id for box in obstacles]
+        self.obstacle_contacts = 0
+        """Physics steps of the episode in which a part of the robot touched an obstacle."""
         self._body_of = {name: model.body(name).id for name in self.objects}
         self._mocap = {name: int(model.body_mocapid[body]) for name, body in self._body_of.items()}
         free = [name for name in self.objects if self._mocap[name] < 0]
@@ -115,7 +124,7 @@ class TabletopSim:
         """
         if seed < 0:
             raise InputError(f"the seed is {seed}; expected an integer >= 0")
-        self.seed = seed
+        self.seed, self.obstacle_contacts = seed, 0
         rng = np.random.default_rng([seed, self.task.code, _LAYOUT_CODES[self.layout]])
         mujoco.mj_resetData(self.model, self.data)
         for name, (x, y, yaw) in self.task.sample(self.layout, rng).items():
@@ -258,10 +267,18 @@ class TabletopSim:
             ctrl[self._finger_act] = finger + min(_FINGER_STEP_M, max(-_FINGER_STEP_M, finger_goal - finger))
             mujoco.mj_step(self.model, data)
             self._steps += 1
+            if self._obstacles:
+                self._count_contacts()
             if self._steps % JUDGE_EVERY_STEPS == 0:
                 self._judge()
         # A step leaves poses and contacts as they were before it: bring them up to date for a reader.
         mujoco.mj_fwdPosition(self.model, data)
+
+    def _count_contacts(self) -> None:
+        pairs = self.data.contact.geom
+        at_obstacle = np.isin(pairs, self._obstacles)
+        robots = self.model.geom_contype[pairs] == ROBOT_BITS["contype"]
+        self.obstacle_contacts += bool((at_obstacle.any(1) & robots.any(1)).any())
 
     def _judge(self) -> None:
         """Latch the picks, count how long what is moved has been at rest on its own, see what is nested and wiped."""

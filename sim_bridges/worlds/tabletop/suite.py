@@ -51,6 +51,8 @@ class TabletopOptions(PerturbationOptions):
     """Contract: a shipped name or a YAML file."""
     scene: str = ""
     """What the arm must not touch (config/scenes, or a YAML file): the executor brakes before it. Empty: anything."""
+    obstacles: str = ""
+    """A scene whose boxes stand on the table in the physics, unseen by the cameras. Empty: none."""
 
 
 class TabletopSuite:
@@ -85,9 +87,9 @@ class TabletopSuite:
     def __init__(self, options: TabletopOptions = TabletopOptions()) -> None:  # frozen
         self.layout = options.layout
         self._perturbations = options
-        scene = {"layout": options.layout} | ({"scene": options.scene} if options.scene else {})
-        self.scene = scene | perturbed(options)
-        self._shapes = options.scene
+        named = {key: value for key in ("scene", "obstacles") if (value := getattr(options, key))}
+        self.scene = {"layout": options.layout} | named | perturbed(options)
+        self._shapes, self._obstacles = options.scene, options.obstacles
         self.contract: Contract = load_contract(options.contract)
         self.recipes = Recipes(
             action=config_path("latent/action_tabletop.yaml"),
@@ -122,6 +124,7 @@ class TabletopSuite:
             images=images,
             scene=self._shapes,
             perturbations=self._perturbations,
+            obstacles=self._obstacles,
         )
 
     def assets(self) -> Assets:
@@ -150,15 +153,18 @@ class TabletopEnvironment:
         images: bool,
         scene: str = "",
         perturbations: PerturbationOptions = UNPERTURBED,
+        obstacles: str = "",
     ) -> None:
         from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig
+        from lavla_ros.control.scene import load_scene
         from lavla_ros.control.servo_config import ServoConfig
         from sim_bridges.worlds.tabletop.lockstep import LockstepSession
         from sim_bridges.worlds.tabletop.render import TabletopRenderer
         from sim_bridges.worlds.tabletop.sim import TabletopSim
 
         self.contract = contract
-        self.sim = TabletopSim(task, layout=layout)
+        boxes = load_scene(obstacles).boxes if obstacles else ()
+        self.sim = TabletopSim(task, layout=layout, obstacles=boxes)
         camera = contract.cameras[0]
         self._wording = perturbations.wording
         self._perturbation = Perturbation(perturbations, self.sim.model, "front")

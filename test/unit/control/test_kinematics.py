@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
-from public_arms import ARMS
 
+from benchmarks.public_arms import ARMS
 from lavla_ros.control.arm import JointLimits
 from lavla_ros.control.chain import Chain
 from lavla_ros.control.kinematics import ChainKinematics, IKConfig, IKError, model_of, rotation_vector

@@ -10,15 +10,15 @@ import pytest
 from arms import HOME, MS, TICK_S, Bench, chunk_of, cramped, over, ramp, variant
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from public_arms import ARMS
 
+from benchmarks.public_arms import ARMS
 from benchmarks.scene import Cell
 from lavla_ros.config import ConfigError, from_plain
 from lavla_ros.control.chain import Chain
 from lavla_ros.control.clearance import Clearance, capsules_of, clearance_of
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.kinematics import ChainKinematics
-from lavla_ros.control.scene import Scene, Workspace, load_scene
+from lavla_ros.control.scene import Box, Scene, Workspace, load_scene
 from lavla_ros.control.shield import Shield
 from lavla_ros.control.stopping import brake_path, brake_step, stop_range, stop_travel
 from lavla_ros.jaka.arm import MINICOBO
@@ -131,12 +131,13 @@ def test_what_is_not_looked_at_would_not_have_changed_the_decision(seed, monkeyp
 @pytest.mark.parametrize("name", ARMS)
 def test_five_arms_keep_their_distance_and_stop_only_with_need(name):
     chain, limits = ARMS[name]
-    arm = replace(MINICOBO, joint_names=chain.joint_names, limits=limits, chain=chain, start_rad=(), capsules=())
-    cell = Cell(chain, arm)
-    found = [cell.follow(seed) for seed in range(12)]
+    cell = Cell(
+        chain, replace(MINICOBO, joint_names=chain.joint_names, limits=limits, chain=chain, start_rad=(), capsules=())
+    )
+    found = [cell.follow(seed) for seed in range(15)]
     assert min(each.worst_m for each in found) >= -1e-5
     assert max(each.excess for each in found) <= 0.0
-    assert not any(each.needless for each in found)
+    assert not any(each.needless for each in found) and all(each.rested for each in found)
     assert any(each.stops for each in found) and any(not each.stops for each in found), "plans of both kinds"
 
 
@@ -334,6 +335,7 @@ def test_a_chain_without_capsules_gets_some_that_do_not_touch_at_rest():
     assert clearance.slacks([0.0, np.pi / 2, np.pi, 0.0, 0.0, 0.0]).min() < 0.0, "folded onto itself"
 
 
+BOX = {"name": "b", "centre_m": [1, 0, 0], "size_m": [1, 1, 1]}
 SHAPES = {"name": "a", "link": "joint_6", "start_m": [0, 0, 0], "end_m": [0, 0, 0.1], "radius_m": 0.02}
 
 
@@ -341,6 +343,9 @@ SHAPES = {"name": "a", "link": "joint_6", "start_m": [0, 0, 0], "end_m": [0, 0, 
     ("scene", "says"),
     [
         ({"margin_m": -0.01}, "margin_m is -0.01"),
+        ({"self_margin_m": -0.01}, "self_margin_m is -0.01"),
+        ({"singular_margin": -0.01}, "singular_margin is -0.01"),
+        ({"boxes": [BOX | {"margin_m": -0.01}]}, "box b: margin_m is -0.01"),
         ({"planes": [{"name": "t", "point_m": [0, 0, 0], "normal": [0, 0, 0]}]}, "not zero"),
         ({"boxes": [{"name": "t", "centre_m": [0, 0, 0], "size_m": [1, 0, 1]}]}, "three positive lengths"),
         ({"workspace": {"low_m": [0, 0, 0], "high_m": [1, 1, -1]}}, "below high_m"),
@@ -352,6 +357,21 @@ SHAPES = {"name": "a", "link": "joint_6", "start_m": [0, 0, 0], "end_m": [0, 0, 
 def test_a_scene_that_makes_no_sense_is_refused(scene, says):
     with pytest.raises(ConfigError, match=says):
         from_plain(Scene, scene, source="cell.yaml")
+
+
+def test_it_stops_before_one_of_a_thousand_boxes():
+    """What a tick costs then is said in docs/real_arm.md."""
+    tower = [
+        Box(name=f"box {i}", centre_m=(3.0, 0.1 * (i % 30), 0.1 * (i // 30)), size_m=(0.1,) * 3) for i in range(999)
+    ]
+    table = Box(name="low box", centre_m=(-0.3, 0.0, -0.1), size_m=(1.0, 1.0, 0.1))
+    shapes = load_scene("tabletop")
+    scene = replace(shapes, planes=(), ignore=(), boxes=(*tower, table), tool=shapes.tool[2:4])  # the fingers
+    bench = Bench(start=LOW, clearance=Clearance(MINICOBO.chain, MINICOBO.capsules[-1:], scene))
+    bench.submit(chunk_of(ramp(LOW, DOWN), bench.now_ns))
+    bench.tick(150)
+    assert "finger would be" in bench.executor.hold_reason and "mm from low box" in bench.executor.hold_reason
+    assert slacks_of(bench).min() >= 0.0
 
 
 def test_a_scene_that_does_not_fit_the_arm_is_refused(tmp_path):
@@ -367,6 +387,11 @@ def test_a_scene_that_does_not_fit_the_arm_is_refused(tmp_path):
     assert "shapes named ['hand']" in said("boxes: [{name: hand, centre_m: [1,1,1], size_m: [1,1,1]}]")
     inside = said("boxes: [{name: cabinet, centre_m: [0,0,0.3], size_m: [1,1,1]}]")
     assert "where the arm starts" in inside and "cabinet" in inside
+    fat = replace(MINICOBO, capsules=tuple(replace(each, radius_m=0.2) for each in MINICOBO.capsules))
+    with pytest.raises(
+        ConfigError, match=r"where the arm starts, .* would be -.* mm from .*name pairs that cannot touch"
+    ):
+        clearance_of(fat, "empty")
     with pytest.raises(ConfigError, match="no chain"):
         clearance_of(replace(MINICOBO, chain=None), "empty")
     with pytest.raises(ConfigError, match="tabletop"):

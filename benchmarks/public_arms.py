@@ -57,8 +57,7 @@ PANDA = _chain(
     ],
     flange_xyz_m=(0.0, 0.0, 0.107),
 )
-ARMS = {
-    **{name: (arm.chain, arm.limits) for name in ("jaka_minicobo", "jaka_zu5", "jaka_a5") if (arm := arm_named(name))},
+FIGURES = {
     "ur5e": (UR5E, _limits((-_TURN,) * 2 + (-math.pi,) + (-_TURN,) * 3, (_TURN,) * 2 + (math.pi,) + (_TURN,) * 3)),
     "panda": (
         PANDA,
@@ -67,4 +66,9 @@ ARMS = {
             (2.8973, 1.7628, 2.8973, -0.0698, 2.8973, 3.7525, 2.8973),
         ),
     ),
+}
+"""By name: what no arm of ours is."""
+ARMS = {
+    **{name: (arm.chain, arm.limits) for name in ("jaka_minicobo", "jaka_zu5", "jaka_a5") if (arm := arm_named(name))},
+    **FIGURES,
 }
