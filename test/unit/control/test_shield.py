@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import replace
 from math import ceil
 
@@ -11,8 +12,9 @@ from arms import HOME, MS, TICK_S, Bench, chunk_of, cramped, over, ramp, variant
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from benchmarks.config import SceneBench
 from benchmarks.public_arms import ARMS
-from benchmarks.scene import Cell
+from benchmarks.scene import BLOCK, Cell, _file, _written, run
 from lavla_ros.config import ConfigError, from_plain
 from lavla_ros.control.chain import Chain
 from lavla_ros.control.clearance import Clearance, capsules_of, clearance_of
@@ -139,6 +141,16 @@ def test_five_arms_keep_their_distance_and_stop_only_with_need(name):
     assert max(each.excess for each in found) <= 0.0
     assert not any(each.needless for each in found) and all(each.rested for each in found)
     assert any(each.stops for each in found) and any(not each.stops for each in found), "plans of both kinds"
+
+
+def test_a_campaign_goes_on_where_it_was_interrupted(tmp_path):
+    blocks = [("jaka_minicobo", 1.0, range(BLOCK)), ("jaka_minicobo", 1.0, range(BLOCK, BLOCK + 2))]
+    _, figures = _written(tmp_path, blocks[1])
+    _file(tmp_path, *blocks[0]).write_text(json.dumps(figures | {"plans": BLOCK, "worst_slack_mm": -7.0}))
+    config = SceneBench(arms=("jaka_minicobo",), plans=BLOCK + 2, results=str(tmp_path))
+    found = run(config)["jaka_minicobo"]  # without a single plan
+    assert found["plans"] == BLOCK + 2 and found["worst_slack_mm"] == -7.0
+    assert found["ticks"] == 2 * figures["ticks"] and found["tick_cpu_us_at_most"]["p50"] > 0
 
 
 def test_from_within_a_margin_it_may_only_lead_out():
