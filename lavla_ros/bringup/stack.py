@@ -22,7 +22,7 @@
         parameters: {host: "${arm_host}"}
       - name: emulator
         module: my_package.simulated_arm         # any other Python module
-        when: [simulate]                         # all must hold; "not simulate" negates
+        when: [simulate]                         # all must hold; "not simulate" negates, "model is zu5" compares
         arguments: [--port, "${arm_port}"]
         ready: listening                         # regular expression in its output
 
@@ -381,8 +381,10 @@ def _parameter_file(name: str, where: str) -> Path:
 
 def _holds(condition: str, values: Mapping[str, Any], where: str) -> bool:
     negated = condition.startswith("not ")
-    name = condition.removeprefix("not ").strip()
-    value = values.get(name)
+    name, compares, wanted = condition.removeprefix("not ").strip().partition(" is ")
+    if compares and name not in values:
+        raise StackError(f"{where}: condition {condition!r}: there is no {name!r}; known: {sorted(values)}")
+    value = str(values[name]) == wanted.strip() if compares else values.get(name)
     if not isinstance(value, bool):
         raise StackError(f"{where}: condition {condition!r}: {name} is {value!r}; expected a true/false argument")
     return value != negated

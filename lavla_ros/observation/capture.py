@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from lavla_ros.errors import UserError
 
+BLANK = "blank"
 OnFrame = Callable[[NDArray[np.uint8], int], None]
 """Receives (H, W, 3) RGB and the capture stamp in nanoseconds, in the capture thread."""
 
@@ -22,11 +23,30 @@ class CaptureError(UserError, OSError):
     """A video source cannot be opened."""
 
 
+class _Blank:
+    """A grey picture at 10 Hz, as OpenCV would read it."""
+
+    def get(self, key: int) -> float:
+        return 10.0 if key == cv2.CAP_PROP_FPS else 0.0
+
+    def set(self, key: int, value: float) -> None:
+        """There is nothing to set."""
+
+    def grab(self) -> bool:
+        return True
+
+    def retrieve(self) -> tuple[bool, NDArray[np.uint8]]:
+        return True, np.full((480, 640, 3), 128, np.uint8)
+
+    def release(self) -> None:
+        """There is nothing to release."""
+
+
 class Capture:
     """Read one source in a thread of its own; devices and streams are reopened when they fail.
 
     ``source``: ``/dev/video0`` or a number (V4L2), ``rtsp://…``, or a video file, which is played
-    at its own rate and, with ``loop``, again and again.
+    at its own rate and, with ``loop``, again and again; ``blank``: a grey picture, if there is no camera.
     """
 
     def __init__(self, source: str, on_frame: OnFrame, *, loop: bool = False, reopen_s: float = 1.0) -> None:
@@ -54,6 +74,8 @@ class Capture:
         self._video.release()
 
     def _open(self) -> Any:
+        if self.source == BLANK:
+            return _Blank()
         if self._is_file and not Path(self.source).is_file():
             raise CaptureError(f"video file {self.source} does not exist")
         device = self.source.removeprefix("/dev/video")

@@ -10,11 +10,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import numpy as np
 import pytest
-from ros_harness import ros_environment, wait_until
+from random_policy import write_random_checkpoint
+from ros_harness import World, ros_environment, wait_until
+from sensor_msgs.msg import JointState
+from std_msgs.msg import String
 
 from lavla_ros.contract import load_contract
 from lavla_ros.control.arms import arm_named, arm_of
+from lavla_ros.episode import ExecutorReport
+from lavla_ros.ros.messages import LATCHED_INPUT_QOS, STATE_QOS
 
 PAGE = Path(__file__).parents[2] / "docs" / "how_to" / "your_arm.md"
 FILES = (
@@ -57,8 +63,8 @@ def up(command: list[str], log: Path) -> Iterator[None]:
         stack.wait(40.0)
 
 
-def test_every_command_of_the_page(folder: Path) -> None:
-    mine, turn, zu5, lift, refused = COMMANDS
+def test_every_command_of_the_page(folder: Path, world: World) -> None:
+    mine, turn, zu5, lift, refused, policy = COMMANDS
     for stack, program in ((mine, turn), (zu5, lift)):
         log = folder / "move.log"
         with up(stack, folder / "up.log"):
@@ -68,6 +74,15 @@ def test_every_command_of_the_page(folder: Path) -> None:
     assert started(refused, log).wait(60.0) == 1
     said = log.read_text()
     assert "for a jaka_zu5, but the controller has another arm" in said and "those of minicobo" in said, said
+
+    write_random_checkpoint(folder / "my_policy", robot="zu5.yaml", home=(*arm_named("jaka_zu5").start_rad, 1.0))
+    with up(policy, folder / "up.log"):
+        said = world.collect(String, "/executor/state", LATCHED_INPUT_QOS)
+        states = world.collect(JointState, "/joint_states", STATE_QOS)
+        wait_until(lambda: any(ExecutorReport.from_json(each.data).state == "tracking" for each in said), "motion", 60)
+        wait_until(lambda: abs(np.diff([states[0].position, states[-1].position], axis=0)).max() > 1e-3, "motion", 60)
+        assert "is not approved" in ExecutorReport.from_json(said[-1].data).slow
+        np.testing.assert_allclose(states[-1].position[:6], arm_named("jaka_zu5").start_rad, atol=0.3)
 
 
 def test_the_files_of_the_page(folder: Path) -> None:

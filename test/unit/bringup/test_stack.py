@@ -34,7 +34,8 @@ def test_every_node_of_a_stack_goes_to_its_namespace_with_its_parameters_and_its
 @pytest.mark.parametrize("name", ["jaka_policy", "record_demos"])
 def test_the_executor_waits_for_all_that_the_motion_depends_on(name: str, tmp_path: Path) -> None:
     processes = {process.name: process for process in load_stack(name, {}, run_dir=tmp_path).processes}
-    assert set(processes["executor"].after) == set(processes) - {"executor", "problems"}
+    off = {"emulated_arm"}  # instead of the table, for another model
+    assert set(processes["executor"].after) - off == set(processes) - {"executor", "problems"}
     assert not any("executor" in process.after for process in processes.values())
 
 
@@ -60,3 +61,29 @@ def test_a_role_is_claimed_for_a_namespace() -> None:
     finally:
         left.close()
         right.close()
+
+
+def test_another_model_is_emulated_without_the_table_and_within_its_own_limits(tmp_path: Path) -> None:
+    table, bare, real = (
+        {process.name: process for process in load_stack("jaka_policy", given, run_dir=tmp_path).processes}
+        for given in ({}, {"model": "zu5"}, {"model": "zu5", "simulate": "false", "robot_ip": "10.5.5.100"})
+    )
+    assert {"emulator", "tabletop_camera"} <= set(table) and "emulated_arm" not in table
+    assert bare["emulated_arm"].arguments[:2] == ("--model", "zu5")
+    assert not {"emulator", "tabletop_camera"} & set(bare) and not {"emulator", "emulated_arm"} & set(real)
+    assert [each["executor"].parameters["config"] for each in (table, bare, real)] == [
+        "jaka_emulator",
+        *["jaka_arm"] * 2,
+    ]
+    assert [each["executor"].parameters["scene"] for each in (table, bare, real)] == ["tabletop", "empty", "empty"]
+    assert [str(each["camera"].parameter_file.stem) for each in (table, bare, real)] == [
+        "cameras_simulated", "cameras_blank", "cameras_topics",
+    ]  # fmt: skip
+
+
+def test_a_condition_compares_an_argument_that_there_is(tmp_path: Path) -> None:
+    file = tmp_path / "stack.yaml"
+    text = "description: One.\nvariables:\n  it: {if: modell is zu5, then: 1, else: 2}\nprocesses: []\n"
+    file.write_text(text, encoding="utf-8")
+    with pytest.raises(StackError, match="there is no 'modell'; known"):
+        load_stack(file, {}, run_dir=tmp_path)
