@@ -19,6 +19,8 @@ import torch
 from lavla_ros.contract import Observation
 from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_DEVICE, DEFAULT_DTYPE
 from lavla_ros.policy.checkpoint import load_checkpoint
+from lavla_ros.policy.images import shrink
+from lavla_ros.policy.inputs import observed_images
 from lavla_ros.policy.policy import VlaPolicy, checkpoint_path
 
 INSTRUCTION = "put the mango into the bowl"
@@ -45,7 +47,8 @@ def run(
 
     @torch.inference_mode()
     def as_trained(observation: Observation) -> np.ndarray[Any, Any]:
-        images = torch.from_numpy(fused._images(observation))[None].to(fused.device)
+        views = [shrink(view, trained.model.backbone.image_size) for view in observed_images(observation, contract)]
+        images = torch.from_numpy(np.stack(views))[None].to(fused.device)
         state = torch.from_numpy(trained.normalizer.encode_state(observation.state))[None].to(fused.device)
         actions = model(images, trained.prompt([INSTRUCTION]).to(fused.device), state).actions_BHA[0]
         return trained.normalizer.decode_actions(actions.cpu().numpy(), observation.state)

@@ -54,7 +54,7 @@ class SceneBench:
     results: str = ""
     """Folder of the figures of every 500 plans. What is there is not run again: a campaign may be interrupted."""
     episodes: int = 0
-    """Number of episodes on the simulated tabletop, in physics, with a post in the bundled policy's way."""
+    """Number of episodes of the usual suite, in physics, with a post in the bundled policy's way."""
     seed: int = 0
     """The first plan's seed."""
     speed_scale: float = 1.0

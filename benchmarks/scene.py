@@ -175,12 +175,13 @@ class Cell:
 
 
 def in_physics(episodes: int, *, known: bool) -> dict[str, Any]:
-    """The bundled policy on the simulated tabletop with a post in its way: in the scene that it has, or without one."""
+    """The bundled policy in the usual suite with a post in its way: in the scene that it has, or without one."""
     from lavla_ros.policy.policy import load_policy
-    from sim_bridges.worlds.tabletop.suite import TabletopOptions, TabletopSuite
+    from sim_bridges.suites import load_suite
+    from sim_bridges.worlds import DEFAULT_SUITE
 
-    obstacle = "tabletop_obstacle"
-    suite = TabletopSuite(TabletopOptions(scene=obstacle if known else "", obstacles=obstacle))
+    obstacle = f"{DEFAULT_SUITE}_obstacle"
+    suite: Any = load_suite(DEFAULT_SUITE, {"scene": obstacle if known else "", "obstacles": obstacle})
     policy = load_policy(suite.policy, threads=1)
     task, replan = suite.default_tasks[0], suite.rules.replan_steps
     environment = suite.environment(task, images=True)
@@ -225,7 +226,7 @@ def run(config: SceneBench) -> dict[str, Any]:
                 figures[name] = _joined(figures.get(name), block)
         for block in known:
             assert folder is not None
-            found = json.loads(_file(folder, *block).read_text())
+            found = json.loads(_file(folder, *block).read_text(encoding="utf-8"))
             figures[block[0]] = _joined(figures.get(block[0]), found)
     if config.episodes:
         physics = {"without a scene": False, "with the scene": True}
@@ -244,7 +245,7 @@ def _written(folder: Path | None, block: tuple[str, float, range]) -> tuple[str,
     found = summary([cell.follow(seed, scale) for seed in seeds])
     if folder is not None:
         with replacing(_file(folder, *block)) as file:
-            file.write_text(json.dumps(found))
+            file.write_text(json.dumps(found), encoding="utf-8")
     return name, found
 
 

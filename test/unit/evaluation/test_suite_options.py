@@ -55,7 +55,12 @@ def test_a_parameter_of_the_command_stays_its_own() -> None:
 def test_every_shipped_suite_says_its_options_and_their_defaults() -> None:
     defaults = {name: options_of(name) for name in SUITES}
     unperturbed = {"light": 1.0, "camera_shift_m": 0.0, "start_shift_rad": 0.0, "wording": "known"}
-    assert defaults["tabletop"] == unperturbed | {"layout": "id", "contract": "jaka_minicobo", "scene": ""}
+    assert defaults["tabletop"] == unperturbed | {
+        "layout": "id",
+        "contract": "jaka_minicobo",
+        "scene": "",
+        "obstacles": "",
+    }
     assert defaults["libero_10"] == unperturbed | {
         "assets": "",
         "contract": "libero",
