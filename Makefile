@@ -50,7 +50,8 @@ sim: $(READY)
 	$(call held,test/sim)
 
 ros: $(READY)
-	$(call held,test/ros)
+	$(call held,-m "not alone" test/ros)
+	$(BIN)/python -m pytest -q --reruns 1 -m alone test/ros
 
 full-size: $(READY)
 	OMP_NUM_THREADS= $(BIN)/python -m benchmarks.full_size $(FULL_SIZE)

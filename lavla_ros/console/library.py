@@ -130,7 +130,15 @@ class Library:
             _to_disk(folder)
 
     def _read(self, path: Path) -> RecordedEpisode | None:
-        """None: it is being recorded."""
+        """None: it is being recorded, or was moved while this looked at it."""
+        try:
+            return self._read_now(path)
+        except FileNotFoundError:
+            if path.is_dir():
+                raise
+            return None
+
+    def _read_now(self, path: Path) -> RecordedEpisode | None:
         files = [path / "metadata.yaml", path / LABEL_FILE]
         if not files[0].exists():
             return _unfinished(path)
@@ -158,6 +166,7 @@ def _described(path: Path) -> RecordedEpisode:
                 cameras=_cameras(bag),
             )
     except BagError as error:
+        (path / "metadata.yaml").stat()  # raises FileNotFoundError if the episode was moved: nothing is wrong with it
         return RecordedEpisode(name=path.name, outcome="", instruction="", duration_s=0.0, problem=str(error))
 
 

@@ -22,7 +22,7 @@ from sim_bridges.jaka_controller.emulator import emulator_command
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")
+pytestmark = [pytest.mark.alone, pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")]
 PATIENCE_MS = 30_000
 
 

@@ -12,6 +12,8 @@ import pytest
 from lavla_ros.recording import BagReader, find_bags
 from sim_bridges.worlds.tabletop.suite import EVALUATION_SEED_BASE
 
+pytestmark = pytest.mark.alone
+
 
 def test_two_demos_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("ROS_DOMAIN_ID")

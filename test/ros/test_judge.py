@@ -7,6 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import pytest
+
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.recording import BagReader
 from lavla_ros.yaml_text import dump_yaml
@@ -14,6 +16,7 @@ from sim_bridges.evaluation.results import Results
 from sim_bridges.judging.folder import JudgingFolder
 from sim_bridges.judging.overlay import read_picture
 
+pytestmark = pytest.mark.alone
 PROTOCOL = {
     "models": {"bundled": {"policy": "bundled"}},
     "tasks": {"pick_place": {"rubric": "place", "instruction": "Put the mango into the bowl.", "rollouts": 1}},

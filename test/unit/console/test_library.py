@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 import time
 from pathlib import Path
 
@@ -118,3 +119,22 @@ def test_what_is_being_recorded_is_not_listed_and_what_was_killed_is_told(librar
         os.utime(file, (now - 60, now - 60))
     killed = library.episodes()[0]
     assert killed.outcome == "interrupted" and "lavla recover" in killed.problem
+
+
+def test_what_is_moved_while_it_is_listed_has_no_problem(library: Library) -> None:
+    done = threading.Event()
+
+    def move() -> None:
+        while not done.is_set():
+            library.discard("episode_000000")
+            library.restore("episode_000000")
+
+    mover = threading.Thread(target=move)
+    mover.start()
+    try:
+        listings = [Library(library.root).episodes() for _ in range(60)]
+    finally:
+        done.set()
+        mover.join()
+    assert not [each.problem for listed in listings for each in listed if each.problem]
+    assert all("episode_000001" in [each.name for each in listed] for listed in listings)
