@@ -162,6 +162,7 @@ class _RandomData:
     """Episodes of 32 steps in memory, with the interface of EpisodeDataset."""
 
     path = Path("random")
+    interventions: NDArray[np.bool_] | None = None
 
     def __init__(self, contract: Contract, *, samples: int) -> None:
         rng = np.random.default_rng(0)

@@ -11,13 +11,15 @@ from lavla_ros.control.chain import Chain
 _QUARTER, _TURN = math.pi / 2, 2 * math.pi
 
 
-def _chain(rows: list[tuple[tuple[float, float, float], float]], **flange: tuple[float, float, float]) -> Chain:
+def _chain(
+    rows: list[tuple[tuple[float, float, float], float]], flange_xyz_m: tuple[float, float, float] = (0.0, 0.0, 0.0)
+) -> Chain:
     """Rows of origin (m) and roll (rad): what modified Denavit-Hartenberg parameters come to without offsets."""
     return Chain(
         joint_names=tuple(f"joint_{i + 1}" for i in range(len(rows))),
         origin_xyz_m=tuple(xyz for xyz, _ in rows),
         origin_rpy_rad=tuple((roll, 0.0, 0.0) for _, roll in rows),
-        **flange,
+        flange_xyz_m=flange_xyz_m,
     )
 
 

@@ -222,8 +222,8 @@ def run(config: SceneBench) -> dict[str, Any]:
     with sole_writer(folder) if folder is not None else nullcontext():
         known = [] if folder is None else [block for block in blocks if _file(folder, *block).exists()]
         with ProcessPoolExecutor(config.workers, mp_context=get_context("spawn")) as pool:
-            for name, block in pool.map(partial(_written, folder), [block for block in blocks if block not in known]):
-                figures[name] = _joined(figures.get(name), block)
+            for name, new in pool.map(partial(_written, folder), [block for block in blocks if block not in known]):
+                figures[name] = _joined(figures.get(name), new)
         for block in known:
             assert folder is not None
             found = json.loads(_file(folder, *block).read_text(encoding="utf-8"))

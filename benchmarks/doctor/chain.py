@@ -51,8 +51,9 @@ class StackFacts:
 
 def check_chain(facts: StackFacts, contract: Contract) -> list[Finding]:
     """A finding for each link, in order, from the camera on. What is behind a broken link may be as it should be."""
-    streams = (*facts.states.values(), facts.chunks, facts.commands)
-    if not (facts.values or facts.executor or any(each.publishers for each in (*streams, *facts.cameras.values()))):
+    publishers = [each.publishers for each in (*facts.states.values(), facts.chunks, facts.commands)]
+    publishers += [each.publishers for each in facts.cameras.values()]
+    if not (facts.values or facts.executor or any(publishers)):
         fix = "is it running? `lavla up` names the domain of a stack: ROS_DOMAIN_ID=… lavla doctor --live"
         return [Finding(name="stack", level="wrong", seen=f"none is heard in ROS domain {facts.domain}", fix=fix)]
     found = [finding for spec in contract.cameras for finding in _camera(facts, spec.name, contract)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -53,7 +54,7 @@ class Listener(Node):  # type: ignore[misc]  # rclpy is untyped
         self._problems: dict[str, list[str]] = {}
         self._values: dict[str, dict[str, str]] = {}
         for spec in contract.cameras:
-            self._hear(Image, contract.wire(spec.observation_topic), lambda m, name=spec.name: self._on_image(name, m))
+            self._hear(Image, contract.wire(spec.observation_topic), partial(self._on_image, spec.name))
         kinds = recorded_topics(contract, "observation")
         states = {piece.topic for piece in contract.state.sources}
         for topic in states | {piece.topic for piece in contract.action.sources}:

@@ -89,8 +89,8 @@ def ros() -> Finding:
         check=False,
         encoding="utf-8",
     )
-    error = done.stderr.strip().splitlines()[-1] if done.returncode and done.stderr.strip() else ""
-    return checks.check_ros(error, environment.get("RMW_IMPLEMENTATION", ""), domain, environment[DISCOVERY])
+    said = done.stderr.strip().splitlines()[-1] if done.returncode and done.stderr.strip() else ""
+    return checks.check_ros(said, environment.get("RMW_IMPLEMENTATION", ""), domain, environment[DISCOVERY])
 
 
 def shared_memory(folder: Path) -> Finding:
