@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -53,14 +54,17 @@ class Library:
 
     def __init__(self, root: Path) -> None:
         self.root = Path(root)
+        self._looking = threading.Lock()
+        """Nothing is moved while it is looked at: half of it would seem to be missing."""
         self._known: dict[Path, tuple[tuple[int, ...], RecordedEpisode]] = {}
 
     def episodes(self) -> list[RecordedEpisode]:
         """The newest first, those that were discarded last. An episode that is being recorded is not listed."""
-        kept, discarded = (
-            [self._read(path) for path in sorted(_folders(folder), reverse=True)]
-            for folder in (self.root, self.root / DISCARDED)
-        )
+        with self._looking:
+            kept, discarded = (
+                [self._read(path) for path in sorted(_folders(folder), reverse=True)]
+                for folder in (self.root, self.root / DISCARDED)
+            )
         return [*filter(None, kept), *(replace(each, discarded=True) for each in discarded if each)]
 
     def label(
@@ -125,20 +129,13 @@ class Library:
         if target.exists():
             raise LibraryError(f"{target} exists already; rename one of the two")
         target.parent.mkdir(parents=True, exist_ok=True)
-        source.rename(target)
+        with self._looking:
+            source.rename(target)
         for folder in (source.parent, target.parent):
             _to_disk(folder)
 
     def _read(self, path: Path) -> RecordedEpisode | None:
-        """None: it is being recorded, or was moved while this looked at it."""
-        try:
-            return self._read_now(path)
-        except FileNotFoundError:
-            if path.is_dir():
-                raise
-            return None
-
-    def _read_now(self, path: Path) -> RecordedEpisode | None:
+        """None: it is being recorded."""
         files = [path / "metadata.yaml", path / LABEL_FILE]
         if not files[0].exists():
             return _unfinished(path)
@@ -166,7 +163,6 @@ def _described(path: Path) -> RecordedEpisode:
                 cameras=_cameras(bag),
             )
     except BagError as error:
-        (path / "metadata.yaml").stat()  # raises FileNotFoundError if the episode was moved: nothing is wrong with it
         return RecordedEpisode(name=path.name, outcome="", instruction="", duration_s=0.0, problem=str(error))
 
 

@@ -398,7 +398,8 @@ def _advice(path: Path, error: BaseException) -> str:
     if "Storage plugin" in text or "Compression format" in text:
         return "sqlite3 and mcap are read, compressed with zstd: record or convert it that way (`ros2 bag convert`)"
     if "files are missing" in text:
-        others = f", or `lavla recover {path}` makes a bag of the files that are there" if storage_files(path) else ""
+        there = path.is_dir() and storage_files(path)
+        others = f", or `lavla recover {path}` makes a bag of the files that are there" if there else ""
         return f"copy them there{others}"
     return f"if its recorder was killed, or it was cut off, `lavla recover {path}` rescues what is whole"
 
