@@ -10,7 +10,6 @@ losses say no more than that the first steps of a recipe are sound.
 from __future__ import annotations
 
 import argparse
-import gc
 import json
 import os
 import re
@@ -101,17 +100,18 @@ def export(checkpoint: Path, base: Path) -> None:
         raise FailedError(f"the merged backbone has {sizes[0]} bytes, more than the base model's {sizes[1]}")
 
 
-def compare(checkpoint: Path) -> None:
-    """In a process of its own: what an export leaves to the allocator would be counted with a policy in float32."""
-    one = chunk(checkpoint)
-    gc.collect()
-    worst = float(np.abs(one - chunk(checkpoint.parent / "merged")).max())
+def infer(checkpoint: Path, output: Path) -> None:
+    np.save(output, chunk(checkpoint), allow_pickle=False)
+
+
+def compare(trained: Path, merged: Path) -> None:
+    worst = float(np.abs(np.load(trained, allow_pickle=False) - np.load(merged, allow_pickle=False)).max())
     print(f"largest difference of the merged policy's actions: {worst:.2g}", flush=True)
     if not worst <= TOLERANCE:
         raise FailedError(f"the merged policy's actions differ by {worst:.3g} from the trained one's")
 
 
-STAGES: dict[str, Callable[..., object]] = {"base": save_base, "train": train, "export": export, "compare": compare}
+STAGES: dict[str, Callable[..., object]] = {"base": save_base, "train": train, "export": export, "infer": infer}
 _PRELOADED = [__name__, "training.loop", "lavla_ros.policy.export", "lavla_ros.policy.policy", "peft"]
 
 
@@ -140,7 +140,10 @@ def run(folder: Path, size: str, strategies: Sequence[str], steps: int, head_wid
         found = figures["losses"][strategy] = [line["train/loss"] for line in lines if "train/loss" in line]
         print(f"{strategy}: losses {', '.join(f'{loss:.4g}' for loss in found)}", flush=True)
         stage(f"{strategy}: export", "export", output / "last", base)
-        stage(f"{strategy}: compare", "compare", output / "last")
+        actions = [output / "trained.npy", output / "merged.npy"]
+        stage(f"{strategy}: a chunk, trained", "infer", output / "last", actions[0])
+        stage(f"{strategy}: a chunk, merged", "infer", output / "merged", actions[1])
+        compare(*actions)
         if steps:
             command = [sys.executable, "-m", "lavla_ros.cli", "eval", DEFAULT_SUITE, "--through", "nodes"]
             command += ["--episodes", "1", "--max-steps", str(steps), "--timeout", "1200"]

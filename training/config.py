@@ -59,10 +59,11 @@ class DataConfig:
     share is part of a larger one, and all are validated on the same episodes."""
     validation_fraction: float = 0.03
     """Share of the episodes that is never trained on; it picks the best checkpoint."""
-    frames: Literal["auto", "memory", "file", "video"] = "auto"
+    frames: Literal["auto", "memory", "file", "png", "video"] = "auto"
     """Where frames come from while training. With "memory" they are decoded in advance, with "file" once into
-    ``cache_dir``, with "video" whenever they are needed. "auto" takes memory up to ``cache_bound_gib`` (with one
-    process per machine), then a file if the disk has room for it, or else the video."""
+    ``cache_dir``, with "png" likewise but compressed without loss, with "video" whenever they are needed. "auto" takes
+    memory up to ``cache_bound_gib`` (with one process per machine), then a file if the disk has room for it, or else
+    the video."""
     cache_bound_gib: float = setting(4.0, low=0)
     """Largest size of the frames, in GiB, that "auto" keeps in memory."""
     cache_dir: Path | None = None

@@ -5,12 +5,14 @@ What one process holds of N samples with C cameras at s × s pixels:
 - ``MemoryFrames``: all of them, N · C · 3 s² bytes;
 - ``FileFrames``: nothing but the batch it was asked for. It reads with ``pread``, so the frames that it has read are
   the kernel's file cache (one for all processes of a machine), never this process's memory;
+- ``PackedFrames``: the same of compressed records, and 8 · N · C bytes that say where each begins;
 - ``VideoFrames``: the batch, and ``threads`` × ``open_videos`` open decoders (about 2 MB each at 224 × 224).
 """
 
 from __future__ import annotations
 
 import copy
+import errno
 import hashlib
 import json
 import os
@@ -29,11 +31,14 @@ from lavla_ros.policy.images import shrink
 from training.config import DataConfig
 from training.dataset import EpisodeDataset
 from training.dataset.layout import write_text
-from training.system_resources import free_disk, processes_here, require_disk, require_memory
+from training.system_resources import RoomError, free_disk, processes_here, require_disk, require_memory
 
 T = TypeVar("T")
 OnFrame = Callable[[int, int], None]
 """Called with (frames done, frames in all) while videos are decoded."""
+_DISK_IS_FULL = (errno.ENOSPC, errno.EDQUOT)
+_RECORDS, _STARTS, _DESCRIPTION = "frames.bin", "starts.npy", "frames.json"
+_LESS_DISK = "Set data.cache_dir, data.frames: png, which takes less, or data.frames: video, which takes none"
 
 
 class FrameError(UserError, ValueError):
@@ -81,14 +86,17 @@ class FileFrames:
     def __init__(self, folder: Path) -> None:
         """Raises FrameError when the folder holds no whole frame file."""
         try:
-            self.shape = tuple(json.loads((folder / "frames.json").read_text(encoding="utf-8"))["shape"])
-            self._file = os.open(folder / "frames.bin", os.O_RDONLY)
+            self.shape = tuple(json.loads((folder / _DESCRIPTION).read_text(encoding="utf-8"))["shape"])
+            self._file = os.open(folder / _RECORDS, os.O_RDONLY)
         except (OSError, ValueError, KeyError) as error:
             raise FrameError(f"{folder} holds no whole frame file ({error}); delete it") from None
-        self.path = folder / "frames.bin"
-        self._record = int(np.prod(self.shape[1:]))
-        if os.fstat(self._file).st_size != self._record * self.shape[0]:
+        self.path = folder / _RECORDS
+        if os.fstat(self._file).st_size != self._bytes(folder):
             raise FrameError(f"{self.path} was cut off or replaced; delete {folder}")
+
+    def _bytes(self, folder: Path) -> int:
+        """What the file must have."""
+        return int(np.prod(self.shape))
 
     @property
     def count(self) -> int:
@@ -97,13 +105,50 @@ class FileFrames:
     def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
         found = np.empty((len(indices), *self.shape[1:]), np.uint8)
         for row, index in zip(found, indices.tolist(), strict=True):
-            if os.preadv(self._file, [row], index * self._record) != self._record:
+            if os.preadv(self._file, [row], index * row.nbytes) != row.nbytes:
                 raise FrameError(f"{self.path} ends before sample {index}; delete {self.path.parent}")
         return found
 
     def __del__(self) -> None:
         if hasattr(self, "_file"):
             os.close(self._file)
+
+
+class PackedFrames(FileFrames):
+    """Frames in one file of PNG, which loses nothing: the policy learns from the integers that it will see."""
+
+    def __init__(self, folder: Path, threads: int) -> None:
+        super().__init__(folder)
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="frames")
+
+    def _bytes(self, folder: Path) -> int:
+        try:
+            self._starts = np.load(folder / _STARTS, allow_pickle=False)
+        except (OSError, ValueError) as error:
+            raise FrameError(f"{folder} does not say where its frames begin ({error}); delete it") from None
+        if self._starts.shape != (self.shape[1] * self.shape[0] + 1,):
+            raise FrameError(f"{folder / _STARTS} has the shape {self._starts.shape}; delete {folder}")
+        return int(self._starts[-1])
+
+    def take(self, indices: NDArray[np.int64]) -> NDArray[np.uint8]:
+        found = np.empty((len(indices), *self.shape[1:]), np.uint8)
+
+        def decode(row: int) -> None:
+            for camera in range(self.shape[1]):
+                record = camera * self.count + int(indices[row])
+                start, end = self._starts[record : record + 2].tolist()
+                found[row, camera] = self._decoded(os.pread(self._file, end - start, start), int(indices[row]))
+
+        list(self._pool.map(decode, range(len(indices))))
+        return found
+
+    def _decoded(self, code: bytes, index: int) -> NDArray[np.uint8]:
+        import cv2
+
+        image = cv2.imdecode(np.frombuffer(code, np.uint8), cv2.IMREAD_COLOR) if code else None
+        if image is None or image.shape != self.shape[2:]:
+            raise FrameError(f"{self.path} is damaged at sample {index}; delete {self.path.parent}")
+        return np.asarray(image[..., ::-1], np.uint8)
 
 
 class VideoFrames:
@@ -213,10 +258,14 @@ def open_frames(
         for c, index, image in _decoded(dataset, count, contract, config, size, on_frame):
             array[index, c] = image
         return MemoryFrames(array)
-    if choice == "file":
+    if choice in ("file", "png"):
+        folder = folder.with_name(f"{folder.name}.png") if choice == "png" else folder
         with sole_writer(folder, wait=True):  # another process may be making the same
             if not _is_whole(folder):
-                _write_file(folder, shape, _decoded(dataset, count, contract, config, size, on_frame))
+                write = _write_packed if choice == "png" else _write_file
+                write(folder, shape, _decoded(dataset, count, contract, config, size, on_frame))
+        if choice == "png":
+            return PackedFrames(folder, config.decode_threads)
         return FileFrames(folder)
     if not isinstance(dataset, EpisodeDataset):
         raise FrameError(f"data.frames is 'video', which needs a dataset on disk, not a {type(dataset).__name__}")
@@ -253,15 +302,39 @@ def _decoded(
 def _write_file(folder: Path, shape: tuple[int, ...], frames: Iterator[tuple[int, int, NDArray[np.uint8]]]) -> None:
     size = int(np.prod(shape, dtype=np.int64))
     one = int(np.prod(shape[2:]))
-    require_disk(size, folder, f"the frame file of {shape[0]} samples", "Set data.cache_dir, or data.frames: video")
-    with (folder / "frames.bin").open("wb") as file:
+    require_disk(size, folder, f"the frame file of {shape[0]} samples", _LESS_DISK)
+    with (folder / _RECORDS).open("wb") as file:
         if size:
             os.posix_fallocate(file.fileno(), 0, size)  # a disk that is too small says so now, not in an hour
         for camera, index, image in frames:
             os.pwrite(file.fileno(), np.ascontiguousarray(image).data, (index * shape[1] + camera) * one)
         os.fsync(file.fileno())
-    write_text(folder / "frames.json", json.dumps({"shape": shape}))
+    write_text(folder / _DESCRIPTION, json.dumps({"shape": shape}))
+
+
+def _write_packed(folder: Path, shape: tuple[int, ...], frames: Iterator[tuple[int, int, NDArray[np.uint8]]]) -> None:
+    """How many bytes it will be is known only at the end; a full disk leaves nothing that looks whole."""
+    import cv2
+
+    starts = np.zeros(shape[0] * shape[1] + 1, np.int64)
+    try:
+        with (folder / _RECORDS).open("wb") as file:
+            for record, (_, _, image) in enumerate(frames):  # in order, camera by camera
+                code = cv2.imencode(".png", image[..., ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 1])[1]
+                file.write(code.data)
+                starts[record + 1] = starts[record] + code.nbytes
+            file.flush()
+            os.fsync(file.fileno())
+        np.save(folder / _STARTS, starts, allow_pickle=False)
+    except OSError as error:
+        if error.errno not in _DISK_IS_FULL:
+            raise
+        (folder / _RECORDS).unlink(missing_ok=True)
+        raise RoomError(
+            f"{folder} is on a disk that is full with the frames of {shape[0]} samples. {_LESS_DISK}"
+        ) from None
+    write_text(folder / _DESCRIPTION, json.dumps({"shape": shape}))
 
 
 def _is_whole(folder: Path) -> bool:
-    return (folder / "frames.json").exists()
+    return (folder / _DESCRIPTION).exists()

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import resource
+import shutil
+import signal
 import threading
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +24,7 @@ from training.config import AugmentConfig, DataConfig, MixturePart
 from training.data import LoadedData, load_data, open_sources
 from training.dataset import EpisodeDataset
 from training.dataset.video import VideoReader
-from training.frames import FileFrames, FrameError, MemoryFrames, Prefetcher, VideoFrames, open_frames
+from training.frames import FileFrames, FrameError, MemoryFrames, PackedFrames, Prefetcher, VideoFrames, open_frames
 from training.latent_actions.action_config import ActionLamConfig, ActionLamTrainConfig
 from training.latent_actions.action_data import load_chunks
 from training.latent_actions.action_train import ActionTask
@@ -203,12 +207,14 @@ def test_frames_are_the_same_wherever_they_are_kept(contract, on_disk, tmp_path)
             dataset, len(dataset), contract, config, size=16, cache_dir=tmp_path / "cache", memory_left=10**9
         )
 
-    memory, file, video = opened("memory"), opened("file"), opened("video")
+    memory, file, packed, video = (opened(kind) for kind in ("memory", "file", "png", "video"))
     assert isinstance(memory, MemoryFrames) and isinstance(file, FileFrames) and isinstance(video, VideoFrames)
-    assert memory.count == file.count == video.count == 40
+    assert isinstance(packed, PackedFrames) and packed.path.stat().st_size < file.path.stat().st_size / 2
+    assert memory.count == file.count == packed.count == video.count == 40
     expected = memory.take(rows)
     assert expected.shape == (5, 2, 16, 16, 3)
-    assert np.array_equal(file.take(rows), expected) and np.array_equal(video.take(rows), expected)
+    for frames in (file, packed, video):
+        assert np.array_equal(frames.take(rows), expected)
     assert abs(int(expected[0, 0].max()) - 255) < 12
     prefetcher = Prefetcher(file.take)
     prefetcher.request(rows)
@@ -260,16 +266,37 @@ def test_a_frame_file_is_decoded_once_and_made_anew_when_the_data_change(contrac
     assert load()[-1] == (80, 80)
 
 
-def test_a_frame_file_that_was_cut_off_is_refused(contract, on_disk, tmp_path):
+@pytest.mark.parametrize(("kind", "at_once"), [("file", "ends before sample 39"), ("png", "damaged at sample 39")])
+def test_a_frame_file_that_was_cut_off_is_refused(contract, on_disk, tmp_path, kind, at_once):
     dataset = EpisodeDataset(on_disk, contract)
-    arguments = (dataset, 40, contract, DataConfig(frames="file"))
+    arguments = (dataset, 40, contract, DataConfig(frames=kind))
     opened = open_frames(*arguments, size=16, cache_dir=tmp_path, memory_left=0)
     with opened.path.open("r+b") as file:
         file.truncate(1000)
-    with pytest.raises(FrameError, match="ends before sample 39"):
+    with pytest.raises(FrameError, match=at_once):
         opened.take(np.array([39]))
     with pytest.raises(FrameError, match="cut off or replaced"):
         open_frames(*arguments, size=16, cache_dir=tmp_path, memory_left=0)
+    shutil.rmtree(opened.path.parent)  # as told
+    assert open_frames(*arguments, size=16, cache_dir=tmp_path, memory_left=0).take(np.array([39])).any()
+
+
+def test_a_disk_that_fills_while_frames_are_packed_leaves_nothing_that_looks_whole(
+    contract, on_disk, tmp_path, monkeypatch
+):
+    dataset = EpisodeDataset(on_disk, contract)
+    arguments = (dataset, 40, contract, DataConfig(frames="png"))
+    limit = resource.getrlimit(resource.RLIMIT_FSIZE)
+    monkeypatch.setattr(frames_module, "_DISK_IS_FULL", (errno.EFBIG,))  # what a limit on files says
+    before = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limit[1]))
+    try:
+        with pytest.raises(RoomError, match="frames of 40 samples"):
+            open_frames(*arguments, size=16, cache_dir=tmp_path, memory_left=0)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limit)
+        signal.signal(signal.SIGXFSZ, before)
+    assert open_frames(*arguments, size=16, cache_dir=tmp_path, memory_left=0).take(np.array([39])).any()
 
 
 def test_processes_that_want_the_same_frame_file_decode_it_once(contract, on_disk, tmp_path):
