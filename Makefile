@@ -1,7 +1,7 @@
 # make demo           a learned policy moves the simulated JAKA arm over ROS 2 (about 3 minutes on a bare machine)
 # make demo-bimanual  two arms in the stand-in for RoboTwin, moved by its scripted expert over ROS 2
 # make test           linters, type checks and every test tier
-# make full-size      a policy on a Qwen3-VL-2B of random weights, trained, exported and run on the CPU (hours, 16 GiB)
+# make full-size      a policy on a Qwen3-VL-2B of random weights, trained, exported and run on the CPU (half an hour, 16 GiB)
 # They do all their own set-up: system libraries (apt, where permitted), .venv, Python packages.
 
 PYTHON ?= python3.11
