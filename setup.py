@@ -68,6 +68,8 @@ ROS = [
 ]
 # The console in the browser.
 CONSOLE = ["nicegui>=3.18,<4"]
+# Recordings for Rerun's viewer, 170 MB: not in "all". Before 0.23 columns and durations were written otherwise.
+VIEW = ["rerun-sdk>=0.23"]
 # playwright drives the Chromium that the system has; without one, the console's tests are skipped.
 TEST = ["playwright", "pytest", "pytest-timeout", "pytest-rerunfailures", "pytest-xdist", "hypothesis"]
 DEV = [*TEST, "ruff", "mypy", "import-linter", "types-PyYAML"]
@@ -121,6 +123,7 @@ setup(
         "robotwin": ROBOTWIN,
         "ray": RAY,
         "console": CONSOLE,
+        "view": VIEW,
         "test": TEST,
         "dev": DEV,
         "all": sorted({*ROS, *TRAIN, *LIBERO, *ROBOTWIN, *RAY, *CONSOLE, *DEV}),

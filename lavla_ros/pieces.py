@@ -34,7 +34,8 @@ _FIELDS: dict[str, tuple[str, ...]] = {
 }
 """Message type → its fields; the first is taken if none is said."""
 MESSAGE_TYPES = tuple(_FIELDS)
-_PLURAL = {"position": "positions", "velocity": "velocities", "effort": "efforts"}
+PLURAL = {"position": "positions", "velocity": "velocities", "effort": "efforts"}
+"""What the points of a JointTrajectory call these fields."""
 
 _CONVERSIONS: dict[str, tuple[str, float]] = {
     **{unit: (unit, 1.0) for unit in ("rad", "m", "fraction", "rad/s", "m/s", "N", "Nm", "1")},
@@ -351,11 +352,11 @@ def _numbers(piece: Piece, msg: Any) -> tuple[Sequence[str], NDArray[np.float64]
             if len(msg.points) != 1:  # a plan of several points is not what was executed
                 raise RefusedError("wrong_points", f"a trajectory of {len(msg.points)} points; expected 1")
             names = msg.joint_names
-            values = getattr(msg.points[0], field if field == "effort" else _PLURAL[field])
+            values = getattr(msg.points[0], field if field == "effort" else PLURAL[field])
         found = np.asarray(values, np.float64)
         if len(found) != len(names):
             raise RefusedError(
-                "wrong_size", f"{len(names)} names and {len(found)} {_PLURAL[field]} in one {_short(kind)}"
+                "wrong_size", f"{len(names)} names and {len(found)} {PLURAL[field]} in one {_short(kind)}"
             )
         return names, found
     if field == "data":

@@ -57,6 +57,7 @@ COMMANDS = {
     "latent encode": Command("latent", "encode", "Turn action chunks into codes with an action model."),
     "latent decode": Command("latent", "decode", "Turn codes back into action chunks."),
     "latent inspect": Command("latent", "inspect", "Show what the codes of a latent action model mean."),
+    "view": Command("view", "view", "Look at a recorded episode: a picture, Rerun, a layout for Foxglove."),
     "train": Command("train", "train", "Train a policy on a dataset.", parses=True),
     "export": Command("train", "export", "Write a policy with its adapters merged into its backbone, or them alone."),
     "eval": Command("evaluate", "evaluate", "Evaluate a policy in lock-step with a simulator."),

@@ -54,16 +54,23 @@ def joints_cdr(stamp_ns: int, values: dict[str, float]) -> bytes:
 
 
 def command_cdr(stamp_ns: int, values: dict[str, float], from_start_ns: int) -> bytes:
+    return trajectory_cdr(stamp_ns, [values], [from_start_ns])
+
+
+def trajectory_cdr(stamp_ns: int, values: Sequence[dict[str, float]], from_start_ns: Sequence[int]) -> bytes:
     types = jazzy().types
     kind = "trajectory_msgs/msg/JointTrajectory"
-    point = types["trajectory_msgs/msg/JointTrajectoryPoint"](
-        positions=np.array(list(values.values())),
-        velocities=np.empty(0),
-        accelerations=np.empty(0),
-        effort=np.empty(0),
-        time_from_start=types["builtin_interfaces/msg/Duration"](sec=0, nanosec=from_start_ns),
-    )
-    message = types[kind](header=_header(stamp_ns), joint_names=list(values), points=[point])
+    points = [
+        types["trajectory_msgs/msg/JointTrajectoryPoint"](
+            positions=np.array(list(row.values())),
+            velocities=np.empty(0),
+            accelerations=np.empty(0),
+            effort=np.empty(0),
+            time_from_start=types["builtin_interfaces/msg/Duration"](sec=after // 10**9, nanosec=after % 10**9),
+        )
+        for row, after in zip(values, from_start_ns, strict=True)
+    ]
+    message = types[kind](header=_header(stamp_ns), joint_names=list(values[0]), points=points)
     return bytes(jazzy().serialize_cdr(message, kind))
 
 
@@ -97,10 +104,12 @@ def make_bag(
     without: Sequence[str] = (),
     start_ns: int = T0,
     hands: Mapping[int, str] | None = None,
+    chunks: Mapping[int, str] | None = None,
 ) -> Path:
     """One episode at 10 Hz. ``tick_ms`` 0: commands per step (lock-step); else a servo tick (live arm).
 
-    ``hands``: step from which on somebody has the arm → who; None: nothing says it.
+    ``hands``: step from which on somebody has the arm → who; None: nothing says it. ``chunks``: step → topic on which a
+    chunk is sent then, of the values that joints have at its times.
 
     Commands equal ``joint_values`` at their effective time plus 1 in joint a.
     """
@@ -111,6 +120,7 @@ def make_bag(
         "/instruction": "std_msgs/msg/String",
     }
     topics |= {EXECUTOR_TOPIC: "std_msgs/msg/String"} if hands else {}
+    topics |= dict.fromkeys((chunks or {}).values(), "trajectory_msgs/msg/JointTrajectory")
     recorder = EpisodeRecorder(root, {t: k for t, k in topics.items() if t not in without}, min_free_bytes=0)
     path = recorder.start({"task": "pick_place", "seed": episode, **(metadata or {})}, stamp_ns=start_ns)
 
@@ -126,6 +136,10 @@ def make_bag(
         if hands and step in hands:
             said = ExecutorReport(state="tracking", commander=hands[step]).to_json()
             write(EXECUTOR_TOPIC, string_cdr(said), t + dt_ms * MS, step)
+        if chunks and step in chunks:
+            after_ms = [dt_ms * (h + 1) for h in range(contract.chunk_size)]
+            planned = [joint_values((step * dt_ms + ms) / 1000) for ms in after_ms]
+            write(chunks[step], trajectory_cdr(t, planned, [ms * MS for ms in after_ms]), t + 5 * MS, step)
         write(contract.state.topic, joints_cdr(t, joint_values(step * dt_ms / 1000)), t, step)
         for number, spec in enumerate(contract.cameras):
             pixels = picture(spec.width, episode, step, number)
