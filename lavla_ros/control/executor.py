@@ -344,7 +344,7 @@ class ChunkExecutor:
         self._led, self._engaged_ns, self._most_speed = False, None, self.config.move_speed_scale
         self._allow()
         self._drop_plan()
-        curve, slower = self._way_to(goal_rad)
+        curve, slower = self._way_to(goal_rad, self._motion_ns)
         self._plan = Plan(
             stamp_ns=now_ns,
             origin_ns=self._motion_ns,
@@ -443,10 +443,13 @@ class ChunkExecutor:
             )
         place_ns, skipped = self._next_place(now_ns)
         if place_ns != self._motion_ns:
-            self._on_curve = False
+            if self._plan is not None and self._plan.to:
+                self._plan.late_ns += place_ns - self._motion_ns
+            else:
+                self._on_curve = False
             self._limiter.forget()
         if (skipped if missed is None else missed) > self.config.bridged_ticks:
-            self._stop_with_the_arm()
+            self._stop_with_the_arm(place_ns)
         self._supervise(state, measured, now_ns)
         self._move(place_ns)
         self._motion_ns = place_ns + self._tick_ns
@@ -491,15 +494,22 @@ class ChunkExecutor:
             self._place_ns = now_ns
         return self._place_ns, skipped
 
-    def _stop_with_the_arm(self) -> None:
+    def _stop_with_the_arm(self, place_ns: int) -> None:
         """The cycles without a command have stopped the arm: go on from rest at the last command."""
         if not self.at_rest:
             self.counters["restarts_from_rest"] += 1
+        elif self._plan is not None and self._plan.to:
+            return  # it has not begun
         self._limiter.stop()
         if self._shield is not None:
             self._shield.rest()
         self._history.stop()
         self._on_curve = False
+        if self._plan is not None and self._plan.to and self._plan.curve is not None:
+            goal_rad, _, _ = self._plan.curve.sample(self._plan.curve.end_ns)
+            if not self._is_at(goal_rad):
+                self._plan.curve, _ = self._way_to(goal_rad, place_ns)
+                self._plan.late_ns, self._on_curve = 0, True
 
     def _supervise(self, state: ArmState, measured: list[float], now_ns: int) -> None:
         """Latch a fault if the arm is unfit, not ready, or not where it was commanded to be."""
@@ -712,17 +722,17 @@ class ChunkExecutor:
         if self._shield is not None and plan.curve is not None:
             self._shield.expect(plan.curve, self._motion_ns)
 
-    def _way_to(self, goal_rad: Sequence[float]) -> tuple[Curve, float]:
-        """The straight way to a goal, and how many times longer than within the joints' limits it takes."""
+    def _way_to(self, goal_rad: Sequence[float], start_ns: int) -> tuple[Curve, float]:
+        """The straight way to a goal from rest at a time; how many times longer it takes than the joints need."""
         slower = 1.0
         for _ in range(SLOWER_TRIES):
-            curve = straight(self._limiter.position, goal_rad, self._motion_ns, self._tick_ns, self._arrays, slower)
-            further = 1.0 if self._shield is None else self._shield.slower(curve, self._motion_ns)
+            curve = straight(self._limiter.position, goal_rad, start_ns, self._tick_ns, self._arrays, slower)
+            further = 1.0 if self._shield is None else self._shield.slower(curve, start_ns)
             if further <= 1.0:
                 break
             slower *= further
         if self._shield is not None:
-            self._shield.expect(curve, self._motion_ns)
+            self._shield.expect(curve, start_ns)
         return curve, slower
 
     def _is_at(self, goal_rad: Sequence[float]) -> bool:
@@ -768,7 +778,7 @@ class ChunkExecutor:
     def _move_on(self, plan: Plan, place_ns: int) -> None:
         """One tick of a move."""
         assert plan.curve is not None
-        if self._is_at(plan.curve.sample(plan.end_ns)[0]):
+        if self._is_at(plan.curve.sample(plan.curve.end_ns)[0]):
             self._refuse_until(self._last_now_ns)  # what was observed on the way
             self._enter_holding(f"arrived at {plan.to}")
         elif self._followed(plan, place_ns):
@@ -785,7 +795,7 @@ class ChunkExecutor:
         before, gripper = self._limiter.state, self._gripper
         self._follow(plan, place_ns)
         curve = plan.curve if self._on_curve else None
-        if self._shield.admits(self._limiter.state, curve, place_ns + self._tick_ns):
+        if self._shield.admits(self._limiter.state, curve, place_ns - plan.late_ns + self._tick_ns):
             return True
         self._limiter.take(before)
         self._gripper = gripper
@@ -805,6 +815,7 @@ class ChunkExecutor:
         if plan.curve is None:
             self._follow_increments(plan, place_ns)
             return
+        place_ns -= plan.late_ns
         next_ns = place_ns + self._tick_ns
         wanted = plan.curve.sample(next_ns)
         if self._on_curve and plan.curve.feasible(place_ns, next_ns) and self._limiter.keeps_speed(wanted):

@@ -31,6 +31,8 @@ class Plan:
     """Of a person's chunk."""
     to: str = ""
     """What a move leads to, in words; empty: the plan is a chunk's."""
+    late_ns: int = 0
+    """A move waits while cycles are missed: its curve is followed so much later than it was made for."""
 
     @property
     def end_ns(self) -> int:
