@@ -114,7 +114,7 @@ class ExecutorReport:
     since_ns: int = 0
     """Wall time of the newest change."""
     commander: str = ""
-    """Who has the arm: person, policy (who publishes action_chunk), or empty: neither."""
+    """Who has the arm: person, policy (who publishes action_chunk), move (to a pose, as asked), or empty: nobody."""
     slow: str = ""
     """Why the arm moves more slowly than its speed scale says, and what to do about it."""
 

@@ -7,13 +7,13 @@ A new arm is one :class:`Arm` in a module of its own; a contract names it as its
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass, fields, is_dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields, is_dataclass
 from typing import Any, Protocol
 
 import numpy as np
 
-from lavla_ros.config import ConfigError
+from lavla_ros.config import ConfigError, check
 from lavla_ros.control.chain import Chain
 from lavla_ros.control.scene import Capsule
 from lavla_ros.errors import UserError
@@ -218,6 +218,8 @@ class Arm:
     still be on. None: servo mode ends by itself with the process."""
     start_rad: tuple[float, ...] = ()
     """Where a dry run without an arm begins; empty: the middle of the limits."""
+    poses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Joint positions by name, rad, for moves (:mod:`lavla_ros.control.move`)."""
     topics: Callable[[Any], tuple[str, ...]] | None = None
     """ROS topics, by their full names, that the driver itself uses, given an instance of ``options``: nothing of ours
     may publish them. None: none."""
@@ -239,6 +241,17 @@ class Arm:
             object.__setattr__(self, "start_rad", middle)
         if len(self.start_rad) != joints or not self.limits.contains(np.array(self.start_rad)):
             raise ConfigError(f"start_rad of an arm is {self.start_rad}; expected {joints} positions within its limits")
+        check_poses(self.poses, self.joint_names, self.limits, "poses")
+
+
+def check_poses(
+    poses: Mapping[str, tuple[float, ...]], joint_names: Sequence[str], limits: JointLimits, where: str
+) -> None:
+    """Raises ConfigError for a pose that the arm does not have."""
+    for name, pose in poses.items():
+        check(len(pose) == len(joint_names), f"{where}.{name}", pose, f"one value for each of {list(joint_names)}")
+        bounds = f"positions within {limits.lower_rad} and {limits.upper_rad}"
+        check(limits.contains(np.array(pose)), f"{where}.{name}", pose, bounds)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -101,6 +101,8 @@ class ArmFile:
     limits: LimitFigures = field(default_factory=LimitFigures)
     start_rad: tuple[float, ...] = ()
     """Where a dry run begins; empty: the middle of the limits."""
+    poses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Joint positions by name, rad: what the arm can be told to go to."""
     servo_period_s: float = setting(0.008, low=0.001, high=0.1, unit="s")
     """Time from one command to the next."""
     driver: str
@@ -168,6 +170,7 @@ def _arm(file: ArmFile, path: Path) -> Arm:
         leave_servo=kind.leave_servo,
         topics=kind.topics,
         start_rad=file.start_rad,
+        poses=file.poses,
     )
     return arm
 

@@ -87,6 +87,12 @@ class ExecutorOptions:
         high=60.0,
         unit="s",
     )
+    move_speed_scale: float = setting(
+        0.25,
+        "Factor on the joint velocity limits of a move to a pose, unless speed_scale is smaller.",
+        low=0.01,
+        high=1.0,
+    )
     max_step_rad: float = setting(
         0.6,
         "A chunk in which a joint moves further in one step is refused.",

@@ -15,6 +15,9 @@ Hands. A person's chunks come before a policy's: from the first one on the polic
 they hold, until :meth:`hand_back`, and then those that were observed before it. What the policy was following ends with
 the person's chunk, or at rest if that one is refused. A change of hands is a chunk like any other: limits hold.
 
+Moves. :meth:`move_to` brings an arm that rests and that nobody commands to a pose. Until it is there a policy's chunks
+are refused; a person's take the arm from a move as from a policy.
+
 Missed ticks. The arm stands where it was told to be last when some cycles bring nothing. A single one is
 bridged (``bridged_ticks``); after more the motion restarts from rest at the last command, in every state.
 
@@ -29,8 +32,9 @@ where the arm is not where it was commanded to be. Then only leaving servo mode 
 from __future__ import annotations
 
 import logging
+import math
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -40,9 +44,10 @@ from lavla_ros.control.actions import ActionDecoder, ChunkRejected, PreparedChun
 from lavla_ros.control.arm import ArmState
 from lavla_ros.control.blending import Prediction, soft_mask, temporal_ensemble
 from lavla_ros.control.config import ExecutorConfig
-from lavla_ros.control.curve import LimitArrays, build_curve
+from lavla_ros.control.curve import Curve, LimitArrays, build_curve
 from lavla_ros.control.health import HealthMonitor
 from lavla_ros.control.limiter import Limiter
+from lavla_ros.control.move import ARRIVED_RAD, straight
 from lavla_ros.control.plan import History, Plan
 from lavla_ros.control.shield import Clearances, Shield
 from lavla_ros.control.types import Command, ExecutorState, SubmitResult
@@ -176,10 +181,12 @@ class ChunkExecutor:
 
     @property
     def commander(self) -> str:
-        """Who has the arm: "person" from a person's chunk until :meth:`hand_back`; "policy" while a chunk of another
-        source is followed; else "".
+        """Who has the arm: "person" from a person's chunk until :meth:`hand_back`; "move" on the way of a move;
+        "policy" while a chunk of another source is followed; else "".
         """
-        return "person" if self._person else "policy" if self._state is ExecutorState.TRACKING else ""
+        if self._person or self._plan is None:
+            return "person" if self._person else ""
+        return "move" if self._plan.to else "policy"
 
     @property
     def since_ns(self) -> int:
@@ -282,7 +289,7 @@ class ChunkExecutor:
         if self._fault is not None:
             raise ExecutorError(f"resume: a fault is latched: {self._fault}; acknowledge it first")
         if self._state is not ExecutorState.IDLE and self._held is not None:
-            self._check_resumable(now_ns)
+            self._check_movable("resume", now_ns)
             self._refuse_until(now_ns)
             self._health.reset()
             self._hold_reason, self._since_ns = "resumed", now_ns
@@ -300,6 +307,60 @@ class ChunkExecutor:
         self._refuse_until(now_ns)
         self.counters["handed_back"] += 1
         return "handed back; waiting for a chunk of the policy"
+
+    def move_to(self, goal_rad: Sequence[float], now_ns: int, *, to: str) -> str:
+        """Bring the arm to rest at joint positions (dof,), rad, on the straight way of the joints; then it holds.
+
+        ``to``: what that pose is, in words. Returns what is done, in words. Raises ExecutorError for a pose that is not
+        finite or outside the limits, and where :meth:`resume` would raise, the arm is held, or somebody commands it.
+        """
+        what, limits = f"move to {to}", self.config.limits
+        if len(goal_rad) != len(self.config.joint_names):
+            raise ExecutorError(f"{what}: {len(goal_rad)} values for the joints {list(self.config.joint_names)}")
+        for name, p, low, high in zip(
+            self.config.joint_names, goal_rad, limits.lower_rad, limits.upper_rad, strict=True
+        ):
+            if not math.isfinite(p) or not low <= p <= high:
+                raise ExecutorError(f"{what}: {name} would be at {p} rad; expected {low} to {high}")
+        if self._fault is not None:
+            raise ExecutorError(f"{what}: a fault is latched: {self._fault}; acknowledge it first")
+        if self._state is ExecutorState.IDLE:
+            raise ExecutorError(f"{what}: the executor is not active; activate it first")
+        if self._held is not None:
+            raise ExecutorError(f"{what}: held: {self._held}; resume first")
+        if self._person:
+            raise ExecutorError(f"{what}: a person has the arm; executor/hand_back gives it back")
+        if self._plan is not None:
+            raise ExecutorError(
+                f"{what}: the arm is on its way to {self._plan.to}; ask again when it is there"
+                if self._plan.to
+                else f"{what}: a policy commands the arm; stop it first"
+            )
+        self._check_movable(what, now_ns)
+        if self._is_at(goal_rad):
+            self._hold_reason = f"arrived at {to}"
+            return f"the arm is at {to} already"
+        self.counters["moves"] += 1
+        self._led, self._engaged_ns, self._most_speed = False, None, self.config.move_speed_scale
+        self._allow()
+        self._drop_plan()
+        curve, slower = self._way_to(goal_rad, self._motion_ns)
+        self._plan = Plan(
+            stamp_ns=now_ns,
+            origin_ns=self._motion_ns,
+            dt_ns=curve.end_ns - self._motion_ns,
+            horizon=1,
+            curve=curve,
+            increments_HJ=None,
+            gripper_H=None,
+            next_step=1,
+            to=to,
+        )
+        self._on_curve = True
+        self._enter(ExecutorState.TRACKING, now_ns)
+        return f"moving to {to}, which takes {self._plan.dt_ns * 1e-9:.1f} s" + (
+            f", {slower:.1f} times longer than the joints need, as the tool would be too fast" if slower > 1.0 else ""
+        )
 
     def fault(self, reason: str) -> None:
         """Latch a fault; the first cause stays. Without effect while IDLE."""
@@ -382,15 +443,18 @@ class ChunkExecutor:
             )
         place_ns, skipped = self._next_place(now_ns)
         if place_ns != self._motion_ns:
-            self._on_curve = False
+            if self._plan is not None and self._plan.to:
+                self._plan.late_ns += place_ns - self._motion_ns
+            else:
+                self._on_curve = False
             self._limiter.forget()
         if (skipped if missed is None else missed) > self.config.bridged_ticks:
-            self._stop_with_the_arm()
+            self._stop_with_the_arm(place_ns)
         self._supervise(state, measured, now_ns)
         self._move(place_ns)
         self._motion_ns = place_ns + self._tick_ns
         self._history.add(self._motion_ns, self._limiter.position, self._limiter.velocity)
-        tracking = self._plan if self._state is ExecutorState.TRACKING else None
+        plan = self._plan
         return Command(
             stamp_ns=place_ns,
             position_rad=np.array(self._limiter.position),
@@ -398,7 +462,7 @@ class ChunkExecutor:
             gripper=self._gripper,
             state=self._state,
             fault=self._fault,
-            chunk_stamp_ns=tracking.stamp_ns if tracking is not None else None,
+            chunk_stamp_ns=None if plan is None or plan.to else plan.stamp_ns,
         )
 
     def brake(self) -> FloatArray:
@@ -430,15 +494,22 @@ class ChunkExecutor:
             self._place_ns = now_ns
         return self._place_ns, skipped
 
-    def _stop_with_the_arm(self) -> None:
+    def _stop_with_the_arm(self, place_ns: int) -> None:
         """The cycles without a command have stopped the arm: go on from rest at the last command."""
         if not self.at_rest:
             self.counters["restarts_from_rest"] += 1
+        elif self._plan is not None and self._plan.to:
+            return  # it has not begun
         self._limiter.stop()
         if self._shield is not None:
             self._shield.rest()
         self._history.stop()
         self._on_curve = False
+        if self._plan is not None and self._plan.to and self._plan.curve is not None:
+            goal_rad, _, _ = self._plan.curve.sample(self._plan.curve.end_ns)
+            if not self._is_at(goal_rad):
+                self._plan.curve, _ = self._way_to(goal_rad, place_ns)
+                self._plan.late_ns, self._on_curve = 0, True
 
     def _supervise(self, state: ArmState, measured: list[float], now_ns: int) -> None:
         """Latch a fault if the arm is unfit, not ready, or not where it was commanded to be."""
@@ -460,16 +531,17 @@ class ChunkExecutor:
             if not low - OUTSIDE_TOLERANCE_RAD <= p <= high + OUTSIDE_TOLERANCE_RAD:
                 raise ExecutorError(f"{what}: {name} is at {p:.4f} rad, outside {low} to {high}; jog it back first")
 
-    def _check_resumable(self, now_ns: int) -> None:
+    def _check_movable(self, what: str, now_ns: int) -> None:
+        """Raises ExecutorError unless the arm rests, fit to move, where it was commanded to be."""
         if not self.at_rest:
-            raise StillMovingError("resume: the command is still ramping to rest; ask again")
+            raise StillMovingError(f"{what}: the command is still ramping to rest; ask again")
         if self._cause is not None or not self._recent(now_ns):
-            raise ExecutorError(f"resume: {self._cause or 'no recent tick: the state of the arm is not known'}")
-        self._check_inside("resume", self._measured)
+            raise ExecutorError(f"{what}: {self._cause or 'no recent tick: the state of the arm is not known'}")
+        self._check_inside(what, self._measured)
         for name, p, c in zip(self.config.joint_names, self._measured, self._limiter.position, strict=True):
             if not abs(p - c) <= self.config.resume_error_rad:
                 raise NotAtCommandError(
-                    f"resume: {name} is at {p:.4f} rad, {abs(p - c):.4f} rad from its command; allowed "
+                    f"{what}: {name} is at {p:.4f} rad, {abs(p - c):.4f} rad from its command; allowed "
                     f"{self.config.resume_error_rad} rad: leave servo mode and start again from where the arm is"
                 )
 
@@ -510,6 +582,8 @@ class ChunkExecutor:
     def _check_hands(self, stamp_ns: int, now_ns: int, person: bool) -> None:
         if not person and self._person:
             raise ChunkRejected("rejected_person", "a person has the arm; executor/hand_back gives it back")
+        if not person and self._plan is not None and self._plan.to:
+            raise ChunkRejected("rejected_move", f"the arm is on its way to {self._plan.to}")
         fresh = -self.config.max_future_s * 1e9 <= now_ns - stamp_ns <= self.config.max_chunk_age_s * 1e9
         late = self._handed_back_ns is not None and stamp_ns <= self._handed_back_ns
         if person and not self._person and self._state is not ExecutorState.IDLE and fresh and not late:
@@ -648,6 +722,24 @@ class ChunkExecutor:
         if self._shield is not None and plan.curve is not None:
             self._shield.expect(plan.curve, self._motion_ns)
 
+    def _way_to(self, goal_rad: Sequence[float], start_ns: int) -> tuple[Curve, float]:
+        """The straight way to a goal from rest at a time; how many times longer it takes than the joints need."""
+        slower = 1.0
+        for _ in range(SLOWER_TRIES):
+            curve = straight(self._limiter.position, goal_rad, start_ns, self._tick_ns, self._arrays, slower)
+            further = 1.0 if self._shield is None else self._shield.slower(curve, start_ns)
+            if further <= 1.0:
+                break
+            slower *= further
+        if self._shield is not None:
+            self._shield.expect(curve, start_ns)
+        return curve, slower
+
+    def _is_at(self, goal_rad: Sequence[float]) -> bool:
+        return self.at_rest and all(
+            abs(p - goal) <= ARRIVED_RAD for p, goal in zip(self._limiter.position, goal_rad, strict=True)
+        )
+
     def _blend(self, newest: Prediction, due: int) -> FloatArray:
         """Points (H, J) to follow, and what is remembered for the next chunk."""
         config = self.config
@@ -666,6 +758,9 @@ class ChunkExecutor:
         if self._state is ExecutorState.TRACKING:
             plan = self._plan
             assert plan is not None
+            if plan.to:
+                self._move_on(plan, place_ns)
+                return
             silent_s = (self._last_now_ns - self._accepted_ns) * 1e-9
             if 0.0 < self.config.chunk_timeout_s < silent_s:
                 self.counters["chunk_timeouts"] += 1
@@ -680,6 +775,16 @@ class ChunkExecutor:
                 return
         self._brake()
 
+    def _move_on(self, plan: Plan, place_ns: int) -> None:
+        """One tick of a move."""
+        assert plan.curve is not None
+        if self._is_at(plan.curve.sample(plan.curve.end_ns)[0]):
+            self._refuse_until(self._last_now_ns)  # what was observed on the way
+            self._enter_holding(f"arrived at {plan.to}")
+        elif self._followed(plan, place_ns):
+            return
+        self._brake()
+
     def _followed(self, plan: Plan, place_ns: int) -> bool:
         """Whether the plan was followed by one tick; else it leads too close to something, and is dropped."""
         if self.config.engage_ramp_s > 0.0:
@@ -690,7 +795,7 @@ class ChunkExecutor:
         before, gripper = self._limiter.state, self._gripper
         self._follow(plan, place_ns)
         curve = plan.curve if self._on_curve else None
-        if self._shield.admits(self._limiter.state, curve, place_ns + self._tick_ns):
+        if self._shield.admits(self._limiter.state, curve, place_ns - plan.late_ns + self._tick_ns):
             return True
         self._limiter.take(before)
         self._gripper = gripper
@@ -710,6 +815,7 @@ class ChunkExecutor:
         if plan.curve is None:
             self._follow_increments(plan, place_ns)
             return
+        place_ns -= plan.late_ns
         next_ns = place_ns + self._tick_ns
         wanted = plan.curve.sample(next_ns)
         if self._on_curve and plan.curve.feasible(place_ns, next_ns) and self._limiter.keeps_speed(wanted):

@@ -12,7 +12,7 @@ from lavla_ros.control.curve import Curve
 
 @dataclass(slots=True, kw_only=True)
 class Plan:
-    """One accepted chunk, ready for execution. Step k covers [origin + k·dt, origin + (k+1)·dt)."""
+    """One accepted chunk, or a move, ready for execution. Step k covers [origin + k·dt, origin + (k+1)·dt)."""
 
     stamp_ns: int
     origin_ns: int
@@ -29,6 +29,10 @@ class Plan:
     """First step that is not begun (delta chunks)."""
     person: bool = False
     """Of a person's chunk."""
+    to: str = ""
+    """What a move leads to, in words; empty: the plan is a chunk's."""
+    late_ns: int = 0
+    """A move waits while cycles are missed: its curve is followed so much later than it was made for."""
 
     @property
     def end_ns(self) -> int:

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from lavla_ros.config import ConfigError, check, check_settings, from_plain, read_plain, setting, to_plain
 from lavla_ros.contract import Contract, ContractError, load_contract
-from lavla_ros.control.arm import Arm, ArmDriver
+from lavla_ros.control.arm import Arm, ArmDriver, check_poses
 from lavla_ros.control.arms import arm_of
 from lavla_ros.control.config import ExecutorConfig, ExecutorOptions, LimitOptions
 from lavla_ros.control.loopback import loopback
@@ -38,6 +38,8 @@ class ServoConfig:
         "What the arm must not touch: a scene that is shipped (config/scenes), or a YAML file. empty: its own parts "
         "alone are kept apart. Without one only the joints are limited.",
     )
+    poses: Mapping[str, tuple[float, ...]] = field(default_factory=dict)
+    """Joint positions by name, rad, in the order of the arm's joints; they come before those of the arm's file."""
     ring_dir: str = ""
     """Folder of the ring files; set by the ROS side."""
     activate: bool = True
@@ -108,6 +110,11 @@ class ServoConfig:
         arm = arm_of(contract)
         options = {f.name: getattr(self.executor, f.name) for f in fields(self.executor)}
         return ExecutorConfig.from_contract(contract, arm, self.limits.applied(arm.limits), **options)
+
+    def named_poses(self, executor: ExecutorConfig, contract: Contract) -> dict[str, tuple[float, ...]]:
+        """The arm's and the cell's. Raises ConfigError for one of the cell's that is not within the limits."""
+        check_poses(self.poses, executor.joint_names, executor.limits, _WHERE + "poses")
+        return {**arm_of(contract).poses, **self.poses}
 
     def clearance(self, contract: Contract) -> Clearance | None:
         """Distances of the contract's arm in the scene, or None without a scene. Raises ConfigError."""

@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections import deque
+from collections.abc import Sequence
 from contextlib import AbstractContextManager
 from dataclasses import replace
 from pathlib import Path
@@ -212,14 +213,18 @@ class ServoLink:
 
     def set_speed_scale(self, scale: float) -> bool:
         """Factor on the velocity limits, 0.01 to 1."""
-        return self.request("speed_scale", scale)
+        return self.request("speed_scale", [scale])
 
-    def request(self, name: str, value: float = 0.0, *, text: str = "", timeout_s: float = 5.0) -> bool:
+    def move_to(self, goal_rad: Sequence[float], to: str, timeout_s: float = 5.0) -> bool:
+        """Bring the arm to joint positions (dof,), which are called ``to``, once it rests. True: it is on its way."""
+        return self._when_at_rest("move_to", timeout_s, goal_rad, to)
+
+    def request(self, name: str, values: Sequence[float] = (), *, text: str = "", timeout_s: float = 5.0) -> bool:
         """Send a request and wait for the answer, heart beating. False where refused or unanswered."""
         with self._lock:
             self._requests += 1
             request_id = self._requests
-            self._need_rings()["requests"].write(encode_request(request_id, name, value, text))
+            self._need_rings()["requests"].write(encode_request(request_id, name, values, text))
             self._waiting.add(request_id)
         until = time.monotonic() + timeout_s
         try:
@@ -241,10 +246,10 @@ class ServoLink:
                 self._waiting.discard(request_id)
                 self._answers.pop(request_id, None)
 
-    def _when_at_rest(self, name: str, timeout_s: float) -> bool:
+    def _when_at_rest(self, name: str, timeout_s: float, values: Sequence[float] = (), text: str = "") -> bool:
         """Ask until the answer is another than that the command is still ramping to rest."""
         until = time.monotonic() + timeout_s
-        while not self.request(name, timeout_s=timeout_s):
+        while not self.request(name, values, text=text, timeout_s=timeout_s):
             if not self.answer.retry or time.monotonic() > until:
                 return False
             time.sleep(0.05)

@@ -136,7 +136,7 @@ class ServoLoop:
 
     def _move_gripper(self, command: Command, state: ArmState) -> None:
         """Only a chunk moves the gripper: what a stop let go of is not gripped again by itself."""
-        if command.state is not ExecutorState.TRACKING:
+        if command.chunk_stamp_ns is None:
             return
         again = command.gripper == self._gripper_sent
         as_reported = (state.gripper >= 0.5) == (command.gripper >= 0.5)
@@ -153,12 +153,12 @@ class ServoLoop:
             if payload is None:
                 break
             try:
-                request_id, name, value, text = decode_request(payload)
+                request_id, name, values, text = decode_request(payload)
             except WireError as error:
                 self._counts["requests_malformed"] += 1
                 _log.error("%s", error)
                 continue
-            self._answers.append((request_id, self._carry_out(name, value, text)))
+            self._answers.append((request_id, self._carry_out(name, values, text)))
         beat = False
         for _ in range(self._rings["heartbeat"].slots):
             if self._rings["heartbeat"].read() is None:
@@ -205,7 +205,7 @@ class ServoLoop:
 
     # What a person (or the node) asks for. Each request does one thing.
 
-    def _carry_out(self, name: str, value: float, text: str) -> Answer:
+    def _carry_out(self, name: str, values: list[float], text: str) -> Answer:
         """One request of the ROS side."""
         try:
             if name == "hold":
@@ -213,7 +213,7 @@ class ServoLoop:
             elif name == "fault":
                 self._executor.fault(text)
             elif name == "speed_scale":
-                self._executor.set_speed_scale(value)
+                self._executor.set_speed_scale(*values)
             elif name == "activate":
                 self._activate()
             elif name == "deactivate":
@@ -226,6 +226,8 @@ class ServoLoop:
                 self._prepare_arm("enabling", self._driver.enable)
             elif name == "resume":
                 return Answer(True, self._resume())
+            elif name == "move_to":
+                return Answer(True, self._move_to(values, text))
             elif name == "hand_back":
                 return Answer(True, self._executor.hand_back(time.time_ns()))
             else:
@@ -325,8 +327,7 @@ class ServoLoop:
             if executor.state is not ExecutorState.IDLE:
                 executor.resume(time.time_ns())
         except NotAtCommandError as apart:
-            if time.monotonic_ns() - self._moved_ns < SETTLED_NS:
-                raise StillMovingError(f"{RAMPING} ({apart})") from None
+            self._let_settle(apart)
             _log.warning("%s", apart)
             self._held = executor.held
             self._leave_servo()
@@ -335,6 +336,21 @@ class ServoLoop:
             executor.resume(time.time_ns())  # of a hold that was asked for meanwhile
             where = "where the arm is, in servo mode anew"
         return f"resumed {where}; waiting for a chunk"
+
+    def _move_to(self, goal_rad: list[float], to: str) -> str:
+        executor = self._executor
+        if executor.state is ExecutorState.IDLE:
+            raise ExecutorError(f"the arm takes no commands: waiting for {self._waiting_for(self._driver.read())}")
+        try:
+            return executor.move_to(goal_rad, time.time_ns(), to=to)
+        except NotAtCommandError as apart:
+            self._let_settle(apart)
+            raise
+
+    def _let_settle(self, apart: NotAtCommandError) -> None:
+        """Raises StillMovingError while the arm may still be on the way to a command that has just come to rest."""
+        if time.monotonic_ns() - self._moved_ns < SETTLED_NS:
+            raise StillMovingError(f"{RAMPING} ({apart})") from None
 
     @contextlib.contextmanager
     def _pause(self, what: str) -> Iterator[None]:

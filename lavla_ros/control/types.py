@@ -15,7 +15,7 @@ class ExecutorState(IntEnum):
     IDLE = 0
     """Not activated: nothing may be sent."""
     TRACKING = 1
-    """Following an action chunk."""
+    """Following an action chunk, or on the way of a move."""
     HOLDING = 2
     """No chunk to follow: ramping to rest, then keeping still."""
     FAULT = 3
@@ -37,7 +37,7 @@ class Command:
     fault: str | None
     """Cause of the latched fault; None unless ``state`` is FAULT."""
     chunk_stamp_ns: int | None
-    """Stamp of the chunk being followed; None unless ``state`` is TRACKING."""
+    """Stamp of the chunk being followed; None unless ``state`` is TRACKING, and while that is a move."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,15 +181,15 @@ def is_persons(payload: bytes) -> bool:
     return bool(payload[:1] and payload[0] & _PERSON)
 
 
-def encode_request(request_id: int, name: str, value: float = 0.0, text: str = "") -> bytes:
-    return json.dumps({"id": request_id, "name": cut(name), "value": value, "text": cut(text)}).encode()
+def encode_request(request_id: int, name: str, values: Sequence[float] = (), text: str = "") -> bytes:
+    return json.dumps({"id": request_id, "name": cut(name), "values": list(values), "text": cut(text)}).encode()
 
 
-def decode_request(payload: bytes) -> tuple[int, str, float, str]:
-    """Identity, name, value and text. Raises WireError."""
+def decode_request(payload: bytes) -> tuple[int, str, list[float], str]:
+    """Identity, name, values and text. Raises WireError."""
     try:
         data = json.loads(payload)
-        return int(data["id"]), str(data["name"]), float(data["value"]), str(data["text"])
+        return int(data["id"]), str(data["name"]), [float(value) for value in data["values"]], str(data["text"])
     except (ValueError, TypeError, KeyError, OverflowError) as error:
         raise WireError(f"not a request: {error}") from None
 

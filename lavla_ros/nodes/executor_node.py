@@ -3,7 +3,7 @@
 The servo loop itself runs in a process of its own (``lavla_ros.control.servo_process``). This node starts
 it, hands chunks over in joint space, and beats its heart from the ROS loop: when that stalls or dies, the servo
 process brings the arm to rest by itself. When the servo process freezes or dies, this node says so, ends it, and
-leaves servo mode in its place. What a person decides is one service each.
+leaves servo mode in its place. What a person decides is one service each (``lavla_ros.ros.executor_services``).
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ from typing import Any
 from rcl_interfaces.msg import SetParametersResult
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
-from std_srvs.srv import Trigger
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
@@ -29,6 +28,7 @@ from lavla_ros.episode import ExecutorReport
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
 from lavla_ros.ros.arbitration import ChunkGate, conflict_of, rivals_of
 from lavla_ros.ros.diagnostics import Report
+from lavla_ros.ros.executor_services import ExecutorServices
 from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
 from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_QOS, STATE_QOS, MessageError
 from lavla_ros.ros.process import run_node
@@ -37,14 +37,6 @@ from lavla_ros.ros.tick_messages import Statistics, TickMessages, announcement, 
 HEARTBEAT_S = 0.05
 SILENT_S, FROZEN_S = 0.1, 1.0
 """A servo process that has not ticked for so long is reported; for longer, it is ended."""
-SERVICES = {
-    "hold": topics.EXECUTOR_HOLD,
-    "acknowledge": topics.EXECUTOR_ACKNOWLEDGE,
-    "power_on": topics.EXECUTOR_POWER_ON,
-    "enable": topics.EXECUTOR_ENABLE,
-    "resume": topics.EXECUTOR_RESUME,
-    "hand_back": topics.EXECUTOR_HAND_BACK,
-}
 
 
 class ExecutorNode(LavlaNode):
@@ -68,6 +60,7 @@ class ExecutorNode(LavlaNode):
         config = self.parameters.servo_config()
         contract = config.load_contract()
         executor = config.executor_config(contract)
+        poses = config.named_poses(executor, contract)
         self._tick_ns = executor.tick_ns
         self._messages = TickMessages(contract, executor.joint_names, executor.tick_ns)
         for topic in (contract.state.topic, contract.action.topic):
@@ -99,8 +92,7 @@ class ExecutorNode(LavlaNode):
         made.timer(HEARTBEAT_S, self._beat)
         for gate in self._gates:
             made.subscription(JointTrajectory, gate.topic, partial(self._on_chunk, gate), CHUNK_QOS, raw=True)
-        for verb, name in SERVICES.items():
-            made.service(Trigger, name, self._serve(verb))
+        self._asked = ExecutorServices(made, link, partial(conflict_of, self._gates), executor.joint_names, poses)
 
     def start(self) -> None:
         assert self._link is not None
@@ -110,7 +102,7 @@ class ExecutorNode(LavlaNode):
         if conflict := conflict_of(self._gates):
             raise ServoLinkError(conflict)
         if not self._link.activate():
-            raise ServoLinkError(f"servo mode was refused: {self._named(self._link.reason)}")
+            raise ServoLinkError(f"servo mode was refused: {self._asked.named(self._link.reason)}")
 
     def stop(self) -> None:
         """The arm ramps to rest and leaves servo mode."""
@@ -203,27 +195,6 @@ class ExecutorNode(LavlaNode):
                 self.get_logger().error(f"fault: {said.fault}; when it is safe, call {self._acknowledge}")
             self._announced = said
             self._announcements.publish(String(data=said.to_json()))
-
-    # What a person asks for.
-
-    def _serve(self, name: str) -> Any:
-        def answer(_: Any, response: Any) -> Any:
-            link = self._link
-            conflict = conflict_of(self._gates) if name == "resume" else None
-            if link is None or not link.alive:
-                response.success, response.message = False, "the servo process is not running; see /diagnostics"
-            elif conflict is not None:
-                response.success, response.message = False, conflict
-            else:
-                response.success = bool(getattr(link, name)())
-                response.message = self._named(link.reason)
-            return response
-
-        return answer
-
-    def _named(self, text: str) -> str:
-        """The servo process knows the services by their names without a namespace."""
-        return text.replace("/executor/", f"{self.get_namespace().rstrip('/')}/executor/")
 
     def _on_parameters(self, changes: list[Any]) -> SetParametersResult:
         """Those that may be set while the node runs take effect at once."""

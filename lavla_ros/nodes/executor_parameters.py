@@ -95,7 +95,7 @@ def _own(data: Mapping[str, Any], servo: Mapping[str, Any]) -> Mapping[str, Any]
     files = {"contract": data.get("contract", servo["contract"]), "loopback": data.get("loopback", servo["loopback"])}
     if _options(files) is _options(servo):
         return data
-    return {key: value for key, value in data.items() if key not in ("arm", "limits", "scene")}
+    return {key: value for key, value in data.items() if key not in ("arm", "limits", "scene", "poses")}
 
 
 @cache

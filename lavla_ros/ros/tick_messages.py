@@ -121,7 +121,7 @@ def announcement(snapshot: ServoSnapshot | None, fault: str | None = None, slow:
         waiting_for=snapshot.waiting_for,
         since_ns=snapshot.since_ns,
         commander=snapshot.commander,
-        slow="" if snapshot.commander == "person" else slow,
+        slow=slow if snapshot.commander in ("", "policy") else "",
     )
 
 

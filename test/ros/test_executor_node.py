@@ -19,7 +19,7 @@ import numpy as np
 import pytest
 from lifecycle_msgs.msg import Transition
 from lifecycle_msgs.srv import ChangeState
-from rcl_interfaces.srv import SetParameters
+from rcl_interfaces.srv import SetParameters, SetParametersAtomically
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from ros_harness import World, fails_to_start, running, wait_until
@@ -28,6 +28,7 @@ from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from lavla_ros.contract import ActionChunk, load_contract
+from lavla_ros.jaka.arm import MINICOBO
 from lavla_ros.ros.lifecycle import stamp_to_ns
 from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_INPUT_QOS, STATE_QOS, chunk_to_trajectory
 from sim_bridges.jaka_controller.emulator import emulator_command
@@ -350,3 +351,53 @@ def set_parameter(world: World, name: str, value: float) -> bool:
 def _servo_process_of(pid: int) -> int:
     children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
     return next(int(child) for child in children if b"servo_process" in Path(f"/proc/{child}/cmdline").read_bytes())
+
+
+def move_to(world: World, **asked: float | str) -> tuple[bool, str]:
+    """What /executor/move_to answers."""
+    client = world.node.create_client(SetParametersAtomically, "/executor/move_to")
+    assert client.wait_for_service(15.0)
+    parameters = [Parameter(name, value=value).to_parameter_msg() for name, value in asked.items()]
+    future = client.call_async(SetParametersAtomically.Request(parameters=parameters))
+    result = wait_until(lambda: future.done() and future.result(), "an answer").result
+    world.node.destroy_client(client)
+    return result.successful, result.reason
+
+
+def test_goes_to_a_pose_that_is_asked_for_and_home_again(
+    world: World, tmp_path: Path, controller: dict[str, Any]
+) -> None:
+    arm = Arm(world)
+    with running(MODULE, "executor", tmp_path, **controller):
+        wait_until(lambda: arm.state == "holding", "holding after activation")
+        joints = {name: p for name, p in arm.position().items() if name != "gripper"}
+        goal = joints | {"joint_1": joints["joint_1"] + 0.5, "joint_6": joints["joint_6"] - 0.3}
+        done, text = move_to(world, **dict(reversed(goal.items())))
+        assert done and "takes" in text, text
+        wait_until(lambda: arm.said("commander") == "move", "the move")
+        assert arm.state == "tracking"
+        done, text = move_to(world, **joints)
+        assert not done and "on its way" in text
+        arm.send(0.2)
+        wait_until(lambda: arm.said("reason") == "arrived at the pose that was asked for", "arriving")
+        wait_until(lambda: all(abs(arm.position()[n] - p) < 1e-3 for n, p in goal.items()), "being there")
+        assert arm.state == "holding" and arm.said("commander") == "", "the chunk was refused"
+
+        for asked, why in [
+            (goal | {"joint_3": 2.5}, "joint_3 would be at 2.5 rad; expected -2.18 to 2.18"),
+            (goal | {"joint_3": float("nan")}, "joint_3 would be at nan rad"),
+            ({"joint_1": 0.0}, "expected each of"),
+            ({"pose": "kitchen"}, "there is no pose 'kitchen'; there are ['home']"),
+        ]:
+            done, text = move_to(world, **asked)
+            assert not done and why in text, text
+        answer = world.call("/executor/home")
+        assert answer.success and "moving to home" in answer.message
+        wait_until(lambda: arm.said("reason") == "arrived at home", "home", timeout_s=30.0)
+        home = dict(zip([f"joint_{i}" for i in range(1, 7)], MINICOBO.poses["home"], strict=True))
+        wait_until(lambda: all(abs(arm.position()[n] - p) < 1e-3 for n, p in home.items()), "being at home")
+        assert move_to(world, pose="home") == (True, "the arm is at home already")
+
+        assert change(world, Transition.TRANSITION_DEACTIVATE)
+        answer = world.call("/executor/home")
+        assert not answer.success and "waiting for activate" in answer.message

@@ -17,6 +17,7 @@ from rclpy.node import Node
 from rclpy.parameter import Parameter
 from std_srvs.srv import Trigger
 
+from lavla_ros import topics
 from lavla_ros.config import ConfigError
 from lavla_ros.control.config import ExecutorOptions
 from lavla_ros.control.servo_config import ServoConfig
@@ -25,7 +26,9 @@ from lavla_ros.nodes.executor_node import ExecutorNode
 from lavla_ros.nodes.executor_parameters import ExecutorParameters
 from lavla_ros.resources import config_path
 from lavla_ros.ros.arbitration import DISCOVERY_S, NAMELESS, UNNAMED, CommandSources, rivals_of
+from lavla_ros.ros.executor_services import ExecutorServices
 from lavla_ros.ros.parameters import ParameterError, declare, describe
+from lavla_ros.ros.scope import Scope
 
 SHIPPED: dict[str, Any] = yaml.safe_load(config_path("control/jaka_minicobo.yaml").read_text())
 OTHER = {
@@ -187,8 +190,10 @@ def test_what_the_servo_process_answers_names_services_in_the_nodes_namespace() 
     context.init()
     node = ExecutorNode(context=context, namespace="/left")
     try:
-        node._link = SimpleNamespace(alive=True, reason="next: /executor/resume", acknowledge=lambda: True)
-        assert node._serve("acknowledge")(None, Trigger.Response()).message == "next: /left/executor/resume"
+        link: Any = SimpleNamespace(alive=True, reason="next: /executor/resume")
+        services = ExecutorServices(Scope(node), link, lambda: None, (), {})
+        answer = services._serve(topics.EXECUTOR_ACKNOWLEDGE, lambda _: True, None, Trigger.Response())
+        assert answer.success and answer.message == "next: /left/executor/resume"
     finally:
         node.destroy_node()
         context.shutdown()

@@ -221,7 +221,7 @@ def test_chunks_and_rejections_survive_the_ring(absolute, gripper):
 
 
 def test_requests_survive_the_ring():
-    assert decode_request(encode_request(3, "speed_scale", 0.1)) == (3, "speed_scale", 0.1, "")
-    assert decode_request(encode_request(4, "hold", text="why")) == (4, "hold", 0.0, "why")
+    assert decode_request(encode_request(3, "speed_scale", [0.1])) == (3, "speed_scale", [0.1], "")
+    assert decode_request(encode_request(4, "hold", text="why")) == (4, "hold", [], "why")
     with pytest.raises(WireError):
         decode_request(b'{"id": 1}')
