@@ -44,6 +44,10 @@ COMMANDS = {
         "data", "recover", "Make a readable bag from one that was cut off when its recorder was killed."
     ),
     "bags info": Command("bags", "info", "Show what a bag holds: topics, rates, pictures, joints, clocks, episodes."),
+    "bags list": Command("bags", "list_episodes", "List the recorded episodes in a folder."),
+    "bags show": Command("bags", "show", "Show what is said of a recorded episode, and what was said before."),
+    "bags drop": Command("bags", "drop", "Discard recorded episodes, or bring them back."),
+    "bags relabel": Command("bags", "relabel", "Say how recorded episodes ended and what they show."),
     "contract draft": Command("bags", "draft", "Propose the contract of a robot from a bag or a dataset."),
     "import": Command(
         "data",
@@ -86,7 +90,7 @@ COMMANDS = {
     "bench": Command("bench", "suite", 'Measure the speed of a suite: "lavla bench SUITE".'),
 }
 _GROUPS = {
-    "bags": "Bags: look at what one holds.",
+    "bags": "Bags: look at recorded episodes, label and discard them.",
     "contract": "Contracts: what a robot observes, and how it is commanded.",
     "dataset": "Datasets: find what is wrong with one, and mend it.",
     "latent": "Latent action models: train them, label datasets, look at what their codes mean.",
