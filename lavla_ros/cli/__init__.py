@@ -56,6 +56,11 @@ COMMANDS = {
     ),
     "dataset check": Command("data", "check", "Check a dataset."),
     "dataset repair": Command("data", "repair", "Mend what a crash or a damaged disk left of a dataset."),
+    "dataset merge": Command("data", "merge", "Make one dataset of several."),
+    "dataset drop": Command("data", "drop", "Make a dataset without some episodes of another."),
+    "dataset relabel": Command(
+        "data", "relabel", "Make a dataset in which episodes have another instruction or outcome."
+    ),
     "latent train": Command("latent", "train", "Train an action or an image latent action model.", parses=True),
     "latent label": Command("latent", "label", "Write the latent actions of every step beside a dataset."),
     "latent encode": Command("latent", "encode", "Turn action chunks into codes with an action model."),
@@ -92,7 +97,7 @@ COMMANDS = {
 _GROUPS = {
     "bags": "Bags: look at recorded episodes, label and discard them.",
     "contract": "Contracts: what a robot observes, and how it is commanded.",
-    "dataset": "Datasets: find what is wrong with one, and mend it.",
+    "dataset": "Datasets: look at one, find what is wrong with it, mend it, and make others of it.",
     "latent": "Latent action models: train them, label datasets, look at what their codes mean.",
     "scene": "Scenes: what an arm must not touch.",
     "bench": "Benchmarks: the figures of this machine, printed as JSON.",

@@ -216,3 +216,67 @@ def repair(
         print(f"would: {line}" if dry_run and lines else line, file=sys.stderr if as_json else sys.stdout)
     if not dry_run:
         check(path, as_json=as_json)
+
+
+def merge(datasets: tyro.conf.Positional[tuple[Path, ...]], /, out: Path) -> None:
+    """All episodes are in the new dataset, in the order given; videos are copied, and the datasets stay as they are.
+    Datasets whose contracts, rates, features or codecs differ are refused. Steps of a dataset that does not say who
+    commanded them count as not a person's, if another one says it.
+
+    Example: lavla dataset merge runs/monday runs/tuesday --out runs/both
+
+    Args:
+        datasets: Folders of the datasets.
+        out: Folder of the new dataset.
+    """
+    from training.dataset import merge
+
+    with Progress("merging", quiet=False) as progress:
+        lines = merge(datasets, out, progress.show)
+    print("\n".join(lines))
+
+
+def drop(dataset: tyro.conf.Positional[Path], /, episodes: tuple[int, ...], out: Path) -> None:
+    """The other episodes are in the new dataset, numbered without gaps; the old one stays as it is.
+
+    Example: lavla dataset drop runs/dataset --episodes 3 7 --out runs/without
+
+    Args:
+        dataset: Folder of the dataset.
+        episodes: Numbers of the episodes to leave out.
+        out: Folder of the new dataset.
+    """
+    from training.dataset import drop
+
+    with Progress("copying", quiet=False) as progress:
+        lines = drop(dataset, episodes, out, progress.show)
+    print("\n".join(lines))
+
+
+def relabel(
+    dataset: tyro.conf.Positional[Path],
+    /,
+    episodes: tuple[int, ...],
+    out: Path,
+    instruction: str | None = None,
+    outcome: Literal["succeeded", "failed"] | None = None,
+) -> None:
+    """All episodes are in the new dataset, these with what is said here; the old one stays as it is. Other phrasings of
+    an instruction that is replaced are left out.
+
+    Example: lavla dataset relabel runs/dataset --episodes 1 2 --instruction "Put the bowl away." --out runs/relabelled
+
+    Args:
+        dataset: Folder of the dataset.
+        episodes: Numbers of the episodes.
+        out: Folder of the new dataset.
+        instruction: What the episodes show, in place of every instruction in them.
+        outcome: How they ended; for datasets that say it of them.
+    """
+    from training.dataset import relabel
+
+    if instruction is None and outcome is None:
+        raise CommandError("say what is to be said: --instruction or --outcome")
+    with Progress("copying", quiet=False) as progress:
+        lines = relabel(dataset, episodes, out, instruction=instruction, outcome=outcome, progress=progress.show)
+    print("\n".join(lines))

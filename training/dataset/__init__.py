@@ -1,8 +1,9 @@
-"""LeRobotDataset v3.0: write, read, check and repair, without the ``lerobot`` package."""
+"""LeRobotDataset v3.0: write, read, check, repair and derive, without the ``lerobot`` package."""
 
 from __future__ import annotations
 
 from training.dataset.check import check, validate
+from training.dataset.derive import drop, merge, relabel
 from training.dataset.findings import CheckReport, Finding
 from training.dataset.layout import DatasetError
 from training.dataset.reader import Episode, EpisodeDataset, Sample
@@ -19,6 +20,9 @@ __all__ = [
     "Finding",
     "Sample",
     "check",
+    "drop",
+    "merge",
+    "relabel",
     "repair",
     "validate",
 ]
