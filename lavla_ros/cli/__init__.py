@@ -54,9 +54,11 @@ COMMANDS = {
         "import_demonstrations",
         "Import demonstrations: a benchmark's HDF5 files, LeRobot (v2.0, v2.1, v3.0), or a format of your own.",
     ),
+    "dataset stats": Command("data", "summary", "Show what a dataset holds: dimensions, instructions, outcomes."),
     "dataset check": Command("data", "check", "Check a dataset."),
     "dataset repair": Command("data", "repair", "Mend what a crash or a damaged disk left of a dataset."),
     "dataset merge": Command("data", "merge", "Make one dataset of several."),
+    "dataset split": Command("data", "split", "Make two datasets of one."),
     "dataset drop": Command("data", "drop", "Make a dataset without some episodes of another."),
     "dataset relabel": Command(
         "data", "relabel", "Make a dataset in which episodes have another instruction or outcome."

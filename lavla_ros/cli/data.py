@@ -166,6 +166,40 @@ def _import_policy(source: Path, target: Target, contract: str | None, options: 
     print(to_json(imported.to_dict()) if target.as_json else str(imported))
 
 
+def summary(path: tyro.conf.Positional[Path], /, as_json: Json = False) -> None:
+    """All numbers are read, no video is. Datasets of other tools are taken too; what they do not say is left out.
+
+    Example: lavla dataset stats runs/dataset
+
+    Args:
+        path: Folder of the dataset.
+        as_json: Print JSON.
+    """
+    from training.dataset import summarise
+
+    found = summarise(path)
+    if as_json:
+        print(to_json(found))
+        return
+    print(f"{found.path}: {found.episodes} episodes, {found.steps} steps, {found.seconds:.1f} s")
+    for each in found.instructions:
+        print(f"  {each.text}: in {each.episodes} of {found.episodes} episodes, {each.steps} steps")
+    for outcome, count in sorted(found.outcomes.items()):
+        print(f"  {outcome}: {count} of {found.episodes} episodes")
+    if found.commanded_by_person is not None:
+        person = found.commanded_by_person
+        print(f"  commanded by a person: {person['steps']} steps, in {person['episodes']} of {found.episodes} episodes")
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    for key, dimensions in found.dimensions.items():
+        figures = next(iter(dimensions.values()))
+        table = Table(Column(key, no_wrap=True), *(Column(name, justify="right", no_wrap=True) for name in figures))
+        for name, values in dimensions.items():
+            table.add_row(name, *(f"{value:.3g}" for value in values.values()))
+        Console(highlight=False, markup=False, width=max(100, Console().width)).print(table)
+
+
 def check(
     path: tyro.conf.Positional[Path],
     /,
@@ -233,6 +267,33 @@ def merge(datasets: tyro.conf.Positional[tuple[Path, ...]], /, out: Path) -> Non
 
     with Progress("merging", quiet=False) as progress:
         lines = merge(datasets, out, progress.show)
+    print("\n".join(lines))
+
+
+def split(
+    dataset: tyro.conf.Positional[Path],
+    /,
+    out_folder: Path,
+    fraction: float | None = None,
+    episodes: tuple[int, ...] = (),
+    seed: int = 0,
+) -> None:
+    """The new datasets are OUT_FOLDER/chosen and OUT_FOLDER/rest, with the episodes in their order; the old one stays
+    as it is.
+
+    Example: lavla dataset split runs/dataset --fraction 0.9 --out-folder runs/parts
+
+    Args:
+        dataset: Folder of the dataset.
+        out_folder: Folder that the two new datasets are made in.
+        fraction: How many of the episodes are chosen, between 0 and 1. They are drawn at random.
+        episodes: Numbers of the chosen episodes, in place of a fraction.
+        seed: Which episodes a fraction draws; the same seed draws the same.
+    """
+    from training.dataset import split
+
+    with Progress("copying", quiet=False) as progress:
+        lines = split(dataset, out_folder, fraction=fraction, episodes=episodes, seed=seed, progress=progress.show)
     print("\n".join(lines))
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from training.dataset.check import check, validate
-from training.dataset.derive import drop, merge, relabel
+from training.dataset.derive import drop, merge, relabel, split
 from training.dataset.findings import CheckReport, Finding
 from training.dataset.layout import DatasetError
 from training.dataset.reader import Episode, EpisodeDataset, Sample
 from training.dataset.repair import repair
+from training.dataset.summary import DatasetSummary, summarise
 from training.dataset.writer import DatasetWriter, EpisodeArrays
 
 __all__ = [
     "CheckReport",
     "DatasetError",
+    "DatasetSummary",
     "DatasetWriter",
     "Episode",
     "EpisodeArrays",
@@ -24,5 +26,7 @@ __all__ = [
     "merge",
     "relabel",
     "repair",
+    "split",
+    "summarise",
     "validate",
 ]

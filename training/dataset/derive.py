@@ -85,6 +85,33 @@ def relabel(
     return derive({out: picks}, progress)
 
 
+def split(
+    root: Path,
+    folder: Path,
+    *,
+    fraction: float | None = None,
+    episodes: Collection[int] = (),
+    seed: int = 0,
+    progress: Progress = _silent,
+) -> list[str]:
+    """``folder/chosen``: these ``episodes``, or a ``fraction`` of all, drawn by ``seed``; ``folder/rest``: the others.
+
+    Returns and raises as :func:`derive`; also raises DatasetError unless one of the two ways to choose is given.
+    """
+    count = _count(root)
+    if (fraction is None) == (not episodes):
+        raise DatasetError("say which episodes are chosen: by a fraction, or by their numbers")
+    if fraction is not None:
+        if not 0 < fraction < 1:
+            raise DatasetError(f"the fraction is {fraction}; expected more than 0 and less than 1")
+        drawn = np.random.default_rng(seed).permutation(count)[: round(fraction * count)]
+        episodes = [int(number) for number in drawn]
+    chosen = _known(root, episodes)
+    rest = sorted(set(range(count)) - set(chosen))
+    parts = {folder / "chosen": chosen, folder / "rest": rest}
+    return derive({out: [Pick(source=root, episode=i) for i in part] for out, part in parts.items()}, progress)
+
+
 def derive(outputs: Mapping[Path, Sequence[Pick]], progress: Progress = _silent) -> list[str]:
     """Write a new dataset for each folder of ``outputs``, of its episodes in their order.
 

@@ -243,3 +243,48 @@ def test_latent_labels_stay_behind_and_it_is_said(
     lavla("drop", data, "--episodes", 0, "--out", tmp_path / "out")
     assert "(image) are of its steps as they were, and were not taken along" in capsys.readouterr().out
     assert not (tmp_path / "out/latent").exists() and check(tmp_path / "out").errors == []
+
+
+def test_one_dataset_is_two(monday: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lavla("split", monday, "--episodes", 1, "--out-folder", tmp_path / "by_number")
+    lavla("split", monday, "--fraction", 0.6, "--seed", 3, "--out-folder", tmp_path / "drawn")
+    whole = EpisodeDataset(monday, CONTRACT)
+    for folder, counts in (("by_number", (1, 2)), ("drawn", (2, 1))):
+        parts = [EpisodeDataset(tmp_path / folder / name, CONTRACT) for name in ("chosen", "rest")]
+        assert tuple(len(part.episodes) for part in parts) == counts
+        lengths = [episode.length for part in parts for episode in part.episodes]
+        assert sorted(lengths) == [episode.length for episode in whole.episodes], "each episode once"
+        assert [check(part.path).errors for part in parts] == [[], []]
+    assert texts(EpisodeDataset(tmp_path / "by_number/chosen", CONTRACT)) == [SECOND]
+    out = tmp_path / "none"
+    for words, said in (
+        (["--fraction", 1.5], "the fraction is 1.5"),
+        (["--fraction", 0.1], "no episode would be left"),
+        (["--fraction", 0.5, "--episodes", 1], "by a fraction, or by their numbers"),
+        ([], "by a fraction, or by their numbers"),
+        (["--episodes", 0, 1, 2], "no episode would be left"),
+    ):
+        with pytest.raises(SystemExit):
+            lavla("split", monday, *words, "--out-folder", out)
+        assert said in capsys.readouterr().err and not out.exists()
+
+
+def test_what_a_dataset_holds_is_told(monday: Path, tuesday: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    lavla("stats", monday, "--json")
+    found = json.loads(capsys.readouterr().out)
+    assert (found["episodes"], found["steps"], found["seconds"]) == (3, 33, 3.3)
+    assert found["instructions"] == [
+        {"text": FIRST, "episodes": 2, "steps": 22}, {"text": SECOND, "episodes": 1, "steps": 11},
+    ]  # fmt: skip
+    assert (found["outcomes"], found["commanded_by_person"]) == ({"succeeded": 3}, None)
+    dataset = EpisodeDataset(monday, CONTRACT)
+    a = found["dimensions"]["action"]["a"]
+    values = dataset.actions[:, 0].astype(float)
+    assert a == pytest.approx(
+        {"min": values.min(), "max": values.max(), "mean": values.mean(), "std": values.std()}
+        | {f"q{q:02d}": np.quantile(values, q / 100) for q in (1, 10, 50, 90, 99)}
+    )
+    lavla("stats", tuesday)
+    shown = capsys.readouterr().out
+    assert "commanded by a person: 6 steps, in 2 of 2 episodes" in shown and "gripper" in shown and "q99" in shown
+    assert f"{SECOND}: in 1 of 2 episodes, 13 steps" in shown
