@@ -101,7 +101,7 @@ class Library:
         if all(said[key] == _said(before)[key] for key in given):
             return
         history = [*before.get("history", []), {"until": _now(), **_said(before)}]
-        _write(path, json.dumps({**said, "by": getpass.getuser(), "history": history}, indent=2) + "\n")
+        _write(path, json.dumps({**said, "by": _user(), "history": history}, indent=2) + "\n")
 
     def require_one_that_is_whole(self, name: str) -> None:
         """Raise LibraryError for what no label can be given to."""
@@ -228,6 +228,13 @@ def _checked(name: str) -> str:
     if name != Path(name).name or name.startswith("."):
         raise LibraryError(f"{name!r} is not the name of an episode's folder")
     return name
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user that has no name
+        return f"user {os.getuid()}"
 
 
 def _now() -> str:
