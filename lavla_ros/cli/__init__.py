@@ -44,14 +44,25 @@ COMMANDS = {
         "data", "recover", "Make a readable bag from one that was cut off when its recorder was killed."
     ),
     "bags info": Command("bags", "info", "Show what a bag holds: topics, rates, pictures, joints, clocks, episodes."),
+    "bags list": Command("bags", "list_episodes", "List the recorded episodes in a folder."),
+    "bags show": Command("bags", "show", "Show what is said of a recorded episode, and what was said before."),
+    "bags drop": Command("bags", "drop", "Discard recorded episodes, or bring them back."),
+    "bags relabel": Command("bags", "relabel", "Say how recorded episodes ended and what they show."),
     "contract draft": Command("bags", "draft", "Propose the contract of a robot from a bag or a dataset."),
     "import": Command(
         "data",
         "import_demonstrations",
         "Import demonstrations: a benchmark's HDF5 files, LeRobot (v2.0, v2.1, v3.0), or a format of your own.",
     ),
+    "dataset stats": Command("data", "summary", "Show what a dataset holds: dimensions, instructions, outcomes."),
     "dataset check": Command("data", "check", "Check a dataset."),
     "dataset repair": Command("data", "repair", "Mend what a crash or a damaged disk left of a dataset."),
+    "dataset merge": Command("data", "merge", "Make one dataset of several."),
+    "dataset split": Command("data", "split", "Make two datasets of one."),
+    "dataset drop": Command("data", "drop", "Make a dataset without some episodes of another."),
+    "dataset relabel": Command(
+        "data", "relabel", "Make a dataset in which episodes have another instruction or outcome."
+    ),
     "latent train": Command("latent", "train", "Train an action or an image latent action model.", parses=True),
     "latent label": Command("latent", "label", "Write the latent actions of every step beside a dataset."),
     "latent encode": Command("latent", "encode", "Turn action chunks into codes with an action model."),
@@ -87,9 +98,9 @@ COMMANDS = {
     "bench": Command("bench", "suite", 'Measure the speed of a suite: "lavla bench SUITE".'),
 }
 _GROUPS = {
-    "bags": "Bags: look at what one holds.",
+    "bags": "Bags: look at recorded episodes, label and discard them.",
     "contract": "Contracts: what a robot observes, and how it is commanded.",
-    "dataset": "Datasets: find what is wrong with one, and mend it.",
+    "dataset": "Datasets: look at one, find what is wrong with it, mend it, and make others of it.",
     "latent": "Latent action models: train them, label datasets, look at what their codes mean.",
     "scene": "Scenes: what an arm must not touch.",
     "bench": "Benchmarks: the figures of this machine, printed as JSON.",

@@ -1,16 +1,19 @@
-"""``lavla bags info`` and ``lavla contract draft``."""
+"""``lavla bags …`` and ``lavla contract draft``."""
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
 from lavla_ros.cli.arguments import Json
 from lavla_ros.cli.terminal import CommandError, to_json
+from lavla_ros.errors import UserError
 
 if TYPE_CHECKING:
+    from lavla_ros.recording.library import RecordedEpisode
     from training.ingest.inspection import BagFacts, Topic
 
 
@@ -70,6 +73,138 @@ def _held(topic: Topic) -> str:
         points = f", up to {topic.joints.points} points" if topic.joints.points > 1 else ""
         return f"{', '.join(topic.joints.names)}{extra}{parts}{points}"
     return ""
+
+
+def list_episodes(
+    folder: tyro.conf.Positional[Path],
+    /,
+    with_discarded: Annotated[bool, tyro.conf.arg(name="all")] = False,
+    as_json: Json = False,
+) -> None:
+    """The newest is first. What a person has said of an episode since it was recorded counts, and who said it is told.
+    An episode that is being recorded is not listed.
+
+    Example: lavla bags list runs/bags
+
+    Args:
+        folder: Folder that the bags lie in.
+        with_discarded: List discarded episodes too, after the others.
+        as_json: Print JSON.
+    """
+    from lavla_ros.recording.library import Library
+
+    episodes = [each for each in Library(folder).episodes() if with_discarded or not each.discarded]
+    if as_json:
+        print(to_json([dataclasses.asdict(each) for each in episodes]))
+        return
+    if not episodes:
+        raise CommandError(f"{folder} holds no episode; name the folder that the bags themselves lie in, or try --all")
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    table = Table(
+        Column("episode", no_wrap=True), "outcome", Column("s", justify="right"), Column("MB", justify="right")
+    )
+    for heading in ("instruction", "note", "said by"):
+        table.add_column(heading, overflow="fold")
+    for each in episodes:
+        size = f"{each.size_bytes * 1e-6:.1f}"
+        what = each.problem or each.instruction
+        table.add_row(each.name, _outcome(each), f"{each.duration_s:.1f}", size, what, each.note, each.said_by)
+    Console(highlight=False, markup=False).print(table)
+
+
+def _outcome(episode: RecordedEpisode) -> str:
+    several = f" (the first of {episode.episodes})" if episode.episodes > 1 else ""
+    return f"{episode.outcome or 'unreadable'}{several}{', discarded' if episode.discarded else ''}"
+
+
+def show(bag: tyro.conf.Positional[Path], /, as_json: Json = False) -> None:
+    """What the bag says of its episode, what was said of it since and when that changed, and its files.
+
+    Example: lavla bags show runs/bags/episode_000007
+
+    Args:
+        bag: Folder of the bag. A discarded one is found under its old name too.
+        as_json: Print JSON.
+    """
+    from lavla_ros.recording.library import Library
+
+    library, name = Library.of(bag)
+    path = library.path(name)
+    files = {file.name: file.stat().st_size for file in sorted(path.iterdir()) if file.is_file()}
+    episode, history = library.episode(name), library.said(name).get("history", [])
+    if as_json:
+        print(to_json({"path": str(path), **dataclasses.asdict(episode), "history": history, "files": files}))
+        return
+    print(f"{path}: {_outcome(episode)}, {episode.duration_s:.1f} s, {episode.size_bytes * 1e-6:.1f} MB")
+    told = {"problem": episode.problem, "instruction": episode.instruction, "note": episode.note}
+    told |= {"said by": episode.said_by, "pictures": ", ".join(episode.cameras)}
+    for key, text in told.items():
+        if text:
+            print(f"  {key}: {text}")
+    for before in history:
+        words = [f"{key} {before[key]!r}" for key in ("outcome", "instruction", "note", "by") if before.get(key)]
+        print(f"  until {before.get('until')}: {', '.join(words) or 'what the bag says'}")
+    for file, size in files.items():
+        print(f"  {file}: {size} bytes")
+
+
+def drop(bags: tyro.conf.Positional[tuple[Path, ...]], /, restore: bool = False) -> None:
+    """The bags are moved to the folder .discarded beside them, where no conversion looks; nothing is deleted. If one of
+    them cannot be moved, none is.
+
+    Example: lavla bags drop runs/bags/episode_000007
+
+    Args:
+        bags: Folders of the bags.
+        restore: Bring discarded bags back.
+    """
+    from lavla_ros.recording.library import Library
+
+    moved: list[tuple[Library, str]] = []
+    try:
+        for library, name in map(Library.of, bags):
+            (library.restore if restore else library.discard)(name)
+            moved.append((library, name))
+    except UserError:
+        for library, name in moved:
+            (library.discard if restore else library.restore)(name)
+        raise
+    for library, name in moved:
+        back = "" if restore else f"; `lavla bags drop --restore {library.root / name}` brings it back"
+        print(f"{library.path(name)}{back}")
+
+
+def relabel(
+    bags: tyro.conf.Positional[tuple[Path, ...]],
+    /,
+    outcome: Literal["succeeded", "failed"] | None = None,
+    instruction: str | None = None,
+    note: str | None = None,
+) -> None:
+    """What is said lies beside the bag as label.json, with what was said before; the bag stays as it was recorded.
+    Conversions take the label. If one of the bags cannot be labelled, none is.
+
+    Example: lavla bags relabel runs/bags/episode_000007 --outcome failed --note "it slipped"
+
+    Args:
+        bags: Folders of the bags.
+        outcome: How the episode ended.
+        instruction: What the episode shows, in place of every instruction in it.
+        note: What is to be known of it; an empty one removes the note.
+    """
+    from lavla_ros.recording.library import Library
+
+    if outcome is None and instruction is None and note is None:
+        raise CommandError("say what is to be said: --outcome, --instruction or --note")
+    found = [Library.of(bag) for bag in bags]
+    for library, name in found:
+        library.require_one_that_is_whole(name)
+    for library, name in found:
+        library.label(name, outcome=outcome, instruction=instruction, note=note)
+        said = library.episode(name)
+        print(f"{library.path(name)}: {_outcome(said)}: {said.instruction}{f' ({said.note})' if said.note else ''}")
 
 
 def draft(source: tyro.conf.Positional[Path], /, out: Path | None = None, name: str | None = None) -> None:

@@ -166,6 +166,40 @@ def _import_policy(source: Path, target: Target, contract: str | None, options: 
     print(to_json(imported.to_dict()) if target.as_json else str(imported))
 
 
+def summary(path: tyro.conf.Positional[Path], /, as_json: Json = False) -> None:
+    """All numbers are read, no video is. Datasets of other tools are taken too; what they do not say is left out.
+
+    Example: lavla dataset stats runs/dataset
+
+    Args:
+        path: Folder of the dataset.
+        as_json: Print JSON.
+    """
+    from training.dataset import summarise
+
+    found = summarise(path)
+    if as_json:
+        print(to_json(found))
+        return
+    print(f"{found.path}: {found.episodes} episodes, {found.steps} steps, {found.seconds:.1f} s")
+    for each in found.instructions:
+        print(f"  {each.text}: in {each.episodes} of {found.episodes} episodes, {each.steps} steps")
+    for outcome, count in sorted(found.outcomes.items()):
+        print(f"  {outcome}: {count} of {found.episodes} episodes")
+    if found.commanded_by_person is not None:
+        person = found.commanded_by_person
+        print(f"  commanded by a person: {person['steps']} steps, in {person['episodes']} of {found.episodes} episodes")
+    from rich.console import Console
+    from rich.table import Column, Table
+
+    for key, dimensions in found.dimensions.items():
+        figures = next(iter(dimensions.values()))
+        table = Table(Column(key, no_wrap=True), *(Column(name, justify="right", no_wrap=True) for name in figures))
+        for name, values in dimensions.items():
+            table.add_row(name, *(f"{value:.3g}" for value in values.values()))
+        Console(highlight=False, markup=False, width=max(100, Console().width)).print(table)
+
+
 def check(
     path: tyro.conf.Positional[Path],
     /,
@@ -216,3 +250,94 @@ def repair(
         print(f"would: {line}" if dry_run and lines else line, file=sys.stderr if as_json else sys.stdout)
     if not dry_run:
         check(path, as_json=as_json)
+
+
+def merge(datasets: tyro.conf.Positional[tuple[Path, ...]], /, out: Path) -> None:
+    """All episodes are in the new dataset, in the order given; videos are copied, and the datasets stay as they are.
+    Datasets whose contracts, rates, features or codecs differ are refused. Steps of a dataset that does not say who
+    commanded them count as not a person's, if another one says it.
+
+    Example: lavla dataset merge runs/monday runs/tuesday --out runs/both
+
+    Args:
+        datasets: Folders of the datasets.
+        out: Folder of the new dataset.
+    """
+    from training.dataset import merge
+
+    with Progress("merging", quiet=False) as progress:
+        lines = merge(datasets, out, progress.show)
+    print("\n".join(lines))
+
+
+def split(
+    dataset: tyro.conf.Positional[Path],
+    /,
+    out_folder: Path,
+    fraction: float | None = None,
+    episodes: tuple[int, ...] = (),
+    seed: int = 0,
+) -> None:
+    """The new datasets are OUT_FOLDER/chosen and OUT_FOLDER/rest, with the episodes in their order; the old one stays
+    as it is.
+
+    Example: lavla dataset split runs/dataset --fraction 0.9 --out-folder runs/parts
+
+    Args:
+        dataset: Folder of the dataset.
+        out_folder: Folder that the two new datasets are made in.
+        fraction: How many of the episodes are chosen, between 0 and 1. They are drawn at random.
+        episodes: Numbers of the chosen episodes, in place of a fraction.
+        seed: Which episodes a fraction draws; the same seed draws the same.
+    """
+    from training.dataset import split
+
+    with Progress("copying", quiet=False) as progress:
+        lines = split(dataset, out_folder, fraction=fraction, episodes=episodes, seed=seed, progress=progress.show)
+    print("\n".join(lines))
+
+
+def drop(dataset: tyro.conf.Positional[Path], /, episodes: tuple[int, ...], out: Path) -> None:
+    """The other episodes are in the new dataset, numbered without gaps; the old one stays as it is.
+
+    Example: lavla dataset drop runs/dataset --episodes 3 7 --out runs/without
+
+    Args:
+        dataset: Folder of the dataset.
+        episodes: Numbers of the episodes to leave out.
+        out: Folder of the new dataset.
+    """
+    from training.dataset import drop
+
+    with Progress("copying", quiet=False) as progress:
+        lines = drop(dataset, episodes, out, progress.show)
+    print("\n".join(lines))
+
+
+def relabel(
+    dataset: tyro.conf.Positional[Path],
+    /,
+    episodes: tuple[int, ...],
+    out: Path,
+    instruction: str | None = None,
+    outcome: Literal["succeeded", "failed"] | None = None,
+) -> None:
+    """All episodes are in the new dataset, these with what is said here; the old one stays as it is. Other phrasings of
+    an instruction that is replaced are left out.
+
+    Example: lavla dataset relabel runs/dataset --episodes 1 2 --instruction "Put the bowl away." --out runs/relabelled
+
+    Args:
+        dataset: Folder of the dataset.
+        episodes: Numbers of the episodes.
+        out: Folder of the new dataset.
+        instruction: What the episodes show, in place of every instruction in them.
+        outcome: How they ended; for datasets that say it of them.
+    """
+    from training.dataset import relabel
+
+    if instruction is None and outcome is None:
+        raise CommandError("say what is to be said: --instruction or --outcome")
+    with Progress("copying", quiet=False) as progress:
+        lines = relabel(dataset, episodes, out, instruction=instruction, outcome=outcome, progress=progress.show)
+    print("\n".join(lines))

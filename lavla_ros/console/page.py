@@ -20,11 +20,12 @@ from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from nicegui import app as pages
 from nicegui import run, ui
 
-from lavla_ros.console.library import Library, LibraryError, RecordedEpisode
 from lavla_ros.console.operators import Operators
+from lavla_ros.console.pictures import frames, thumbnail
 from lavla_ros.console.robot import Joint, Robot, Snapshot
 from lavla_ros.episode import EpisodePhase
 from lavla_ros.errors import UserError
+from lavla_ros.recording.library import Library, LibraryError, RecordedEpisode
 
 REFRESH_S, LIST_S = 0.25, 1.0
 PICTURE_RATE_HZ = 15.0
@@ -369,7 +370,7 @@ def _add_pictures(web: FastAPI, robot: Robot, library: Library) -> None:
     @web.get("/episode/{name}/0.jpg")
     async def first(name: str) -> Response:
         try:
-            picture = await asyncio.to_thread(library.thumbnail, name)
+            picture = await asyncio.to_thread(lambda: thumbnail(library.path(name)))
         except LibraryError as error:
             return PlainTextResponse(str(error), 404)
         return Response(picture, media_type="image/jpeg", headers={"cache-control": "max-age=3600"})
@@ -379,7 +380,7 @@ def _add_pictures(web: FastAPI, robot: Robot, library: Library) -> None:
         found = next((each for each in await asyncio.to_thread(library.episodes) if each.name == name), None)
         if found is None or camera >= len(found.cameras):
             return PlainTextResponse(f"there is no camera {camera} of an episode {name!r}", 404)
-        return _stream(_recorded(library, name, found.cameras[camera]))
+        return _stream(_recorded(library.path(name), found.cameras[camera]))
 
 
 async def _live(robot: Robot, camera: str) -> AsyncIterator[bytes]:
@@ -393,10 +394,10 @@ async def _live(robot: Robot, camera: str) -> AsyncIterator[bytes]:
         await asyncio.sleep(1.0 / PICTURE_RATE_HZ)
 
 
-async def _recorded(library: Library, name: str, topic: str) -> AsyncIterator[bytes]:
-    frames = library.frames(name, topic)
+async def _recorded(bag: Path, topic: str) -> AsyncIterator[bytes]:
+    pictures = frames(bag, topic)
     began_s, first_ns = time.monotonic(), 0
-    while (frame := await asyncio.to_thread(next, frames, None)) is not None:
+    while (frame := await asyncio.to_thread(next, pictures, None)) is not None:
         stamp_ns, picture = frame
         first_ns = first_ns or stamp_ns
         await asyncio.sleep(max(0.0, began_s + (stamp_ns - first_ns) * 1e-9 - time.monotonic()))

@@ -29,13 +29,14 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros import topics
 from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.console.access import Access, is_loopback
-from lavla_ros.console.library import Library, jpeg
 from lavla_ros.console.page import application
+from lavla_ros.console.pictures import jpeg
 from lavla_ros.console.robot import Joint, Snapshot
 from lavla_ros.contract import load_contract
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState, ExecutorReport
 from lavla_ros.errors import one_line_errors
 from lavla_ros.observation.images import decode_image
+from lavla_ros.recording.library import Library
 from lavla_ros.ros.client import ServiceError, answer_of, call, own_arguments, spinning
 from lavla_ros.ros.diagnostics import problems_of
 from lavla_ros.ros.inputs import Inputs

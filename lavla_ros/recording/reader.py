@@ -88,6 +88,8 @@ class EpisodeInfo:
     """What a person says the episode shows, in place of every instruction in it; empty: nothing was corrected."""
     note: str = ""
     """What a person noted."""
+    said_by: str = ""
+    """Who corrected or noted it."""
 
 
 class BagReader:
@@ -378,6 +380,7 @@ def _labelled(episode: EpisodeInfo, file: Path) -> EpisodeInfo:
         instruction=instruction or episode.instruction,
         corrected_instruction=instruction,
         note=str(label.get("note") or ""),
+        said_by=str(label.get("by") or ""),
     )
 
 

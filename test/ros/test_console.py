@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from ros_harness import wait_until
 
-from lavla_ros.console.library import Library
+from lavla_ros.recording.library import Library
 from sim_bridges.jaka_controller.emulator import emulator_command
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)

@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 from training.dataset.layout import DatasetError
 
 Codec = Literal["libx264", "libsvtav1"]
-CODEC_NAMES: dict[str, str] = {"libx264": "h264", "libsvtav1": "av1"}
+CODEC_NAMES: dict[Codec, str] = {"libx264": "h264", "libsvtav1": "av1"}
 """Encoder → name of the format in info.json."""
 
 _OPTIONS: dict[str, dict[str, str]] = {

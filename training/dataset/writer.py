@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 import os
 import shutil
 from collections.abc import Mapping, Sequence
@@ -270,12 +271,15 @@ class DatasetWriter:
 
 
 class DatasetLock:
-    """One process at a time writes a dataset. Raises DatasetError when another one does; ends with the process."""
+    """One process at a time writes a dataset, or several read it (``shared``) that must not change meanwhile.
 
-    def __init__(self, root: Path) -> None:
+    Raises DatasetError when another one writes it; ends with the process.
+    """
+
+    def __init__(self, root: Path, *, shared: bool = False) -> None:
         self._handle: int | None = os.open(root, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            fcntl.flock(self._handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self._handle, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
         except BlockingIOError:
             self.release()
             raise DatasetError(f"{root} is being written by another process; wait until it has ended") from None
@@ -323,6 +327,14 @@ def column_array(table: pa.Table, name: str) -> NDArray[Any]:
     if len(flat) != len(column) * width or column.null_count:
         raise DatasetError(f"column {name} has rows of different lengths")
     return np.asarray(flat.reshape(len(column), width))
+
+
+def steps_digest(*columns: NDArray[Any]) -> str:
+    """Of an episode's states, actions and capture times: tells it from all others, whatever its number."""
+    found = hashlib.sha256()
+    for column in columns:
+        found.update(np.ascontiguousarray(column).data)
+    return found.hexdigest()[:16]
 
 
 def column_stats(table: pa.Table) -> dict[str, stats.Stats]:

@@ -8,7 +8,6 @@ whole is rejected with its reason, never patched.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import logging
 import os
@@ -32,7 +31,7 @@ from training.dataset import DatasetError, layout, stats
 from training.dataset.check import episode_table
 from training.dataset.first_frames import write_first_frames
 from training.dataset.video import Codec, DepthWriter, VideoWriter
-from training.dataset.writer import DatasetWriter, EpisodeArrays, column_array, integer_fps
+from training.dataset.writer import DatasetWriter, EpisodeArrays, column_array, integer_fps, steps_digest
 from training.task_pool import Workers, run_tasks
 
 _JOURNAL = "meta/conversion.jsonl"
@@ -304,6 +303,9 @@ def build_dataset(
                 if not writer.episodes:
                     raise IngestError(f"none of {len(sources)} recordings could be used:\n{report}", report)
                 settings = {"contract_hash": contract.hash, "options": {**(options or {}), "codec": codec}}
+                if (out / layout.CONVERSION).exists():  # added to: what it was derived from stays true
+                    earlier = layout.read_json(out / layout.CONVERSION)
+                    settings |= {key: earlier[key] for key in (layout.DERIVED,) if key in earlier}
                 layout.write_json(writer.root / layout.CONVERSION, {**report.to_dict(), **settings})
                 writer.finish()
                 (writer.root / _JOURNAL).unlink()
@@ -409,7 +411,7 @@ def _reports_before(root: Path, words: str, sources: Sequence[EpisodeSource]) ->
     held = []
     for row in layout.read_episodes(root)[: info["total_episodes"]]:
         table = episode_table(root, info, row)
-        digest = _digest(*(column_array(table, name) for name in (layout.STATE, layout.ACTION, layout.CAPTURE)))
+        digest = steps_digest(*(column_array(table, name) for name in (layout.STATE, layout.ACTION, layout.CAPTURE)))
         if digest not in by_digest:
             raise DatasetError(
                 f"{root}: nothing says which of {words} episode {row['episode_index']} came from, so it could come "
@@ -419,13 +421,6 @@ def _reports_before(root: Path, words: str, sources: Sequence[EpisodeSource]) ->
     given = {_place(source.name) for source in sources}
     rejected = {report.name: report for report in reports if report.rejected}
     return held + [report for report in rejected.values() if _place(report.source) not in given]
-
-
-def _digest(*columns: NDArray[Any]) -> str:
-    found = hashlib.sha256()
-    for column in columns:
-        found.update(np.ascontiguousarray(column).data)
-    return found.hexdigest()[:16]
 
 
 def read_source(task: _Task) -> tuple[_Read, ...]:
@@ -448,7 +443,7 @@ def _read(episode: Episode, staging: Path, task: _Task, report: EpisodeReport) -
         arrays, videos = _encode(episode.steps(), staging, task.contract, task.codec)
     except Exception as error:  # noqa: BLE001 (of this episode, whatever it is: the others are read)
         return _refused(episode.describe(report), error)
-    digest = _digest(arrays.state_LS, arrays.action_LA, arrays.capture_ns_LK)
+    digest = steps_digest(arrays.state_LS, arrays.action_LA, arrays.capture_ns_LK)
     return _Read(
         report=replace(episode.describe(report), steps=arrays.length, digest=digest), arrays=arrays, videos=videos
     )

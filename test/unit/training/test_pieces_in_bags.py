@@ -15,7 +15,7 @@ from synthetic_messages import small_contract
 
 from lavla_ros.contract import ActionSpec, Contract, DepthSpec, StateSpec
 from lavla_ros.pieces import Piece
-from training.dataset import EpisodeDataset, check, layout
+from training.dataset import EpisodeDataset, check, drop, layout
 from training.dataset.repair import repair
 from training.dataset.video import depth_frames
 from training.ingest.bag import Bags
@@ -122,6 +122,10 @@ def test_depth_is_kept_to_the_bit_and_is_a_part_of_its_episode(tmp_path: Path) -
     for step in range(3):
         np.testing.assert_array_equal(kept[step], _mm(step * 3))
     assert check(root).errors == []
+    drop(root, [0], tmp_path / "later")
+    (later,) = layout.read_episodes(tmp_path / "later")
+    copied, original = layout.depth_file(tmp_path / "later", later, "far"), layout.depth_file(root, second, "far")
+    assert copied.read_bytes() == original.read_bytes() and check(tmp_path / "later").errors == []
     layout.depth_file(root, second, "far").unlink()
     [missing] = check(root).errors
     assert missing == "episode 1: depth/far/chunk-000/file-001.mkv is missing"

@@ -14,7 +14,8 @@ import pytest
 from synthetic_bags import convert, make_bag
 from synthetic_messages import small_contract
 
-from lavla_ros.console.library import Library, LibraryError
+from lavla_ros.console.pictures import frames, thumbnail
+from lavla_ros.recording.library import Library, LibraryError
 from lavla_ros.recording.reader import LABEL_FILE, BagError, BagReader, find_bags
 from training.dataset import EpisodeDataset
 
@@ -45,7 +46,7 @@ def test_what_is_discarded_is_not_converted_and_comes_back(library: Library) -> 
     library.discard("episode_000000")
     assert shown(library) == [("episode_000001", "failed", False), ("episode_000000", "succeeded", True)]
     assert [bag.name for bag in find_bags([library.root])] == ["episode_000001"]
-    assert library.thumbnail("episode_000000"), "it can be looked at before it is restored"
+    assert thumbnail(library.path("episode_000000")), "it can be looked at before it is restored"
     library.restore("episode_000000")
     assert [bag.name for bag in find_bags([library.root])] == ["episode_000000", "episode_000001"]
     with pytest.raises(LibraryError, match="no episode"):
@@ -100,12 +101,12 @@ def test_a_label_that_cannot_be_read_is_told_and_not_passed_over(library: Librar
 
 
 def test_pictures_and_what_has_none(library: Library) -> None:
-    frames = list(library.frames("episode_000000"))
-    assert len(frames) == 4 and [stamp for stamp, _ in frames] == sorted(stamp for stamp, _ in frames)
-    pixels = cv2.imdecode(np.frombuffer(frames[0][1], np.uint8), cv2.IMREAD_COLOR)
+    seen = list(frames(library.path("episode_000000")))
+    assert len(seen) == 4 and [stamp for stamp, _ in seen] == sorted(stamp for stamp, _ in seen)
+    pixels = cv2.imdecode(np.frombuffer(seen[0][1], np.uint8), cv2.IMREAD_COLOR)
     assert pixels.shape[:2] == (CONTRACT.cameras[0].height, CONTRACT.cameras[0].width)
     with pytest.raises(LibraryError, match="no pictures on /nowhere"):
-        next(library.frames("episode_000000", "/nowhere"))
+        next(frames(library.path("episode_000000"), "/nowhere"))
 
 
 def test_what_is_being_recorded_is_not_listed_and_what_was_killed_is_told(library: Library) -> None:

@@ -6,6 +6,7 @@ moves to the hidden folder ``.discarded``, which no reader of bags enters. Eithe
 
 from __future__ import annotations
 
+import getpass
 import json
 import os
 import threading
@@ -15,13 +16,10 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-import cv2
-
 from lavla_ros.episode import EpisodePhase, json_object
 from lavla_ros.errors import UserError
-from lavla_ros.observation.images import decode_image
 from lavla_ros.outputs import replacing
-from lavla_ros.recording.reader import LABEL_FILE, BagError, BagReader
+from lavla_ros.recording.reader import LABEL_FILE, BagError, BagReader, storage_files
 
 DISCARDED = ".discarded"
 LABELS = (EpisodePhase.SUCCEEDED, EpisodePhase.FAILED)
@@ -42,6 +40,11 @@ class RecordedEpisode:
     instruction: str
     duration_s: float
     note: str = ""
+    said_by: str = ""
+    """Who gave the label: a user of that computer; empty: the bag says all of it."""
+    size_bytes: int = 0
+    episodes: int = 1
+    """How many the bag holds; what is said here is of the first."""
     discarded: bool = False
     cameras: tuple[str, ...] = ()
     """Topics of its pictures."""
@@ -58,6 +61,12 @@ class Library:
         """Nothing is moved while it is looked at: half of it would seem to be missing."""
         self._known: dict[Path, tuple[tuple[int, ...], RecordedEpisode]] = {}
 
+    @classmethod
+    def of(cls, bag: Path) -> tuple[Library, str]:
+        """The library that holds this bag, discarded or not, and the bag's name there."""
+        bag = bag if bag.name not in ("", "..") else bag.resolve()
+        return cls(bag.parent.parent if bag.parent.name == DISCARDED else bag.parent), bag.name
+
     def episodes(self) -> list[RecordedEpisode]:
         """The newest first, those that were discarded last. An episode that is being recorded is not listed."""
         with self._looking:
@@ -67,57 +76,66 @@ class Library:
             )
         return [*filter(None, kept), *(replace(each, discarded=True) for each in discarded if each)]
 
+    def episode(self, name: str) -> RecordedEpisode:
+        """Raises LibraryError if there is no such episode, or if it is being recorded."""
+        path = self.path(name)
+        return replace(self._closed(path), discarded=path.parent.name == DISCARDED)
+
     def label(
         self, name: str, *, outcome: str | None = None, instruction: str | None = None, note: str | None = None
     ) -> None:
         """Say of an episode what its bag does not, or says wrongly; None keeps what was said before.
 
-        Raises LibraryError if there is no such episode, or if the outcome is neither succeeded nor failed.
+        Raises LibraryError if there is no such episode, if it is being recorded or cannot be read, if it is one of
+        several in its bag, or if the outcome is neither succeeded nor failed.
         """
         if outcome is not None and outcome not in LABELS:
             raise LibraryError(f"outcome is {outcome!r}; expected one of {[*map(str, LABELS)]}")
         if instruction is not None and not instruction.strip():
             raise LibraryError(f"{name}: the instruction is empty; an episode without one cannot be trained on")
-        path = self._existing(name) / LABEL_FILE
-        before = json_object(path.read_text(encoding="utf-8")) if path.exists() else {}
+        self.require_one_that_is_whole(name)
+        path = self.path(name) / LABEL_FILE
+        before = self.said(name)
         given = {"outcome": outcome, "instruction": instruction and instruction.strip(), "note": note}
         said = {key: value if given.get(key) is None else str(given[key]) for key, value in _said(before).items()}
-        if said == _said(before):
+        if all(said[key] == _said(before)[key] for key in given):
             return
         history = [*before.get("history", []), {"until": _now(), **_said(before)}]
-        _write(path, json.dumps({**said, "history": history}, indent=2) + "\n")
+        _write(path, json.dumps({**said, "by": _user(), "history": history}, indent=2) + "\n")
+
+    def require_one_that_is_whole(self, name: str) -> None:
+        """Raise LibraryError for what no label can be given to."""
+        path = self.path(name)
+        episode = self._closed(path)
+        if episode.problem:
+            raise LibraryError(episode.problem)
+        if episode.episodes > 1:
+            raise LibraryError(
+                f"{path} holds {episode.episodes} episodes, and a label is of one; their marks say which are good: see "
+                "`episodes.yaml` in docs/bags.md"
+            )
+
+    def said(self, name: str) -> dict[str, Any]:
+        """An episode's label, with its ``history``, the oldest first; empty if there is none. Raises LibraryError."""
+        path = self.path(name) / LABEL_FILE
+        return json_object(path.read_text(encoding="utf-8", errors="replace")) if path.exists() else {}
 
     def discard(self, name: str) -> None:
-        """Move an episode to where no conversion finds it. Raises LibraryError if there is no such episode."""
-        self._move(self.root / _checked(name), self.root / DISCARDED / name)
+        """Move an episode to where no conversion finds it.
+
+        Raises LibraryError if there is no such episode, or if it is being recorded.
+        """
+        path = self.root / _checked(name)
+        if path.is_dir():
+            self._closed(path)
+        self._move(path, self.root / DISCARDED / name)
 
     def restore(self, name: str) -> None:
         """Move a discarded episode back. Raises LibraryError if it is not there."""
         self._move(self.root / DISCARDED / _checked(name), self.root / name)
 
-    def frames(self, name: str, camera: str = "") -> Iterator[tuple[int, bytes]]:
-        """(log time in ns, JPEG) of a camera's pictures; the first camera's by default.
-
-        Raises LibraryError if there is no such episode or camera, or if the bag cannot be read.
-        """
-        path = self._existing(name)
-        try:
-            with BagReader(path) as bag:
-                topics = _cameras(bag)
-                if (camera and camera not in topics) or not topics:
-                    raise LibraryError(f"{name} has no pictures on {camera or 'any topic'}; it has {list(topics)}")
-                for message in bag.messages([camera or topics[0]]):
-                    yield message.stamp_ns, jpeg(decode_image(bag.deserialize(message)))
-        except BagError as error:
-            raise LibraryError(str(error)) from error
-
-    def thumbnail(self, name: str) -> bytes:
-        """JPEG of the first picture. Raises LibraryError as :meth:`frames` does."""
-        for _, picture in self.frames(name):
-            return picture
-        raise LibraryError(f"{name} has no picture")
-
-    def _existing(self, name: str) -> Path:
+    def path(self, name: str) -> Path:
+        """The folder of an episode, discarded or not. Raises LibraryError if there is none."""
         for folder in (self.root, self.root / DISCARDED):
             if (path := folder / _checked(name)).is_dir():
                 return path
@@ -134,6 +152,13 @@ class Library:
         for folder in (source.parent, target.parent):
             _to_disk(folder)
 
+    def _closed(self, path: Path) -> RecordedEpisode:
+        with self._looking:
+            episode = self._read(path)
+        if episode is None:
+            raise LibraryError(f"{path} is being recorded; end the episode first")
+        return episode
+
     def _read(self, path: Path) -> RecordedEpisode | None:
         """None: it is being recorded."""
         files = [path / "metadata.yaml", path / LABEL_FILE]
@@ -145,25 +170,23 @@ class Library:
         return self._known[path][1]
 
 
-def jpeg(image_rgb: Any, quality: int = 80) -> bytes:
-    """(H, W, 3) uint8 RGB as JPEG."""
-    return bytes(cv2.imencode(".jpg", image_rgb[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, quality])[1])
-
-
 def _described(path: Path) -> RecordedEpisode:
     try:
         with BagReader(path) as bag:
-            episode = bag.episodes()[0]
+            episode, *others = bag.episodes()
             return RecordedEpisode(
                 name=path.name,
                 outcome=episode.outcome,
                 instruction=episode.instruction,
                 duration_s=bag.duration_s,
                 note=episode.note,
-                cameras=_cameras(bag),
+                said_by=episode.said_by,
+                size_bytes=_size(path),
+                episodes=1 + len(others),
+                cameras=cameras_of(bag),
             )
     except BagError as error:
-        return RecordedEpisode(name=path.name, outcome="", instruction="", duration_s=0.0, problem=str(error))
+        return _unreadable(path, "", str(error))
 
 
 def _unfinished(path: Path) -> RecordedEpisode | None:
@@ -172,28 +195,46 @@ def _unfinished(path: Path) -> RecordedEpisode | None:
     if datetime.now(UTC).timestamp() - newest < 10.0:
         return None
     problem = f"its recorder was killed before closing it; `lavla recover {path}` makes it readable"
-    return RecordedEpisode(name=path.name, outcome="interrupted", instruction="", duration_s=0.0, problem=problem)
+    return _unreadable(path, EpisodePhase.INTERRUPTED, problem)
+
+
+def _unreadable(path: Path, outcome: str, problem: str) -> RecordedEpisode:
+    return RecordedEpisode(
+        name=path.name, outcome=outcome, instruction="", duration_s=0.0, size_bytes=_size(path), problem=problem
+    )
+
+
+def _size(path: Path) -> int:
+    return sum(file.stat().st_size for file in path.iterdir() if file.is_file())
 
 
 def _folders(folder: Path) -> Iterator[Path]:
     if folder.is_dir():
         for path in folder.iterdir():
-            if path.is_dir() and not path.name.startswith(".") and any(path.glob("*.mcap")):
+            if path.is_dir() and not path.name.startswith(".") and storage_files(path):
                 yield path
 
 
-def _cameras(bag: BagReader) -> tuple[str, ...]:
+def cameras_of(bag: BagReader) -> tuple[str, ...]:
+    """Topics of its pictures."""
     return tuple(sorted(t for t, kinds in bag.types.items() if kinds & set(IMAGE_TYPES) and bag.counts.get(t)))
 
 
 def _said(label: dict[str, Any]) -> dict[str, str]:
-    return {key: str(label.get(key, "")) for key in ("outcome", "instruction", "note")}
+    return {key: str(label.get(key, "")) for key in ("outcome", "instruction", "note", "by")}
 
 
 def _checked(name: str) -> str:
     if name != Path(name).name or name.startswith("."):
         raise LibraryError(f"{name!r} is not the name of an episode's folder")
     return name
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (OSError, KeyError):  # a container's user that has no name
+        return f"user {os.getuid()}"
 
 
 def _now() -> str:
