@@ -86,9 +86,10 @@ def teleop(
     Example: lavla teleop --mapping gamepad --level 3
 
     Args:
-        mapping: What the inputs do: keyboard, gamepad, spacemouse, or a YAML file like config/teleop/gamepad.yaml.
-        device: keyboard, a file like /dev/input/event3, or a recorded stream of events (*.jsonl). The default is what
-            the mapping says.
+        mapping: What the inputs do: keyboard, gamepad, spacemouse, browser, or a YAML file like
+            config/teleop/gamepad.yaml.
+        device: keyboard, topic (a program sends the events on teleop/events), a file like /dev/input/event3, or a
+            recorded stream of events (*.jsonl). The default is what the mapping says.
         leader: JointState topic of another arm, whose joints are inputs of the mapping by their names.
         contract: A shipped name or a YAML file; its robot is the arm that is moved.
         namespace: Namespace of the stack.
