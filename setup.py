@@ -83,7 +83,7 @@ setup(
     packages=find_packages(include=["lavla_ros*", "training*", "sim_bridges*", "benchmarks*"]),
     package_data={
         "lavla_ros": ["py.typed"],
-        "lavla_ros.console": ["*.css"],
+        "lavla_ros.console": ["*.css", "*.js"],
         "lavla_ros.policy": ["bundled/*", "bundled/*/*"],
         "sim_bridges.worlds.tabletop": ["*.xml", "assets/*"],
         "sim_bridges.evaluation": ["*.html"],

@@ -4,13 +4,18 @@ from __future__ import annotations
 
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lavla_ros.bringup.session import Session, SessionError
-from lavla_ros.bringup.stack import load_stack, read_arguments
+from lavla_ros.bringup.stack import NODE_READY, Process, Stack, load_stack, read_arguments
 from lavla_ros.console.access import check_access
 from lavla_ros.contract import load_contract
 from lavla_ros.outputs import sole_writer
+from lavla_ros.teleop.config import TOPIC, load_mapping
+
+STEERED_S = 0.25
+"""So often what moves the arm says how it stands: a person looks at it while moving."""
 
 
 def record_person(
@@ -35,7 +40,7 @@ def record_person(
     _beside(stack, stack_arguments, console, out)
 
 
-def open_console(stack: str, arguments: Mapping[str, str], *, host: str, port: int, token: str) -> None:
+def open_console(stack: str, arguments: Mapping[str, str], *, mapping: str, host: str, port: int, token: str) -> None:
     """Until it is ended. Raises what :func:`record_person` does; AccessError if others could use it unasked."""
     check_access(host, token)
     defaults = {argument.name: str(argument.default) for argument in read_arguments(stack)}
@@ -44,14 +49,37 @@ def open_console(stack: str, arguments: Mapping[str, str], *, host: str, port: i
     given = {**defaults, **arguments}
     console = ["lavla_ros.nodes.console", "--contract", given["contract"], "--bags", given["bags"], "--title", stack]
     console += ["--host", host, "--port", str(port), *(["--token", token] if token else [])]
-    _beside(stack, arguments, console, Path(given["bags"]).expanduser())
+    steering = []
+    if mapping:
+        if (device := load_mapping(mapping).device) == "keyboard":
+            raise SessionError(
+                'the console has no keys of a terminal: give --mapping "", and run lavla teleop in another'
+            )
+        console += ["--pad", mapping] if device == TOPIC else []
+        steering.append(
+            Process(
+                name="teleop",
+                module="lavla_ros.nodes.teleop_node",
+                is_node=True,
+                ready=NODE_READY,
+                optional=True,
+                parameters={"contract": given["contract"], "mapping": mapping, "diagnostics_period_s": STEERED_S},
+            )
+        )
+    _beside(stack, arguments, console, Path(given["bags"]).expanduser(), steering)
 
 
-def _beside(stack: str, arguments: Mapping[str, str], program: Sequence[str], out: Path) -> None:
-    """The stack, and the program with the terminal, until that ends; it records into ``out`` alone."""
-    session = Session(
-        lambda run_dir: load_stack(stack, arguments, run_dir=run_dir), program, out / "stack.log", interactive=True
-    )
+def _beside(
+    stack: str, arguments: Mapping[str, str], program: Sequence[str], out: Path, more: Sequence[Process] = ()
+) -> None:
+    """The stack with ``more``, and the program with the terminal, until that ends; it records into ``out`` alone."""
+
+    def load(run_dir: Path) -> Stack:
+        loaded = load_stack(stack, arguments, run_dir=run_dir)
+        added = (replace(process, namespace=loaded.namespace) for process in more)
+        return replace(loaded, processes=(*loaded.processes, *added))
+
+    session = Session(load, program, out / "stack.log", interactive=True)
     with sole_writer(out):
         print(f"starting the arm, its cameras and the recorder (log: {session.log_file})", flush=True)
         with session:

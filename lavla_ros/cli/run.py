@@ -39,12 +39,14 @@ def console(
     stack: tyro.conf.Positional[str] = "record_demos",
     arguments: tyro.conf.Positional[tuple[str, ...]] = (),
     /,
+    mapping: str = "browser",
     host: str = "127.0.0.1",
     port: int = 8420,
     token: str = "",
 ) -> None:
-    """The stack starts, and a page in the browser shows cameras, joints, faults and recorded episodes. It holds and
-    resumes the arm, clears faults, records, labels, discards. Ctrl-C stops both; a page that is closed stops nothing.
+    """The stack starts, and a page in the browser shows cameras, joints, faults and recorded episodes. It moves, holds
+    and resumes the arm, clears faults, records, labels, discards. Ctrl-C stops both; a page that is closed stops no
+    more than what it moves by hand.
 
     Example: lavla console record_demos bags:=runs/bags
 
@@ -53,6 +55,8 @@ def console(
     Args:
         stack: Name of a stack in config/stacks, or a file.
         arguments: Arguments of the stack, each written name:=value.
+        mapping: What moves the arm by hand: browser, a pad on the page; gamepad or spacemouse, plugged in here; a YAML
+            file like config/teleop/browser.yaml; or nothing, so that "lavla teleop" can in another terminal.
         host: Address to listen on. Any other than this computer's own needs a token.
         port: Port of the page; 0 takes a free one.
         token: What a browser has to give, once, in the address that is printed; 16 letters and digits or more.
@@ -60,7 +64,7 @@ def console(
     from lavla_ros.bringup.person import open_console
     from lavla_ros.bringup.stack import stack_arguments
 
-    open_console(stack, stack_arguments(arguments), host=host, port=port, token=token)
+    open_console(stack, stack_arguments(arguments), mapping=mapping, host=host, port=port, token=token)
 
 
 def show_stack_arguments(stack: str) -> None:
@@ -86,9 +90,10 @@ def teleop(
     Example: lavla teleop --mapping gamepad --level 3
 
     Args:
-        mapping: What the inputs do: keyboard, gamepad, spacemouse, or a YAML file like config/teleop/gamepad.yaml.
-        device: keyboard, a file like /dev/input/event3, or a recorded stream of events (*.jsonl). The default is what
-            the mapping says.
+        mapping: What the inputs do: keyboard, gamepad, spacemouse, browser, or a YAML file like
+            config/teleop/gamepad.yaml.
+        device: keyboard, topic (a program sends the events on teleop/events), a file like /dev/input/event3, or a
+            recorded stream of events (*.jsonl). The default is what the mapping says.
         leader: JointState topic of another arm, whose joints are inputs of the mapping by their names.
         contract: A shipped name or a YAML file; its robot is the arm that is moved.
         namespace: Namespace of the stack.

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hmac
 import ipaddress
+import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import CookieError, SimpleCookie
 from typing import Any
@@ -22,7 +23,7 @@ App = Callable[[Scope, Any, Any], Awaitable[None]]
 
 
 class AccessError(UserError, ValueError):
-    """The console must not listen like this."""
+    """The console must not, or cannot, listen like this."""
 
 
 def is_loopback(host: str) -> bool:
@@ -90,6 +91,18 @@ def check_access(host: str, token: str) -> None:
         )
     if not is_loopback(host) and not token:
         raise AccessError(f"with --host {host} others can reach the console and move the arm: give a --token as well")
+
+
+def listening_at(host: str, port: int) -> socket.socket:
+    """A socket for the page; port 0 is any free one.
+
+    Raises AccessError if the port is taken, or the address is not this computer's.
+    """
+    try:
+        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
+    except OSError as error:
+        said = error.strerror or error
+        raise AccessError(f"cannot listen on {host}:{port}: {said}; choose another --port") from None
 
 
 async def _refuse(scope: Scope, receive: Any, send: Any, why: str) -> None:

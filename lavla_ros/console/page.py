@@ -21,11 +21,13 @@ from nicegui import app as pages
 from nicegui import run, ui
 
 from lavla_ros.console.operators import Operators
+from lavla_ros.console.pad import Pad
 from lavla_ros.console.pictures import frames, thumbnail
 from lavla_ros.console.robot import Joint, Robot, Snapshot
-from lavla_ros.episode import EpisodePhase
+from lavla_ros.episode import PERSON, EpisodePhase
 from lavla_ros.errors import UserError
 from lavla_ros.recording.library import Library, LibraryError, RecordedEpisode
+from lavla_ros.teleop.config import Mapping
 
 REFRESH_S, LIST_S = 0.25, 1.0
 PICTURE_RATE_HZ = 15.0
@@ -36,16 +38,18 @@ STALE_S = 0.5
 _BOUNDARY = "picture"
 _FILES = Path(__file__).parent
 _SHOWN = {"": "no executor", "tracking": "moving", "holding": "standing", "idle": "not active", "fault": "FAULT"}
+_COMMANDERS = {"": "Nobody commands the arm.", "policy": "A policy commands the arm.", PERSON: "A person has the arm."}
 
 
-def application(robot: Robot, library: Library, *, title: str) -> FastAPI:
-    """The console as an ASGI application. One per process."""
+def application(robot: Robot, library: Library, *, title: str, mapping: Mapping | None = None) -> FastAPI:
+    """The console as an ASGI application. One per process. ``mapping``: of the page's pad; None: it has none."""
     web, operators = FastAPI(openapi_url=None), Operators()
     _add_pictures(web, robot, library)
+    pad = None if mapping is None else Pad(robot, operators, mapping)
 
     @ui.page("/", title=title)
     def index() -> None:
-        Page(robot, library, operators, title, browser=str(pages.storage.browser["id"]))
+        Page(robot, library, operators, pad, title, browser=str(pages.storage.browser["id"]))
 
     ui.run_with(web, title=title, dark=None, storage_secret=secrets.token_urlsafe(), show_welcome_message=False)
     return web
@@ -54,7 +58,9 @@ def application(robot: Robot, library: Library, *, title: str) -> FastAPI:
 class Page:
     """One open page."""
 
-    def __init__(self, robot: Robot, library: Library, operators: Operators, title: str, browser: str) -> None:
+    def __init__(
+        self, robot: Robot, library: Library, operators: Operators, pad: Pad | None, title: str, browser: str
+    ) -> None:
         self._robot, self._library, self._operators, self._browser = robot, library, operators, browser
         self._busy = False
         self._clicked: tuple[str, float] = "", 0.0
@@ -62,20 +68,21 @@ class Page:
         self._acting: list[ui.button] = []
         """Buttons that only who operates may press."""
         self._listed: list[RecordedEpisode] = []
+        self._pad: ui.html | None = None
         self._last = ""
         """The episode that was recorded last from this page."""
         client = ui.context.client
         client.on_connect(lambda: operators.opened(browser))
         client.on_disconnect(lambda: operators.closed(browser))
         ui.add_css((_FILES / "console.css").read_text(encoding="utf-8"))
-        self._build(title)
+        self._build(title, pad)
         ui.keyboard(on_key=self._on_key, ignore=["input", "textarea", "select"])
         ui.timer(REFRESH_S, self._refresh)
         ui.timer(LIST_S, self._refresh_list)
 
     # ------------------------------------------------------------------ what there is
 
-    def _build(self, title: str) -> None:
+    def _build(self, title: str, pad: Pad | None) -> None:
         with ui.element("header").classes("bar"):
             ui.html(f"<h1>{title}</h1>", sanitize=False)
             self._role = ui.label().classes("role").mark("role")
@@ -84,10 +91,12 @@ class Page:
         with ui.element("section").classes("status").props('aria-label="Arm"'):
             self._state = ui.label().classes("state").props("aria-live=assertive").mark("state")
             self._reason = ui.label().classes("reason").mark("reason")
+            self._commander = ui.label().classes("commander").props("aria-live=polite").mark("commander")
             with ui.element("div").classes("buttons"):
                 self._hold = self._button("Hold (H)", self._asking("hold"), kind="stop")
                 self._acknowledge = self._button("Acknowledge the fault", self._asking("acknowledge"))
                 self._resume = self._button("Resume", self._asking("resume"))
+                self._hand_back = self._button("Hand back", self._asking("hand_back"))
             ui.label("Hold brings the arm to rest. It is no emergency stop: keep the real one in reach.").classes(
                 "hint"
             )
@@ -97,6 +106,10 @@ class Page:
                     with ui.element("figure"):
                         ui.html(f'<img src="camera/{camera}.mjpg" alt="{camera}, live">', sanitize=False)
                         ui.html(f"<figcaption>{camera}</figcaption>", sanitize=False)
+            if pad is not None:
+                with ui.element("section").props('aria-label="Move the arm"').classes("steering"):
+                    self._pad = pad.build()
+                    self._steered = ui.label().classes("steered hint").mark("steered")
             with ui.element("section").props('aria-label="Recording"').classes("record"):
                 self._build_recording()
             with ui.element("section").props('aria-label="Joints"').classes("joints"):
@@ -230,6 +243,13 @@ class Page:
         self._state.set_text(state)
         self._state.classes(replace=f"state {report.state or 'none'}")
         self._reason.set_text(_why(seen))
+        self._commander.set_text(_COMMANDERS.get(report.commander, report.commander))
+        if self._pad is not None:
+            self._pad.classes(add="" if operates else "off", remove="off" if operates else "")
+            self._pad.props(f"aria-disabled={str(not operates).lower()}")
+            self._steered.set_text(
+                seen.steered or "Nothing here moves the arm: see stack.log in the folder of the bags."
+            )
         self._role.set_text("You operate" if operates else "You watch")
         self._take.set_visibility(not operates)
         self._take.set_enabled(self._operators.free)
@@ -238,6 +258,8 @@ class Page:
         self._give.set_visibility(operates)
         self._acknowledge.set_enabled(operates and report.fault is not None)
         self._resume.set_enabled(operates and report.fault is None and report.held is not None)
+        # While the arm moves, the next chunk of who moves it would take it again.
+        self._hand_back.set_enabled(operates and report.commander == PERSON and report.state != "tracking")
         for button in (self._success, self._failure, self._discard):
             button.set_enabled(operates and seen.recording)
         self._start.set_enabled(operates and not seen.recording and bool(seen.episode.source))

@@ -8,7 +8,7 @@ from typing import Protocol
 
 from lavla_ros.episode import EpisodePhase, EpisodeState, ExecutorReport
 
-ASKABLE = ("hold", "resume", "acknowledge", "start", "stop", "discard", "check")
+ASKABLE = ("hold", "resume", "acknowledge", "hand_back", "start", "stop", "discard", "check")
 """What :meth:`Robot.ask` takes: the services of executor and recorder, by their last word."""
 
 
@@ -36,6 +36,8 @@ class Snapshot:
     """None: the executor has not said it."""
     latencies_ms: Mapping[str, str] = field(default_factory=dict)
     """Name in /diagnostics → median, as it is written there."""
+    steered: str = ""
+    """How it is moved by hand: speed level, frame, and why it does not move; empty: nothing is there to move it."""
     problems: tuple[str, ...] = ()
     """Warnings and errors that the nodes report now."""
     age_s: float | None = None
@@ -63,5 +65,9 @@ class Robot(Protocol):
         """Whether the episode that is being recorded is a success."""
 
     def set_speed_scale(self, scale: float) -> None: ...
+
+    def steer(self, held: str) -> None:
+        """What a person holds, as JSON of :class:`lavla_ros.teleop.devices.Messages`; what is wrong with it is told by
+        who hears it. Never blocks."""
 
     def instruct(self, text: str) -> None: ...

@@ -1,12 +1,12 @@
 """The console beside a stack: what it sees over ROS, and the web server of its page.
 
-``lavla console`` starts it with a stack. It commands nothing by itself; a browser that is closed ends nothing.
+``lavla console`` starts it with a stack. It commands nothing by itself, and passes on what a person holds on the page's
+pad; a browser that is closed ends nothing else.
 """
 
 from __future__ import annotations
 
 import argparse
-import socket
 import sys
 import threading
 from collections.abc import Sequence
@@ -28,7 +28,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.bringup.environment import enter_ros
-from lavla_ros.console.access import Access, is_loopback
+from lavla_ros.console.access import Access, is_loopback, listening_at
 from lavla_ros.console.page import application
 from lavla_ros.console.pictures import jpeg
 from lavla_ros.console.robot import Joint, Snapshot
@@ -44,9 +44,11 @@ from lavla_ros.ros.lifecycle import wall_ns
 from lavla_ros.ros.messages import IMAGE_QOS, LATCHED_QOS
 from lavla_ros.ros.process import secured
 from lavla_ros.ros.scope import Scope
+from lavla_ros.teleop.config import load_mapping
 
 SERVICES = {
     "hold": topics.EXECUTOR_HOLD,
+    "hand_back": topics.EXECUTOR_HAND_BACK,
     "resume": topics.EXECUTOR_RESUME,
     "acknowledge": topics.EXECUTOR_ACKNOWLEDGE,
     "start": topics.EPISODE_START,
@@ -55,7 +57,7 @@ SERVICES = {
 }
 PROBLEM_S = 3.0
 """A problem that /diagnostics has not repeated for so long is over."""
-EXECUTOR = "executor"
+EXECUTOR, TELEOP = "executor", "teleop"
 
 
 class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
@@ -71,6 +73,7 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self._set = self.create_client(SetParameters, f"{EXECUTOR}/set_parameters")
         self._get = self.create_client(GetParameters, f"{EXECUTOR}/get_parameters")
         self._instruction = self.create_publisher(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
+        self._events = self.create_publisher(String, topics.TELEOP_EVENTS, 1)
         self._raw: dict[str, tuple[int, bytes]] = {}
         """Topic → how many messages have come, and the newest; read when a page asks for it."""
         self._pictures: dict[str, tuple[int, bytes]] = {}
@@ -79,6 +82,7 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self._executor_report, self._episode = ExecutorReport(), EpisodeState("", EpisodePhase.IDLE)
         self._problems: dict[str, tuple[int, list[str]]] = {}
         self._latencies: dict[str, str] = {}
+        self._steered = 0, ""
         self._speed_scale: float | None = None
         inputs = Inputs(self._scope)
         for kind, topic, depth in (
@@ -128,6 +132,8 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
             name = status.name.removesuffix(": lavla")
             self._problems[name] = now_ns, [f"{word}: {name}: {text}" for word, text in problems_of(status)]
             for value in status.values:
+                if value.key == "state" and name == TELEOP:
+                    self._steered = now_ns, value.value
                 if value.key.endswith("_p50_ms"):
                     self._latencies[value.key.removesuffix("_p50_ms").replace("_", " ")] = value.value
 
@@ -155,6 +161,7 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
             speed_scale=self._speed_scale,
             latencies_ms=dict(sorted(self._latencies.items())),
             problems=tuple(problems),
+            steered=self._steered[1] if now_ns - self._steered[0] < PROBLEM_S * 1e9 else "",
             age_s=None if self._measured_ns is None else (now_ns - self._measured_ns) * 1e-9,
         )
 
@@ -193,6 +200,9 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
     def instruct(self, text: str) -> None:
         self._instruction.publish(String(data=text))
 
+    def steer(self, held: str) -> None:
+        self._events.publish(String(data=held))
+
     def set_speed_scale(self, scale: float) -> None:
         value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=scale)
         request = SetParameters.Request(parameters=[Parameter(name="speed_scale", value=value)])
@@ -209,6 +219,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; another than this needs a token")
     parser.add_argument("--port", type=int, default=8420, help="0: a free one")
     parser.add_argument("--token", default="", help="what a browser has to know")
+    parser.add_argument("--pad", default="", help="mapping of the page's pad; empty: it has none")
     parser.add_argument("--title", default="lavla", help="of the page")
     enter_ros()
     options = parser.parse_args(own_arguments(argv))
@@ -216,8 +227,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         rclpy.init(args=argv)
         node = ConsoleNode(options.contract)
         folder = options.bags.expanduser() / node.get_namespace().strip("/")
-        web = Access(application(node, Library(folder), title=options.title), host=options.host, token=options.token)
-        listening = _listen(options.host, options.port)
+        mapping = load_mapping(options.pad) if options.pad else None
+        page = application(node, Library(folder), title=options.title, mapping=mapping)
+        web = Access(page, host=options.host, token=options.token)
+        listening = listening_at(options.host, options.port)
     try:
         shown = "localhost" if is_loopback(options.host) else options.host
         asked = f"/?token={options.token}" if options.token else "/"
@@ -231,15 +244,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
-
-
-def _listen(host: str, port: int) -> socket.socket:
-    """Raises ServiceError if the port is taken, or the address is not this computer's."""
-    try:
-        return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
-    except OSError as error:
-        said = error.strerror or error
-        raise ServiceError(f"cannot listen on {host}:{port}: {said}; choose another --port") from None
 
 
 if __name__ == "__main__":

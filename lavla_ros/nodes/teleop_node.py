@@ -21,7 +21,7 @@ from lavla_ros.contract import load_contract
 from lavla_ros.control.config import ExecutorConfig
 from lavla_ros.episode import EpisodeError, ExecutorReport
 from lavla_ros.errors import FailedError
-from lavla_ros.ros.arbitration import rivals_of
+from lavla_ros.ros.arbitration import LEASE, rivals_of
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.inputs import Inputs
 from lavla_ros.ros.lifecycle import LavlaNode, stamp_to_ns, wall_ns
@@ -30,7 +30,7 @@ from lavla_ros.ros.parameters import NodeParameters, Section, parameter
 from lavla_ros.ros.process import run_node
 from lavla_ros.teleop.commanded import Commanded
 from lavla_ros.teleop.config import TeleopOptions, load_mapping
-from lavla_ros.teleop.devices import open_device
+from lavla_ros.teleop.devices import DeviceError, Messages, open_device
 from lavla_ros.teleop.operator import Event
 from lavla_ros.teleop.teleoperator import Teleoperator
 
@@ -43,11 +43,13 @@ class TeleopParameters(NodeParameters):
     contract: str = parameter(help="Contract: a shipped name or a YAML file; its robot is the arm that is moved.")
     mapping: str = parameter(
         "keyboard",
-        "What the device's inputs do: keyboard, gamepad, spacemouse, or a YAML file like config/teleop/gamepad.yaml.",
+        "What the device's inputs do: keyboard, gamepad, spacemouse, browser, or a YAML file like "
+        "config/teleop/gamepad.yaml.",
     )
     device: str = parameter(
         "",
-        "keyboard, a file like /dev/input/event3, or a recorded stream of events (*.jsonl); empty: the mapping says.",
+        "keyboard, topic (a program sends the events on teleop/events), a file like /dev/input/event3, or a recorded "
+        "stream of events (*.jsonl); empty: the mapping says.",
     )
     leader: str = parameter(
         "",
@@ -95,13 +97,15 @@ class TeleopNode(LavlaNode):
         self._leader_events: list[Event] = []
         self._report: ExecutorReport | None = None
         self._shown = ""
-        self._counts = {"chunks": 0}
+        self._counts = {"chunks": 0, "refused": 0}
         self._inputs = inputs = Inputs(self.activated)
         inputs.add(String, topics.EXECUTOR_STATE, self._on_executor, latched=True)
         inputs.add(JointState, contract.wire(contract.state.topic), self._on_state, depth=STATE_QOS.depth)
         inputs.add(JointTrajectory, contract.wire(contract.action.topic), self._on_command, depth=STATE_QOS.depth)
         if self.parameters.leader:
             inputs.add(JointState, self.parameters.leader, self._on_leader, depth=STATE_QOS.depth)
+        if isinstance(self._device, Messages):
+            inputs.add(String, topics.TELEOP_EVENTS, self._on_events, depth=20)
         self.activated.timer(self._teleop.period_s, self._step)
 
     def _on_executor(self, message: String) -> None:
@@ -121,6 +125,18 @@ class TeleopNode(LavlaNode):
     def _on_leader(self, message: JointState) -> None:
         now_ns = wall_ns()
         self._leader_events += [Event(now_ns, *item) for item in zip(message.name, message.position, strict=False)]
+
+    def _on_events(self, message: String) -> None:
+        assert isinstance(self._device, Messages)
+        heard = self._inputs[topics.TELEOP_EVENTS]
+        names = " and ".join(publisher.node for publisher in heard.publishers)
+        try:
+            if len(heard.publishers) > 1:
+                raise DeviceError(f"{heard.topic} is published by {names}: one may steer; end the others ({LEASE})")
+            self._device.take(message.data, wall_ns())
+        except DeviceError as error:
+            self._counts["refused"] += 1
+            self.get_logger().warning(str(error), throttle_duration_sec=1.0)
 
     def _step(self) -> None:
         now_ns = wall_ns()
@@ -156,7 +172,8 @@ class TeleopNode(LavlaNode):
     def diagnose(self, report: Report) -> None:
         if not self.active:
             return
-        report.value("chunks", self._counts["chunks"])
+        for name, count in self._counts.items():
+            report.value(name, count)
         report.value("restarts", self._teleop.restarts)
         report.value("state", self._shown)
         self._inputs.report(report)

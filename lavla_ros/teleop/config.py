@@ -24,6 +24,9 @@ tool, change the speed level, give the arm back to the policy, end motion until 
 GRIPPER_FOLLOWS = "gripper_position"
 """An input that gives the gripper's opening, 0 closed to 1 open."""
 
+TOPIC = "topic"
+"""Device of which a program sends the events."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Binding:
@@ -48,7 +51,8 @@ class Mapping:
     name: str
     bindings: tuple[Binding, ...]
     device: str = "keyboard"
-    """keyboard, or words of which one is in the name of the input device, with | between them."""
+    """keyboard, topic (a program sends the events), or words of which one is in the name of the input device, with |
+    between them."""
     dead_zone: float = setting(0.1, "Deflections below this are none.", low=0.0, high=0.9)
     silence_s: float = setting(
         0.25,

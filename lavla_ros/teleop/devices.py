@@ -1,4 +1,5 @@
-"""What a person holds: the keyboard of a terminal, an input device of Linux (gamepad, SpaceMouse), or a recording.
+"""What a person holds: the keyboard of a terminal, an input device of Linux (gamepad, SpaceMouse), a page or another
+program that sends messages, or a recording.
 
 A device is read once a chunk, without blocking. It gives a sign of life only if it knows that it is there.
 """
@@ -20,7 +21,7 @@ from pathlib import Path
 from typing import Protocol
 
 from lavla_ros.errors import UserError
-from lavla_ros.teleop.config import DEADMAN, FASTER, FRAME, HAND_BACK, SLOWER, STOP, Mapping
+from lavla_ros.teleop.config import DEADMAN, FASTER, FRAME, HAND_BACK, SLOWER, STOP, TOPIC, Mapping
 from lavla_ros.teleop.operator import FLOOD, GONE, Event
 from lavla_ros.typing import NS_PER_S
 
@@ -293,14 +294,57 @@ class Recording:
         """Nothing is open."""
 
 
+LONGEST = 4096
+"""Characters of a message; more than a person can hold."""
+
+
+class Messages:
+    """What a program says is held, each time all of it: a JSON object of inputs and values, ``{"deadman": 1, "w": 1}``.
+
+    What a message does not name is let go, so that one that is lost holds nothing. It is the only sign of life.
+    """
+
+    def __init__(self, mapping: Mapping) -> None:
+        self._mapping, self._inputs = mapping.name, {binding.input for binding in mapping.bindings}
+        self._held: set[str] = set()
+        self._events: list[Event] = []
+
+    def take(self, text: str, now_ns: int) -> None:
+        """A message that has come. Raises DeviceError for one that says no events: nothing of it counts."""
+        try:
+            said = json.loads(text) if len(text) <= LONGEST else None
+        except (ValueError, RecursionError):
+            said = None
+        if not isinstance(said, dict) or not all(type(v) in (int, float) and abs(v) <= 1.0 for v in said.values()):
+            raise DeviceError(
+                f"the message {text[:80]!r} says no events; expected a JSON object of at most {LONGEST} characters, "
+                'with inputs and their values from -1 to 1: {"deadman": 1, "w": 1}'
+            )
+        if strange := sorted(said.keys() - self._inputs):
+            raise DeviceError(f"the message {text[:80]!r} names {strange[0]!r}, no input of mapping {self._mapping}")
+        let_go = dict.fromkeys(self._held - said.keys(), 0.0)
+        self._events += [Event(now_ns, name, float(value)) for name, value in {**let_go, **said}.items()]
+        self._events.append(Event(now_ns))
+        self._held = set(said)
+
+    def read(self, now_ns: int) -> list[Event]:
+        events, self._events = self._events, []
+        return events
+
+    def close(self) -> None:
+        """Nothing is open."""
+
+
 def open_device(device: str, mapping: Mapping) -> Device:
-    """``keyboard``, a file of /dev/input, a recorded stream (\\*.jsonl), or empty: what the mapping says.
+    """``keyboard``, ``topic``, a file of /dev/input, a recorded stream (\\*.jsonl), or empty: what the mapping says.
 
     Raises DeviceError.
     """
     device = device or mapping.device
     if device == "keyboard":
         return Keyboard(mapping)
+    if device == TOPIC:
+        return Messages(mapping)
     if device.endswith(".jsonl"):
         return Recording(Path(device))
     return InputDevice(device if device.startswith("/") else find_input_device(device.split("|")))

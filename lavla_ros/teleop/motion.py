@@ -41,6 +41,8 @@ GENTLEST = 0.2
 """Part of the acceleration that is left if the joints' limits ask for less."""
 RELEASED_LEAD_RAD = 0.02
 """How far ahead of the arm the reference may be when it comes to rest: more than the executor ever needs."""
+STILL = 1e-3
+"""A reference slower than this, m/s and rad/s, stands."""
 FOLLOW_S = 0.15
 """A joint that follows a leader closes its distance in about this time, if its speed allows."""
 
@@ -115,6 +117,8 @@ class Motion:
         self._origin = np.zeros(size)
         """Joints (J,) of the reference when the dead-man was pressed."""
         self._newest_ns: int | None = None
+        self._let_go = False
+        """The newest chunk was made after the dead-man was released."""
         self.slowed = ""
         """Why the arm moves more slowly than the person wishes, or not at all; empty: it does as it is told."""
         self.restarts = 0
@@ -135,11 +139,10 @@ class Motion:
             if now_ns - stamp_ns > self._contract.dt_ns:
                 stamp_ns = now_ns
         course = self._course
-        if course is not None and (stamp_ns - course.start_ns) * 1e-9 >= course.rest_s and not wish.held:
+        if not wish.held and (course is None or (self._let_go and self._over(course, stamp_ns))):
             self._course, self.slowed = None, ""
             return None
-        if course is None and not wish.held:
-            return None
+        self._let_go = not wish.held
         pose, joints, velocity, acceleration = self._now(arm, stamp_ns, wish)
         if wish.press != self._press:
             self._press, self._origin = wish.press, joints
@@ -157,6 +160,10 @@ class Motion:
             actions_HA=self._actions(points, arm.gripper_open if wish.gripper_open is None else wish.gripper_open),
             names=self._contract.action.names,
         )
+
+    def _over(self, course: _Course, now_ns: int) -> bool:
+        """Whether the reference stands; what is left of its way to rest the newest chunk holds."""
+        return bool(np.abs(course.state((now_ns - course.start_ns) * 1e-9)[1]).max() < STILL)
 
     def _now(self, arm: ArmMotion, now_ns: int, wish: Wish) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
         """Reference at this time: pose (or joints), joints, velocity and acceleration in ``frame``."""

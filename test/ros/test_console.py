@@ -197,6 +197,90 @@ def test_a_fault_is_shown_with_its_cause_and_cleared(console: Console, person: P
     person.sees("reason", "waiting for a chunk")
 
 
+def test_the_arm_is_moved_from_the_page_by_who_operates_as_long_as_it_is_held(
+    browser: Any, console: Console, person: Person
+) -> None:
+    person.operates()
+
+    def measured() -> list[float]:
+        return [float(each) for each in person.page.locator(".joints td:nth-child(3)").all_inner_texts()]
+
+    def is_moved(*keys: str) -> None:
+        """On a busy machine an answer may come too late: the person lets go, and presses again."""
+
+        def moves() -> bool:
+            page, before = person.page, measured()
+            if "| moving" not in page.locator(".steered").inner_text():
+                for key in keys:
+                    page.keyboard.up(key)
+                page.locator(".pad").focus()
+                for key in keys:
+                    page.keyboard.down(key)
+            page.wait_for_timeout(600)
+            return abs(measured()[0] - before[0]) > 0.01
+
+        wait_until(lambda: len(measured()) == 7, "joints")
+        wait_until(moves, "the arm moves", 60.0)
+
+    def comes_to_rest() -> None:
+        person.sees("state", "standing")
+        before = measured()
+        person.page.wait_for_timeout(700)
+        assert max(abs(a - b) for a, b in zip(measured(), before, strict=True)) < 0.005
+
+    is_moved("Space", "a")
+    person.sees("commander", "A person has the arm")
+    person.page.keyboard.up("Space")  # the dead-man alone
+    comes_to_rest()
+    person.page.keyboard.up("a")
+    person.button("Hand back").click()  # which waits until the arm stands
+    person.sees("commander", "Nobody commands")
+
+    for lets_go in (
+        lambda: person.page.evaluate("dispatchEvent(new Event('blur'))"),
+        lambda: person.page.keyboard.press("Tab"),
+        # the page hangs: that it has let go is what the other side concludes
+        lambda: person.page.evaluate(
+            "() => void setTimeout(() => { for (const t = Date.now() + 2500; Date.now() < t;); })"
+        ),
+    ):
+        is_moved("Space", "d")
+        lets_go()
+        person.page.wait_for_timeout(1500)
+        comes_to_rest()
+    for key in ("Space", "d"):
+        person.page.keyboard.up(key)
+
+    # a stick, with the dead-man held by its key
+    stick = person.page.locator(".stick").first.bounding_box()
+    assert stick is not None
+    person.page.mouse.move(stick["x"] + stick["width"] / 2, stick["y"] + stick["height"] / 2)
+    person.page.mouse.down()
+    person.page.mouse.move(stick["x"] + 2, stick["y"] + stick["height"] / 2)
+    is_moved("Space")
+    person.page.mouse.up()
+    person.page.keyboard.up("Space")
+    comes_to_rest()
+    person.page.keyboard.press("r")  # in the pad it is a direction
+    assert "RECORDING" not in person.page.locator(".episode").inner_text()
+
+    is_moved("Space", "a")
+    person.page.close()
+    person.open(console.address)
+    person.sees("role", "You operate")
+    comes_to_rest()
+
+    other = Person(browser, console)
+    other.sees("role", "You watch")
+    other.page.evaluate(
+        """() => { const pad = new WebSocket(location.href.replace("http", "ws") + "pad");
+                   pad.onmessage = (asked) => pad.send(asked.data + ' {"deadman": 1, "a": 1}'); }"""
+    )
+    other.page.wait_for_timeout(1000)
+    comes_to_rest()
+    other.context.close()
+
+
 def test_two_consoles_at_once_but_not_on_the_same_bags(console: Console, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lavla_ros.cli", "console", "record_demos", f"bags:={console.bags}", "--port", "0"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60.0, check=False)

@@ -7,7 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Callable
-from itertools import groupby
+from itertools import count, groupby
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +94,42 @@ def test_a_person_takes_the_arm_from_a_policy_and_gives_it_back(world: World, tm
     assert int(diagnostics.values("teleop")["chunks"]) > 5
     told = arm.commanders()
     assert told[told.index("person") - 1] == "policy" == told[told.index("person") + 1]
+
+
+def test_a_program_says_what_is_held_and_its_silence_lets_go(world: World, tmp_path: Path) -> None:
+    arm, diagnostics = Arm(world), world.diagnostics()
+    program = world.publisher(String, "/teleop/events", subscribers=0)
+
+    def holds(what: str, reached: Callable[[], bool]) -> None:
+        """On a busy machine what is said may come too late: it lets go, and presses again."""
+        said = [{"deadman": 1, "right_y": -1}] * 40 + [{}]
+
+        def there() -> bool:
+            program.publish(String(data=json.dumps(said[next(turns) % len(said)])))
+            time.sleep(0.05)
+            return reached()
+
+        turns = count()
+        wait_until(there, what, 60.0)
+
+    with (
+        running(EXECUTOR, "executor", tmp_path, loopback=True),
+        running(TELEOP, "teleop", tmp_path, mapping="browser", level=4) as node,
+    ):
+        wait_until(lambda: arm.states and arm.said("state") == "holding", "holding after activation")
+        before = arm.joints()
+        holds("the arm moves", lambda: bool(np.abs(arm.joints() - before).max() > 0.01))
+        assert arm.said("commander") == "person"
+        wait_until(lambda: arm.said("waiting_for") == "hand_back", "rest, since nothing is said any more", 5.0)
+        wait_until(lambda: "the device has been silent for 0.3 s" in node.output, "why it rests")
+        program.publish(String(data='{"deadman": "yes"}'))
+        wait_until(lambda: diagnostics.values("teleop").get("refused") == "1", "a message that is refused")
+        assert """the message '{"deadman": "yes"}' says no events""" in node.output
+        still = arm.joints()
+        # Of two who say what is held, none is believed.
+        world.publisher(String, "/teleop/events")
+        holds("neither is heard", lambda: "one may steer" in node.output)
+        assert np.abs(arm.joints() - still).max() < 1e-3
 
 
 def test_of_two_people_one_commands(world: World, tmp_path: Path) -> None:

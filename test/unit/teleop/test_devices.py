@@ -17,6 +17,7 @@ from lavla_ros.teleop.devices import (
     InputDevice,
     Keyboard,
     Keys,
+    Messages,
     Recording,
     find_input_device,
     open_device,
@@ -27,7 +28,7 @@ MS = 1_000_000
 JOINTS = tuple(f"joint_{i}" for i in range(1, 7))
 
 
-@pytest.mark.parametrize("name", ["keyboard", "gamepad", "spacemouse"])
+@pytest.mark.parametrize("name", ["keyboard", "gamepad", "spacemouse", "browser"])
 def test_every_shipped_mapping_moves_the_tool(name):
     mapping = load_mapping(name)
     assert mapping.moves(JOINTS) == TWIST
@@ -153,6 +154,69 @@ def test_a_recorded_stream_of_events_plays_a_gamepad(tmp_path):
     assert np.abs(drive.velocities(last=3)[:, 2] + 0.25).max() < 0.01, "the right stick, pulled back, moves down"
     drive.run(0.1 + REST_S, alive=False, device=device)
     assert device.over and drive.joint_speed(last=3) < 1e-3 and drive.teleop.why == "the dead-man is not held"
+
+
+class Browser:
+    """Says what is held every 50 ms, as long as it says anything."""
+
+    def __init__(self) -> None:
+        self.device = open_device("", load_mapping("browser"))
+        assert isinstance(self.device, Messages)
+        self.operator, self.now_ns = Operator(load_mapping("browser"), TeleopOptions(), JOINTS), 10**18
+
+    def run(self, ms: int, held: dict[str, float] | None) -> list[bool]:
+        """Whether the dead-man is held, each 50 ms. ``held``: None: nothing is said."""
+        found = []
+        for _ in range(0, ms, 50):
+            self.now_ns += 50 * MS
+            if held is not None:
+                self.device.take(json.dumps(held), self.now_ns)
+            self.operator.feed(self.device.read(self.now_ns), self.now_ns)
+            found.append(self.operator.wish(self.now_ns).held)
+        return found
+
+
+def test_what_a_message_does_not_name_is_let_go():
+    browser = Browser()
+    assert all(browser.run(100, {"deadman": 1, "w": 1, "right_y": -1}))
+    assert browser.operator.wish(browser.now_ns).velocity == (0.0625, 0.0, -0.0625, 0.0, 0.0, 0.0)
+    assert all(browser.run(100, {"deadman": 1}))
+    assert browser.operator.wish(browser.now_ns).velocity == (0.0,) * 6
+    assert not any(browser.run(50, {})) and browser.operator.why == "the dead-man is not held"
+    assert all(browser.run(6000, {"deadman": 1, "w": 1})), "a key may be held for long while the page repeats it"
+    browser.run(100, {"deadman": 1, "g": 1})
+    assert browser.operator.gripper_open == 0.0, "one press, however often it is repeated"
+
+
+def test_a_page_that_falls_silent_has_let_go_and_has_to_press_again():
+    browser = Browser()
+    assert all(browser.run(1000, {"deadman": 1, "w": 1}))
+    held = browser.run(500, None)
+    assert held == [True] * 6 + [False] * 4 and "silent for 0.3 s" in browser.operator.why
+    assert not any(browser.run(500, {"deadman": 1, "w": 1})), "what comes after a gap is no new press"
+    browser.run(50, {})
+    assert all(browser.run(100, {"deadman": 1, "w": 1}))
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("", "w", "1", "null", "[]", '["w"]', '{"w": "1"}', '{"w": true}', '{"w": null}', '{"w": {"w": 1}}'),
+        *('{"w": NaN}', '{"w": Infinity}', '{"w": 1e9}', '{"w": -2}', '{"w": 1', '{"w": 0.1%s}' % ("1" * 5000)),
+        *("[" * 4000, '{"gone": 1}', '{"": 1}'),
+    ],
+)
+def test_a_message_that_says_no_events_is_refused_whole_and_is_no_sign_of_life(text):
+    device = Messages(load_mapping("browser"))
+    with pytest.raises(DeviceError, match=r"^the message .{0,90} (says no events; expected|names '(gone|)', no input)"):
+        device.take(text, 1)
+    assert device.read(2) == []
+    device.take('{"deadman": 1}', 3)
+    with pytest.raises(DeviceError):
+        device.take(text, 4)
+    device.read(5)
+    device.take("{}", 6)
+    assert Event(6, "deadman", 0.0) in device.read(7), "what is held is known still"
 
 
 @pytest.mark.parametrize(

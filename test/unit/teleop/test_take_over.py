@@ -55,6 +55,19 @@ def drive_with_policy(drive: Drive, policy: Policy, seconds: float, **inputs: fl
             drive.bench.executor.hand_back(drive.bench.now_ns)
 
 
+@pytest.mark.parametrize("mode", ["absolute", "delta"])
+def test_who_has_let_go_commands_no_more_and_can_be_asked_to_hand_back(mode):
+    """By the executor's service, too, of which the person's program knows nothing."""
+    drive = Drive(variant("joint", mode))
+    executor = drive.bench.executor
+    drive.run(1.0, deadman=1.0, y=1.0)
+    drive.run(REST_S + 2.0, deadman=0.0, y=0.0)
+    assert executor.state is ExecutorState.HOLDING and executor.waiting_for == "hand_back"
+    executor.hand_back(drive.bench.now_ns)
+    drive.run(0.5)
+    assert executor.commander == "", "no chunk of the person's takes it again"
+
+
 @BOUNDED
 @given(
     mode=st.sampled_from(["absolute", "absolute", "delta"]),
