@@ -133,9 +133,8 @@ def test_what_is_not_looked_at_would_not_have_changed_the_decision(seed, monkeyp
 @pytest.mark.parametrize("name", ARMS)
 def test_five_arms_keep_their_distance_and_stop_only_with_need(name):
     chain, limits = ARMS[name]
-    cell = Cell(
-        chain, replace(MINICOBO, joint_names=chain.joint_names, limits=limits, chain=chain, start_rad=(), capsules=())
-    )
+    own = {"limits": limits, "chain": chain, "start_rad": (), "poses": {}, "capsules": ()}
+    cell = Cell(chain, replace(MINICOBO, joint_names=chain.joint_names, **own))
     found = [cell.follow(seed) for seed in range(15)]
     assert min(each.worst_m for each in found) >= -1e-5
     assert max(each.excess for each in found) <= 0.0

@@ -569,6 +569,6 @@ def test_limits_that_servo_commands_cannot_reach_are_refused() -> None:
 
 def test_a_jaka_controller_moves_six_joints() -> None:
     limits = JointLimits(**{name: getattr(MINICOBO.limits, name)[:1] * 7 for name in JointLimits.__dataclass_fields__})
-    seven = replace(MINICOBO, joint_names=tuple("abcdefg"), limits=limits, chain=None, start_rad=())
+    seven = replace(MINICOBO, joint_names=tuple("abcdefg"), limits=limits, chain=None, start_rad=(), poses={})
     with pytest.raises(ConfigError, match="has 7 joints; JAKA's controller moves 6"):
         jaka_driver(JakaDriverConfig(host="127.0.0.1"), seven)

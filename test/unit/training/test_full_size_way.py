@@ -14,7 +14,7 @@ def test_the_whole_way_at_an_eighth_of_the_width(tmp_path: Path) -> None:
     arguments = ["--size", "eighth", "--strategies", "la_cond", "--steps", "0"]
     assert full_size.main([*arguments, "--folder", str(tmp_path), "--out", str(out)]) == 0
     figures = json.loads(out.read_text())
-    stages = ["train, killed", "resume", "export", "compare"]
+    stages = ["train, killed", "resume", "export", "a chunk, trained", "a chunk, merged"]
     assert list(figures["stages"]) == ["write the base model", *(f"la_cond: {stage}" for stage in stages)]
     assert len(figures["losses"]["la_cond"]) == 2 and all(0 < loss < 20 for loss in figures["losses"]["la_cond"])
     assert 0.3 < figures["peak_gib"] < 2.0

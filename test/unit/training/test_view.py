@@ -66,7 +66,7 @@ def test_chunks_are_read_by_the_names_of_their_joints(bag: Path) -> None:
 
 def test_an_episode_of_a_dataset_is_what_its_bag_was(tmp_path: Path) -> None:
     bags = [make_bag(tmp_path / "bags", CONTRACT, episode=i, steps=6 + i, hands={3: "person"}) for i in range(2)]
-    convert(bags, tmp_path / "data", CONTRACT)
+    convert(bags, tmp_path / "data", CONTRACT, interventions=True)
     shown = open_episode(tmp_path / "data", 1)
     ours, theirs = (
         list(shown.moments),
