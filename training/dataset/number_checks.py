@@ -25,7 +25,9 @@ _STUCK_S, _STUCK_STEPS = 1.0, 8
 _MOVES = 0.1
 """A dimension moves when it spans this share of what it spans in the whole dataset …"""
 _MOVES_LEAST = {"rad": 0.05, "m": 0.01, "fraction": 0.05}
-"""… and this much: a joint that is commanded to stay gives way a little."""
+"""… and this much."""
+_GIVES_WAY = 3.0
+"""How many times as much where it is commanded to stay: an object that is gripped, or a soft joint, moves it."""
 GAP = 1.5
 """Two steps further apart than this many periods have lost one between them."""
 _US = 1_000
@@ -226,6 +228,7 @@ class _NumberChecks:
         for s, a in pairs:
             for still, moving, i, j in ((state, action, s, a), (action, state, a, s)):
                 least = max(_MOVES * float(spans[moving.what][j]), _MOVES_LEAST.get(still.dims[i].unit, 0.0))
+                least *= _GIVES_WAY if still is action else 1.0
                 text = f"{still.what} {still.dims[i].name!r} never changes while the {moving.what} of this name does"
                 for episode, x, y in zip(self._episodes, still.parts, moving.parts, strict=True):
                     if len(x) >= _STUCK_STEPS and np.ptp(x[:, i]) == 0 and np.ptp(y[:, j]) > least:

@@ -378,6 +378,21 @@ def test_a_dimension_that_never_changes_is_a_warning(tmp_path: Path, still: Imag
     ]
 
 
+@pytest.mark.parametrize(("sway_rad", "found"), [(0.14, False), (0.4, True)])
+def test_a_joint_that_is_commanded_to_stay_may_give_way(
+    tmp_path: Path, still: Image, sway_rad: float, found: bool
+) -> None:
+    """0.07 rad were seen where a simulated hand gripped."""
+
+    def swaying(values: np.ndarray) -> None:
+        values[:, 1] = 0.3 + sway_rad / 2 * np.sin(np.linspace(0, 6, len(values)))
+
+    given = {"state": changed(states, 0, swaying), "action": changed(following, 0, put((slice(None), 1), 0.3))}
+    report = check(build(tmp_path / "data", image=still, **given))
+    told = "episode 0: action 'b' never changes while the state of this name does"
+    assert (told in report.errors) == found and len(report.errors) == found, report
+
+
 def test_an_episode_without_instruction_is_named(tmp_path: Path, still: Image) -> None:
     report = check(build(tmp_path / "data", image=still, tasks=lambda e: "" if e == 3 else "go"))
     assert "episode 3: its task has no text" in report.errors
