@@ -122,6 +122,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
         said, _ = process.communicate(timeout=240.0)
         assert process.returncode == 0, said
     _cut_off(folder / "bags_0", folder / "cut")
+    for i in (0, 1):
+        shutil.copytree(*find_bags([folder / "bags_0"]), folder / f"spare_{i}")
     _study_without_stages(folder)
     save_small_qwen(folder / "qwen")
     return folder
@@ -205,6 +207,10 @@ def _made(folder: Path) -> AbstractContextManager[None]:
     return nullcontext(folder.mkdir())
 
 
+def _chosen(folder: Path) -> AbstractContextManager[Path]:
+    return new_folder(folder / "chosen")
+
+
 _RECIPES = Path(__file__).parents[2] / "config"
 _SHORT = ("--data.validation-fraction", 0, "--steps", 2, "--batch-size", 4)
 _ACTION = ("--config", _RECIPES / "latent/action_tabletop.yaml", "--data.datasets", "dataset_{}", *_SHORT)
@@ -230,6 +236,23 @@ CASES = {
     "paper": Case(("--json",)),
     "study": Case(("bags_0", "--out", OUT, "--live-episodes", 0), "study_{}", "study.*", sole_writer),
     "bags info": Case(("whole_0",)),
+    "bags list": Case((".",)),
+    "bags show": Case(("whole_0",)),
+    "bags relabel": Case(("whole_{}", "--note", "seen"), "whole_{}", "*.mcap"),
+    "bags drop": Case(("spare_{}",), ".discarded/spare_{}", "*.mcap"),
+    "dataset stats": Case(("dataset_0",)),
+    "dataset split": Case(("dataset_0", "--episodes", 0, "--out-folder", OUT), "split_{}", "*.parquet", _chosen),
+    "dataset merge": Case(
+        ("split_{}/chosen", "split_{}/rest", "--out", OUT), "merged_{}", "data/**/*.parquet", new_folder
+    ),
+    "dataset drop": Case(("dataset_0", "--episodes", 0, "--out", OUT), "fewer_{}", "data/**/*.parquet", new_folder),
+    "dataset relabel": Case(
+        ("dataset_0", "--episodes", 0, "--instruction", "go", "--out", OUT),
+        "said_{}",
+        "data/**/*.parquet",
+        new_folder,
+    ),
+    "view": Case(("dataset_0", "--picture", OUT), "seen_{}.png", held=new_file),
     "contract draft": Case(("dataset_0", "--name", "mine", "--out", OUT), "contract_{}.yaml", held=new_file),
     "scene show": Case(("tabletop", "dataset_0", "--out", OUT), "scene_{}.png", held=new_file),
     "bench scene": Case(("--plans", 1, "--arms", "jaka_minicobo", "--out", OUT), "plans_{}.json", held=new_file),
