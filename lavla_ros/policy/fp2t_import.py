@@ -10,7 +10,6 @@ and left out.
 from __future__ import annotations
 
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,7 +23,8 @@ from torch import Tensor
 from lavla_ros.config import to_plain
 from lavla_ros.contract import Contract
 from lavla_ros.policy.base_model import fingerprint_of, load_base, load_pretrained_tokenizer
-from lavla_ros.policy.folder import CheckpointError, read_tensors, require_fitting, staged, write_files
+from lavla_ros.policy.folder import CheckpointError, require_fitting, staged, write_files
+from lavla_ros.policy.foreign import read_foreign
 from lavla_ros.policy.fp2t import DEFECTS, SECTION, TOKENIZER, Fp2tConfig, Fp2tHead, Method, adapters, ranges
 from lavla_ros.policy.normalization import StatsError
 from lavla_ros.yaml_text import load_yaml
@@ -178,18 +178,9 @@ def _named(columns: Mapping[str, Any], names: tuple[str, ...]) -> dict[str, dict
 
 
 def _read(file: Path) -> dict[str, Tensor]:
-    """Name → tensor; of a pickle, tensors and plain containers alone are built."""
-    if file.suffix == ".safetensors":
-        found: Mapping[str, object] = read_tensors(file)
-    else:
-        try:
-            found = torch.load(file, map_location="cpu", weights_only=True, mmap=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"{file} cannot be read as tensors alone ({str(error).splitlines()[0]}), and nothing else in a pickle "
-                "is run; give a .safetensors file of the same tensors"
-            ) from None
-    if not isinstance(found, Mapping) or not all(isinstance(value, Tensor) for value in found.values()):
+    """Name → tensor."""
+    found = read_foreign(file)
+    if not all(isinstance(value, Tensor) for value in found.values()):
         raise CheckpointError(f"{file} is no state of a network: expected names and tensors")
     return {str(name).removeprefix("module."): value for name, value in found.items() if isinstance(value, Tensor)}
 

@@ -6,10 +6,9 @@ part of that image encoder, or (stage 1) part of the frozen T5 encoder, which is
 tokenizer from ``text.path``. A tensor that is missing, unknown or of another shape is an error that names it; nothing
 is skipped.
 
-The released files are Lightning checkpoints, which are pickles: to unpickle a file is to run what is in it. A ``.ckpt``
-is read with torch's restricted reader alone, which builds tensors and plain containers and refuses everything else, and
-a checkpoint that it refuses is not imported; a ``.safetensors`` file of the same tensors always is. This is the only
-place of the project that opens a pickle.
+The released files are Lightning checkpoints, which are pickles: to unpickle a file is to run what is in it. So a
+``.ckpt`` is read by :func:`~lavla_ros.policy.foreign.read_foreign`, which builds tensors and plain containers and
+refuses everything else; a ``.safetensors`` file of the same tensors is always taken.
 
 The attention heads can't be read off the weights; they are of 64 numbers, as UniVLA's and DINOv2's are.
 
@@ -21,7 +20,6 @@ other sample's instruction). Here every sample has its own mask.
 from __future__ import annotations
 
 import argparse
-import pickle
 import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,7 +33,8 @@ from transformers import Dinov2WithRegistersConfig, Dinov2WithRegistersModel, T5
 
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.errors import one_line_errors
-from lavla_ros.policy.folder import CheckpointError, read_tensors
+from lavla_ros.policy.folder import CheckpointError
+from lavla_ros.policy.foreign import read_foreign
 from training.latent_actions.checkpoint import save_latent_model
 from training.latent_actions.features import load_features
 from training.latent_actions.image_config import FeatureConfig, ImageLamConfig, TextConfig
@@ -76,20 +75,11 @@ def import_univla(checkpoint: Path, output: Path, contract: Contract, *, image_s
 
 
 def read_checkpoint(path: Path) -> dict[str, Tensor]:
-    """Name (without ``lam.``) → tensor. Raises CheckpointError; see the top of this file about pickles."""
-    if path.suffix == ".safetensors":
-        tensors: Mapping[str, object] = read_tensors(path)
-    else:
-        try:
-            document = torch.load(path, map_location="cpu", weights_only=True)
-        except (OSError, RuntimeError, EOFError, pickle.UnpicklingError) as error:
-            raise CheckpointError(
-                f"{path} cannot be read as tensors alone ({str(error).splitlines()[0]}), and nothing else in a "
-                "pickle is run; give a .safetensors file of the same tensors"
-            ) from None
-        if not isinstance(document, dict) or not isinstance(document.get("state_dict"), dict):
-            raise CheckpointError(f"{path} is no Lightning checkpoint: it has no state_dict")
-        tensors = document["state_dict"]
+    """Name (without ``lam.``) → tensor. Raises CheckpointError."""
+    document = read_foreign(path)
+    tensors = document if path.suffix == ".safetensors" else document.get("state_dict")
+    if not isinstance(tensors, Mapping):
+        raise CheckpointError(f"{path} is no Lightning checkpoint: it has no state_dict")
     found = {}
     for name, value in tensors.items():
         if not isinstance(value, Tensor) or not name.startswith(_PREFIX):
