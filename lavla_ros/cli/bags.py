@@ -81,24 +81,29 @@ def list_episodes(
     with_discarded: Annotated[bool, tyro.conf.arg(name="all")] = False,
     as_json: Json = False,
 ) -> None:
-    """The newest is first. What a person has said of an episode since it was recorded counts, and who said it is told.
-    An episode that is being recorded is not listed.
+    """The newest of a folder is first. What a person has said of an episode since it was recorded counts, and who said
+    it is told. An episode that is being recorded is not listed.
 
     Example: lavla bags list runs/bags
 
     Args:
-        folder: Folder that the bags lie in.
-        with_discarded: List discarded episodes too, after the others.
+        folder: Folder that the bags lie in, or folders with bags.
+        with_discarded: List discarded episodes too, after the others of their folder.
         as_json: Print JSON.
     """
     from lavla_ros.recording.library import Library
 
-    episodes = [each for each in Library(folder).episodes() if with_discarded or not each.discarded]
+    episodes = [
+        dataclasses.replace(each, name=str((library.root / each.name).relative_to(folder)))
+        for library in Library.below(folder)
+        for each in library.episodes()
+        if with_discarded or not each.discarded
+    ]
     if as_json:
         print(to_json([dataclasses.asdict(each) for each in episodes]))
         return
     if not episodes:
-        raise CommandError(f"{folder} holds no episode; name the folder that the bags themselves lie in, or try --all")
+        raise CommandError(f"{folder} holds no bag of an episode but what may be discarded, which --all lists")
     from rich.console import Console
     from rich.table import Column, Table
 

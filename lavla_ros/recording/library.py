@@ -67,6 +67,12 @@ class Library:
         bag = bag if bag.name not in ("", "..") else bag.resolve()
         return cls(bag.parent.parent if bag.parent.name == DISCARDED else bag.parent), bag.name
 
+    @classmethod
+    def below(cls, folder: Path) -> list[Library]:
+        """Those of ``folder`` and of the folders in it: ``lavla record`` makes one for each worker."""
+        folders = [path for path in folder.rglob("*") if path.is_dir() and storage_files(path)]
+        return [cls(root) for root in sorted({cls.of(bag)[0].root for bag in folders})]
+
     def episodes(self) -> list[RecordedEpisode]:
         """The newest first, those that were discarded last. An episode that is being recorded is not listed."""
         with self._looking:

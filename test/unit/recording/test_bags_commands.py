@@ -44,6 +44,16 @@ def refused(capsys: pytest.CaptureFixture[str], *words: object) -> str:
     return said
 
 
+def test_the_bags_of_several_workers_are_listed_together(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for worker in range(2):
+        make_bag(tmp_path / "bags" / f"worker_{worker}", CONTRACT, 4)
+    lavla("bags", "drop", tmp_path / "bags/worker_1/episode_000000")
+    assert list(listed(capsys, tmp_path / "bags")) == ["worker_0/episode_000000"]
+    every = listed(capsys, tmp_path / "bags", "--all")
+    assert [each["discarded"] for each in every.values()] == [False, True] and "worker_1/episode_000000" in every
+    assert "--all lists" in refused(capsys, "list", tmp_path / "bags/worker_1")
+
+
 def test_what_is_said_of_episodes_is_listed_shown_and_converted(
     bags: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -120,4 +130,4 @@ def test_a_label_that_no_conversion_would_take_is_refused(bags: Path, capsys: py
     (bags / "episode_000001" / LABEL_FILE).write_text('{"outcome": "fai')
     assert "restore it, or remove it" in refused(capsys, "relabel", bags / "episode_000001", "--note", "x")
     assert "--outcome, --instruction or --note" in refused(capsys, "relabel", bags / "episode_000002")
-    assert "holds no episode" in refused(capsys, "list", bags.parent)
+    assert "holds no bag of an episode" in refused(capsys, "list", bag)
