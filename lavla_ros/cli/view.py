@@ -51,5 +51,8 @@ def view(
     if foxglove is not None:
         from training.view.foxglove import write_layout
 
-        write_layout(open_episode(source, episode, contract), foxglove)
+        shown = open_episode(source, episode, contract)
+        if not shown.topics:
+            raise CommandError(f"{source} is a dataset; Foxglove opens bags: name the bag that it was made of")
+        write_layout(shown, foxglove)
         print(f"{foxglove}: in Foxglove, import it as a layout, and open {source}")

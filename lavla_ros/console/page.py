@@ -38,7 +38,12 @@ STALE_S = 0.5
 _BOUNDARY = "picture"
 _FILES = Path(__file__).parent
 _SHOWN = {"": "no executor", "tracking": "moving", "holding": "standing", "idle": "not active", "fault": "FAULT"}
-_COMMANDERS = {"": "Nobody commands the arm.", "policy": "A policy commands the arm.", PERSON: "A person has the arm."}
+_COMMANDERS = {
+    "": "Nobody commands the arm.",
+    "policy": "A policy commands the arm.",
+    "move": "The arm moves to a pose that was asked for.",
+    PERSON: "A person has the arm.",
+}
 
 
 def application(robot: Robot, library: Library, *, title: str, mapping: Mapping | None = None) -> FastAPI:

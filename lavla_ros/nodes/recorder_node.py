@@ -7,6 +7,7 @@ whether every stream of the contract comes. ``/episode/state`` says, latched, wh
 
 from __future__ import annotations
 
+import math
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from lavla_ros import topics
 from lavla_ros.contract import load_contract
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState, recorded_outcome
 from lavla_ros.recording.stream_stats import StreamStats, behind, raw_stamp_ns
-from lavla_ros.recording.types import EPISODE_TOPIC, EXECUTOR_TOPIC
+from lavla_ros.recording.types import CHUNK_TOPICS, EPISODE_TOPIC, EXECUTOR_TOPIC
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.inputs import Inputs
@@ -84,7 +85,8 @@ class RecorderNode(LavlaNode):
         for topic, kind in self._topics.items():
             latched = topic in self._latched
             callback = partial(self._on_message, topic)
-            wire, quiet_s = self._contract.wire(topic), self._contract.quiet_s(topic)
+            wire = self._contract.wire(topic)
+            quiet_s = math.inf if topic in CHUNK_TOPICS else self._contract.quiet_s(topic)
             options = {"depth": RECORDING_DEPTH, "latched": latched, "raw": True, "quiet_s": quiet_s}
             self._inputs.add(kind, wire, callback, **options)
         for name, kind, handler in (
@@ -150,7 +152,7 @@ class RecorderNode(LavlaNode):
         path = self._recorder.start(metadata, stamp_ns=now_ns)
         self._mark = None
         self._written.clear()
-        self._stats = {topic: StreamStats() for topic in self._topics if topic not in self._latched}
+        self._stats = {topic: StreamStats() for topic in self._topics if topic not in {*self._latched, *CHUNK_TOPICS}}
         for topic in filter(self._told.__contains__, self._latched):
             self._write(topic, self._told[topic], now_ns)
         self._announce(EpisodePhase.RUNNING, path.name)

@@ -10,10 +10,13 @@ from rosbags.typesys import Stores, get_typestore
 from rosbags.typesys.store import Typestore
 
 from lavla_ros.episode import RECORDER, SCENE_KEYS, EpisodeError, EpisodePhase, EpisodeState
-from lavla_ros.topics import EPISODE_STATE, EXECUTOR_STATE, in_bag
+from lavla_ros.topics import ACTION_CHUNK, EPISODE_STATE, EXECUTOR_STATE, PERSON_CHUNK, in_bag
 
 EPISODE_TOPIC, EXECUTOR_TOPIC = in_bag(EPISODE_STATE), in_bag(EXECUTOR_STATE)
 EPISODE_TYPE = "std_msgs/msg/String"
+CHUNK_TOPICS = {in_bag(ACTION_CHUNK): "policy", in_bag(PERSON_CHUNK): "person"}
+"""Topic → whose chunks are on it. They are recorded if they come, for a person to look at; nothing learns from them."""
+CHUNK_TYPE = "trajectory_msgs/msg/JointTrajectory"
 _IDENTITY = ("episode", *SCENE_KEYS)
 CUSTOM_KEY = "lavla_episode"
 """Key of the episode's JSON in ``custom_data`` of metadata.yaml."""

@@ -17,7 +17,7 @@ from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
 from lavla_ros.contract import ActionChunk, CameraSpec, Contract
 from lavla_ros.errors import UserError
-from lavla_ros.recording.types import EPISODE_TOPIC, EXECUTOR_TOPIC
+from lavla_ros.recording.types import CHUNK_TOPICS, EPISODE_TOPIC, EXECUTOR_TOPIC
 from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
 
 
@@ -142,6 +142,7 @@ def recorded_topics(contract: Contract, images: str) -> dict[str, Any]:
         **dict(of_camera(spec) for spec in contract.cameras),
         **{topic: message_class(kind) for topic, kind in contract.read_topics.items()},
         **{each.topic: message_class(each.type) for each in contract.record},
+        **dict.fromkeys(CHUNK_TOPICS, JointTrajectory),
         contract.instruction_topic: String,
         EPISODE_TOPIC: String,
         EXECUTOR_TOPIC: String,

@@ -21,9 +21,18 @@ from lavla_ros.episode import ExecutorReport
 from lavla_ros.pieces import Piece
 from lavla_ros.recording.recover import recover_bag
 from lavla_ros.ros.lifecycle import set_stamp
-from lavla_ros.ros.messages import IMAGE_QOS, LATCHED_INPUT_QOS, LATCHED_QOS, STATE_QOS, joint_state, single_point
+from lavla_ros.ros.messages import (
+    CHUNK_QOS,
+    IMAGE_QOS,
+    LATCHED_INPUT_QOS,
+    LATCHED_QOS,
+    STATE_QOS,
+    joint_state,
+    single_point,
+)
 from lavla_ros.yaml_text import dump_yaml
 from training.ingest.bag import Bags, BagSource
+from training.view.episode import open_episode
 
 MODULE = "lavla_ros.nodes.recorder_node"
 CONTRACT = load_contract("jaka_minicobo")
@@ -112,6 +121,25 @@ def test_records_episodes_by_services(world: World, tmp_path: Path) -> None:
     assert bagged[0]["contract_hash"] == CONTRACT.hash
     assert Contract.from_dict(bagged[0]["contract_definition"]) == CONTRACT
     assert bagged[0]["instruction"] == "Put the mango into the bowl."
+
+
+def test_chunks_are_recorded_and_shown_and_not_missed(world: World, tmp_path: Path) -> None:
+    sent = single_point(CONTRACT.action.names, 100_000_000)
+    with running(MODULE, "recorder", tmp_path, root=str(tmp_path / "bags")):
+        robot, chunks = Robot(world), world.publisher(JointTrajectory, "/action_chunk", CHUNK_QOS)
+        robot.step()
+        started = world.call("/episode/start")
+        for step in range(20):
+            robot.step(stamp_ns=time.time_ns())
+            if step == 10:
+                set_stamp(sent.header.stamp, time.time_ns())
+                chunks.publish(sent)
+            time.sleep(0.1)
+        wait_until(lambda: world.call("/episode/check").success, "every stream, though no person's chunk comes")
+        assert world.call("/episode/stop").success
+    assert messages_of(Path(started.message))["/action_chunk"][0].joint_names == sent.joint_names
+    (shown,) = open_episode(Path(started.message)).chunks
+    assert (shown.sender, shown.due_ns[0] - shown.stamp_ns) == ("policy", 100_000_000)
 
 
 def test_the_last_pictures_are_waited_for(world: World, tmp_path: Path) -> None:

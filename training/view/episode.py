@@ -11,19 +11,16 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros import topics
 from lavla_ros.contract import Contract, load_contract
 from lavla_ros.errors import UserError
 from lavla_ros.pieces import stamp_ns
 from lavla_ros.recording import BagError, BagReader, EpisodeInfo
+from lavla_ros.recording.types import CHUNK_TOPICS, CHUNK_TYPE
 from lavla_ros.typing import NS_PER_S
 from training.dataset import DatasetError, EpisodeDataset, layout
 from training.dataset.video import VideoReader
 from training.ingest.bag import Bags, BagSource
 from training.ingest.build import Rejected
-
-_SENDERS = {topics.in_bag(topics.ACTION_CHUNK): "policy", topics.in_bag(topics.PERSON_CHUNK): "person"}
-_CHUNK_TYPE = "trajectory_msgs/msg/JointTrajectory"
 
 
 class ViewError(UserError, ValueError):
@@ -167,8 +164,8 @@ def _steps(source: BagSource, number: int, contract: Contract) -> Iterator[Momen
 
 def _chunks(reader: BagReader, contract: Contract, info: EpisodeInfo) -> Iterator[SentChunk]:
     """Those of the contract's actions; what a chunk lacks or has besides is not this arm's."""
-    sent = [topic for topic in _SENDERS if reader.counts.get(topic, 0)]
-    reader.require_types(dict.fromkeys(sent, (_CHUNK_TYPE,)))
+    sent = [topic for topic in CHUNK_TOPICS if reader.counts.get(topic, 0)]
+    reader.require_types(dict.fromkeys(sent, (CHUNK_TYPE,)))
     for message in reader.messages(sent, start_ns=info.start_ns, end_ns=info.end_ns):
         chunk: Any = reader.deserialize(message)
         names, stamp = list(chunk.joint_names), stamp_ns(chunk)
@@ -180,7 +177,7 @@ def _chunks(reader: BagReader, contract: Contract, info: EpisodeInfo) -> Iterato
             stamp_ns=stamp,
             due_ns=stamp + np.array([time.sec * NS_PER_S + time.nanosec for time in after], np.int64),
             actions_HA=np.array([point.positions for point in chunk.points], np.float64)[:, order],
-            sender=_SENDERS[message.topic],
+            sender=CHUNK_TOPICS[message.topic],
         )
 
 

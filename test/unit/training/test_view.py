@@ -64,7 +64,7 @@ def test_chunks_are_read_by_the_names_of_their_joints(bag: Path) -> None:
         assert chunk.due_ns[0] == chunk.stamp_ns + CONTRACT.dt_ns
 
 
-def test_an_episode_of_a_dataset_is_what_its_bag_was(tmp_path: Path) -> None:
+def test_an_episode_of_a_dataset_is_what_its_bag_was(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     bags = [make_bag(tmp_path / "bags", CONTRACT, episode=i, steps=6 + i, hands={3: "person"}) for i in range(2)]
     convert(bags, tmp_path / "data", CONTRACT, interventions=True)
     shown = open_episode(tmp_path / "data", 1)
@@ -81,6 +81,9 @@ def test_an_episode_of_a_dataset_is_what_its_bag_was(tmp_path: Path) -> None:
             assert np.abs(one.images[name].astype(int) - other.images[name]).mean() < 12
     with pytest.raises(ViewError, match="has the episodes 0 to 1, not 2"):
         open_episode(tmp_path / "data", 2)
+    with pytest.raises(SystemExit):
+        cli.main(["view", str(tmp_path / "data"), "--foxglove", str(tmp_path / "l.json")])
+    assert "Foxglove opens bags" in capsys.readouterr().err and not (tmp_path / "l.json").exists()
 
 
 def test_a_picture_has_what_was_measured_commanded_planned_and_who_commanded(bag: Path, tmp_path: Path) -> None:
