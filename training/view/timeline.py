@@ -18,7 +18,7 @@ _PICTURES = 8
 """Of each camera, evenly spread."""
 _SMALL = 160
 """Height of a picture, in pixels."""
-_COLOURS = {"state": "#0072b2", "action": "#d55e00", "policy": "#999999", "person": "#009e73"}
+_COLOURS = {"state": "#0072b2", "action": "#d55e00", "policy": "#6b6b6b", "person": "#009e73"}
 
 
 def write_timeline(episode: ShownEpisode, out: Path) -> int:
@@ -60,7 +60,7 @@ def _figure(episode: ShownEpisode, moments: list[Moment]) -> Figure:
         for chunk in episode.chunks:
             due = (chunk.due_ns - begin_ns) / NS_PER_S
             colour = _COLOURS[chunk.sender]
-            axis.plot(due, chunk.actions_HA[:, row], color=colour, linewidth=0.5, alpha=0.5, zorder=1)
+            axis.plot(due, chunk.actions_HA[:, row], color=colour, linewidth=0.9, alpha=0.6, zorder=1)
         if name in contract.state.names:
             values = states[:, contract.state.names.index(name)]
             axis.plot(times_s, values, color=_COLOURS["state"], linewidth=1.4, zorder=3)
