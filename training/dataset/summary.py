@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from training.dataset import layout, stats
 from training.dataset.derive import reports_by_digest
-from training.dataset.writer import column_array, steps_digest
+from training.dataset.writer import column_array, table_digest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -64,10 +64,8 @@ def summarise(root: Path) -> DatasetSummary:
         if layout.INTERVENTION in table.column_names:
             steps = int(np.count_nonzero(column_array(table, layout.INTERVENTION)))
             person.update(episodes=int(steps > 0), steps=steps)
-        if reports:
-            digest = steps_digest(*(column_array(table, key) for key in (layout.STATE, layout.ACTION, layout.CAPTURE)))
-            if outcome := reports.get(digest, {}).get("outcome"):
-                outcomes[outcome] += 1
+        if reports and (outcome := reports.get(table_digest(table), {}).get("outcome")):
+            outcomes[outcome] += 1
     steps = sum(int(row["length"]) for row in rows)
     return DatasetSummary(
         path=str(root),

@@ -337,6 +337,11 @@ def steps_digest(*columns: NDArray[Any]) -> str:
     return found.hexdigest()[:16]
 
 
+def table_digest(table: pa.Table) -> str:
+    """:func:`steps_digest` of an episode's rows."""
+    return steps_digest(*(column_array(table, key) for key in (layout.STATE, layout.ACTION, layout.CAPTURE)))
+
+
 def column_stats(table: pa.Table) -> dict[str, stats.Stats]:
     return {
         name: stats.numeric(column_array(table, name))

@@ -31,7 +31,7 @@ from training.dataset import DatasetError, layout, stats
 from training.dataset.check import episode_table
 from training.dataset.first_frames import write_first_frames
 from training.dataset.video import Codec, DepthWriter, VideoWriter
-from training.dataset.writer import DatasetWriter, EpisodeArrays, column_array, integer_fps, steps_digest
+from training.dataset.writer import DatasetWriter, EpisodeArrays, integer_fps, steps_digest, table_digest
 from training.task_pool import Workers, run_tasks
 
 _JOURNAL = "meta/conversion.jsonl"
@@ -411,7 +411,7 @@ def _reports_before(root: Path, words: str, sources: Sequence[EpisodeSource]) ->
     held = []
     for row in layout.read_episodes(root)[: info["total_episodes"]]:
         table = episode_table(root, info, row)
-        digest = steps_digest(*(column_array(table, name) for name in (layout.STATE, layout.ACTION, layout.CAPTURE)))
+        digest = table_digest(table)
         if digest not in by_digest:
             raise DatasetError(
                 f"{root}: nothing says which of {words} episode {row['episode_index']} came from, so it could come "
