@@ -26,8 +26,17 @@ CODEC_NAMES: dict[Codec, str] = {"libx264": "h264", "libsvtav1": "av1"}
 """Encoder → name of the format in info.json."""
 
 _OPTIONS: dict[str, dict[str, str]] = {
-    # one thread and no B frames: the bytes do not depend on the machine's cores
-    "libx264": {"preset": "veryfast", "tune": "fastdecode", "crf": "23", "g": "2", "bf": "0", "threads": "1"},
+    # One thread and no B frames: bytes do not depend on the machine's cores. No mbtree, which pictures of few blocks
+    # make depend on what was in memory before; where every second frame is a key frame it saves 5 to 10% of the bytes.
+    "libx264": {
+        "preset": "veryfast",
+        "tune": "fastdecode",
+        "crf": "23",
+        "g": "2",
+        "bf": "0",
+        "threads": "1",
+        "x264-params": "mbtree=0",
+    },
     "libsvtav1": {"preset": "12", "crf": "30", "g": "2", "svtav1-params": "lp=1"},
 }
 

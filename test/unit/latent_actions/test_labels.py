@@ -86,6 +86,7 @@ def test_image_labels_are_of_each_step_and_the_one_delta_later(whole: Path, mode
     model = load_latent_model(models["image"], ImageLatentModel)
     dataset = EpisodeDataset(whole, square_contract())
     extractor = load_features(model.config.features)
+    codebook_Kd = quantizer_of(model).codebook_Kd.detach().numpy()
     found = read_labels(whole, ["z_img", "c_img"])
     assert found["z_img"].shape == (94, 4) and found["z_img"].dtype == np.int16
     assert found["c_img"].shape == (94, 4, 8) and found["c_img"].dtype == np.float16
@@ -97,7 +98,9 @@ def test_image_labels_are_of_each_step_and_the_one_delta_later(whole: Path, mode
         with torch.no_grad():
             c, z = model.encode(now, future)[0].numpy(), model.tokenize(now, future)[0].numpy()
         np.testing.assert_allclose(found["c_img"][step], c, atol=2e-3, rtol=2e-3)
-        np.testing.assert_array_equal(found["z_img"][step], z)
+        # Of two codes that are as near, batches of another size may take the other: 0.2% of a distance was seen.
+        distance_TK = np.linalg.norm(codebook_Kd - c[:, None], axis=-1)
+        assert (distance_TK[range(4), found["z_img"][step]] <= distance_TK[range(4), z] + 1e-4).all()
     assert len(np.unique(found["z_img"])) > 1
 
 
