@@ -206,6 +206,9 @@ class TrainConfig(RunConfig):
 
     output: Path = Path("runs/train")
     """Folder of the run: best/, last/, resume/, metrics.jsonl, tensorboard/."""
+    initial: Path | None = None
+    """Checkpoint that the training begins from, or "bundled": its weights, its scales of states and actions, its
+    tokenizer. Contract and policy of the run must be those that it was trained with."""
     gradient_checkpointing: bool = False
     """Recompute the backbone's activations in the backward pass, which takes a third more time and far less memory."""
     compiled_layers: bool = False

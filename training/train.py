@@ -10,8 +10,10 @@ from accelerate.utils import DistributedType
 from lavla_ros.contract import load_contract
 from lavla_ros.policy.backbone import image_size_of
 from lavla_ros.policy.base_model import require_backbone
+from lavla_ros.policy.checkpoint import open_initial
 from lavla_ros.policy.device import resolve_device, resolve_dtype
 from lavla_ros.policy.images import require_sizes
+from lavla_ros.policy.policy import checkpoint_path
 from lavla_ros.policy.strategies import label_specs
 from training.command import run_command
 from training.config import TrainConfig
@@ -19,7 +21,7 @@ from training.data import load_data, open_sources
 from training.footprint import require_training_memory
 from training.logs import require_trackers
 from training.loop import Trainer, build_accelerator, micro_batch
-from training.policy_task import PolicyTask, require_unchanged
+from training.policy_task import USUALLY_CLIPPED, PolicyTask, require_unchanged
 from training.reporting import TerminalReporter
 from training.system_resources import flushed_denormals
 
@@ -43,6 +45,9 @@ def train(config: TrainConfig) -> Path:
     accelerator = build_accelerator(config)
     if accelerator.distributed_type != DistributedType.FSDP:  # which divides what is counted
         require_training_memory(config, contract, micro_batch(accelerator, config), accelerator.device)
+    initial = None
+    if config.initial is not None:
+        initial = open_initial(checkpoint_path(config.initial), config.policy, contract, base)
     specs = label_specs(config.policy.strategy, chunk_size=contract.chunk_size)
     sources = open_sources(config.data, contract, specs)
     require_unchanged(config, base, sources)
@@ -65,7 +70,13 @@ def train(config: TrainConfig) -> Path:
                         f"warning: the model of the labels {label_set!r} of {name} saw {share:.0%} of the training "
                         f"episodes, this policy sees {config.data.fraction:.0%}: what it gains may come from the others"
                     )
-        trainer = Trainer(PolicyTask(config, contract, data), reporter)
+        task = PolicyTask(config, contract, data, initial)
+        if initial is not None and (worst := task.most_clipped())[1] > USUALLY_CLIPPED:
+            reporter.message(
+                f"warning: {worst[1]:.0%} of the actions of {worst[0]} lie outside of the range of {initial.path}, and "
+                "are clipped to it: train without initial, which takes the range from these data"
+            )
+        trainer = Trainer(task, reporter)
         best = trainer.run()
         trainer.accelerator.end_training()
         return best

@@ -12,7 +12,7 @@ from torch import Tensor
 from transformers import AutoTokenizer, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lavla_ros.config import ConfigError, from_plain
-from lavla_ros.contract import Contract
+from lavla_ros.contract import Contract, require_same_contract
 from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.base_model import DType, fingerprint_of
 from lavla_ros.policy.config import PolicyConfig
@@ -20,6 +20,8 @@ from lavla_ros.policy.folder import (
     CONFIG,
     WEIGHTS,
     CheckpointError,
+    CheckpointFiles,
+    fingerprint,
     read_files,
     read_fitting_tensors,
     staged,
@@ -79,14 +81,8 @@ def load_checkpoint(path: Path, *, dtype: DType = torch.float32) -> LoadedCheckp
 
     ``dtype``: of what is not in the checkpoint, the frozen weights of a base model; auto: as they are stored.
     """
-    files = read_files(path, "checkpoint", section="policy", also=(TOKENIZER,))
-    try:
-        config = from_plain(PolicyConfig, files.document["policy"], source=str(path / CONFIG))
-        normalizer = Normalizer(files.contract, config.actions, files.stats)
-    except (ConfigError, StatsError) as error:
-        raise CheckpointError(f"checkpoint {path}: {error}") from None
+    files, config, normalizer, tokenizer = _read(path)
     contract, training = files.contract, files.document.get("training")
-    tokenizer = _read_tokenizer(path / TOKENIZER, config)
     backbone = replace(config.backbone, attention="sdpa")  # whatever it was trained with, and maybe is not here
     if backbone.path.startswith("./"):
         backbone = replace(backbone, path=str(path / backbone.path))
@@ -116,6 +112,48 @@ def load_checkpoint(path: Path, *, dtype: DType = torch.float32) -> LoadedCheckp
     )
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitialPolicy:
+    """A checkpoint that a training begins from: its weights, its scales and its tokenizer."""
+
+    path: Path
+    stats: Mapping[str, Any]
+    tokenizer: PreTrainedTokenizerBase
+    fingerprint: str
+    contract: Contract
+
+    def give_weights(self, model: LatentActionVLA) -> None:
+        """Raises CheckpointError that lists every tensor that does not fit the run's network."""
+        _load_weights(self.path / WEIGHTS, model, self.contract, hint=" and the policy of this run")
+
+
+def open_initial(path: Path, config: PolicyConfig, contract: Contract, base: str | None) -> InitialPolicy:
+    """The checkpoint in ``path`` for a run with this policy, contract and base model (by its fingerprint).
+
+    Raises CheckpointError if it cannot be read, or has other actions or another base model; ContractError if it was
+    trained under another contract.
+    """
+    files, theirs, _, tokenizer = _read(path)
+    require_same_contract(contract, files.contract, ours_from="this run", theirs_from=f"initial, {path}")
+    if theirs.actions != config.actions:
+        raise CheckpointError(
+            f"initial, {path}, predicts actions as {theirs.actions}, this run as {config.actions}: its weights mean "
+            "nothing here; set policy.actions as there"
+        )
+    if (theirs_base := files.document.get("base")) != base:
+        raise CheckpointError(
+            f"initial, {path}, was trained on a base model with the fingerprint {theirs_base}; that of this run has "
+            f"{base}"
+        )
+    return InitialPolicy(
+        path=path,
+        stats=files.stats,
+        tokenizer=tokenizer,
+        fingerprint=fingerprint(path),
+        contract=files.contract,
+    )
+
+
 def prompt_builder(model: LatentActionVLA, contract: Contract, tokenizer: PreTrainedTokenizerBase) -> PromptBuilder:
     """The prompt that a network expects."""
     return PromptBuilder(
@@ -128,6 +166,17 @@ def prompt_builder(model: LatentActionVLA, contract: Contract, tokenizer: PreTra
     )
 
 
+def _read(path: Path) -> tuple[CheckpointFiles, PolicyConfig, Normalizer, PreTrainedTokenizerBase]:
+    """Everything but the weights. Raises CheckpointError."""
+    files = read_files(path, "checkpoint", section="policy", also=(TOKENIZER,))
+    try:
+        config = from_plain(PolicyConfig, files.document["policy"], source=str(path / CONFIG))
+        normalizer = Normalizer(files.contract, config.actions, files.stats)
+    except (ConfigError, StatsError) as error:
+        raise CheckpointError(f"checkpoint {path}: {error}") from None
+    return files, config, normalizer, _read_tokenizer(path / TOKENIZER, config)
+
+
 def _read_tokenizer(folder: Path, config: PolicyConfig) -> PreTrainedTokenizerBase:
     try:
         if config.backbone.kind == "tiny":
@@ -137,9 +186,9 @@ def _read_tokenizer(folder: Path, config: PolicyConfig) -> PreTrainedTokenizerBa
         raise CheckpointError(f"the tokenizer in {folder} cannot be read: {error}") from None
 
 
-def _load_weights(file: Path, model: LatentActionVLA, contract: Contract) -> None:
+def _load_weights(file: Path, model: LatentActionVLA, contract: Contract, *, hint: str = "") -> None:
     expected = trained_parameters(model)
-    tensors = read_fitting_tensors(file, expected, contract)
+    tensors = read_fitting_tensors(file, expected, contract, hint=hint)
     with torch.no_grad():
         for name, parameter in expected.items():
             parameter.copy_(tensors[name])

@@ -6,7 +6,6 @@ files. No pickle anywhere. Whatever is missing, damaged or does not fit is a Che
 
 from __future__ import annotations
 
-import hashlib
 import json
 import shutil
 from collections.abc import Iterator, Mapping
@@ -22,16 +21,27 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from lavla_ros.contract import Contract, ContractError, load_contract
-from lavla_ros.errors import UserError
+from lavla_ros.policy.checkpoint_files import CONFIG, CONTRACT, SCHEMA, STATS, WEIGHTS, CheckpointError, fingerprint
 from lavla_ros.policy.normalization import StatsError, load_stats
 from lavla_ros.yaml_text import dump_yaml, load_yaml
 
-CONFIG, CONTRACT, STATS, WEIGHTS = "config.yaml", "contract.yaml", "stats.json", "model.safetensors"
-SCHEMA = 1
-
-
-class CheckpointError(UserError, RuntimeError):
-    """A checkpoint cannot be used; the message names the file, what is wrong and what to do."""
+__all__ = [
+    "CONFIG",
+    "CONTRACT",
+    "SCHEMA",
+    "STATS",
+    "WEIGHTS",
+    "CheckpointError",
+    "CheckpointFiles",
+    "fingerprint",
+    "read_files",
+    "read_fitting_tensors",
+    "read_tensors",
+    "require_fitting",
+    "staged",
+    "trained_parameters",
+    "write_files",
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,19 +98,6 @@ def write_files(
     flat = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # one entry: safetensors writes several in random order, and equal models must be equal files
     save_file(flat, str(folder / WEIGHTS), metadata={"contract": contract.hash})
-
-
-def fingerprint(path: Path) -> str:
-    """What tells a checkpoint from every other one: a hash of its files, wherever they lie. Raises CheckpointError."""
-    found = hashlib.sha256()
-    try:
-        for file in sorted(file for file in path.rglob("*") if file.is_file()):
-            with file.open("rb") as opened:
-                digest = hashlib.file_digest(opened, "sha256").hexdigest()
-            found.update(f"{file.relative_to(path).as_posix()} {digest}\n".encode())
-    except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error}") from None
-    return found.hexdigest()[:32]
 
 
 def read_files(path: Path, what: str, *, section: str, also: tuple[str, ...] = ()) -> CheckpointFiles:

@@ -308,14 +308,6 @@ def ranges(config: Fp2tConfig, contract: Contract, stats: Mapping[str, Any]) -> 
     return range_of(stats, "state", contract.state.names, keys), range_of(stats, "action", contract.action.names, keys)
 
 
-def is_fp2t(path: Path) -> bool:
-    """Whether a checkpoint is a released policy that was imported."""
-    try:
-        return f"\n{SECTION}:" in "\n" + (path / CONFIG).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError):
-        return False
-
-
 def adapters(vlm: nn.Module, rank: int) -> dict[str, tuple[nn.Linear, tuple[int, int], tuple[int, int]]]:
     """Name → linear layer of the base model and the shapes of its adapter's A and B; all of them have one."""
     found = {name: module for name, module in vlm.named_modules() if isinstance(module, nn.Linear)}

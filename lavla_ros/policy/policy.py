@@ -10,21 +10,26 @@ import torch
 
 from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, Contract, Observation
-from lavla_ros.defaults import BUNDLED_POLICY
 from lavla_ros.errors import FailedError
-from lavla_ros.policy.checkpoint import LoadedCheckpoint, load_checkpoint
+from lavla_ros.policy.checkpoint import TOKENIZER, LoadedCheckpoint, load_checkpoint
+from lavla_ros.policy.checkpoint_files import BUNDLED, FP2T, OURS, checkpoint_path, is_policy
 from lavla_ros.policy.device import resolve_device, resolve_dtype
-from lavla_ros.policy.folder import CheckpointError
-from lavla_ros.policy.fp2t import is_fp2t, load_fp2t
+from lavla_ros.policy.folder import read_files
+from lavla_ros.policy.fp2t import load_fp2t
 from lavla_ros.policy.fused import FusedPolicy
 from lavla_ros.policy.images import shrink
 from lavla_ros.policy.inputs import ObservationError, observed_images, observed_state
 from lavla_ros.policy.runner import Runner, record_cuda_graph
 
-BUNDLED = Path(__file__).resolve().parent / "bundled"
-
-
-__all__ = ["BUNDLED", "ObservationError", "Policy", "VlaPolicy", "checkpoint_path", "load_policy"]
+__all__ = [
+    "BUNDLED",
+    "ObservationError",
+    "Policy",
+    "VlaPolicy",
+    "checkpoint_contract",
+    "checkpoint_path",
+    "load_policy",
+]
 
 
 class Policy(Protocol):
@@ -107,16 +112,15 @@ def use_threads(threads: int | None) -> None:
     torch.set_num_threads(threads)
 
 
-def checkpoint_path(path: str | Path) -> Path:
-    """The directory that a policy name stands for: ``"bundled"`` or a path.
+def checkpoint_contract(path: str | Path) -> Contract:
+    """The contract that a policy was trained under, of files that are all there; the weights are not read.
 
-    Raises CheckpointError if no policy is bundled.
+    Raises CheckpointError.
     """
-    if str(path) != BUNDLED_POLICY:
-        return Path(path)
-    if not BUNDLED.is_dir():
-        raise CheckpointError(f"no bundled policy in {BUNDLED}; train one with `lavla train` and pass its folder")
-    return BUNDLED
+    folder = checkpoint_path(path)
+    if is_policy(folder, FP2T):
+        return read_files(folder, "checkpoint", section=FP2T).contract
+    return read_files(folder, "checkpoint", section=OURS, also=(TOKENIZER,)).contract
 
 
 def load_policy(path: str | Path, *, device: str = "cpu", threads: int | None = None, dtype: str = "auto") -> Policy:
@@ -127,7 +131,7 @@ def load_policy(path: str | Path, *, device: str = "cpu", threads: int | None = 
     anything is loaded.
     """
     folder = checkpoint_path(path)
-    if is_fp2t(folder):
+    if is_policy(folder, FP2T):
         use_threads(threads)
         return load_fp2t(folder, device=device, dtype=dtype)
     computed_in = resolve_dtype(dtype, resolve_device(device))

@@ -18,9 +18,7 @@ def write_bag_video(bag: Path, out: Path, contract: Contract, *, caption: str) -
     from lavla_ros.observation import decode_image
 
     topics = {  # a bag has one of them for each camera
-        topic: spec.name
-        for spec in contract.cameras
-        for topic in (spec.observation_topic, spec.topic, f"{spec.topic}/compressed")
+        topic: spec.name for spec in contract.cameras for topic in spec.topic_choices
     }
     frames: dict[str, dict[int, Any]] = {name: {} for name in contract.camera_names}
     command_ns: list[int] = []

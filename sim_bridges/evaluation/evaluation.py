@@ -28,7 +28,7 @@ from sim_bridges.evaluation.results import EpisodeResult, Results, versions
 from sim_bridges.evaluation.store import EvaluationFolder, StoreError
 from sim_bridges.evaluation.workers import EvaluationError, Job, run_plans
 from sim_bridges.files import write_json
-from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
+from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts, require_experts
 from sim_bridges.world import EpisodePlan, EpisodeStart, EvaluationConditions, FindsEpisodes, Suite
 
 OnEpisode = Callable[[EpisodeResult], None]
@@ -79,6 +79,8 @@ class _Evaluation:
         self.finder = self._finder()
         rules = self.suite.rules
         tasks = choose_tasks(self.suite, config.tasks)
+        if self.kind == "expert":
+            require_experts(self.suite, tasks)
         seed = rules.seed if config.seed is None else config.seed
         self.replan_steps = rules.replan_steps if config.replan_steps is None else config.replan_steps
         if self.kind == "replay":

@@ -10,19 +10,16 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
-from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_contract
+from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.yaml_text import load_yaml
-from sim_bridges.episode import Actor, PolicyError
+from sim_bridges.episode import Actor, PolicyActor, PolicyError, load_actor
 from sim_bridges.evaluation.config import REPLAY, kind_of
 from sim_bridges.evaluation.policy_server import ServedPolicy
 from sim_bridges.world import EpisodePlan, SuiteError
-
-if TYPE_CHECKING:
-    from lavla_ros.policy.policy import Policy  # imports torch
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,37 +47,9 @@ def make_actor(policy: str, contract: Contract, *, every: int, device: str, link
         from sim_bridges.evaluation.topic_policy_node import TopicActor
 
         return TopicActor(contract, domain=link.domain, timeout_s=link.timeout_s, every=every)
-    return CheckpointActor(policy, contract, every=every, device=device, served=None if link is None else link.served)
-
-
-class CheckpointActor(Actor):
-    """A checkpoint in this process, or one that is served to it."""
-
-    needs_images = True
-    done = False
-
-    def __init__(self, policy: str, contract: Contract, *, every: int, device: str, served: str | None = None) -> None:
-        self.every = every
-        self._policy: Policy
-        if served is not None:
-            self._policy = ServedPolicy(served)
-        else:
-            from lavla_ros.policy.policy import load_policy
-
-            # One thread: sums in another order would be other bits.
-            self._policy = load_policy(policy, device=device, threads=1)
-        require_same_contract(
-            contract,
-            self._policy.contract,
-            ours_from=f"the suite (contract {contract.name})",
-            theirs_from=f"policy {policy}",
-        )
-
-    def reset(self, plan: EpisodePlan) -> None:
-        self._policy.reset()
-
-    def chunk(self, observation: Observation) -> ActionChunk:
-        return self._policy.predict(observation)
+    if link is not None and link.served is not None:
+        return PolicyActor(ServedPolicy(link.served), contract, every=every, named=policy)
+    return load_actor(policy, contract, every=every, device=device)
 
 
 class ReplayActor(Actor):

@@ -19,6 +19,7 @@ from pathlib import Path
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.errors import is_users
 from sim_bridges.episode import PolicyError
+from sim_bridges.evaluation.forking import forking_context
 
 
 @contextlib.contextmanager
@@ -27,7 +28,7 @@ def served_policy(policy: str, *, device: str) -> Iterator[tuple[str, Callable[[
 
     Raises PolicyError for a policy that cannot be loaded.
     """
-    context = multiprocessing.get_context("spawn")
+    context = forking_context(loads_policy=True)
     with tempfile.TemporaryDirectory() as folder:
         ours, theirs = context.Pipe()
         address = str(Path(folder) / "policy")

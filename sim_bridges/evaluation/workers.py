@@ -7,7 +7,6 @@ a failure) and is replaced. The order in which episodes are handed out changes n
 from __future__ import annotations
 
 import contextlib
-import multiprocessing
 import os
 import signal
 import time
@@ -25,6 +24,7 @@ from lavla_ros.errors import UserError, is_users
 from sim_bridges.episode import Actor, ExpertActor
 from sim_bridges.evaluation.config import EvaluationConfig, kind_of
 from sim_bridges.evaluation.episode import OnBusy, evaluate_episode, result_of
+from sim_bridges.evaluation.forking import forking_context
 from sim_bridges.evaluation.policies import Link, make_actor
 from sim_bridges.evaluation.results import EpisodeResult
 from sim_bridges.suites import load_suite
@@ -201,10 +201,15 @@ class _Slot:
             self._connection.send(plan)
 
     def _start(self) -> None:
-        context = multiprocessing.get_context("spawn")  # GL contexts and torch do not survive a fork
+        loads_policy = kind_of(self._job.config.policy) == "checkpoint" and not self._job.links
+        context = forking_context(loads_policy=loads_policy)
         self._connection, theirs = context.Pipe()
+        environment = {**os.environ, **self._job.environment}
         self._process = context.Process(
-            target=_work, args=(self._job, self._index, theirs), name=f"evaluation {self._index}", daemon=True
+            target=_work,
+            args=(self._job, self._index, theirs, environment),
+            name=f"evaluation {self._index}",
+            daemon=True,
         )
         self._process.start()
         theirs.close()
@@ -231,10 +236,11 @@ class _Slot:
         self._process = self._connection = None
 
 
-def _work(job: Job, index: int, connection: Connection) -> None:
+def _work(job: Job, index: int, connection: Connection, environment: Mapping[str, str]) -> None:
     """A worker: make the environment of a task, load the policy, run what the parent sends."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle; it ends its workers
-    os.environ.update(job.environment)
+    os.environ.clear()  # that of the server it forked from is older
+    os.environ.update(environment)
     worker = _Worker(job, job.links[index] if job.links else None)
     try:
         # If the parent is gone, there is no one to tell.

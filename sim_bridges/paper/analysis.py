@@ -350,8 +350,6 @@ def _methods(cells: Mapping[Any, Cell]) -> set[tuple[str, str]]:
 
 def collect(plan: Plan, finished: Mapping[str, Mapping[str, Any]], read: Callable[[Path], Results]) -> list[CellResult]:
     """What is there of each cell. ``read``: an evaluation's folder → its results."""
-    from lavla_ros.yaml_text import load_yaml
-
     found = []
     for planned in plan.cells:
         stages = [plan.stages[planned.policy]]
@@ -363,15 +361,13 @@ def collect(plan: Plan, finished: Mapping[str, Mapping[str, Any]], read: Callabl
             found.append(CellResult(cell=planned.cell, state="diverged", said=said))
             continue
         results = {p: read(plan.stages[key].output) for p, key in planned.evaluations.items() if key in finished}
-        policy, training = plan.stages[planned.policy], {}
         record = finished.get(planned.policy)
-        if record is not None:
-            training = load_yaml((policy.output / "best" / "config.yaml").read_text(encoding="utf-8"))["training"]
+        training = record.get("training", {}) if record else {}  # studies of before did not keep it
         found.append(
             CellResult(
                 cell=planned.cell,
                 state="finished" if len(results) == len(planned.evaluations) else "not finished",
-                policy=policy.output / "best",
+                policy=plan.stages[planned.policy].output / "best",
                 results=results,
                 validation_mse=training.get("validation", {}).get("mse"),
                 best_step=training.get("step"),

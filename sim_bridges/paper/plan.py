@@ -137,6 +137,19 @@ class Plan:
         done = set(finished)
         return [stage for key, stage in self.stages.items() if key not in done]
 
+    def gone(self, finished: Mapping[str, Mapping[str, Any]]) -> set[str]:
+        """Keys of the finished stages whose outputs were deleted and are needed by the rest of the plan."""
+        gone: set[str] = set()
+        doing = [stage for key, stage in self.stages.items() if key not in finished]
+        while doing:
+            for key in doing.pop().after:
+                record = finished.get(key, {})
+                there = self.stages[key].output.exists() and not record.get("again")
+                if record.get("status") == 0 and not there and key not in gone:
+                    gone.add(key)
+                    doing.append(self.stages[key])
+        return gone
+
     def wall_s(self, finished: Iterable[str], workers: int) -> float:
         """Time that ``workers`` take for the rest: what they share out, but never less than the longest chain."""
         left = self.left(finished)

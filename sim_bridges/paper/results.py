@@ -22,7 +22,7 @@ def write_results(study: Study, plan: Plan, finished: Mapping[str, Mapping[str, 
     cells = collect(plan, finished, Results.read)
     analysis = analyse(study, cells)
     wall_s = total_s(finished)
-    write_json(out / "study.json", _plain(study, cells, analysis, wall_s))
+    write_json(out / "study.json", _plain(study, cells, analysis, wall_s, out))
     source = dump_yaml({key: value for key, value in to_plain(study).items() if value not in (None, {}, [])})
     write_page(out / "report.html", study, plan, cells, analysis, wall_s=wall_s, source=source)
     table = out / "study.md"
@@ -84,7 +84,7 @@ def _markdown(study: Study, cells: Sequence[CellResult], analysis: Analysis, wal
     return "\n".join(lines) + "\n"
 
 
-def _plain(study: Study, cells: Sequence[CellResult], analysis: Analysis, wall_s: float) -> dict[str, Any]:
+def _plain(study: Study, cells: Sequence[CellResult], analysis: Analysis, wall_s: float, out: Path) -> dict[str, Any]:
     return {
         "study": to_plain(study),
         "seconds": wall_s,
@@ -99,7 +99,7 @@ def _plain(study: Study, cells: Sequence[CellResult], analysis: Analysis, wall_s
                 "name": each.cell.name,
                 "state": each.state,
                 "said": each.said,
-                "policy": str(each.policy or ""),
+                "policy": str(each.policy.relative_to(out)) if each.policy else "",
                 "validation_mse": each.validation_mse,
                 "best_step": each.best_step,
                 "train_s": each.train_s,

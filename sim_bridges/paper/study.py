@@ -1,9 +1,11 @@
 """Runs the stages of a study, each a ``lavla`` command in a process of its own, and says what came of the cells.
 
-A stage that is finished is not repeated, so that a study that was stopped, or killed, goes on. A training that diverged
-is finished too: its cell has no policy, and is shown as such.
+A stage that is finished is not repeated, so that a study that was stopped, or killed, goes on. A training that
+diverged is finished too: its cell has no policy, and is shown as such. Outputs may be deleted, such as where only
+records and evaluations are kept; one that is needed again is made again, and a dataset must hold what it held.
 
     OUT/logs/STAGE.json    a finished stage: what went into it, how long it took
+    OUT/logs/STAGE.before  the same of a stage that is being made again
     OUT/logs/STAGE.log     what it said
     OUT/configs/STAGE.yaml what a training was configured with
     OUT/inputs.json        what the data were when the study began
@@ -15,9 +17,10 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,7 +29,7 @@ from typing import Any
 from lavla_ros.errors import DIVERGED
 from lavla_ros.lifeline import lifeline
 from lavla_ros.outputs import sole_writer
-from lavla_ros.yaml_text import dump_yaml
+from lavla_ros.yaml_text import dump_yaml, load_yaml
 from sim_bridges.files import write_json
 from sim_bridges.paper.grid import Study
 from sim_bridges.paper.plan import Plan, Stage, StudyError, plan_study
@@ -46,18 +49,26 @@ def run_study(
     """
     with sole_writer(out):
         records = Records(out)
-        plan = plan_study(study, out, records.finished(), records.inputs())
-        say(plan.table(records.finished(), workers))
+        finished = records.finished()
+        plan = plan_study(study, out, finished, records.inputs())
+        gone = plan.gone(finished)
+        for key in sorted(gone):
+            say(f"{key}: its output is gone and is needed; it is made again")
+        left = finished.keys() - gone
+        say(plan.table(left, workers))
         if plan_only:
             return out
-        plan.require_disk(records.finished(), out)
+        plan.require_disk(left, out)
+        records.make_again(gone)
         write_json(out / "inputs.json", plan.inputs)
         for file, contract in plan.contracts.items():
             file.write_text(dump_yaml(contract.to_dict()), encoding="utf-8")
-        runner = _Runner(plan, records, say, lavla, workers)
-        with _children_end(runner):
-            runner.run()
-        table = write_results(study, plan, records.finished(), out)
+        runner = _Runner(plan, records, say, lavla, workers, gone)
+        try:
+            with _children_end(runner):
+                runner.run()
+        finally:  # what an interrupted study has is shown too
+            table = write_results(study, plan, records.finished(), out)
         if runner.failed:
             raise StudyError(runner.what_failed())
         return table
@@ -73,8 +84,10 @@ class Records:
             folder.mkdir(parents=True, exist_ok=True)
 
     def finished(self) -> dict[str, dict[str, Any]]:
-        """Key → record, of every finished stage, also of those that the study no longer has."""
-        return {file.stem: _read(file) for file in sorted(self.logs.glob("*.json"))}
+        """Key → record, of every finished stage, also of those that the study no longer has. A stage that was finished
+        and is being made again has ``again``: its output is not to be used."""
+        again = {file.stem: _read(file) | {"again": True} for file in sorted(self.logs.glob("*.before"))}
+        return again | {file.stem: _read(file) for file in sorted(self.logs.glob("*.json"))}
 
     def inputs(self) -> dict[str, dict[str, Any]]:
         file = self.out / "inputs.json"
@@ -83,11 +96,18 @@ class Records:
     def log(self, key: str) -> Path:
         return self.logs / f"{key}.log"
 
+    def make_again(self, keys: Iterable[str]) -> None:
+        """Until these stages are finished once more their outputs are not to be used, also after an interruption."""
+        for key in keys:
+            if (file := self.logs / f"{key}.json").exists():
+                file.replace(file.with_suffix(".before"))
+
     def finish(self, stage: Stage, record: Mapping[str, Any]) -> None:
         write_json(
             self.logs / f"{stage.key}.json",
             {"kind": stage.kind, "identity": stage.identity, "inputs": stage.inputs, "units": stage.units, **record},
         )
+        (self.logs / f"{stage.key}.before").unlink(missing_ok=True)
 
 
 @dataclass(slots=True)
@@ -101,14 +121,23 @@ class _Runner:
     """As many commands at a time as there are workers; those that others wait for longest come first."""
 
     def __init__(
-        self, plan: Plan, records: Records, say: Callable[[str], None], lavla: Sequence[str], workers: int
+        self,
+        plan: Plan,
+        records: Records,
+        say: Callable[[str], None],
+        lavla: Sequence[str],
+        workers: int,
+        again: Collection[str],
     ) -> None:
         self._plan, self._records, self._say, self._lavla = plan, records, say, lavla
         self._workers = workers
         self._threads = max(1, (os.cpu_count() or 1) // workers)
         self._contents: dict[Path, tuple[int, str]] = {}
         self.running: list[_Running] = []
-        self.finished = records.finished()
+        found = records.finished()
+        self.finished = {key: record for key, record in found.items() if key not in again}
+        self._before = {key: found[key] for key in again}
+        """Records of the stages that are made again."""
         self.failed: dict[str, str] = {}
         """Stage that failed → why."""
         self._behind = _time_behind(plan)
@@ -154,6 +183,8 @@ class _Runner:
         if stage.output.exists():
             with sole_writer(stage.output, wait=True):
                 pass  # a command of a study that was killed is about to end
+            if stage.kind == "record":  # the only one that does not go on with what there is
+                shutil.rmtree(stage.output)
         for name, target in stage.links.items():
             link = stage.output / name
             if not link.exists():
@@ -182,7 +213,17 @@ class _Runner:
             self._say(f"{stage.key}: failed, status {status}")
             return
         if stage.kind == "dataset" and status == 0:
-            record["content"] = dataset_hash(stage.output)
+            record["content"] = content = dataset_hash(stage.output)
+            if (before := self._before.get(stage.key, record).get("content")) != content:
+                self.failed[stage.key] = (
+                    f"was made again, and {stage.output} is not what it was when this study began: it was {before} and "
+                    f"is {content}. What is finished is of the former. Bring that dataset here, or give another --out"
+                )
+                self._say(f"{stage.key}: failed, other data than before")
+                return
+        if stage.kind == "policy" and status == 0:
+            best = load_yaml((stage.output / "best" / "config.yaml").read_text(encoding="utf-8"))["training"]
+            record["training"] = {key: best[key] for key in ("step", "validation") if key in best}
         self._records.finish(stage, record)
         self.finished[stage.key] = {"kind": stage.kind, "units": stage.units, **record}
         end = {0: "", DIVERGED: ", diverged"}.get(status, f", status {status}")

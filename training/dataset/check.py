@@ -73,6 +73,7 @@ class _Check:
         self.root = root
         self.findings = Findings()
         self.info: dict[str, Any] = {}
+        self.fps = 0.0
         self.rows: list[dict[str, Any]] = []
         self.tasks: dict[int, str] | None = None
         self.contract: Contract | None = None
@@ -97,6 +98,11 @@ class _Check:
             return False
         if (version := self.info["codebase_version"]) != layout.CODEBASE_VERSION:
             add.error("metadata", f"codebase_version is {version!r}; expected {layout.CODEBASE_VERSION!r}")
+            return False
+        try:
+            self.fps = layout.fps_of(self.info)
+        except DatasetError as error:
+            add.error("metadata", str(error))
             return False
         needed = [*_ROW_KEYS, *(f"videos/{k}/{n}" for k in self.videos for n in ("chunk_index", "file_index"))]
         needed += [f"videos/{key}/from_timestamp" for key in self.videos]
@@ -149,7 +155,7 @@ class _Check:
             self.numbers,
             state_dims,
             root=self.root,
-            fps=int(self.info["fps"]),
+            fps=self.fps,
             own=self.own,
             findings=self.findings,
             jobs=jobs,
@@ -182,14 +188,14 @@ class _Check:
                 "the dataset was made with",
             )
             return
-        wanted = layout.features(self.contract, fps=int(self.info["fps"]), codec="")
+        wanted = layout.features(self.contract, fps=self.fps, codec="")
         for key, feature in wanted.items():
             given = self.info["features"].get(key, {})
             if any(given.get(part) != feature[part] for part in ("dtype", "shape", "names")):
                 self.findings.error("contract", f"{layout.CONTRACT} and {layout.INFO} disagree about {key}")
-        if self.info["fps"] != self.contract.rate_hz:
+        if self.fps != self.contract.rate_hz:
             self.findings.error(
-                "contract", f"{layout.INFO} has {self.info['fps']} fps; {layout.CONTRACT} has {self.contract.rate_hz}"
+                "contract", f"{layout.INFO} has {self.fps} fps; {layout.CONTRACT} has {self.contract.rate_hz}"
             )
 
     def _rows(self) -> None:
@@ -278,8 +284,8 @@ class _Check:
             wrong(f"frame_index is not 0 to {count - 1}")
         if not np.array_equal(columns["index"], frame + int(row["dataset_from_index"])):
             wrong(f"index does not begin at {row['dataset_from_index']}")
-        if not np.allclose(columns["timestamp"], frame / self.info["fps"], atol=1e-4):
-            wrong(f"timestamp is not frame_index / {self.info['fps']}")
+        if not np.allclose(columns["timestamp"], frame / self.fps, atol=1e-4):
+            wrong(f"timestamp is not frame_index / {self.fps}")
         self._episode_tasks(name, row, columns["task_index"])
         for key, values in columns.items():
             if np.issubdtype(values.dtype, np.floating) and not np.isfinite(values).all():
@@ -327,7 +333,7 @@ class _Check:
 
     def _video_files(self, key: str, files: Mapping[Path, list[dict[str, Any]]]) -> dict[Path, list[dict[str, Any]]]:
         """Check sizes and places; returns the files that can be decoded."""
-        feature, fps = self.info["features"][key], self.info["fps"]
+        feature, fps = self.info["features"][key], self.fps
         readable = {}
         for file, rows in files.items():
             name = file.relative_to(self.root).as_posix()
@@ -362,7 +368,7 @@ class _Check:
         return [
             Segment(
                 episode=int(row["episode_index"]),
-                first=layout.first_frame(row, key, self.info["fps"]),
+                first=layout.first_frame(row, key, self.fps),
                 length=int(row["length"]),
                 stats={n: v for n in ("mean", "std", "count") if (v := row.get(f"stats/{key}/{n}")) is not None},
             )
@@ -416,7 +422,7 @@ class _Check:
             self.contract,
             state_dims,
             action_dims,
-            fps=float(self.info["fps"]),
+            fps=self.fps,
             allow_gaps=allow_gaps,
             findings=self.findings,
         )

@@ -29,8 +29,8 @@ def write_first_frames(root: Path) -> Path:
         row = rows[number]
         tiles = []
         for key in keys:
-            with closing(VideoReader(layout.video_file(root, info, row, key), int(info["fps"]))) as video:
-                image = video.frame(layout.first_frame(row, key, info["fps"]))
+            with closing(VideoReader(layout.video_file(root, info, row, key), layout.fps_of(info))) as video:
+                image = video.frame(layout.first_frame(row, key, layout.fps_of(info)))
             tiles.append(_tile(image, f"{layout.camera_of(key)}, episode {row['episode_index']}"))
         lines.append(np.concatenate(tiles, axis=1))
     target = root / layout.FIRST_FRAMES

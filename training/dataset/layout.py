@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping, Sequence
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -64,8 +65,29 @@ def place(number: int) -> tuple[int, int]:
     return number // FILES_PER_CHUNK, number % FILES_PER_CHUNK
 
 
+def stored_fps(contract: Contract) -> float:
+    """The contract's rate as info.json has it: a whole one as LeRobot's tools that write videos need it, any other with
+    its fraction, which LeRobot reads."""
+    return int(contract.rate_hz) if contract.rate_hz == int(contract.rate_hz) else contract.rate_hz
+
+
+def fps_of(info: Mapping[str, Any]) -> float:
+    """Frames per second, of info.json. Raises DatasetError for what is no rate."""
+    fps = info.get("fps")
+    if isinstance(fps, bool) or not isinstance(fps, int | float) or not 0 < fps <= 1000:
+        raise DatasetError(f"{INFO} has fps {fps!r}; expected a number above 0, at most 1000")
+    return fps
+
+
+def frame_rate(fps: float) -> Fraction:
+    """The exact rate that a video has for ``fps``: 12.5 → 25/2, 29.97 → 2997/100.
+
+    Videos count in fractions of a second; a rate of more digits is kept to a millionth of a frame per second."""
+    return Fraction(fps).limit_denominator(1_000_000)
+
+
 def episode_row(
-    episode: int, first: int, length: int, tasks: Sequence[str], number: int, cameras: Sequence[str], fps: int
+    episode: int, first: int, length: int, tasks: Sequence[str], number: int, cameras: Sequence[str], fps: float
 ) -> dict[str, Any]:
     """The row of meta/episodes, without statistics, of an episode that lies in files of its own with this number."""
     chunk, file = place(number)
@@ -127,7 +149,7 @@ def stream_names(contract: Contract) -> tuple[str, ...]:
     return (*contract.camera_names, "state")
 
 
-def features(contract: Contract, *, fps: int, codec: str, interventions: bool = False) -> dict[str, Any]:
+def features(contract: Contract, *, fps: float, codec: str, interventions: bool = False) -> dict[str, Any]:
     """The ``features`` of info.json; ``interventions``: with that column."""
     found: dict[str, Any] = {
         STATE: {"dtype": "float32", "shape": [contract.state_dim], "names": list(contract.state.names)},
@@ -171,7 +193,7 @@ def camera_of(key: str) -> str:
 def info(
     contract: Contract,
     *,
-    fps: int,
+    fps: float,
     codec: str,
     episodes: int,
     frames: int,

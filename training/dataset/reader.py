@@ -70,7 +70,7 @@ class EpisodeDataset:
             raise DatasetError(f"{self.path} is not a LeRobotDataset: it has no {layout.INFO}")
         self.info = layout.read_json(self.path / layout.INFO)
         self._check_contract()
-        self.fps = int(self.info["fps"])
+        self.fps = layout.fps_of(self.info)
         self.episodes = tuple(self._episode(row) for row in layout.read_episodes(self.path))
         self._check_order()
         self.states: NDArray[np.float32]

@@ -57,7 +57,7 @@ class _Plan:
         self.done: list[str] = []
         self.info, self.codec = self._info()
         self.keys = [key for key, feature in self.info["features"].items() if feature["dtype"] == "video"]
-        self.fps = int(self.info["fps"])
+        self.fps = layout.fps_of(self.info)
         rows = self._rows()
         if not rows and not any(stored_files(root)):
             raise DatasetError(
@@ -94,7 +94,8 @@ class _Plan:
                 raise
             self.done.append(f"made {layout.INFO} from {layout.CONTRACT}: {error}")
             codec = next((c for c in map(_codec_or_none, videos) if c), "h264")
-            return layout.info(contract, fps=int(contract.rate_hz), codec=codec, episodes=0, frames=0, tasks=0), codec
+            fps = layout.stored_fps(contract)
+            return layout.info(contract, fps=fps, codec=codec, episodes=0, frames=0, tasks=0), codec
 
     def _rows(self) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = []

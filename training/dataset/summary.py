@@ -71,7 +71,7 @@ def summarise(root: Path) -> DatasetSummary:
         path=str(root),
         episodes=len(rows),
         steps=steps,
-        seconds=steps / float(info["fps"]),
+        seconds=steps / layout.fps_of(info),
         instructions=tuple(
             Spoken(text=text, episodes=count, steps=steps_of[text]) for text, count in episodes_of.most_common()
         ),

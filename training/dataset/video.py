@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from contextlib import suppress
-from fractions import Fraction
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Literal
@@ -19,7 +18,7 @@ import av
 import numpy as np
 from numpy.typing import NDArray
 
-from training.dataset.layout import DatasetError
+from training.dataset.layout import DatasetError, frame_rate
 
 Codec = Literal["libx264", "libsvtav1"]
 CODEC_NAMES: dict[Codec, str] = {"libx264": "h264", "libsvtav1": "av1"}
@@ -46,7 +45,7 @@ _ERRORS = (av.error.FFmpegError, OSError, ValueError, IndexError)
 class VideoWriter:
     """Encode (H, W, 3) RGB frames at ``fps``. A context manager; leaving it with an error removes the file."""
 
-    def __init__(self, path: Path, *, width: int, height: int, fps: int, codec: Codec = "libx264") -> None:
+    def __init__(self, path: Path, *, width: int, height: int, fps: float, codec: Codec = "libx264") -> None:
         """Raises DatasetError for odd sizes (yuv420p halves them) and for codecs that PyAV lacks."""
         if width % 2 or height % 2:
             raise DatasetError(f"video size {width}x{height} is odd; yuv420p needs even sides: change the contract")
@@ -55,11 +54,11 @@ class VideoWriter:
         self.frames = 0
         self._container: Any = av.open(str(path), "w", format="mp4")
         try:
-            self._stream = self._container.add_stream(codec, rate=fps, options=_OPTIONS[codec])
+            self._stream = self._container.add_stream(codec, rate=frame_rate(fps), options=_OPTIONS[codec])
         except (KeyError, *_ERRORS) as error:
             raise DatasetError(f"this PyAV cannot encode {codec!r}: {error}; use one of {sorted(_OPTIONS)}") from None
         self._stream.width, self._stream.height, self._stream.pix_fmt = width, height, "yuv420p"
-        self._frame_time = Fraction(1, fps)
+        self._frame_time = 1 / frame_rate(fps)
 
     def write(self, image_rgb: NDArray[np.uint8]) -> None:
         """Append one frame."""
@@ -85,14 +84,14 @@ class VideoWriter:
 class DepthWriter:
     """Encode (H, W) uint16 frames without loss (FFV1). A context manager; leaving it with an error removes the file."""
 
-    def __init__(self, path: Path, *, fps: int) -> None:
+    def __init__(self, path: Path, *, fps: float) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
         self.path = path
         self._shape: tuple[int, ...] = ()
         self._frames = 0
         self._container: Any = av.open(str(path), "w", format="matroska")
-        self._stream = self._container.add_stream("ffv1", rate=fps, options={"level": "3", "threads": "1"})
-        self._frame_time = Fraction(1, fps)
+        self._stream = self._container.add_stream("ffv1", rate=frame_rate(fps), options={"level": "3", "threads": "1"})
+        self._frame_time = 1 / frame_rate(fps)
 
     def write(self, depth: NDArray[np.uint16]) -> None:
         """Append one frame. Raises ValueError for one of another size than the first."""
@@ -137,7 +136,7 @@ class VideoReader:
     is left early (240 bytes each, which random access makes gigabytes of in a long training).
     """
 
-    def __init__(self, path: Path, fps: int) -> None:
+    def __init__(self, path: Path, fps: float) -> None:
         """Raises DatasetError when the file is missing or damaged."""
         self.path = path
         try:
@@ -146,7 +145,7 @@ class VideoReader:
         except _ERRORS as error:
             raise DatasetError(f"cannot open video {path}: {error}") from None
         self._stream.codec_context.thread_count = 1  # parallelism is over files
-        self._fps = fps
+        self._rate = frame_rate(fps)
         self._packets: Iterator[Any] | None = None
         self._decoded: deque[Any] = deque()
         """Frames that came out of the decoder together with the one that was wanted."""
@@ -172,7 +171,7 @@ class VideoReader:
             if self._next is None or not self._next <= number <= self._next + 2:
                 self._seek(number)
             for frame in self._following():
-                found = round(frame.pts * frame.time_base * self._fps)
+                found = round(frame.pts * frame.time_base * self._rate)
                 self._next = found + 1
                 if found == number:
                     return np.asarray(frame.to_ndarray(format="rgb24"), np.uint8)
@@ -182,11 +181,11 @@ class VideoReader:
             self._next = None
             raise DatasetError(f"video {self.path} is damaged at frame {number}: {error}") from None
         self._next = None
-        raise DatasetError(f"video {self.path} has no frame {number} at {self._fps} fps")
+        raise DatasetError(f"video {self.path} has no frame {number} at {float(self._rate):g} fps")
 
     def _seek(self, number: int) -> None:
         """Go to the last key frame at or before ``number``."""
-        self._container.seek(int(Fraction(number, self._fps) / self._stream.time_base), stream=self._stream)
+        self._container.seek(int(number / self._rate / self._stream.time_base), stream=self._stream)
         self._decoded.clear()
 
     def _following(self) -> Iterator[Any]:
@@ -212,13 +211,13 @@ def codec_of(path: Path) -> str:
         raise DatasetError(f"cannot read video {path}: {error}") from None
 
 
-def scan(path: Path, fps: int) -> Iterator[Any]:
+def scan(path: Path, fps: float) -> Iterator[Any]:
     """All frames of a file in order (PyAV's own), checked while they are decoded.
 
     Raises DatasetError if the bytes are damaged (as far as decoding shows it: half of all single flipped bits
     decode without complaint), and where frame i is not the one of i / fps.
     """
-    number = 0
+    number, rate = 0, frame_rate(fps)
     try:
         with av.open(str(path)) as container:
             stream = container.streams.video[0]
@@ -227,7 +226,7 @@ def scan(path: Path, fps: int) -> Iterator[Any]:
             for frame in container.decode(stream):
                 if frame.is_corrupt:
                     raise DatasetError(f"video {path} is damaged at frame {number}")
-                if frame.pts is None or round(frame.pts * frame.time_base * fps) != number:
+                if frame.pts is None or round(frame.pts * frame.time_base * rate) != number:
                     raise DatasetError(f"video {path}: frame {number} is not the one of {number}/{fps} s")
                 yield frame
                 number += 1

@@ -77,7 +77,7 @@ def check_pictures(
     state_dims: Sequence[Dim],
     *,
     root: Path,
-    fps: int,
+    fps: float,
     own: bool,
     findings: Findings,
     jobs: int | None = None,
@@ -111,7 +111,7 @@ def check_pictures(
     _exchanged(seen, findings)
 
 
-def _look(file: Path, segments: Sequence[Segment], fps: int) -> tuple[dict[int, Seen], str]:
+def _look(file: Path, segments: Sequence[Segment], fps: float) -> tuple[dict[int, Seen], str]:
     """What the episodes in one file show, as far as it can be decoded; and what stopped it."""
     found: dict[int, Seen] = {}
     waiting = sorted(segments, key=lambda s: s.first)
@@ -208,7 +208,7 @@ class _CameraChecks:
         camera: str,
         episodes: Mapping[int, Seen],
         speeds: Mapping[int, NDArray[np.float64]],
-        fps: int,
+        fps: float,
         findings: Findings,
     ) -> None:
         """``speeds``: episode → :func:`moving_speed`, by number, of those in which the state moves."""

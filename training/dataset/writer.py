@@ -57,16 +57,6 @@ class EpisodeArrays:
         return len(self.instructions)
 
 
-def integer_fps(contract: Contract) -> int:
-    """The rate as LeRobot stores it. Raises DatasetError for a fractional one."""
-    if contract.rate_hz != round(contract.rate_hz):
-        raise DatasetError(
-            f"contract {contract.name!r} has rate_hz {contract.rate_hz}; LeRobotDataset v3.0 stores "
-            "whole frames per second"
-        )
-    return round(contract.rate_hz)
-
-
 class DatasetWriter:
     """Writes ``root``; see :meth:`append` and :meth:`finish`. A context manager: leaving it gives up the lock."""
 
@@ -89,7 +79,7 @@ class DatasetWriter:
         """
         self.root = Path(root)
         self.contract = contract
-        self.fps = integer_fps(contract)
+        self.fps = layout.stored_fps(contract)
         self.encoder = codec
         self.codec = CODEC_NAMES[codec]
         self.interventions = interventions
@@ -366,7 +356,9 @@ def whole_stats(
     return {name: stats.numeric(np.concatenate(parts)) for name, parts in columns.items()}
 
 
-def image_histogram(root: Path, fps: int, rows: Sequence[Mapping[str, Any]], key: str) -> tuple[NDArray[np.int64], int]:
+def image_histogram(
+    root: Path, fps: float, rows: Sequence[Mapping[str, Any]], key: str
+) -> tuple[NDArray[np.int64], int]:
     """(3, 256) counts of the sampled frames of these episodes' videos, decoded; and how many frames that were."""
     histogram, count = np.zeros((3, 256), np.int64), 0
     for row in rows:

@@ -25,7 +25,7 @@ from lavla_ros.contract import (
     shipped_contract,
 )
 from lavla_ros.episode import PERSON, EpisodeError, ExecutorReport
-from lavla_ros.observation import ObservationPipeline, camera_topic_choices
+from lavla_ros.observation import ObservationPipeline
 from lavla_ros.pieces import stamp_ns
 from lavla_ros.recording import BagError, BagReader, EpisodeInfo, find_bags
 from lavla_ros.recording.types import EPISODE_TYPE, EXECUTOR_TOPIC
@@ -114,11 +114,11 @@ class _Hands:
     def add(self, text: str, log_ns: int) -> None:
         """A report of the executor, in order of time. One of another system says nothing."""
         try:
-            commander = ExecutorReport.from_json(text).commander
+            report = ExecutorReport.from_json(text)
         except EpisodeError:
             return
-        self._since_ns.append(log_ns)
-        self._person.append(commander == PERSON)
+        self._since_ns.append(report.commander_since_ns or log_ns)
+        self._person.append(report.commander == PERSON)
 
     def person_at(self, at_ns: int) -> bool:
         position = bisect_right(self._since_ns, at_ns) - 1
@@ -287,7 +287,7 @@ class _BagEpisode:
 
     def _camera_topics(self) -> dict[str, str]:
         """Camera → the best topic with messages: prepared, raw, compressed."""
-        return self._choose({spec.name: camera_topic_choices(spec) for spec in self.contract.cameras})
+        return self._choose({spec.name: spec.topic_choices for spec in self.contract.cameras})
 
     def _depth_topics(self) -> dict[str, str]:
         return self._choose({spec.name: spec.topic_choices for spec in self.contract.depth})
@@ -344,7 +344,7 @@ def _wired(contract: Contract, recorded: Contract, reader: BagReader) -> Contrac
     theirs = {spec.name: spec.topic for spec in recorded.cameras}
     cameras = tuple(
         replace(spec, topic=theirs[spec.name])
-        if spec.name in theirs and not any(reader.counts.get(t, 0) for t in camera_topic_choices(spec))
+        if spec.name in theirs and not any(reader.counts.get(t, 0) for t in spec.topic_choices)
         else spec
         for spec in contract.cameras
     )

@@ -31,7 +31,7 @@ from training.dataset import DatasetError, layout, stats
 from training.dataset.check import episode_table
 from training.dataset.first_frames import write_first_frames
 from training.dataset.video import Codec, DepthWriter, VideoWriter
-from training.dataset.writer import DatasetWriter, EpisodeArrays, integer_fps, steps_digest, table_digest
+from training.dataset.writer import DatasetWriter, EpisodeArrays, steps_digest, table_digest
 from training.task_pool import Workers, run_tasks
 
 _JOURNAL = "meta/conversion.jsonl"
@@ -471,7 +471,7 @@ def _encode(
     histograms: dict[str, list[NDArray[np.int64]]] = {name: [] for name in videos}
     numbers: list[tuple[NDArray[np.float32], NDArray[np.float32], Sequence[int], str, bool]] = []
     phrasings: tuple[str, ...] = ()
-    fps = integer_fps(contract)
+    fps = layout.stored_fps(contract)
     with ExitStack() as stack:
         writers = {
             spec.name: stack.enter_context(

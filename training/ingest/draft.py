@@ -191,7 +191,7 @@ def _chunk(rate_hz: float) -> Iterator[str]:
 
 
 def _rate_hz(slowest: float | None) -> int:
-    """The usual rate, or the camera's if that is slower; a whole number, as LeRobot stores it."""
+    """The usual rate, or the camera's if that is slower; a whole number, as every tool takes it."""
     if slowest is None or slowest >= 0.98 * _USUAL_HZ:
         return _USUAL_HZ
     nearest = round(slowest)

@@ -100,7 +100,7 @@ class LeRobotEpisode(Table):
     data: Path
     videos: Mapping[str, tuple[Path, int]]
     """Feature of a camera → (file, number of the episode's first frame in it)."""
-    fps: int
+    fps: float
     columns: Mapping[str, tuple[str, ...]]
     """Feature → names of its columns."""
     mapping: LeRobotMapping
@@ -214,21 +214,21 @@ def find_lerobot(
         version = info.get("codebase_version")
         if version not in VERSIONS:
             raise IngestError(f"{root} has format {version!r}; expected one of {VERSIONS}")
-        rate_hz = mapping.rate_hz if mapping.rate_hz is not None else info["fps"]
+        rate_hz = mapping.rate_hz if mapping.rate_hz is not None else layout.fps_of(info)
         resample = mapping.resample and rate_hz != contract.rate_hz
         if resample and (rate_hz < contract.rate_hz or contract.action.mode != "absolute"):
             raise IngestError(
-                f"{root} has {rate_hz:g} steps per second and {contract.action.mode} actions; `resample` takes "
-                f"absolute ones at a rate above the contract's {contract.rate_hz:g}: it makes up no steps, adds up no "
-                "deltas"
+                f"{root} has {rate_hz:.12g} steps per second and {contract.action.mode} actions; `resample` takes "
+                f"absolute ones at a rate above the contract's {contract.rate_hz:.12g}: it makes up no steps, adds up "
+                "no deltas"
             )
         if rate_hz != contract.rate_hz and not resample:
             said = "its mapping says" if mapping.rate_hz is not None else "says"
             raise IngestError(
-                f"{root} {said} {rate_hz:g} steps per second; contract {contract.name!r} has rate_hz "
-                f"{contract.rate_hz:g}. Use a contract of the dataset's rate, or write in the mapping `resample: true` "
-                f"to take steps at the lower rate of the contract; where its fps is wrong (public LIBERO sets "
-                f"say 10 of steps at 20 Hz), write in the mapping: rate_hz: {contract.rate_hz:g}"
+                f"{root} {said} {rate_hz:.12g} steps per second; contract {contract.name!r} has rate_hz "
+                f"{contract.rate_hz:.12g}. Use a contract of the dataset's rate, or write in the mapping `resample: "
+                f"true` to take steps at the lower rate of the contract; where its fps is wrong (public LIBERO sets "
+                f"say 10 of steps at 20 Hz), write in the mapping: rate_hz: {contract.rate_hz:.12g}"
             )
         columns = _check_mapping(root, info["features"], contract, mapping)
         columns_of_cameras = [camera_of(given).column for given in mapping.cameras.values()]
@@ -245,7 +245,7 @@ def find_lerobot(
             length=length,
             data=data,
             videos=videos,
-            fps=int(info["fps"]),
+            fps=layout.fps_of(info),
             columns=columns,
             mapping=mapping,
             instruction=instruction,
@@ -274,7 +274,7 @@ _Place = tuple[int, int, Path, dict[str, tuple[Path, int]]]
 def _episodes_v30(root: Path, info: Mapping[str, Any], cameras: Sequence[str]) -> list[_Place]:
     places = []
     for row in layout.read_episodes(root):
-        begins = {key: layout.first_frame(row, key, info["fps"]) for key in cameras}
+        begins = {key: layout.first_frame(row, key, layout.fps_of(info)) for key in cameras}
         videos = {key: (layout.video_file(root, info, row, key), first) for key, first in begins.items()}
         places.append((int(row["episode_index"]), int(row["length"]), layout.data_file(root, info, row), videos))
     return places

@@ -138,7 +138,7 @@ def _episodes(file: Path, data: Any, said: LiberoFiles, rate_hz: float) -> Itera
         raise IngestError(f"{file} says that its images are upside down ('opengl'); leave --upright out")
     rate = _control_rate(data)
     if rate is not None and rate != rate_hz:
-        raise IngestError(f"{file} was recorded at {rate:g} Hz; the contract has rate_hz {rate_hz:g}")
+        raise IngestError(f"{file} was recorded at {rate:g} Hz; the contract has rate_hz {rate_hz:.12g}")
     text = said.instruction or _stored_instruction(data) or instruction_of_name(file.name)
     for demo in sorted((n for n in data if re.fullmatch(r"demo_\d+", n)), key=lambda n: int(n.split("_")[1])):
         after = "num_samples" in data[demo].attrs

@@ -397,8 +397,8 @@ def _check(root: Path, features: Mapping[str, Feature], contract: Contract, mapp
                 raise IngestError(f"mapping: {what} is {column_of(column).column!r}, but {key!r} has {list(names)}")
     if mapping.rate_hz not in (None, contract.rate_hz):
         raise IngestError(
-            f"{root} has {mapping.rate_hz:g} steps per second; contract {contract.name!r} has rate_hz "
-            f"{contract.rate_hz:g}, and steps are not resampled"
+            f"{root} has {mapping.rate_hz:.12g} steps per second; contract {contract.name!r} has rate_hz "
+            f"{contract.rate_hz:.12g}, and steps are not resampled"
         )
 
 

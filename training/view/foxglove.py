@@ -9,18 +9,14 @@ from typing import Any
 
 from lavla_ros import topics
 from lavla_ros.contract import CameraSpec, Contract
-from lavla_ros.observation import camera_topic_choices
 from lavla_ros.outputs import new_file
 from lavla_ros.pieces import JOINTS, PLURAL, TRAJECTORY, Piece
-from training.view.episode import ShownEpisode
 
 
-def write_layout(episode: ShownEpisode, out: Path) -> None:
-    """Write the layout ``out``. Foxglove: Layout → Import from file."""
+def write_layout(contract: Contract, out: Path, recorded: Collection[str] = ()) -> None:
+    """Write :func:`foxglove_layout` to ``out``. Foxglove: Layout → Import from file."""
     with new_file(out) as file:
-        file.write_text(
-            json.dumps(foxglove_layout(episode.contract, episode.topics), indent=2) + "\n", encoding="utf-8"
-        )
+        file.write_text(json.dumps(foxglove_layout(contract, recorded), indent=2) + "\n", encoding="utf-8")
 
 
 def foxglove_layout(contract: Contract, recorded: Collection[str] = ()) -> dict[str, Any]:
@@ -54,7 +50,7 @@ def foxglove_layout(contract: Contract, recorded: Collection[str] = ()) -> dict[
 
 
 def _pictures(spec: CameraSpec, recorded: Collection[str]) -> str:
-    there = (topic for topic in camera_topic_choices(spec) if topic in recorded)
+    there = (topic for topic in spec.topic_choices if topic in recorded)
     return next(there, topics.in_bag(spec.topic))
 
 

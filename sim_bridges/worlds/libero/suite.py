@@ -7,8 +7,9 @@ Steps, waiting steps, initial states and the seed are those of OpenVLA-OFT's ``r
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -34,6 +35,7 @@ from sim_bridges.world import (
     judge,
 )
 from sim_bridges.worlds.libero.assets import find_assets
+from sim_bridges.worlds.libero.jobs import NoExpertError, has_expert, read_jobs
 from sim_bridges.worlds.libero.tasks import PROTOCOL_SEED, PROTOCOL_TRIALS, STEP_LIMITS, find_task, suite_tasks
 
 if TYPE_CHECKING:
@@ -42,6 +44,8 @@ if TYPE_CHECKING:
 
 NO_MOTION = np.array([0.0, 0.0, 0.0, 0.0, 0.0, 0.0, -1.0])
 """The protocol's waiting action: no motion, gripper open."""
+WITH_EXPERT = "with_expert"
+"""Name for those tasks of a suite that have a scripted expert."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,6 +84,23 @@ class LiberoSuite:
             policy=config_path("training/libero_tiny.yaml"),
             episodes=20,
         )
+
+    @cached_property
+    def task_sets(self) -> Mapping[str, tuple[str, ...]]:
+        return {WITH_EXPERT: tuple(task.name for task in suite_tasks(self.name) if has_expert(task))}
+
+    def require_expert(self, task: str) -> None:
+        """Raises NoExpertError if the task has no scripted expert: it says why, and which tasks have one."""
+        if self._demonstrations is not None:
+            return
+        try:
+            read_jobs(find_task(self.name, task))
+        except NoExpertError as error:
+            others = [str(self.tasks.index(name)) for name in self.task_sets[WITH_EXPERT]]
+            raise NoExpertError(
+                f"{self.name} task {self.tasks.index(task)}: {error}; tasks that have one ({WITH_EXPERT}): "
+                f"{', '.join(others)}"
+            ) from None
 
     def plan(self, task: str, trial: int, seed: int) -> EpisodeStart:
         """The seed is the simulator's for every trial; what differs is the initial state."""
@@ -232,9 +253,8 @@ class LiberoTaskEnvironment:
             from sim_bridges.worlds.libero.demonstrations import RepeatedActions
 
             return ChunksOfOne(lambda: RepeatedActions(demonstrated.actions[self._number]), self._environment)
-        from sim_bridges.worlds.libero.expert import LiberoExpert, require_expert
+        from sim_bridges.worlds.libero.expert import LiberoExpert
 
-        require_expert(self._environment.task.suite)
         expert = LiberoExpert(self._environment)
 
         def begin() -> LiberoExpert:

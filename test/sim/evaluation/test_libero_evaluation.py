@@ -21,10 +21,10 @@ from lavla_ros.policy.prompt import train_tokenizer
 from sim_bridges.evaluation.config import EvaluationConfig
 from sim_bridges.evaluation.evaluation import evaluate
 from sim_bridges.evaluation.results import same_episodes
-from sim_bridges.evaluation.workers import EvaluationError
 from sim_bridges.paper.tables import PAPER
+from sim_bridges.suites import SuiteError
 
-pytestmark = [pytest.mark.sim, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(900), pytest.mark.long]
 SHARED = Path(__file__).resolve().parents[4] / "shared" / "libero_assets"
 TINY = TinyConfig(image_size=112, stem_channels=(8, 16), vision_width=64, width=64, depth=1, intermediate=128)
 
@@ -53,7 +53,7 @@ def test_the_expert_on_one_worker_and_on_two(config: EvaluationConfig, tmp_path:
 
 
 def test_a_suite_without_an_expert_says_so(config: EvaluationConfig) -> None:
-    with pytest.raises(EvaluationError, match=r"libero_goal.*has no scripted expert"):
+    with pytest.raises(SuiteError, match=r"libero_goal task 0: no scripted expert.*tasks that have one"):
         evaluate(replace(config, suite="libero_goal", policy="expert"))
 
 

@@ -12,7 +12,7 @@ from sim_bridges.suites import load_suite
 from sim_bridges.worlds.robotwin.sources import open_source
 
 pytest.importorskip("sapien", reason="SAPIEN is not installed")
-pytestmark = [pytest.mark.sim, pytest.mark.timeout(600)]
+pytestmark = [pytest.mark.sim, pytest.mark.timeout(600), pytest.mark.long]
 
 
 def test_the_expert_by_way_of_commands(tmp_path: Path) -> None:

@@ -5,13 +5,13 @@ from __future__ import annotations
 
 import json
 import os
-import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import yaml
+from forked_lavla import forked_lavla
 
 from lavla_ros.policy.checkpoint import load_checkpoint
 from lavla_ros.resources import config_path
@@ -23,9 +23,9 @@ from sim_bridges.paper.plan import StudyError
 from sim_bridges.paper.study import run_study
 from sim_bridges.suites import load_suite
 
-LAVLA = (sys.executable, "-m", "lavla_ros.cli")
 OUTSIDE, FOLDER = "outside_strategy:FIRST_TOKEN", Path(__file__).parent
-pytestmark = [pytest.mark.sim, pytest.mark.ros]
+pytestmark = [pytest.mark.sim, pytest.mark.ros, pytest.mark.long]
+Run = Callable[[StudyConfig, list[str]], Path]
 
 
 def recipe(shipped: str, out: Path, **changes: object) -> Path:
@@ -99,17 +99,21 @@ def config(importable: Path) -> StudyConfig:
     )
 
 
-def run(config: StudyConfig, told: list[str]) -> Path:
-    return run_study(config.study(), config.out, told.append, workers=config.workers, lavla=LAVLA)
+@pytest.fixture(scope="module")
+def run(importable: Path) -> Iterator[Run]:
+    with forked_lavla(importable) as lavla:
+        yield lambda config, told: run_study(
+            config.study(), config.out, told.append, workers=config.workers, lavla=lavla
+        )
 
 
 @pytest.fixture(scope="module")
-def table(config: StudyConfig) -> str:
+def table(config: StudyConfig, run: Run) -> str:
     """Of the study, which is run here."""
     return run(config, []).read_text()
 
 
-def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig, table: str) -> None:
+def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig, run: Run, table: str) -> None:
     study = json.loads((config.out / "study.json").read_text())
     assert [(cell["method"], cell["state"], cell["best_step"]) for cell in study["cells"]] == [
         ("la_cond", "finished", 3),
@@ -121,9 +125,9 @@ def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig, table:
     assert "| LA-Cond, 50% of the episodes | task | 1 |" in table and "one seed" not in table, "there is no baseline"
     for cell in study["cells"]:
         assert cell["evaluations"]["task"]["episodes"] == 2
-        policy = load_checkpoint(Path(cell["policy"]))
+        policy = load_checkpoint(config.out / cell["policy"])
         assert policy.config.strategy.name == cell["method"]
-        training = yaml.safe_load((Path(cell["policy"]) / "config.yaml").read_text())["training"]
+        training = yaml.safe_load((config.out / cell["policy"] / "config.yaml").read_text())["training"]
         assert training["episodes"] == 1  # of two: the third is held out
         assert {made["settings"]["fraction"] for sets in training["labels"].values() for made in sets.values()} == {0.5}
     results = [Results.read(file) for file in sorted((config.out / "evaluations").iterdir())]
@@ -137,7 +141,7 @@ def test_from_bags_to_a_table_and_again_without_work(config: StudyConfig, table:
 
 
 @pytest.mark.usefixtures("table")
-def test_a_stage_that_fails_is_named_with_its_log_and_the_others_are_kept(config: StudyConfig) -> None:
+def test_a_stage_that_fails_is_named_with_its_log_and_the_others_are_kept(config: StudyConfig, run: Run) -> None:
     """A latent action model that cannot be trained, beside a policy that needs none."""
     broken = recipe("latent/image_tabletop", config.out.parent / "broken.yaml", initial="nowhere")
     other = replace(config, image_recipe=broken, strategies=("la_cond", "baseline"), live_episodes=0)
@@ -149,7 +153,7 @@ def test_a_stage_that_fails_is_named_with_its_log_and_the_others_are_kept(config
     assert states == {"la_cond": "not finished", "baseline": "finished"}
 
 
-def test_what_cannot_be_is_refused_before_anything_runs(config: StudyConfig, tmp_path: Path) -> None:
+def test_what_cannot_be_is_refused_before_anything_runs(config: StudyConfig, run: Run, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"fractions is \(0,\); expected above 0"):
         StudyConfig(bags=(tmp_path,), out=tmp_path / "out", fraction=0).study()
     wrong = replace(config, out=tmp_path / "out", strategies=("la_tik",))

@@ -37,7 +37,7 @@ sys.path.insert(0, str(Path(__file__).parents[2] / "ros"))
 
 from random_policy import write_random_checkpoint
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.long]
 
 SHORT = EvaluationConfig(suite="tabletop", policy="bundled", episodes=2, max_steps=20, videos=0)
 EXPERT = replace(SHORT, policy="expert")

@@ -14,7 +14,7 @@ from sim_bridges.worlds.libero.environment import WAIT_ACTION, LiberoEnvironment
 from sim_bridges.worlds.libero.exactness import Case, Trace, bridged, differences, direct, each, in_own_process
 from sim_bridges.worlds.libero.tasks import LiberoError
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.long]
 pytest.importorskip("libero", reason="LIBERO is not installed")
 STILL = np.zeros(7)
 

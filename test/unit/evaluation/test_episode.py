@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from lavla_ros.contract import ActionChunk, Observation, load_contract
-from sim_bridges.episode import Episode, ExpertActor, Observer, PlayedExpert, PolicyError, run_episode
+from sim_bridges.episode import CorrectedPolicy, Episode, ExpertActor, Observer, PlayedExpert, PolicyError, run_episode
 from sim_bridges.evaluation.episode import evaluate_episode
 from sim_bridges.world import EpisodePlan, Outcome
 
@@ -204,3 +204,28 @@ def test_an_episode_without_progress_ends(half: int, max_steps: int, steps: int,
     plan = replace(PLAN, max_steps=max_steps, patience_steps=4)
     episode = run_episode(environment, ExpertActor(environment.expert()), plan, contract=CONTRACT)
     assert (episode.success, episode.steps, episode.reason) == (False, steps, reason)
+
+
+class Corrector(Expert):
+    def chunk(self) -> ActionChunk:
+        return chunk(-10.0 * self._counter.steps, horizon=1)
+
+
+def test_a_policy_is_corrected_until_there_is_progress() -> None:
+    """Half of the task is done after 5 steps, with or without help; the person's patience ends after 3."""
+    environment, notes = Halves(5), Notes(every_step=True)
+    told: list[tuple[str, int]] = []
+    policy = Policy(environment.expert())
+    actor = CorrectedPolicy(
+        policy,
+        Corrector(environment),
+        environment,
+        patience_steps=3,
+        told=lambda who, at_ns: told.append((who, at_ns // CONTRACT.dt_ns)),
+    )
+    for _ in range(2):  # an episode knows nothing of the one before
+        run_episode(environment, actor, replace(PLAN, max_steps=9), contract=CONTRACT, observer=notes)
+        assert told == [("policy", 0), ("person", 3), ("policy", 5), ("person", 8)]
+        assert [value for _, value in notes.labels] == [0, 1, 20, -30, -40, 50, 51, 70, -80]
+        assert environment.pictures == [0, 2, 5, 7], "of the contract, where the policy plans"
+        told.clear(), notes.labels.clear(), environment.pictures.clear()

@@ -34,6 +34,8 @@ from training.latent_actions.image_train import ImageTask, train_image_lam
 from training.loop import Trainer, TrainingError
 from training.samples import DataError, split_episodes
 
+pytestmark = pytest.mark.long
+
 LENGTHS = (14, 1, 12, 9, 13, 11, 12, 14, 2, 12, 13, 12)
 CONFIGS = Path(__file__).parents[3] / "config/latent"
 

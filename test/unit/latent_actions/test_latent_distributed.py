@@ -24,6 +24,8 @@ from training.latent_actions.codebook_config import LatentDataConfig
 from training.latent_actions.image_config import ImageDataConfig, ImageLamTrainConfig
 from training.latent_actions.image_train import train_image_lam
 
+pytestmark = pytest.mark.long
+
 STEPS = 12
 RUN = {"steps": STEPS, "batch_size": 16, "learning_rate": 3e-3, "log_every": 1, "validate_every": 6, "save_every": 6}
 

@@ -1,8 +1,9 @@
 """Stands in for ``lavla`` in tests of what a study runs: stages take no time, and their outcome is a function of what
 they are given.
 
-``QUICK_JOURNAL`` is a file that gets a line for every command. ``QUICK_FAULT`` = ``kill:N`` kills the study at its N-th
-command. Policies of seed 7 diverge.
+``QUICK_JOURNAL`` is a file that gets a line for every command. ``QUICK_DATA`` is what a converted dataset holds.
+``QUICK_FAULT`` = ``kill:N`` kills the study at its N-th command, ``interrupt:N`` is Ctrl-C then. Policies of seed 7
+diverge.
 """
 
 from __future__ import annotations
@@ -21,18 +22,32 @@ def main(words: list[str]) -> int:
     journal = Path(os.environ["QUICK_JOURNAL"])
     with journal.open("a") as file:
         file.write(" ".join(words) + "\n")
+    if words[0] == "record":
+        bags = Path(words[words.index("--out") + 1])
+        if bags.exists():
+            print(f"{bags} holds recorded episodes already")
+            return 1
+        bags.mkdir(parents=True)
     kind, _, number = os.environ.get("QUICK_FAULT", "").partition(":")
-    if kind == "kill" and len(journal.read_text().splitlines()) == int(number):
-        os.kill(os.getppid(), signal.SIGKILL)
-        return 0  # without having done anything
+    if kind and len(journal.read_text().splitlines()) == int(number):
+        os.kill(os.getppid(), {"kill": signal.SIGKILL, "interrupt": signal.SIGINT}[kind])
+        return 0  # without having done anything but recorded
     config = yaml.safe_load(Path(words[words.index("--config") + 1]).read_text()) if "--config" in words else {}
     if words[0] == "train":
         return train(config)
     if words[:2] == ["latent", "train"]:
         Path(config["output"], "model").mkdir(parents=True, exist_ok=True)
+    if words[0] == "convert":
+        convert(Path(words[words.index("--out") + 1]))
     if words[0] == "eval":
         evaluate(words, Path(words[words.index("--out") + 1]))
     return 0
+
+
+def convert(out: Path) -> None:
+    for name, text in (("meta/info.json", '{"total_frames": 1000}'), ("data/file.parquet", os.environ["QUICK_DATA"])):
+        out.joinpath(name).parent.mkdir(parents=True, exist_ok=True)
+        out.joinpath(name).write_text(text)
 
 
 def train(config: dict) -> int:

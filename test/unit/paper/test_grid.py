@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -99,19 +100,79 @@ def test_a_joint_policy_learns_from_labels_of_one_model_and_is_evaluated_on_ever
     assert len(written["data"]["mixture"]) == 2 and written["steps"] == 4000
 
 
-def test_a_study_that_is_killed_goes_on(dataset: Path, tmp_path: Path, journal: Path) -> None:
+@pytest.mark.parametrize("fault", ["kill", "interrupt"])
+def test_a_study_that_is_stopped_goes_on(dataset: Path, tmp_path: Path, journal: Path, fault: str) -> None:
     number = 6
     if (study_process := os.fork()) == 0:
-        os.environ["QUICK_FAULT"] = f"kill:{number}"
-        run(study(dataset), tmp_path / "out", workers=1)
+        os.environ["QUICK_FAULT"] = f"{fault}:{number}"
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            run(study(dataset), tmp_path / "out", workers=1)
+        except KeyboardInterrupt:
+            os._exit(130)
         os._exit(0)
-    assert os.WTERMSIG(os.waitpid(study_process, 0)[1]) == signal.SIGKILL
+    status = os.waitpid(study_process, 0)[1]
+    if fault == "kill":
+        assert os.WTERMSIG(status) == signal.SIGKILL
+    else:
+        assert os.waitstatus_to_exitcode(status) == 130
+        shown = json.loads((tmp_path / "out" / "study.json").read_text())
+        assert {cell["state"] for cell in shown["cells"]} == {"not finished"}, "what there is is shown"
     assert len(ran(journal)) == number
     done = {file.stem for file in (tmp_path / "out" / "logs").glob("*.json")}
     found = run(study(dataset), tmp_path / "out")
     assert len(done) == number - 1
     assert len(ran(journal)) == len(EVERYTHING) - len(done)
     assert {cell["state"] for cell in found["cells"]} == {"finished"}
+
+
+def test_what_was_deleted_is_made_again_if_it_is_needed_and_holds_what_it_held(
+    tmp_path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that records and evaluations alone are enough to go on from, on another machine."""
+    monkeypatch.setenv("QUICK_DATA", "demonstrations")
+    out, tasks = tmp_path / "out", {"pick": {"record": 5, "tasks": ["pick_place"]}}
+    grid = {"methods": ["baseline", "la_tok"], "seeds": [0, 1]}
+
+    def this(*grids: dict[str, Any]) -> Study:
+        return from_plain(Study, {"tasks": tasks, "grids": [grid, *grids], "episodes": 10}, source="the test")
+
+    before = run(this(), out)
+    assert ran(journal) == sorted([*EVERYTHING, "record", "convert"])
+    for folder in ("bags", "datasets", "latent_models", "labelled", "policies", "configs"):
+        shutil.rmtree(out / folder)
+    assert run(this(), out) == before and ran(journal) == [], "nothing is left to do that needs them"
+
+    more = this({"methods": ["la_tok"], "weights": [0.5], "seeds": [0]})
+    monkeypatch.setenv("QUICK_DATA", "other demonstrations")
+    for _ in range(2):
+        with pytest.raises(StudyError, match=r"dataset\.pick-\w+ was made again, and .* is not what it was.* --out"):
+            run(more, out)
+        shutil.rmtree(out / "datasets")
+    assert "train" not in ran(journal)
+    monkeypatch.setenv("QUICK_DATA", "demonstrations")
+    found = run(more, out)
+    assert ran(journal) == ["convert", "eval", "latent label", "latent train", "train"], "of seed 0 alone"
+    assert [cell for cell in found["cells"] if cell["weight"] is None] == before["cells"]
+    assert not list(out.glob("logs/*.before"))
+
+
+def test_a_recording_that_was_stopped_begins_again(
+    tmp_path: Path, journal: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tasks = {"pick": {"record": 5, "tasks": ["pick_place"]}}
+    grids = [{"methods": ["baseline"], "seeds": [0]}]
+    config = from_plain(Study, {"tasks": tasks, "grids": grids, "episodes": 10}, source="the test")
+    monkeypatch.setenv("QUICK_DATA", "demonstrations")
+    if (study_process := os.fork()) == 0:
+        os.environ["QUICK_FAULT"] = "kill:1"
+        run(config, tmp_path / "out")
+        os._exit(0)
+    assert os.WTERMSIG(os.waitpid(study_process, 0)[1]) == signal.SIGKILL
+    (bags,) = (tmp_path / "out" / "bags").iterdir()
+    (bags / "half an episode").touch()
+    found = run(config, tmp_path / "out")
+    assert {cell["state"] for cell in found["cells"]} == {"finished"} and not list(bags.iterdir())
 
 
 def test_data_that_have_changed_are_refused_and_what_is_finished_stays(

@@ -5,7 +5,11 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import pytest
+
 from benchmarks import full_size
+
+pytestmark = pytest.mark.long
 
 
 def test_the_whole_way_at_an_eighth_of_the_width(tmp_path: Path) -> None:

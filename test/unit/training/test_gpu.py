@@ -12,6 +12,8 @@ import pytest
 from benchmarks import fixture
 from lavla_ros.policy.model import LatentActionVLA
 
+pytestmark = pytest.mark.long
+
 CODE = """
 import sys
 from benchmarks import gpu

@@ -24,6 +24,8 @@ from synthetic_messages import small_contract
 from training.latent_actions.labelling import label
 from training.task_pool import PoolError, WorkerLostError, Workers, run_tasks
 
+pytestmark = pytest.mark.long
+
 ray = pytest.importorskip("ray", reason="Ray is not installed (the extra [ray]): clusters are not tested")
 
 HERE = Path(__file__).parent

@@ -34,12 +34,13 @@ from small_world import (
 
 from benchmarks.kernels import count
 from lavla_ros.config import ConfigError, read_config, to_plain
-from lavla_ros.contract import Contract, Observation
+from lavla_ros.contract import Contract, ContractError, Observation
 from lavla_ros.policy import base_model, device
 from lavla_ros.policy.backbone import build_backbone
 from lavla_ros.policy.checkpoint import CheckpointError, load_checkpoint
 from lavla_ros.policy.config import ActionCodingConfig, BackboneConfig, HeadConfig, StrategyConfig
 from lavla_ros.policy.device import DeviceError
+from lavla_ros.policy.folder import fingerprint
 from lavla_ros.policy.model import LatentActionVLA
 from lavla_ros.policy.normalization import compute_stats
 from lavla_ros.policy.policy import load_policy
@@ -69,6 +70,8 @@ from training.samples import DataError
 from training.system_resources import RoomError
 from training.task_pool import Workers
 from training.train import main, train
+
+pytestmark = pytest.mark.long
 
 HERE = Path(__file__).parent
 
@@ -740,6 +743,54 @@ def test_two_datasets_on_disk_are_trained_on_jointly(tmp_path):
     training = load_checkpoint(best).training
     assert training["datasets"] == [str(path) for path in paths]
     assert training["episodes"] == 4  # 8, less 2 held out, of which 70 %
+
+
+def test_a_training_begins_from_another_policy_with_its_weights_scales_and_words(tmp_path, capfd):
+    contract = world_contract()
+    file = str(write_contract(tmp_path))
+    first = DataConfig(dataset=World(tmp_path / "a").write(contract), contract=file, validation_fraction=0.2)
+    initial = train(small_config(tmp_path / "first", steps=6, data=first))
+    fast = World(tmp_path / "b", seed=1)
+    fast.actions = fast.states + 3 * (fast.actions - fast.states)  # beyond what the first has seen
+    data = replace(first, dataset=fast.write(contract))
+    still = OptimConfig(learning_rate=1e-12, weight_decay=0.0)
+    config = small_config(tmp_path / "second", steps=1, data=data, optim=still, initial=initial)
+    begun = train(config)
+    assert "of the actions of joint_1 lie outside of the range of" in capfd.readouterr().err
+    weights, before = (load_file(path / "model.safetensors") for path in (begun, initial))
+    assert all(torch.allclose(weights[name], before[name], atol=1e-6) for name in before)
+    assert not any(torch.equal(weights[name], tensor) for name, tensor in trained_from_nothing(data, tmp_path).items())
+    for name in ("stats.json", "tokenizer/tokenizer.json"):
+        assert (begun / name).read_bytes() == (initial / name).read_bytes(), "another scale is another policy"
+    assert load_checkpoint(begun).training["initial"] == fingerprint(initial)
+
+    with pytest.raises(CheckpointError, match=r"initial: '\w+' → None"):
+        train(replace(config, steps=2, initial=None, optim=replace(still, schedule="constant")))
+
+
+def trained_from_nothing(data: DataConfig, folder: Path) -> dict[str, torch.Tensor]:
+    """Weights of two dimensions, which nothing but the seed decides."""
+    weights = load_file(train(small_config(folder / "third", steps=1, data=data)) / "model.safetensors")
+    return {name: tensor for name, tensor in weights.items() if tensor.ndim > 1}
+
+
+def test_a_policy_that_does_not_fit_is_no_beginning(tmp_path):
+    contract = world_contract()
+    data = DataConfig(dataset=World(tmp_path / "a").write(contract), contract=str(write_contract(tmp_path)))
+    initial = train(small_config(tmp_path / "first", steps=1, data=data))
+    config = small_config(tmp_path / "second", steps=1, data=data, initial=initial)
+    wider = replace(config.policy.backbone, tiny=replace(config.policy.backbone.tiny, intermediate=48))
+    with pytest.raises(CheckpointError, match=r"(?s)does not fit .*policy of this run.*has shape .*expected"):
+        train(replace(config, policy=replace(config.policy, backbone=wider)))
+    absolute = replace(config.policy, actions=ActionCodingConfig(relative_actions=False))
+    with pytest.raises(CheckpointError, match=r"predicts actions as .*set policy\.actions"):
+        train(replace(config, policy=absolute))
+    with pytest.raises(CheckpointError, match="is not a directory"):
+        train(replace(config, initial=tmp_path / "nowhere"))
+    other = tmp_path / "other.yaml"
+    other.write_text(yaml.safe_dump(replace(contract, robot="other").to_dict()))
+    with pytest.raises(ContractError, match="robot"):
+        train(replace(config, data=replace(data, contract=str(other))))
 
 
 def test_a_dataset_of_another_contract_is_refused_by_name(tmp_path):

@@ -3,16 +3,12 @@
 from sim_bridges.worlds.libero.expert.disturbance import DisturbanceConfig, DisturbanceSource
 from sim_bridges.worlds.libero.expert.expert import ExpertConfig, LiberoExpert, Phase
 from sim_bridges.worlds.libero.expert.grasp import GraspConfig
-from sim_bridges.worlds.libero.expert.scene import EXPERT_SUITES, NoExpertError, require_expert
 
 __all__ = [
-    "EXPERT_SUITES",
     "DisturbanceConfig",
     "DisturbanceSource",
     "ExpertConfig",
     "GraspConfig",
     "LiberoExpert",
-    "NoExpertError",
     "Phase",
-    "require_expert",
 ]

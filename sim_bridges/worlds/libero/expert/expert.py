@@ -1,9 +1,9 @@
-"""A scripted expert with privileged state for LIBERO's pick-and-place tasks.
+"""A scripted expert with privileged state for LIBERO's pick-and-place tasks, of one object or several in turn.
 
-A small state machine: approach, descend, grip, lift, carry, lower, release, retreat. Each phase steers towards a
-place that depends on nothing but the present geometry, so that pushes are answered at once; a phase that finds its
-ground gone (the object slipped, was moved, or is out of the fingers' reach) goes back to the approach and plans
-another grasp.
+A small state machine: approach, descend, grip, lift, carry, lower, release, retreat, or, for a stove's knob, turn and
+release after the grip. Each phase steers towards a place that depends on nothing but the present geometry, so that
+pushes are answered at once; a phase that finds its ground gone (the object slipped, was moved, or is out of the
+fingers' reach) goes back to the approach and plans another grasp.
 """
 
 from __future__ import annotations
@@ -19,8 +19,9 @@ import numpy as np
 
 from lavla_ros.config import ConfigError
 from lavla_ros.typing import FloatArray
-from sim_bridges.worlds.libero.expert.grasp import Grasp, GraspConfig, down, plan_grasps
+from sim_bridges.worlds.libero.expert.grasp import Grasp, GraspConfig, down, nearest_half_turn, plan_grasps
 from sim_bridges.worlds.libero.expert.scene import Scene
+from sim_bridges.worlds.libero.jobs import Job
 
 METRES_PER_ACTION = 0.05
 """LIBERO's controller moves its goal this far from where the gripper is for an action of 1."""
@@ -33,6 +34,7 @@ class Phase(StrEnum):
     APPROACH = "approach"
     DESCEND = "descend"
     GRIP = "grip"
+    TURN = "turn"
     LIFT = "lift"
     CARRY = "carry"
     LOWER = "lower"
@@ -70,6 +72,10 @@ class ExpertConfig:
     """A hand that has come no nearer to its grasp for this long is held up by something."""
     patience_steps: int = 45
     """A phase that should have ended after this long has got stuck."""
+    knob_rad: float = 1.2
+    """A stove's knob is turned by this much at the most."""
+    knob_step_rad: float = 0.05
+    """In a step."""
     turn_limit: float = 0.5
     """Largest rotation command (of 1)."""
     lower_limit: float = 0.5
@@ -86,6 +92,10 @@ class ExpertConfig:
         for key in ("turn_limit", "lower_limit"):
             if not 0 < getattr(self, key) <= 1:
                 raise ConfigError(f"{key} is {getattr(self, key)}; expected more than 0, at most 1")
+        if not 0 < self.knob_step_rad <= self.knob_rad < math.pi:
+            raise ConfigError(
+                f"knob_step_rad is {self.knob_step_rad}, knob_rad {self.knob_rad}; expected 0 < step <= π"
+            )
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,6 +136,7 @@ class LiberoExpert:
             Phase.APPROACH: self._after_approach,
             Phase.DESCEND: self._after_descend,
             Phase.GRIP: self._after_grip,
+            Phase.TURN: self._after_turn,
             Phase.LIFT: self._after_lift,
             Phase.CARRY: self._after_carry,
             Phase.LOWER: self._after_lower,
@@ -143,12 +154,19 @@ class LiberoExpert:
         """Forget the episode before. The hand's present direction becomes the one that it is turned from."""
         closing = self._scene.grip_rotation[:, 1]
         self._home_yaw = float(np.copysign(np.pi / 2, closing[1]))
+        self._shares = self._scene.shares()
+        self._job = self._scene.jobs[0]
         self._attempt = 0
         self._start_approach()
 
     @property
     def phase(self) -> Phase:
         return self._phase
+
+    @property
+    def job(self) -> Job:
+        """The present one."""
+        return self._job
 
     @property
     def done(self) -> bool:
@@ -163,6 +181,7 @@ class LiberoExpert:
             if after is self._phase:
                 break
             self._enter(after, look)
+            look = self._look()  # another object may be next
         self._steps += 1
         return self._action(look, self._aim(look))
 
@@ -172,9 +191,9 @@ class LiberoExpert:
             grip=scene.grip_position,
             rotation=scene.grip_rotation,
             gap_m=scene.finger_gap_m,
-            item=scene.position(scene.goal.moved),
-            bottom_m=float(scene.boxes(scene.goal.moved).corners()[..., 2].min()),
-            target=scene.target_position(),
+            item=scene.position(self._gripped),
+            bottom_m=float(scene.boxes(self._gripped).corners()[..., 2].min()),
+            target=scene.target_position(self._job) + self._shares[self._job],
         )
 
     # ---- when a phase ends: the next one, or the same
@@ -210,7 +229,17 @@ class LiberoExpert:
             return Phase.APPROACH
         closing = self._gap_before - look.gap_m > _STEADY_M and self._steps < 2 * self.config.grip_steps
         self._gap_before = look.gap_m
-        return Phase.GRIP if closing or self._steps < self.config.grip_steps else Phase.LIFT
+        if closing or self._steps < self.config.grip_steps:
+            return Phase.GRIP
+        return Phase.TURN if self._job.predicate == "turnon" else Phase.LIFT
+
+    def _after_turn(self, look: _Look) -> Phase:
+        if self._scene.holds(self._job):
+            return Phase.RELEASE
+        by_rad = min((self._steps + 1) * self.config.knob_step_rad, self.config.knob_rad)
+        self._carry_turn_rad = self._scene.turn_on_sign(self._job) * by_rad
+        slipped = look.gap_m < self.config.empty_gap_m or self._steps > self.config.patience_steps
+        return Phase.APPROACH if slipped else Phase.TURN
 
     def _after_lift(self, look: _Look) -> Phase:
         if self._lost(look):
@@ -221,15 +250,18 @@ class LiberoExpert:
     def _after_carry(self, look: _Look) -> Phase:
         if self._lost(look) or self._steps > 2 * self.config.patience_steps:
             return Phase.APPROACH
-        return Phase.LOWER if _flat(look.target - look.item) < self._centred_m else Phase.CARRY
+        ready = _flat(look.target - look.item) < self._centred_m
+        if self._carry_turn_rad:
+            ready = ready and self._turn(look) < _ALIGNED_RAD
+        return Phase.LOWER if ready else Phase.CARRY
 
     def _after_lower(self, look: _Look) -> Phase:
         if self._lost(look):
             return Phase.APPROACH
         if _flat(look.target - look.item) > 3 * self._centred_m:
             return Phase.CARRY
-        landed = self._scene.success or self._steps > self.config.patience_steps
-        return Phase.RELEASE if landed else Phase.LOWER
+        landed = self._scene.holds(self._job) and (self._job.predicate == "in" or self._scene.touches(self._job.moved))
+        return Phase.RELEASE if landed or self._steps > self.config.patience_steps else Phase.LOWER
 
     def _after_release(self, look: _Look) -> Phase:
         return Phase.RETREAT if self._steps >= self.config.release_steps else Phase.RELEASE
@@ -241,7 +273,7 @@ class LiberoExpert:
 
     def _enter(self, phase: Phase, look: _Look) -> None:
         if phase is Phase.APPROACH:
-            if self._phase in (Phase.LIFT, Phase.CARRY, Phase.LOWER):
+            if self._phase in (Phase.TURN, Phase.LIFT, Phase.CARRY, Phase.LOWER):
                 self._attempt += 1
             self._start_approach()
             return
@@ -251,9 +283,17 @@ class LiberoExpert:
             self._held_offset = look.item - look.grip
             # Everything under the way is passed over by what hangs lowest; at the least it leaves the ground.
             self._pass_m = max(self._pass_over(look.item, look.target), look.bottom_m + self.config.clearance_m)
+        if phase is Phase.CARRY and (turn := self._scene.turn_into(self._job)):
+            wanted = nearest_half_turn(self._yaw_rad + turn, self._home_yaw)
+            self._carry_turn_rad = wanted - self._grasp.yaw_rad
 
     def _start_approach(self) -> None:
-        self._phase, self._steps = Phase.APPROACH, 0
+        """To the first object that is not where it belongs: a former one may have been pushed away again."""
+        job = next((job for job in self._scene.jobs if not self._scene.holds(job)), self._job)
+        if job is not self._job:
+            self._job, self._attempt = job, 0
+        self._gripped = self._scene.gripped(job)
+        self._phase, self._steps, self._carry_turn_rad = Phase.APPROACH, 0, 0.0
         self._entered_at = self._scene.grip_position
         self._planned_for: FloatArray | None = None
 
@@ -273,6 +313,11 @@ class LiberoExpert:
                 return _Aim(_above(place, away * cfg.hover_m), OPEN)
             case Phase.GRIP:
                 return _Aim(self._entered_at, CLOSE)
+            case Phase.TURN:
+                # On a circle around the knob's axis.
+                x, y, z = self._entered_at - look.item
+                c, s = math.cos(self._carry_turn_rad), math.sin(self._carry_turn_rad)
+                return _Aim(look.item + np.array([c * x - s * y, s * x + c * y, z]), CLOSE)
             case Phase.LIFT:
                 return _Aim(np.array([*self._entered_at[:2], self._passing_m(look)]), CLOSE)
             case Phase.CARRY:
@@ -293,7 +338,7 @@ class LiberoExpert:
         # Scaled, not clipped, sideways: the way stays straight.
         move[:2] /= max(1.0, float(np.abs(move[:2]).max()))
         move[2] = np.clip(move[2], -aim.sink_limit, 1.0)
-        wanted = down(self._grasp.yaw_rad if self._planned_for is not None else self._home_yaw)
+        wanted = down(self._yaw_rad if self._planned_for is not None else self._home_yaw)
         turn = _rotation_vector(wanted @ look.rotation.T) / RADIANS_PER_ACTION
         turn /= max(1.0, float(np.abs(turn).max()) / self.config.turn_limit)
         return np.array([*move, *turn, aim.gripper])
@@ -303,7 +348,7 @@ class LiberoExpert:
     def _plan(self, look: _Look) -> Grasp:
         """The present grasp, planned again when the object has moved."""
         if self._planned_for is None or np.linalg.norm(look.item - self._planned_for) > self.config.moved_m:
-            grasps = plan_grasps(self._scene, self.config.grasp, self._home_yaw)
+            grasps = plan_grasps(self._scene, self._gripped, self.config.grasp, self._home_yaw)
             self._grasp = _nth_different(grasps, self._attempt)
             self._planned_for = look.item
         return self._grasp
@@ -313,8 +358,12 @@ class LiberoExpert:
         return float(look.grip[2]) + self._pass_m - look.bottom_m
 
     def _turn(self, look: _Look) -> float:
-        """How far the hand is turned from where the grasp wants it, rad."""
-        return float(np.linalg.norm(_rotation_vector(down(self._grasp.yaw_rad) @ look.rotation.T)))
+        """How far the hand is turned from where it is wanted, rad."""
+        return float(np.linalg.norm(_rotation_vector(down(self._yaw_rad) @ look.rotation.T)))
+
+    @property
+    def _yaw_rad(self) -> float:
+        return self._grasp.yaw_rad + self._carry_turn_rad
 
     def _stalled(self, miss_m: float) -> bool:
         """Whether a distance that should shrink has not done so for too long."""
@@ -328,13 +377,13 @@ class LiberoExpert:
 
     def _pass_over(self, start: FloatArray, end: FloatArray) -> float:
         """Lowest height at which something may travel from ``start`` to ``end``."""
-        obstacles = self._scene.obstacles()
+        obstacles = self._scene.obstacles(self._gripped)
         return obstacles.top_along(start, end, self.config.way_m) + self.config.clearance_m
 
     @property
     def _centred_m(self) -> float:
         """How well the object must be over its target before it is lowered."""
-        return 0.02 if self._scene.goal.kind == "basket" else 0.008
+        return 0.02 if self._job.predicate == "in" and not self._carry_turn_rad else 0.008
 
 
 _ALIGNED_RAD = 0.15

@@ -6,6 +6,7 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
+from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError
 from lavla_ros.typing import FloatArray
@@ -14,6 +15,13 @@ from sim_bridges.worlds.libero.expert.scene import Scene
 
 _FINGER_M = 0.02
 """Width of a fingertip."""
+_TIP_BELOW_M = 0.009
+"""The fingertips reach this far below the grip point."""
+_FREE_M = (0.036, 0.060)
+"""Where the wide open fingers are, from the grip point."""
+_CELL_M = 0.002
+_ASKEW_M = 0.005
+"""How unevenly a wall may lie under a fingertip."""
 _SHOULDER_ABOVE_M, _WRIST_ABOVE_M, _WRIST_BEHIND_M = 0.333, 0.210, 0.088
 """The Panda's: joint 2 over the base; joint 6 over the grip point, and nearer to the base than it."""
 _HAND_M = 0.25
@@ -31,6 +39,8 @@ class GraspConfig:
     """Height of the grip point over the underside of a low object: the fingertips reach 9 mm below that point."""
     widest_m: float = 0.072
     """Widest side that the open fingers (80 mm) are put around."""
+    narrow_m: float = 0.03
+    """Widest part of a wide object, such as a wall or a handle, that is gripped by itself."""
     side_shifts: tuple[float, ...] = (0.0, -0.25, 0.25, -0.5, 0.5)
     """Where to grip along the side that is not gripped, as parts of its half length: beside tall neighbours the hand
     has no room over the middle."""
@@ -57,7 +67,16 @@ class GraspConfig:
     """Room given up per metre that a grip is nearer to the object's middle."""
 
     def __post_init__(self) -> None:
-        for key in ("tall_m", "below_top_m", "above_ground_m", "widest_m", "rim_radius_m", "clear_m", "stretch_m"):
+        for key in (
+            "tall_m",
+            "below_top_m",
+            "above_ground_m",
+            "widest_m",
+            "narrow_m",
+            "rim_radius_m",
+            "clear_m",
+            "stretch_m",
+        ):
             if not 0 < getattr(self, key) < 1:
                 raise ConfigError(f"{key} is {getattr(self, key)}; expected metres between 0 and 1")
         if self.rim_points < 4 or not self.rim_depths_m:
@@ -80,20 +99,21 @@ class Grasp:
     """Distance from the middle of what is gripped."""
 
 
-def plan_grasps(scene: Scene, config: GraspConfig, home_yaw_rad: float) -> list[Grasp]:
-    """All grasps of the object to be moved, best first; never empty.
+def plan_grasps(scene: Scene, name: str, config: GraspConfig, home_yaw_rad: float) -> list[Grasp]:
+    """All grasps of the object of that name, best first; never empty.
 
     Best is: room around the open hand, then little turning of the wrist away from ``home_yaw_rad``, the closing
     direction at which the episode started; no grasp turns it by more than a quarter turn.
     """
-    name = scene.goal.moved
     boxes = scene.boxes(name)
-    if scene.goal.kind == "plate":
+    if "bowl" in name:
         grasps = _rim_grasps(boxes, scene.position(name), config)
     else:
         grasps = _side_grasps(boxes, scene.position(name), config)
+        if footprint(boxes).short_m > config.widest_m:
+            grasps = _part_grasps(boxes, scene.position(name), config) or grasps
     centre, base = scene.position(name), scene.base_position
-    hand, obstacles = scene.open_gripper_points(), scene.obstacles().near(centre, _HAND_M)
+    hand, obstacles = scene.open_gripper_points(), scene.obstacles(name).near(centre, _HAND_M)
     top = float(boxes.corners()[..., 2].max())
 
     def cost(grasp: Grasp) -> float:
@@ -143,6 +163,61 @@ def _rim_grasps(boxes: Boxes, position: FloatArray, config: GraspConfig) -> list
             point = np.array([*(shape.centre + outwards), shape.top_m - depth])
             grasps.append(Grasp(point - position, float(angle)))
     return grasps
+
+
+def _part_grasps(boxes: Boxes, position: FloatArray, config: GraspConfig) -> list[Grasp]:
+    """Across what is narrow of a wide object, such as a mug's wall or a pot's handle, near its top.
+
+    Looked for in sections of the object, on a grid: a short way through it, nearly square to the closing direction, and
+    room for the open fingers on both sides.
+    """
+    shape = footprint(boxes)
+    low = shape.centre - shape.long_m
+    count = math.ceil(2 * shape.long_m / _CELL_M)
+    ticks = (np.arange(count) + 0.5) * _CELL_M
+    grid = np.stack(np.meshgrid(low[0] + ticks, low[1] + ticks, indexing="ij"), axis=-1).reshape(-1, 2)
+
+    def section(height_m: float) -> NDArray[np.bool_]:
+        points = np.column_stack([grid, np.full(len(grid), height_m)])
+        return (boxes.distance(points) <= 0.0).reshape(count, count)
+
+    reach = np.arange(-shape.long_m / 2, shape.long_m / 2, _CELL_M)
+    rows = np.arange(-shape.long_m / 2, shape.long_m / 2, _FINGER_M / 4)
+    grasps = []
+    for depth in config.rim_depths_m:
+        grip, tips = section(shape.top_m - depth), section(shape.top_m - depth - _TIP_BELOW_M)
+        for yaw in np.arange(config.rim_points // 2) * (2 * math.pi / config.rim_points):
+            closing, along = np.array([math.cos(yaw), math.sin(yaw)]), np.array([-math.sin(yaw), math.cos(yaw)])
+            where = shape.centre + rows[:, None, None] * along + reach[:, None] * closing
+            cells = np.clip(((where - low) / _CELL_M).astype(int), 0, count - 1)
+            gripped, blocked = grip[cells[..., 0], cells[..., 1]], tips[cells[..., 0], cells[..., 1]]
+            middles = [_narrow(row, reach, config.narrow_m) for row in gripped]
+            for number in range(2, len(rows) - 2):
+                beside = blocked[number - 2 : number + 3].any(axis=0)
+                for middle in middles[number]:
+                    # The same wall under both edges of the finger, hardly further in or out.
+                    edges = [
+                        min(middles[n], key=lambda m: abs(m - middle), default=math.inf)
+                        for n in (number - 2, number + 2)
+                    ]
+                    if abs(edges[0] - edges[1]) > _ASKEW_M or abs(edges[0] - middle) > _ASKEW_M:
+                        continue
+                    away = np.abs(reach - middle)
+                    if (beside & (away > _FREE_M[0]) & (away < _FREE_M[1])).any():
+                        continue
+                    point = shape.centre + rows[number] * along + middle * closing
+                    grasps.append(Grasp(np.array([*point, shape.top_m - depth]) - position, float(yaw)))
+    return grasps
+
+
+def _narrow(row: NDArray[np.bool_], reach: FloatArray, widest_m: float) -> list[float]:
+    """Middles of the runs in a row of cells that are no wider than that."""
+    changes = np.flatnonzero(np.diff(np.concatenate([[False], row, [False]]).astype(int)))
+    return [
+        float(reach[first] + reach[after - 1]) / 2
+        for first, after in changes.reshape(-1, 2)
+        if (after - first) * _CELL_M <= widest_m
+    ]
 
 
 def stretch_m(grip_from_base: FloatArray) -> float:

@@ -2,57 +2,27 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any, Literal
+import math
+from typing import Any
 
+import mujoco
 import numpy as np
 
-from lavla_ros.errors import UserError
 from lavla_ros.typing import FloatArray
-from sim_bridges.worlds.libero.expert.boxes import Boxes, bodies_below, collision_boxes, sample_points
-
-EXPERT_SUITES = ("libero_object", "libero_spatial")
-"""Suites that the expert was made for and measured on."""
+from sim_bridges.worlds.libero.expert.boxes import Boxes, bodies_below, collision_boxes, footprint, sample_points
+from sim_bridges.worlds.libero.jobs import Job, parse_jobs
 
 _OPEN_M = 0.04
 """Travel of each of the Panda's fingers."""
 _POINTS_APART_M = 0.02
-
-
-class NoExpertError(UserError, ValueError):
-    """There is no scripted expert for this suite or goal."""
-
-
-def require_expert(suite: str) -> None:
-    """Raises NoExpertError if ``suite`` has no scripted expert."""
-    if suite not in EXPERT_SUITES:
-        raise NoExpertError(f"suite {suite!r} has no scripted expert; those that have one: {', '.join(EXPERT_SUITES)}")
-
-
-@dataclass(frozen=True, slots=True)
-class Goal:
-    """Put ``moved`` into the basket or onto the plate."""
-
-    kind: Literal["basket", "plate"]
-    moved: str
-    """The object's name in LIBERO's problem, such as ``milk_1``."""
-    target: str
-    """Name of the site (basket) or of the object (plate)."""
-
-
-def parse_goal(problem: dict[str, Any]) -> Goal:
-    """The goal of a parsed BDDL problem. Raises NoExpertError if the expert does not know how to reach it."""
-    states = [[str(word) for word in state] for state in problem["goal_state"]]
-    if len(states) == 1 and len(states[0]) == 3:
-        predicate, moved, target = states[0]
-        if predicate.lower() == "in" and target.startswith("basket_") and target.endswith("_contain_region"):
-            return Goal("basket", moved, target)
-        if predicate.lower() == "on" and "bowl" in moved and target.startswith("plate_"):
-            return Goal("plate", moved, target)
-    raise NoExpertError(
-        f"no scripted expert reaches the goal {states}: it puts one object into the basket or one bowl onto the plate "
-        f"(the suites {', '.join(EXPERT_SUITES)})"
-    )
+_ABOVE_M = 0.05
+"""LIBERO calls an object on a region if its position is up to 10 cm above it, measured across the region: this is the
+middle."""
+_EDGE_M = 0.012
+_GAP_M = 0.004
+"""Between things that are put on the same region, and from its edge."""
+_OBLONG = 1.5
+"""What is longer than it is wide by this factor fits into a narrow region in one direction only."""
 
 
 def robosuite_env(env: Any) -> Any:
@@ -69,18 +39,45 @@ def robosuite_env(env: Any) -> Any:
 
 
 class Scene:
-    """Privileged view of a LIBERO environment. Always the present state; nothing is kept but the names.
+    """Privileged view of a LIBERO environment. Always the present state; nothing is kept but what never changes.
 
     Positions are (3,) in metres in the world frame.
     """
 
     def __init__(self, env: Any) -> None:
         self._env = robosuite_env(env)
-        self.goal = parse_goal(self._env.parsed_problem)
+        self.jobs = parse_jobs(self._env.parsed_problem)
+        self._trees: dict[int, frozenset[int]] = {}
 
     @property
     def success(self) -> bool:
+        """The whole goal holds."""
         return bool(self._env._check_success())
+
+    def holds(self, job: Job) -> bool:
+        """The goal's part that is this job holds, whether or not the object is still in the hand."""
+        return bool(self._env._eval_predicate(job.state))
+
+    def gripped(self, job: Job) -> str:
+        """Name of what the hand takes: the object itself, or the knob of one that is to be turned on."""
+        if job.predicate != "turnon":
+            return job.moved
+        return str(self._model.body_id2name(int(self._model.jnt_bodyid[self._hinge(job)])))
+
+    def turn_on_sign(self, job: Job) -> float:
+        """1 if the knob is turned on counter-clockwise seen from above, else -1."""
+        return float(np.sign(self._data.xaxis[self._hinge(job)][2]))
+
+    def touches(self, name: str) -> bool:
+        """Whether the object touches something that is not the robot."""
+        model, data = self._model, self._data
+        own = self._below(self._root(name))
+        for contact in data.contact[: data.ncon]:
+            pair = {int(model.geom_bodyid[contact.geom1]), int(model.geom_bodyid[contact.geom2])}
+            others = [model.body_id2name(body) for body in pair - own]
+            if len(others) == 1 < len(pair) and not others[0].startswith(("robot", "gripper")):
+                return True
+        return False
 
     @property
     def base_position(self) -> FloatArray:
@@ -105,35 +102,66 @@ class Scene:
         return float(np.abs(self._finger_travel).sum())
 
     def position(self, name: str) -> FloatArray:
-        """Of an object's body, as LIBERO's predicates take it."""
-        return np.array(self._data.body_xpos[self._env.obj_body_id[name]])
+        """Of an object's body, as LIBERO's predicates take it, or a knob's."""
+        return np.array(self._data.body_xpos[self._root(name)])
 
     def boxes(self, name: str) -> Boxes:
-        """An object's or fixture's collision geometry."""
+        """An object's, fixture's or knob's collision geometry."""
         model = self._model
-        return collision_boxes(model, self._data, bodies_below(model, self._env.obj_body_id[name]))
+        return collision_boxes(model, self._data, self._below(self._root(name)))
 
-    def obstacles(self) -> Boxes:
-        """Everything on the table but the object to be moved."""
+    def obstacles(self, gripped: str) -> Boxes:
+        """Everything on the table but what is gripped."""
         model = self._model
         bodies: set[int] = set()
-        for name, root in self._env.obj_body_id.items():
-            if name != self.goal.moved:
-                bodies |= bodies_below(model, root)
-        return collision_boxes(model, self._data, bodies)
+        for root in self._env.obj_body_id.values():
+            bodies |= self._below(root)
+        return collision_boxes(model, self._data, bodies - self._below(self._root(gripped)))
 
-    def target_position(self) -> FloatArray:
-        """Where the moved object's body must get to: centre of the basket's region, or the plate's body."""
-        if self.goal.kind == "basket":
-            site = self._model.site_name2id(self.goal.target)
-            return np.array(self._data.site_xpos[site])
-        return self.position(self.goal.target)
+    def target_position(self, job: Job) -> FloatArray:
+        """Where the moved object's body must get to, were it alone there: another object's, or within a region. A knob
+        stays where it is."""
+        if job.predicate == "turnon":
+            return self.position(self.gripped(job))
+        if job.target in self._env.obj_body_id:
+            return self.position(job.target)
+        centre, turned, half = self._region(job.target)
+        if job.predicate == "on":
+            centre[:2] += turned[2, :2] * _ABOVE_M  # the region may be tilted
+        elif _oblong(half):
+            # A narrow place is met by the object's middle.
+            centre[:2] += self.position(job.moved)[:2] - footprint(self.boxes(job.moved)).centre
+        return centre
+
+    def shares(self) -> dict[Job, FloatArray]:
+        """Job → (3,) from its target to where its object is put, for objects that share a region: side by side."""
+        shares = {job: np.zeros(3) for job in self.jobs}
+        for target in {job.target for job in self.jobs} & set(self._env.object_sites_dict):
+            sharing = [job for job in self.jobs if job.target == target]
+            if len(sharing) < 2:
+                continue
+            half = self._region(target)[2]
+            sizes = np.array([np.ptp(self.boxes(job.moved).corners().reshape(-1, 3), axis=0) for job in sharing])
+            axis = int(sizes[:, :2].sum(axis=0).argmin())
+            for job, size, side in zip(sharing, sizes[:, axis], np.linspace(-1.0, 1.0, len(sharing)), strict=True):
+                beside = half[axis] - size / 2 if job.predicate == "in" else size / 2 + _GAP_M
+                shares[job][axis] = side * np.clip(beside, 0.0, half[axis] - _EDGE_M)
+        return shares
+
+    def turn_into(self, job: Job) -> float:
+        """Angle about the vertical by which an oblong object must be turned to fit into a narrow region, rad."""
+        if job.predicate != "in" or not _oblong(half := self._region(job.target)[2]):
+            return 0.0
+        shape = footprint(self.boxes(job.moved))
+        if shape.long_m < _OBLONG * shape.short_m:
+            return 0.0
+        return (0.0 if half[0] < half[1] else math.pi / 2) - shape.short_yaw_rad
 
     def open_gripper_points(self) -> FloatArray:
         """(P, 3) points on the hand and the wide open fingers, in the gripper's frame (see ``grip_rotation``)."""
         model, data = self._model, self._data
         points = []
-        for body in sorted(bodies_below(model, model.body_name2id("gripper0_right_gripper"))):
+        for body in sorted(self._below(model.body_name2id("gripper0_right_gripper"))):
             world = sample_points(collision_boxes(model, data, {body}), _POINTS_APART_M)
             local = (world - self.grip_position) @ self.grip_rotation
             if len(local) and "finger" in model.body_id2name(body):
@@ -141,6 +169,33 @@ class Scene:
                 local[:, 1] += np.sign(local[:, 1].mean()) * (_OPEN_M - self.finger_gap_m / 2)
             points.append(local)
         return np.concatenate(points)
+
+    def _below(self, root: int) -> frozenset[int]:
+        """The body and everything attached to it, which never changes."""
+        if root not in self._trees:
+            self._trees[root] = bodies_below(self._model, root)
+        return self._trees[root]
+
+    def _root(self, name: str) -> int:
+        """Body of an object of the problem, or of that name in the model."""
+        known = self._env.obj_body_id
+        return int(known[name] if name in known else self._model.body_name2id(name))
+
+    def _hinge(self, job: Job) -> int:
+        model = self._model
+        bodies = self._below(self._env.obj_body_id[job.moved])
+        return next(
+            joint
+            for joint, (body, kind) in enumerate(zip(model.jnt_bodyid, model.jnt_type, strict=True))
+            if int(body) in bodies and kind == mujoco.mjtJoint.mjJNT_HINGE
+        )
+
+    def _region(self, name: str) -> tuple[FloatArray, FloatArray, FloatArray]:
+        """Centre (3,), rotation (3, 3) and half edges in the world's directions (3,), as LIBERO compares with them."""
+        site = self._model.site_name2id(name)
+        turned = np.array(self._data.site_xmat[site]).reshape(3, 3)
+        half = np.abs(turned @ np.asarray(self._env.object_sites_dict[name].size, np.float64))
+        return np.array(self._data.site_xpos[site]), turned, half
 
     @property
     def _model(self) -> Any:
@@ -157,3 +212,7 @@ class Scene:
     @property
     def _finger_travel(self) -> FloatArray:
         return np.array([self._data.qpos[i] for i in self._env.robots[0]._ref_gripper_joint_pos_indexes])
+
+
+def _oblong(half: FloatArray) -> bool:
+    return float(half[:2].max()) > _OBLONG * float(half[:2].min())
