@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
-from lavla_ros.control.arm import JointLimits
+from lavla_ros.control.arm import Arm, JointLimits
 from lavla_ros.control.arms import arm_named
 from lavla_ros.control.chain import Chain
 
@@ -70,6 +71,14 @@ FIGURES = {
     ),
 }
 """By name: what no arm of ours is."""
+
+
+def as_arm(chain: Chain, limits: JointLimits) -> Arm:
+    """An arm of this chain and these limits, and otherwise a MiniCobo."""
+    like, names = arm_named("jaka_minicobo"), chain.joint_names
+    return replace(like, joint_names=names, limits=limits, chain=chain, start_rad=(), poses={}, capsules=())
+
+
 ARMS = {
     **{name: (arm.chain, arm.limits) for name in ("jaka_minicobo", "jaka_zu5", "jaka_a5") if (arm := arm_named(name))},
     **FIGURES,

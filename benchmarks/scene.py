@@ -1,8 +1,12 @@
 """Random plans in a cramped cell: what comes closer than its margin, what is braked without need, what ticks cost.
 
 The executor follows every plan with an arm that is where it was commanded to be, and a stopped one once more without
-a scene. A third of the plans is told to hold on the way. A stop is *needless* if the motion without the scene keeps
-:data:`SPARE_M` more than every margin, its end included.
+a scene. A third of the plans is told to hold on the way, and to another third something else happens
+(:class:`Incident`). A stop is *needless* if the motion without the scene keeps :data:`SPARE_M` more than every margin,
+its end included.
+
+Distances are looked at on every tick on which a pair can have come below :data:`SPARE_M` since it was looked at last,
+by the most that a joint can move it; in every :data:`FULLY`-th plan on every tick, whatever that bound says.
 """
 
 from __future__ import annotations
@@ -21,7 +25,7 @@ from typing import Any
 import numpy as np
 
 from benchmarks.config import SceneBench
-from benchmarks.public_arms import FIGURES
+from benchmarks.public_arms import FIGURES, as_arm
 from lavla_ros.contract import ActionChunk, Contract, load_contract
 from lavla_ros.control.arm import Arm, ArmState
 from lavla_ros.control.arms import arm_named
@@ -35,10 +39,13 @@ from lavla_ros.outputs import replacing, sole_writer
 from lavla_ros.typing import FloatArray
 
 SPARE_M = 0.010
-CHUNKS, CHUNK_TICKS, STEPS, TICKS = 2, 40, 10, 260
-"""Overlapping chunks of a plan, ticks between two of them, steps of each, and ticks within which the arm rests."""
+CHUNKS, CHUNK_TICKS, STEPS, SHORTEST, TICKS = 2, 40, 10, 5, 260
+"""Overlapping chunks of a plan, ticks between two of them, the most and the fewest steps of each, and ticks within
+which the arm rests."""
 BLOCK = 500
 """Plans whose figures are one file."""
+FULLY, TIMED = 100, 20
+"""Every so many plans distances are looked at on every tick, and ticks are timed."""
 _PHYSICS_STEPS = 80
 """Contract steps of an episode in physics: what one without a post takes, and some more."""
 _T0_NS = 10**18
@@ -52,6 +59,7 @@ _BIN_US, _BINS = 5, 1000
 class Followed:
     """What came of one plan."""
 
+    seed: int
     worst_m: float
     """Least slack on any tick, exact if it is below :data:`SPARE_M`; below 0: closer than the margin."""
     free_m: float
@@ -61,12 +69,29 @@ class Followed:
     """Whether the arm came to rest in the end."""
     excess: float
     """How far a velocity, acceleration or jerk was beyond its limit, rounding apart; 0 or less: none was."""
-    cost_us: FloatArray
-    """(ticks,) time of the processor that each tick took with the scene."""
+    ticks: int
+    cost_us: list[float]
+    """Time of the processor that each tick took with the scene; empty if it was not taken."""
+
+    @property
+    def closer(self) -> bool:
+        return self.worst_m < -1e-5
 
     @property
     def needless(self) -> bool:
         return self.stops > 0 and self.free_m >= SPARE_M
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Incident:
+    """What happens to a plan on its way."""
+
+    kind: str = ""
+    """hold, latched; fault; slow: a lower speed scale, and the old one again; missed: ticks that do not come; wild: the
+    points of the second chunk are anywhere near; person: the second chunk is a person's; or nothing."""
+    tick: int = -1
+    size: float = 0.0
+    """Of what happens, from 0 to 1."""
 
 
 class Cell:
@@ -94,84 +119,148 @@ class Cell:
             max_engage_jump_rad=10.0,
             max_chunk_age_s=10.0,
         )
+        self.arm, self.scene = arm, scene
         self.looked = Clearance(chain, arm.capsules, scene)
-        self._clearance = Clearance(chain, arm.capsules, scene)
+        """Judges the paths."""
+        self.kept = Clearance(chain, arm.capsules, scene)
+        """What the executor knows."""
 
     def follow(self, seed: int, scale: float = 1.0) -> Followed:
         """A random plan from a random start that is clear; the same for the same ``seed``."""
         random = np.random.default_rng(seed)
         lower, upper = np.maximum(self.limits.lower(), -3.2), np.minimum(self.limits.upper(), 3.2)
-        while True:
-            start = random.uniform(lower, upper)
-            if self.looked.slacks(start).min() > 0.005:
-                break
+        while not self._is_clear(start := random.uniform(lower, upper)):
+            pass
         chunks = list(_plan(random, start, lower, upper))
         hold = int(random.integers(5, 120)) if random.random() < 0.3 else None
-        kept_NJ, stops, rested, cost_us = self._run(start, chunks, scale, hold, self._clearance)
-        worst_m = self._worst(kept_NJ)
-        free_m = self._worst(self._run(start, chunks, scale, hold, None)[0]) if stops else worst_m
+        incident = Incident(kind="hold", tick=hold) if hold is not None else _incident(np.random.default_rng((seed, 1)))
+        if incident.kind == "wild":
+            away = np.random.default_rng((seed, 2)).uniform(-incident.size, incident.size, chunks[-1].shape)
+            chunks[-1] = np.clip(start + away, lower, upper)
+        kept = self._run(start, chunks, scale, incident, self.kept, timed=seed % TIMED == 0)
+        worst_m = self.worst(kept.path_NJ, fully=seed % FULLY == 0)
+        free_m = self.worst(self._run(start, chunks, scale, incident, None).path_NJ) if kept.stops else worst_m
         return Followed(
+            seed=seed,
             worst_m=worst_m,
             free_m=free_m,
-            stops=stops,
-            rested=rested,
-            excess=self._excess(start, kept_NJ, scale),
-            cost_us=cost_us,
+            stops=kept.stops,
+            rested=kept.rested,
+            excess=self._excess(start, kept, scale),
+            ticks=len(kept.path_NJ),
+            cost_us=kept.cost_us,
         )
 
-    def _worst(self, path_NJ: FloatArray) -> float:
-        """The least slack. A tick is not looked at if no pair can have come below SPARE_M since the one before it."""
-        travel_NP = np.cumsum(np.abs(np.diff(path_NJ, axis=0)) @ self.looked.reach_PJ.T, axis=0)
-        row, worst = 0, np.inf
-        while True:
-            slacks = self.looked.slacks(path_NJ[row])
-            worst = min(worst, float(slacks.min()))
-            if row == len(travel_NP):
-                return worst
-            before = travel_NP[row - 1] if row else 0.0
-            near = (travel_NP[row:] - before > slacks - SPARE_M).any(axis=1)
-            row = row + 1 + int(near.argmax()) if near.any() else len(travel_NP)
+    def _is_clear(self, position: FloatArray) -> bool:
+        self.looked.place(position)
+        return all(self.looked.slack_of(pair) > 0.005 for pair in range(len(self.looked.pairs)))
 
-    def _excess(self, start: FloatArray, path_NJ: FloatArray, scale: float) -> float:
-        limits, path_NJ = self.limits, np.vstack((np.repeat(start[None], 3, axis=0), path_NJ))
-        bounds = (np.array(limits.velocity_rad_s) * scale, limits.acceleration_rad_s2, limits.jerk_rad_s3)
-        differences = (np.abs(np.diff(path_NJ, order, axis=0)) / 0.008**order for order in (1, 2, 3))
-        outside = np.maximum(limits.lower() - path_NJ, path_NJ - limits.upper()).max()
-        beyond = (
-            float((found - np.asarray(bound)).max()) - rounding
-            for found, bound, rounding in zip(differences, bounds, _ROUNDING, strict=True)
-        )
-        return max(float(outside) - 1e-6, *beyond)
+    def worst(self, path_NJ: FloatArray, *, fully: bool = False) -> float:
+        """The least slack on a path, exact if it is below SPARE_M. ``fully``: every pair is looked at on every tick;
+        else where it can have come below SPARE_M since it was looked at last."""
+        if fully:
+            return min(float(self.looked.slacks(position).min()) for position in path_NJ)
+        travel_NP = np.zeros((len(path_NJ), len(self.looked.pairs)))
+        np.cumsum(np.abs(np.diff(path_NJ, axis=0)) @ self.looked.reach_PJ.T, axis=0, out=travel_NP[1:])
+        travel_PN, worst = travel_NP.T.copy(), np.inf
+        due = {0: list(range(len(travel_PN)))}
+        while due:
+            row = min(due)
+            pairs = due.pop(row)
+            self.looked.place(path_NJ[row])
+            for pair in pairs:
+                slack, travel_N = self.looked.slack_of(pair), travel_PN[pair]
+                worst = min(worst, slack)
+                near = max(row + 1, int(travel_N.searchsorted(travel_N[row] + slack - SPARE_M, side="right")))
+                if near < len(travel_N):
+                    due.setdefault(near, []).append(pair)
+        return worst
+
+    def _excess(self, start: FloatArray, kept: _Motion, scale: float) -> float:
+        limits, most = self.limits, -np.inf
+        accelerations, jerks = np.array(limits.acceleration_rad_s2), np.array(limits.jerk_rad_s3)
+        bounds = np.array(limits.velocity_rad_s) * scale, accelerations, jerks
+        stood = start
+        for path_NJ in np.split(kept.path_NJ, kept.stalls):  # it stands before each of them
+            path_NJ = np.vstack((stood, stood, stood, path_NJ))
+            stood = path_NJ[-1]
+            most = max(most, float(np.maximum(limits.lower() - path_NJ, path_NJ - limits.upper()).max()) - 1e-6)
+            differences = path_NJ
+            for order, (bound, rounding) in enumerate(zip(bounds, _ROUNDING, strict=True), start=1):
+                differences = differences[1:] - differences[:-1]
+                most = max(most, float((np.abs(differences) / 0.008**order - bound).max()) - rounding)
+        return most
 
     def _run(
         self,
         start: FloatArray,
         chunks: list[FloatArray],
         scale: float,
-        hold: int | None,
+        incident: Incident,
         clearance: Clearance | None,
-    ) -> tuple[FloatArray, int, bool, FloatArray]:
-        """(N, J) commanded positions, stops, whether the arm rests at the end, (N,) what each tick cost."""
-        executor = ChunkExecutor(self.contract, replace(self.config, speed_scale=scale), clearance)
+        *,
+        timed: bool = False,
+    ) -> _Motion:
+        if self.config.speed_scale != scale:
+            self.config = replace(self.config, speed_scale=scale)
+        executor = ChunkExecutor(self.contract, self.config, clearance)
+        names, dt_ns, tick_ns = self.contract.action.names, self.contract.dt_ns, self.config.tick_ns
         now_ns, position = _T0_NS, start
         executor.activate(_state(now_ns, position), now_ns)
-        path, cost_us = [], []
+        path, stalls, cost_us = [], [], []
         for tick in range(TICKS):
             if tick % CHUNK_TICKS == 0 and tick // CHUNK_TICKS < len(chunks):
-                actions = np.hstack((chunks[tick // CHUNK_TICKS], np.ones((len(chunks[0]), 1))))
-                names, dt_ns = self.contract.action.names, self.contract.dt_ns
-                executor.submit(ActionChunk(stamp_ns=now_ns, dt_ns=dt_ns, actions_HA=actions, names=names), now_ns)
-            if tick == hold:
-                executor.hold("asked to", latch=True)
-            state, begun = _state(now_ns, position), time.thread_time_ns()
-            position = executor.tick(now_ns, state).position_rad
-            cost_us.append((time.thread_time_ns() - begun) * 1e-3)
+                number = tick // CHUNK_TICKS
+                actions = np.hstack((chunks[number], np.ones((len(chunks[number]), 1))))
+                executor.submit(
+                    ActionChunk(stamp_ns=now_ns, dt_ns=dt_ns, actions_HA=actions, names=names),
+                    now_ns,
+                    person=incident.kind == "person" and number > 0,
+                )
+            if tick == incident.tick:
+                if incident.kind == "hold":
+                    executor.hold("asked to", latch=True)
+                elif incident.kind == "fault":
+                    executor.fault("asked to")
+                elif incident.kind == "slow":
+                    executor.set_speed_scale(scale * (0.1 + 0.8 * incident.size))
+                elif incident.kind == "missed":
+                    now_ns += (self.config.bridged_ticks + 1 + int(10 * incident.size)) * tick_ns
+                    stalls.append(tick)
+            if incident.kind == "slow" and tick == incident.tick + CHUNK_TICKS:
+                executor.set_speed_scale(scale)
+            state = _state(now_ns, position)
+            if timed:
+                begun = time.thread_time_ns()
+                position = executor.tick(now_ns, state).position_rad
+                cost_us.append((time.thread_time_ns() - begun) * 1e-3)
+            else:
+                position = executor.tick(now_ns, state).position_rad
             path.append(position)
-            now_ns += executor.config.tick_ns
-            over = tick > CHUNK_TICKS * len(chunks) or (hold is not None and tick > hold)
-            if over and executor.state is ExecutorState.HOLDING and executor.at_rest:
+            now_ns += tick_ns
+            over = tick > CHUNK_TICKS * len(chunks) or (incident.kind in ("hold", "fault") and tick > incident.tick)
+            if over and executor.at_rest and executor.state is not ExecutorState.TRACKING:
                 break
-        return np.array(path), executor.counters.get("stops_before_contact", 0), executor.at_rest, np.array(cost_us)
+        return _Motion(
+            path_NJ=np.array(path),
+            stalls=stalls,
+            stops=executor.counters["stops_before_contact"],
+            rested=executor.at_rest,
+            cost_us=cost_us,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Motion:
+    """What was commanded."""
+
+    path_NJ: FloatArray
+    stalls: list[int]
+    """Ticks before which some did not come, so that the arm stands."""
+    stops: int
+    rested: bool
+    """In the end."""
+    cost_us: list[float]
 
 
 def in_physics(episodes: int, *, known: bool) -> dict[str, Any]:
@@ -255,12 +344,12 @@ def _file(folder: Path, name: str, scale: float, seeds: range) -> Path:
 
 def summary(found: list[Followed]) -> dict[str, Any]:
     """The figures of many plans, such that those of several blocks can be added."""
-    cost_us = np.concatenate([each.cost_us for each in found])
+    cost_us = np.array([cost_us for each in found for cost_us in each.cost_us])
     counts = np.bincount(np.minimum(cost_us // _BIN_US, _BINS - 1).astype(int), minlength=_BINS)
     return {
         "plans": len(found),
-        "ticks": len(cost_us),
-        "closer_than_a_margin": sum(each.worst_m < -1e-5 for each in found),
+        "ticks": sum(each.ticks for each in found),
+        "closer_than_a_margin": sum(each.closer for each in found),
         "worst_slack_mm": 1e3 * min(each.worst_m for each in found),
         "beyond_a_limit": sum(each.excess > 0.0 for each in found),
         "not_at_rest_in_the_end": sum(not each.rested for each in found),
@@ -268,6 +357,8 @@ def summary(found: list[Followed]) -> dict[str, Any]:
         "stopped": sum(each.stops > 0 for each in found),
         "had_room_to_spare": sum(each.free_m >= SPARE_M for each in found),
         "stopped_needlessly": sum(each.needless for each in found),
+        "seeds_of_violations": [each.seed for each in found if each.closer or each.excess > 0.0 or not each.rested],
+        "seeds_of_needless_stops": [each.seed for each in found if each.needless],
         "cost": counts.tolist(),
     }
 
@@ -285,7 +376,7 @@ def shown(found: dict[str, Any]) -> dict[str, Any]:
     """Figures for people: percentiles in place of a histogram, in time of the processor."""
     if "cost" not in found:
         return found
-    share = np.cumsum(found["cost"]) / sum(found["cost"])
+    share = np.cumsum(found["cost"]) / max(1, sum(found["cost"]))
     percentiles = {f"p{q:g}": _BIN_US * (1 + int(np.searchsorted(share, q / 100))) for q in (50, 99, 99.9)}
     return {key: value for key, value in found.items() if key != "cost"} | {"tick_cpu_us_at_most": percentiles}
 
@@ -297,13 +388,12 @@ def _arm(name: str) -> Arm:
         if arm.chain is None:
             raise InputError(f"arm {name!r} has no chain, so that no distance is known")
         return arm
-    chain, limits = FIGURES[name]
-    like = arm_named("jaka_minicobo")
-    return replace(like, joint_names=chain.joint_names, limits=limits, chain=chain, start_rad=(), capsules=())
+    return as_arm(*FIGURES[name])
 
 
 def _plan(random: np.random.Generator, start: FloatArray, lower: FloatArray, upper: FloatArray) -> Iterator[FloatArray]:
-    """Chunks (STEPS, J) at 10 Hz, each from where the one before has come to; half of the plans are noisy."""
+    """Chunks (at most STEPS, J) at 10 Hz, each from where the one before has come to, that end soon after the motion
+    does; half of the plans are noisy."""
     joints = len(start)
     way = random.uniform(-1.0, 1.0, joints) * random.choice([0.3, 0.7, 1.2])
     target = np.clip(start + way, lower, upper)
@@ -313,7 +403,14 @@ def _plan(random: np.random.Generator, start: FloatArray, lower: FloatArray, upp
         at_s = 0.1 * np.arange(1, STEPS + 1)[:, None] + 0.008 * CHUNK_TICKS * chunk
         u = np.clip(at_s / seconds, 0.0, 1.0)
         points = start + (target - start) * (u * u * (3.0 - 2.0 * u)) + random.normal(0.0, noise, (STEPS, joints))
-        yield np.clip(points, lower, upper)
+        steps = max(SHORTEST, int((at_s < seconds + 0.2).sum()))
+        yield np.clip(points[:steps], lower, upper)
+
+
+def _incident(random: np.random.Generator) -> Incident:
+    """Half of the plans have none."""
+    kind = str(random.choice(["fault", "slow", "missed", "wild", "person"])) if random.random() < 0.5 else ""
+    return Incident(kind=kind, tick=int(random.integers(5, 120)), size=float(random.random()))
 
 
 def _tip(chain: Chain) -> tuple[float, float, float]:

@@ -39,6 +39,10 @@ class ContractError(ConfigError):
     """A contract file is malformed, or two contracts that must agree do not."""
 
 
+IMAGE_KINDS = ("observation", "raw", "compressed")
+"""What a camera's images can be: as the policy sees them, as its driver sends them, the same compressed."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class CameraSpec:
     """One camera: where its images come from and what the policy sees of them."""
@@ -84,6 +88,11 @@ class CameraSpec:
     def observation_topic(self) -> str:
         """Topic of the prepared image."""
         return f"/observation/{self.name}"
+
+    @property
+    def topic_choices(self) -> tuple[str, ...]:
+        """Topics that can serve it, best first, in the order of ``IMAGE_KINDS``."""
+        return (self.observation_topic, self.topic, f"{self.topic}/compressed")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -115,6 +115,8 @@ class ExecutorReport:
     """Wall time of the newest change."""
     commander: str = ""
     """Who has the arm: person, policy (who publishes action_chunk), move (to a pose, as asked), or empty: nobody."""
+    commander_since_ns: int = 0
+    """Since when, in simulated time; 0: since it was said."""
     slow: str = ""
     """Why the arm moves more slowly than its speed scale says, and what to do about it."""
 

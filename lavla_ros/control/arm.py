@@ -99,6 +99,10 @@ class ArmState:
     """(dof,) where the controller itself believes to have been commanded to, or None if it does not say."""
     moving: bool | None = None
     """Whether the controller says that the arm moves, or None if it does not say."""
+    taken: str | None = None
+    """What else has the arm outside servo mode, in words (a person who guides it by hand, the pendant), or None."""
+    tool_wrench: FloatArray | None = None
+    """(6,) what presses on the tool: force in N, then torque in Nm, in the sensor's frame; None without a sensor."""
 
 
 class ArmDriver(Protocol):

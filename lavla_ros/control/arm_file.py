@@ -30,7 +30,7 @@ from lavla_ros.plugins import find
 _log = logging.getLogger(__name__)
 
 DRIVERS = {
-    "jaka_tcp": "lavla_ros.jaka.driver:JAKA_TCP",
+    "jaka_tcp": "lavla_ros.ros.jaka_tcp:JAKA_TCP",
     "loopback": "lavla_ros.control.loopback:LOOPBACK",
     "ros2_control": "lavla_ros.ros.ros2_control:ROS2_CONTROL",
 }

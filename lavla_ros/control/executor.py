@@ -794,8 +794,9 @@ class ChunkExecutor:
             return True
         before, gripper = self._limiter.state, self._gripper
         self._follow(plan, place_ns)
-        curve = plan.curve if self._on_curve else None
-        if self._shield.admits(self._limiter.state, curve, place_ns - plan.late_ns + self._tick_ns):
+        limiter, at_ns = self._limiter, place_ns - plan.late_ns + self._tick_ns
+        planned = plan.curve if self._on_curve else limiter.way_onto
+        if self._shield.admits(limiter.state, planned, at_ns, limiter.speed_scale):
             return True
         self._limiter.take(before)
         self._gripper = gripper

@@ -14,11 +14,13 @@ from __future__ import annotations
 from collections import Counter
 from math import ceil
 
+import numpy as np
 from ruckig import InputParameter, Result, Ruckig, RuckigError, Synchronization, Trajectory
 
 from lavla_ros.control.arm import JointLimits
 from lavla_ros.control.curve import Curve, State
 from lavla_ros.control.stopping import brake_step, longest_stop, still, stop_range
+from lavla_ros.typing import FloatArray
 
 SEARCH_ATTEMPTS = 3
 """ruckig solutions per tick while looking for the point where a curve can be met."""
@@ -28,7 +30,40 @@ SWING_RAD = 1e-3
 """A joint may leave the way to its goal by this much so that all joints arrive together."""
 _TOLERANCE_RAD = 1e-9
 # Rounding of ruckig's solutions (its own checks are at 1e-8).
-_SLACK_P, _SLACK_V, _SLACK_A = 1e-8, 1e-7, 1e-6
+_SLACK_P, SLACK_V, SLACK_A = 1e-8, 1e-7, 1e-6
+
+
+class WayOnto:
+    """A motion that lands on a curve, and the curve from there on."""
+
+    def __init__(self, trajectory: Trajectory, curve: Curve, from_ns: int, to_ns: int) -> None:
+        """``from_ns``: where it begins, in the curve's time; ``to_ns``: where it lands."""
+        self._trajectory, self._curve = trajectory, curve
+        self.from_ns, self.to_ns = from_ns, to_ns
+
+    def sample(self, at_ns: int) -> State:
+        """As of a curve."""
+        if at_ns >= self.to_ns:
+            return self._curve.sample(at_ns)
+        position, velocity, acceleration = self._trajectory.at_time((at_ns - self.from_ns) * 1e-9)
+        return position, velocity, acceleration
+
+    def table(self, start_ns: int, tick_ns: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]:
+        """As of a curve. Before it lands the jerk is infinite: nothing is known of it but that it keeps its limit."""
+        before = [self.sample(at_ns) for at_ns in range(start_ns, self.to_ns, tick_ns)]
+        landed_ns = start_ns + len(before) * tick_ns
+        if landed_ns <= self._curve.end_ns:
+            after = self._curve.table(landed_ns, tick_ns)
+        else:
+            rest = np.array([self._curve.sample(landed_ns)[0]] * 2)
+            still = np.zeros_like(rest)
+            after = rest, still, still, still
+        if not before:
+            return after
+        known = np.array(before)
+        jerk = np.vstack((np.full_like(known[:, 0], np.inf), after[3]))
+        position, velocity, acceleration = (np.vstack((known[:, i], after[i])) for i in range(3))
+        return position, velocity, acceleration, jerk
 
 
 class Limiter:
@@ -48,9 +83,7 @@ class Limiter:
         self._input.max_acceleration = self._a_max
         self._input.max_jerk = self._j_max
         self._scratch = Trajectory(self._dof)
-        self._committed: Trajectory | None = None
-        self._committed_from_ns = 0
-        self._committed_to_ns = 0
+        self._committed: WayOnto | None = None
         self._guess_ticks = 1
         self._rose = False
         """Whether the limits rose since the trajectory was committed to: a faster one may be found."""
@@ -129,11 +162,11 @@ class Limiter:
             p0, v0, a0, change = self.position[i], self.velocity[i], self.acceleration[i], j_max * t
             # What a curve with |jerk| ≤ j_max can reach in one tick; false for NaN.
             ok = (
-                abs(a - a0) <= change + _SLACK_A
-                and abs(v - v0 - t * a0) <= 0.5 * t * change + _SLACK_V
+                abs(a - a0) <= change + SLACK_A
+                and abs(v - v0 - t * a0) <= 0.5 * t * change + SLACK_V
                 and abs(p - p0 - t * (v0 + 0.5 * t * a0)) <= t * t * change / 6.0 + _SLACK_P
-                and abs(a) <= self._a_max[i] + _SLACK_A
-                and abs(v + a * abs(a) / (2.0 * j_max)) <= self._v_max[i] + _SLACK_V
+                and abs(a) <= self._a_max[i] + SLACK_A
+                and abs(v + a * abs(a) / (2.0 * j_max)) <= self._v_max[i] + SLACK_V
             )
             if ok and not self._inner_lower[i] <= p <= self._inner_upper[i]:
                 low, high = stop_range(p, v, a, self._a_max[i], j_max)
@@ -169,14 +202,14 @@ class Limiter:
         trajectory and follows it until it lands. Returns True on the tick that lands on the curve.
         """
         next_ns = now_ns + self._tick_ns
-        if self._committed is not None and not self._committed_from_ns <= now_ns < self._committed_to_ns:
+        if self._committed is not None and not self._committed.from_ns <= now_ns < self._committed.to_ns:
             self._committed = None
         # Not before the curve begins; beyond its end it is at rest in its last point.
         earliest = -((now_ns - curve.start_ns) // self._tick_ns)
         if self._committed is not None:
             if self._rose:
                 self._land_earlier(curve, now_ns, max(0, earliest - 1))
-            return self._follow_committed(curve, next_ns)
+            return self._follow_committed(next_ns)
         ticks, solved = max(self._guess_ticks, earliest), False
         for _ in range(SEARCH_ATTEMPTS):
             at_ns = now_ns + ticks * self._tick_ns
@@ -190,8 +223,8 @@ class Limiter:
                 ticks = needed + 1 + needed // 8
                 continue
             if exact:
-                if self._commit(target, ticks, now_ns):
-                    return self._follow_committed(curve, next_ns)
+                if self._commit(curve, target, ticks, now_ns):
+                    return self._follow_committed(next_ns)
                 solved = self._solve(target, None) is not None
             break
         self._guess_ticks = max(1, ticks - 1)
@@ -203,27 +236,28 @@ class Limiter:
 
     def _land_earlier(self, curve: Curve, now_ns: int, low: int) -> None:
         """The limits rose: halve the time until the landing, more than ``low`` ticks away, as long as that succeeds."""
+        assert self._committed is not None
         self._rose = False
-        high = (self._committed_to_ns - now_ns) // self._tick_ns
+        high = (self._committed.to_ns - now_ns) // self._tick_ns
         for _ in range(HALVINGS):
             ticks = (low + high) // 2
             if ticks <= low:
                 break
             target, exact = self._admissible(curve.sample(now_ns + ticks * self._tick_ns))
-            if exact and self._commit(target, ticks, now_ns):
+            if exact and self._commit(curve, target, ticks, now_ns):
                 high = ticks
             else:
                 low = ticks
 
-    def _commit(self, target: State, ticks: int, now_ns: int) -> bool:
+    def _commit(self, curve: Curve, target: State, ticks: int, now_ns: int) -> bool:
         """Stretch the trajectory so that it lands on the target exactly ``ticks`` from now."""
         duration_s = self._solve(target, ticks * self._tick_s)
         if duration_s is None or abs(duration_s - ticks * self._tick_s) > 1e-9:
             return False
         if _at_rest(target) and self._swings(target[0]):
             return False
-        self._committed, self._scratch = self._scratch, Trajectory(self._dof)
-        self._committed_from_ns, self._committed_to_ns = now_ns, now_ns + ticks * self._tick_ns
+        self._committed = WayOnto(self._scratch, curve, now_ns, now_ns + ticks * self._tick_ns)
+        self._scratch = Trajectory(self._dof)
         self._guess_ticks = 1
         return True
 
@@ -234,15 +268,18 @@ class Limiter:
             for extrema, p, g in zip(self._scratch.position_extrema, self.position, goal, strict=True)
         )
 
-    def _follow_committed(self, curve: Curve, next_ns: int) -> bool:
+    def _follow_committed(self, next_ns: int) -> bool:
         """One tick of the trajectory that was committed to. True on the tick that lands on the curve."""
         assert self._committed is not None
-        if next_ns == self._committed_to_ns:
+        landed, taken = next_ns == self._committed.to_ns, self.advance(self._committed.sample(next_ns))
+        if landed or not taken:
             self._committed = None
-            return self.advance(curve.sample(next_ns))
-        if not self.advance(self._committed.at_time((next_ns - self._committed_from_ns) * 1e-9)):
-            self._committed = None
-        return False
+        return landed and taken
+
+    @property
+    def way_onto(self) -> WayOnto | None:
+        """The way onto a curve that is being followed; None: there is none, or the curve is reached."""
+        return self._committed
 
     def _admissible(self, target: State) -> tuple[State, bool]:
         """The target inside the limits (ruckig refuses others), and whether it is unchanged."""

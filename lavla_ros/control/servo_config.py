@@ -13,6 +13,7 @@ from lavla_ros.control.arm import Arm, ArmDriver, check_poses
 from lavla_ros.control.arms import arm_of
 from lavla_ros.control.config import ExecutorConfig, ExecutorOptions, LimitOptions
 from lavla_ros.control.loopback import loopback
+from lavla_ros.control.shield import LONGEST_WAY_S
 from lavla_ros.resources import config_file
 
 if TYPE_CHECKING:
@@ -69,6 +70,13 @@ class ServoConfig:
         for low, high in (("heartbeat_hold_s", "heartbeat_fault_s"), ("heartbeat_fault_s", "orphan_exit_s")):
             limit = getattr(self, high)
             check(getattr(self, low) < limit, _WHERE + low, getattr(self, low), f"less than {high} ({limit})")
+        needed = f"at least {LONGEST_WAY_S} with a scene, in which the way to rest may take so long"
+        check(
+            not self.scene or self.ramp_timeout_s >= LONGEST_WAY_S,
+            _WHERE + "ramp_timeout_s",
+            self.ramp_timeout_s,
+            needed,
+        )
 
     @classmethod
     def from_dict(cls, data: object, *, source: str) -> ServoConfig:

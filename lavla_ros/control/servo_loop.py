@@ -395,6 +395,8 @@ class ServoLoop:
             measured_rad=state.position_rad,
             measured_gripper=state.gripper,
             measured_stamp_ns=state.stamp_ns,
+            tool_wrench=state.tool_wrench,
+            taken=state.taken,
             powered_on=state.powered_on,
             enabled=state.enabled,
             servo_mode=state.servo_mode,

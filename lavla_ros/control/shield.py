@@ -12,7 +12,9 @@ Ways to rest, in the order in which they are tried:
 2. *along the path*: the curve is kept and its time slows down, from 1 to 0 over T seconds: s(t) = T (u - u³ + u⁴/2)
    with u = t/T, which goes T/2 of the curve's time further; the shortest T for which velocity, acceleration and jerk
    limits hold;
-3. *braking*, looked at tick by tick.
+3. *braking*, looked at tick by tick;
+4. *further on*: what is planned goes on, within its limits, up to the first tick from which the time can slow down.
+   The plan may slow down by itself, or lead around what braking would lead into.
 
 A pair that is below its margin already may only come apart. What is far away is not looked at: the slack of a pair
 changes by at most its reach per radian, so that a slack seen once holds, less what the joints have moved since.
@@ -30,14 +32,20 @@ from numpy.typing import NDArray
 
 from lavla_ros.control.arm import JointLimits
 from lavla_ros.control.curve import Curve, State
-from lavla_ros.control.limiter import Limiter
+from lavla_ros.control.limiter import SLACK_A, SLACK_V, Limiter
 from lavla_ros.control.scene import SINGULAR
 from lavla_ros.control.stopping import brake_path, stop_travel
 from lavla_ros.typing import FloatArray
 
 LONGEST_STOP_S = 0.8
 """A stop along the path that takes longer is not tried."""
+LONGEST_LEAD_S = 1.0
+"""What is planned goes on for so long at most before its time slows down."""
+LONGEST_WAY_S = LONGEST_LEAD_S + LONGEST_STOP_S
+"""No way to rest but braking takes longer."""
 _TOLERANCE_M = 1e-6
+_SLACK_J = 1e-4
+"""Rounding of a curve that uses its jerk limit up."""
 _LOOK_TICKS = 5
 """Ticks between two points of a curve at which the tip's speed is looked at."""
 _SPARE = 0.95
@@ -63,6 +71,14 @@ class Clearances(Protocol):
     def told(self, pair: int, slack_m: float) -> str: ...
 
 
+class Planned(Protocol):
+    """A :class:`lavla_ros.control.curve.Curve`, or a way onto one (:class:`lavla_ros.control.limiter.WayOnto`)."""
+
+    def sample(self, at_ns: int) -> State: ...
+
+    def table(self, start_ns: int, tick_ns: int) -> tuple[FloatArray, FloatArray, FloatArray, FloatArray]: ...
+
+
 class Shield:
     """Knows a safe way to rest at every tick: :meth:`admits` each tick of motion, or :meth:`brake` instead."""
 
@@ -76,19 +92,21 @@ class Shield:
         self._tip = np.zeros(3)
         self._tip_m_s = 0.0
         self._position = np.zeros(len(limits.lower_rad))
-        """Where the arm was admitted last."""
+        """Where the arm was admitted when a pair was near for the last time."""
         self._room_P = np.zeros(len(self._reach_PJ))
         """Of each pair there: its slack is at least so much above its floor, m."""
         self._floor_P = np.zeros(len(self._reach_PJ))
         """The least slack that is allowed: 0, or what it is as long as it is below."""
         self._path: _Path | None = None
         """Of the curve that is being followed."""
+        self._way_onto: _Path | None = None
+        """Of the way onto it."""
         self._stop: _StopAlong | None = None
         """The known way to rest; None: braking."""
 
     def reset(self, position: Sequence[float]) -> None:
         """At rest at a position (J,), rad, wherever that is."""
-        self._path = self._stop = None
+        self._path = self._way_onto = self._stop = None
         self._position = np.array(position)
         slack_P = self._clearance.slacks(position)
         self._floor_P = np.minimum(slack_P, 0.0)
@@ -102,9 +120,7 @@ class Shield:
         if limit is None:
             return 1.0
         position_NJ, *_ = curve.table(from_ns, _LOOK_TICKS * self._tick_ns)
-        tips_N3 = np.array([self._clearance.tip(position) for position in position_NJ])
-        steps_m = np.linalg.norm(np.diff(tips_N3, axis=0), axis=1)
-        fastest = float(steps_m.max(initial=0.0)) / (_LOOK_TICKS * self._tick_s)
+        fastest = float(self._tip_steps(position_NJ).max(initial=0.0)) / (_LOOK_TICKS * self._tick_s)
         return fastest / (_SPARE * limit) if fastest > _SPARE * limit else 1.0
 
     def expect(self, curve: Curve, from_ns: int) -> None:
@@ -115,26 +131,33 @@ class Shield:
         """The arm stands: there is nothing to be braked."""
         self._stop = None
 
-    def admits(self, state: State, curve: Curve | None, at_ns: int) -> bool:
+    def admits(self, state: State, planned: Planned | None, at_ns: int, speed_scale: float) -> bool:
         """Whether the arm may be in ``state`` at ``at_ns``, the next tick. If so the way to rest from there is kept.
 
-        ``curve``: what the state is a point of at ``at_ns``; None: it is on the way to something else.
+        ``planned``: the curve, or the known way onto it, that the state is a point of at ``at_ns``; None: it is on the
+        way to something else. ``speed_scale``: factor on the velocity limits that it has to keep.
         """
+        curve = planned if isinstance(planned, Curve) else None
         position = np.array(state[0])
         tip, tip_m_s, fastest_m_s = self._tip_speeds(state)
         limit = self._clearance.tool_speed_m_s or np.inf
         if tip_m_s > limit and tip_m_s > self._tip_m_s:
             self._refuse_speed(tip_m_s)
             return False
-        room_P = self._room_P - self._reach_PJ @ np.abs(position - self._position)
-        rest, travel = self._stopping(state)
-        stopping_P = self._reach_PJ @ travel
-        near = (stopping_P > room_P).nonzero()[0]
         too_fast = fastest_m_s > max(limit, self._tip_m_s)
-        look, stop = bool(len(near)) or too_fast, None
-        if look and curve is not None and not self._floor_P[near].any():
+        moved, (ends, travels) = np.abs(position - self._position), self._stopping(state)
+        travel, stop = np.array(travels), None
+        if not too_fast and (self._reach_PJ @ (moved + travel) <= self._room_P).all():
+            self._stop, self._tip, self._tip_m_s = None, tip, tip_m_s
+            return True
+        room_P = self._room_P - self._reach_PJ @ moved
+        need_P = stopping_P = self._reach_PJ @ travel
+        if curve is not None:  # a stop along the curve goes elsewhere than braking, and further
+            need_P = np.maximum(stopping_P, self._reach_PJ @ self._along_travel(curve, at_ns))
+        near = (need_P > room_P).nonzero()[0]
+        if curve is not None and not self._floor_P[near].any():
             stop = self._along(curve, at_ns, near.tolist(), room_P)
-        if look and stop is None:
+        if stop is None:
             slack = self._slacks(position, near.tolist())
             sunk = slack < self._floor_P[near] - _TOLERANCE_M
             if sunk.any():
@@ -144,12 +167,17 @@ class Shield:
             room_P[near] = np.maximum(slack - self._floor_P[near], 0.0)
             still = near[stopping_P[near] > room_P[near]].tolist()
             if still or too_fast:
-                stop = self._along(curve, at_ns, still, room_P) if curve is not None else None
+                on_curve = near[need_P[near] > room_P[near]].tolist()
+                stop = self._along(curve, at_ns, on_curve, room_P) if curve is not None else None
                 if stop is None and too_fast:
                     self._refuse_speed(fastest_m_s)
                     return False
-                if stop is None and still and not self._braking_is_clear(state, rest, still, room_P, stopping_P):
-                    return False
+                if stop is None and still:
+                    rest = position + ends
+                    if not self._braking_is_clear(state, rest, still, room_P, stopping_P):
+                        stop = self._further(planned, at_ns, room_P, speed_scale)
+                        if stop is None:
+                            return False
             raised = np.minimum(slack, 0.0)
             room_P[near] = slack - raised
             self._floor_P[near] = raised
@@ -191,44 +219,88 @@ class Shield:
         at_most = float((_moved(path_NJ) @ self._clearance.tip_reach_J).max(initial=0.0)) / self._tick_s
         if at_most <= self._clearance.tool_speed_m_s:
             return tip, tip_m_s, at_most
-        tips_N3 = np.array([tip, *(self._clearance.tip(position) for position in path_NJ[1:])])
-        steps_m = np.linalg.norm(np.diff(tips_N3, axis=0), axis=1)
-        return tip, tip_m_s, float(steps_m.max(initial=0.0)) / self._tick_s
+        return tip, tip_m_s, float(self._tip_steps(path_NJ).max(initial=0.0)) / self._tick_s
 
-    def _stopping(self, state: State) -> tuple[FloatArray, FloatArray]:
-        """(J,) where braking brings the joints to rest, and how far each travels on its way there, rad."""
-        limits = self._limits
-        each = zip(state[1], state[2], limits.acceleration_rad_s2, limits.jerk_rad_s3, strict=True)
-        ends_2J = np.array([stop_travel(v, a, a_max, j_max) for v, a, a_max, j_max in each]).T
-        return state[0] + ends_2J[0], ends_2J[1]
+    def _stopping(self, state: State) -> tuple[list[float], list[float]]:
+        """Of each joint, where braking brings it to rest, from where it is, and how far it travels on its way, rad."""
+        limits, ends, travels = self._limits, [], []
+        for v, a, a_max, j_max in zip(state[1], state[2], limits.acceleration_rad_s2, limits.jerk_rad_s3, strict=True):
+            end, travel = stop_travel(v, a, a_max, j_max)
+            ends.append(end)
+            travels.append(travel)
+        return ends, travels
 
     def _along(self, curve: Curve, at_ns: int, pairs: list[int], room_P: FloatArray) -> _StopAlong | None:
         """The stop along the curve, if it keeps the limits and its stretch of the curve is known to be clear of the
-        pairs.
+        pairs: all those that the stretch may bring below their floors.
 
         That a pair has a negative ``room_P`` says nothing about it: it is known only if it was looked at from further
         back on this curve. One that is below its margin is looked at by the caller first, as its floor may rise.
         """
-        path = self._path
-        if path is None or path.curve is not curve or (at_ns - path.from_ns) % self._tick_ns:
-            path = self._path = _Path(curve, at_ns, self._tick_ns, self._limits)
-        row = (at_ns - path.from_ns) // self._tick_ns
-        duration_s = float(path.stop_s_N[row]) if row < len(path.stop_s_N) else np.inf
-        if duration_s > LONGEST_STOP_S:
+        path, row = self._at(curve, at_ns)
+        if not path.stops(row) or not self._keeps_clear(path, row, path.last(row), pairs, room_P):
             return None
-        last = row + ceil(duration_s / 2.0 / self._tick_s - 1e-9)
-        for pair in pairs:
-            seen = path.seen.get(pair)
-            if seen is None or seen.floor != self._floor_P[pair] or seen.until < row:
-                room = float(room_P[pair])
-                if room < 0.0:
-                    return None
-                (travel_N,) = _travel(path.moved_NJ, self._reach_PJ[pair : pair + 1])
+        return _StopAlong(path, row)
+
+    def _further(
+        self, planned: Planned | None, at_ns: int, room_P: FloatArray, speed_scale: float
+    ) -> _StopAlong | None:
+        """The stop along what is planned from the first tick on from which there is one, if all up to there is known to
+        keep the limits and to be clear."""
+        if planned is None:
+            return None
+        path, row = self._at(planned, at_ns)
+        begin = path.next_stop(row, speed_scale)
+        if begin is None:
+            return None
+        last = path.last(begin)
+        need_P = self._reach_PJ @ path.moved_NJ[row:last].sum(axis=0)
+        pairs = (need_P > room_P).nonzero()[0].tolist()
+        why = self.reason, self.counter
+        fast = not self._keeps_tip_speed(path.position_NJ[row : last + 1])
+        if fast or not self._keeps_clear(path, row, last, pairs, room_P):
+            self.reason, self.counter = why  # of braking: nearer, and sooner
+            return None
+        return _StopAlong(path, begin, lead=begin - row)
+
+    def _keeps_tip_speed(self, path_NJ: FloatArray) -> bool:
+        limit = self._clearance.tool_speed_m_s
+        return limit is None or float(self._tip_steps(path_NJ).max(initial=0.0)) <= limit * self._tick_s
+
+    def _tip_steps(self, path_NJ: FloatArray) -> FloatArray:
+        """How far the tip goes from row to row, m."""
+        tips_N3 = np.array([self._clearance.tip(position) for position in path_NJ])
+        steps_N: FloatArray = np.linalg.norm(np.diff(tips_N3, axis=0), axis=1)
+        return steps_N
+
+    def _keeps_clear(self, path: _Path, row: int, last: int, pairs: list[int], room_P: FloatArray) -> bool:
+        """Whether the pairs are known to stay above their floors on the path from one row to another."""
+        new = [pair for pair in pairs if not path.knows(pair, row, float(self._floor_P[pair]))]
+        if new:
+            if (room_P[new] < 0.0).any():
+                return False
+            for pair, travel_N in zip(new, _travel(path.moved_NJ, self._reach_PJ[new]), strict=True):
                 seen = path.seen[pair] = _Seen(float(self._floor_P[pair]), travel_N)
-                seen.look(row, room)
-            if not self._is_clear(pair, path.position_NJ, seen, last):
-                return None
-        return _StopAlong(path, row, duration_s)
+                seen.look(row, float(room_P[pair]))
+        return all(self._is_clear(pair, path.position_NJ, path.seen[pair], last) for pair in pairs)
+
+    def _at(self, planned: Planned, at_ns: int) -> tuple[_Path, int]:
+        """What is planned at the ticks, and the row of a time."""
+        on_curve = isinstance(planned, Curve)
+        path = self._path if on_curve else self._way_onto
+        if path is None or path.planned is not planned or (at_ns - path.from_ns) % self._tick_ns:
+            path = _Path(planned, at_ns, self._tick_ns, self._limits)
+            if on_curve:
+                self._path = path
+            else:
+                self._way_onto = path
+        return path, (at_ns - path.from_ns) // self._tick_ns
+
+    def _along_travel(self, curve: Curve, at_ns: int) -> FloatArray:
+        """(J,) how far the joints travel on the way to rest along the curve, rad; 0 if there is none."""
+        path, row = self._at(curve, at_ns)
+        travel_J: FloatArray = path.moved_NJ[row : path.last(row) if path.stops(row) else row].sum(axis=0)
+        return travel_J
 
     def _braking_is_clear(
         self, state: State, rest: FloatArray, pairs: list[int], room_P: FloatArray, stopping_P: FloatArray
@@ -298,17 +370,45 @@ class _Seen:
 
 
 class _Path:
-    """A curve at the ticks, and how long it takes to come to rest along it from each of them."""
+    """What is planned at the ticks, and how long it takes to come to rest along it from each of them."""
 
-    def __init__(self, curve: Curve, from_ns: int, tick_ns: int, limits: JointLimits) -> None:
-        self.curve, self.from_ns, self.tick_s = curve, from_ns, tick_ns * 1e-9
-        self.position_NJ, *derivatives = curve.table(from_ns, tick_ns)
+    def __init__(self, planned: Planned, from_ns: int, tick_ns: int, limits: JointLimits) -> None:
+        self.planned, self.from_ns, self.tick_s, self._limits = planned, from_ns, tick_ns * 1e-9, limits
+        self.position_NJ, *derivatives = self._table_NJ = planned.table(from_ns, tick_ns)
         self.moved_NJ = _moved(self.position_NJ)
         """(N - 1, J) from each tick to the next."""
         self.stop_s_N = self._shortest_stops(np.abs(np.hstack(derivatives)), limits)
         """The shortest T for which slowing down from there on keeps the limits; inf: there is none."""
         self.seen: dict[int, _Seen] = {}
         """By pair."""
+
+    def stops(self, row: int) -> bool:
+        """Whether the time can slow down from a row on."""
+        return row < len(self.stop_s_N) and bool(self.stop_s_N[row] <= LONGEST_STOP_S)
+
+    def last(self, row: int) -> int:
+        """The row where the stop from a row on ends."""
+        return row + ceil(float(self.stop_s_N[row]) / 2.0 / self.tick_s - 1e-9)
+
+    def next_stop(self, row: int, speed_scale: float) -> int | None:
+        """The first row at or after one from which there is a stop, if the rows up to it keep the limits."""
+        within = self.stop_s_N[row : row + int(LONGEST_LEAD_S / self.tick_s) + 1]
+        found = (within <= LONGEST_STOP_S).nonzero()[0]
+        if not len(found):
+            return None
+        begin, limits = row + int(found[0]), self._limits
+        position, v, a, jerk = (values[row : begin + 1] for values in self._table_NJ)
+        a_max, j_max = np.array(limits.acceleration_rad_s2), np.array(limits.jerk_rad_s3)
+        v_max = speed_scale * np.array(limits.velocity_rad_s)
+        kept = (np.abs(v + a * np.abs(a) / (2.0 * j_max)) <= v_max + SLACK_V) & (np.abs(a) <= a_max + SLACK_A)
+        kept &= (np.abs(jerk) <= j_max + _SLACK_J) | np.isinf(jerk)  # infinite: see WayOnto
+        kept &= (position >= limits.lower()) & (position <= limits.upper())
+        return begin if kept.all() else None
+
+    def knows(self, pair: int, row: int, floor: float) -> bool:
+        """Whether the pair was looked at from further back on the curve, for this floor."""
+        seen = self.seen.get(pair)
+        return seen is not None and seen.floor == floor and seen.until >= row
 
     def _shortest_stops(self, size_NK: FloatArray, limits: JointLimits) -> FloatArray:
         """``size_NK``: absolute velocity, acceleration and jerk of each joint, side by side.
@@ -367,16 +467,20 @@ class _Largest:
 class _StopAlong:
     """Coming to rest along a path from one of its rows on."""
 
-    def __init__(self, path: _Path, row: int, duration_s: float) -> None:
-        self._path, self._row, self._duration_s, self._ticks = path, row, duration_s, 0
+    def __init__(self, path: _Path, row: int, *, lead: int = 0) -> None:
+        """``lead``: the arm is so many rows before that one, which are passed as they are."""
+        self._path, self._row, self._ticks = path, row, -lead
+        self._duration_s = float(path.stop_s_N[row])
 
     def next(self) -> State:
         """The state one tick further."""
         self._ticks += 1
         path, duration_s = self._path, self._duration_s
+        if self._ticks <= 0:
+            return path.planned.sample(path.from_ns + round((self._row + self._ticks) * path.tick_s * 1e9))
         u = min(1.0, self._ticks * path.tick_s / duration_s)
         ahead_s = duration_s * u * (1.0 + u * u * (0.5 * u - 1.0))
-        position, velocity, acceleration = path.curve.sample(
+        position, velocity, acceleration = path.planned.sample(
             path.from_ns + round((self._row * path.tick_s + ahead_s) * 1e9)
         )
         rate = 1.0 - u * u * (3.0 - 2.0 * u)

@@ -34,7 +34,7 @@ MAX_TEXT_BYTES = 600
 """Of one text as JSON has it, where a character takes up to 12 bytes."""
 MAX_RESULTS = MAX_ANSWERS = 4
 """Verdicts and answers in one snapshot."""
-_TEXTS = ("fault", "hold_reason", "held", "concern", "waiting_for", "busy", "driver_fault", "exit_reason")
+_TEXTS = ("fault", "hold_reason", "held", "concern", "waiting_for", "busy", "driver_fault", "taken", "exit_reason")
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +85,10 @@ class ServoSnapshot:
     """(6,) measured joint positions."""
     measured_gripper: float
     measured_stamp_ns: int
+    tool_wrench: NDArray[np.float64] | None = None
+    """(6,) force in N and torque in Nm at the tool, measured with the joints; None without a sensor."""
+    taken: str | None = None
+    """What else has the arm, see :attr:`ArmState.taken`."""
     powered_on: bool
     enabled: bool
     servo_mode: bool
@@ -105,6 +109,7 @@ class ServoSnapshot:
         data = {name: getattr(self, name) for name in self.__dataclass_fields__}
         for name in ("command_rad", "command_velocity_rad_s", "measured_rad"):
             data[name] = data[name].tolist()
+        data["tool_wrench"] = None if self.tool_wrench is None else self.tool_wrench.tolist()
         data["state"] = int(self.state)
         for name in _TEXTS:
             data[name] = data[name] if data[name] is None else cut(data[name])
@@ -119,6 +124,8 @@ class ServoSnapshot:
             data: dict[str, Any] = json.loads(payload)
             for name in ("command_rad", "command_velocity_rad_s", "measured_rad"):
                 data[name] = np.array(data[name], dtype=np.float64)
+            if data["tool_wrench"] is not None:
+                data["tool_wrench"] = np.array(data["tool_wrench"], dtype=np.float64)
             data["state"] = ExecutorState(data["state"])
             data["results"] = tuple((int(s), bool(ok), str(why)) for s, ok, why in data["results"])
             data["answers"] = tuple((int(i), Answer(bool(a), str(b), bool(c))) for i, a, b, c in data["answers"])

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from lavla_ros.config import ConfigError
-from lavla_ros.control.arm import Arm, ArmState, DriverError, DriverKind, JointLimits
+from lavla_ros.control.arm import Arm, ArmState, DriverError, JointLimits
 from lavla_ros.jaka.client import JakaClient, RobotState
 from lavla_ros.jaka.codec import JakaProtocolError
 from lavla_ros.jaka.connection import ClientCounters
@@ -31,7 +31,7 @@ from lavla_ros.jaka.lock import ControllerLock
 from lavla_ros.jaka.status import ArmStatus, span_rad
 from lavla_ros.jaka.stream import StreamWatch, Verdict
 
-__all__ = ["JAKA_TCP", "JakaDriverConfig", "JakaTcpDriver", "leave_servo_mode"]
+__all__ = ["JakaDriverConfig", "JakaTcpDriver", "leave_servo_mode"]
 
 _log = logging.getLogger(__name__)
 _JAKA_ERRORS = (JakaConnectionError, JakaError, JakaProtocolError, SettingRefused, ControllerBusyError)
@@ -242,6 +242,8 @@ class JakaTcpDriver:
             concern=concern,
             commanded_rad=None if status is None else status.commanded_rad,
             moving=self._moving,
+            taken=None if status is None or client.in_servo_mode else status.taken,
+            tool_wrench=status.tool_wrench if status is not None and self._config.force_sensor else None,
         )
 
     def command(self, position_rad: NDArray[np.float64]) -> None:
@@ -618,6 +620,3 @@ def _leave(client: JakaClient) -> None:
     client.servo_move(False)
     if client.is_in_servo_move():
         raise JakaConnectionError("leaving servo mode was accepted, but the controller is still in it")
-
-
-JAKA_TCP = DriverKind(options=JakaDriverConfig, make=JakaTcpDriver, leave_servo=leave_servo_mode)

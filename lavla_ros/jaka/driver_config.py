@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 from lavla_ros.config import ConfigError, check, check_settings, setting
 from lavla_ros.control.arm import STILL_RAD, JointLimits
+from lavla_ros.control.gripper_options import GripperOptions
 from lavla_ros.jaka.connection import COMMAND_PORT, STATUS_PORT
 from lavla_ros.jaka.limits import SERVO_MAX_SPEED_RAD_S
 
@@ -15,7 +16,7 @@ FILTER_VELOCITY_FACTOR = 1.2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class JakaDriverConfig:
+class JakaDriverConfig(GripperOptions):
     """Where the controller is, how it is set up, and when the stream of commands counts as troubled.
 
     Raises ConfigError for a value out of range.
@@ -135,7 +136,14 @@ class JakaDriverConfig:
         unit="rad",
     )
 
-    # ---- gripper ----
+    # ---- force sensor at the flange ----
+    force_sensor: bool = setting(
+        False,
+        "The arm has a force sensor at its flange that the controller reads; what the status says of it is published. "
+        "Firmwares send zeros without one, so it has to be said.",
+    )
+
+    # ---- gripper on a tool output, unless gripper_type names a controller ----
     tool_output: int = setting(
         0,
         "Index of the tool digital output that works the gripper. The index base depends on the firmware.",
@@ -164,6 +172,7 @@ class JakaDriverConfig:
     def __post_init__(self) -> None:
         check(bool(self.host), "host", self.host, "the address of the controller, e.g. 10.5.5.100")
         check_settings(self)
+        self.check_gripper()
         check(
             self.network_timeout_s == 0 or self.network_timeout_s >= 0.05,
             "network_timeout_s",

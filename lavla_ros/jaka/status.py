@@ -56,6 +56,9 @@ class ArmStatus:
     errmsg: str
     tool_outputs: tuple[bool, ...]
     """Tool digital outputs; empty if the firmware does not send them."""
+    tool_wrench: NDArray[np.float64] | None
+    """Reading of the force sensor at the flange (6,): force in N, torque in Nm, x, y, z each; read-only. None if the
+    firmware does not send one. Zeros may mean that there is no sensor."""
 
     @property
     def error(self) -> str | None:
@@ -131,6 +134,7 @@ def parse_status(message: Mapping[str, Any], received_ns: int, received_monotoni
         errcode=str(message.get("errcode", "0x0")),
         errmsg=str(message.get("errmsg", "")),
         tool_outputs=tuple(bool(v) for v in outputs),
+        tool_wrench=_tool_wrench(message.get("torqsensor")),
     )
 
 
@@ -147,6 +151,20 @@ def span_rad(statuses: Sequence[ArmStatus], over_s: float) -> float | None:
     first = next(i for i in range(len(statuses), 0, -1) if statuses[i - 1].received_monotonic_ns <= since_ns) - 1
     recent = np.array([s.position_rad for s in statuses[min(first, len(statuses) - 3) :]])
     return float((recent.max(axis=0) - recent.min(axis=0)).max())
+
+
+def _tool_wrench(torqsensor: object) -> NDArray[np.float64] | None:
+    """The contact force out of ``[setup, [status, error code, contact force, raw reading, …]]``, six numbers each.
+
+    What is there but not so is taken for another firmware's: nothing but a topic is made of it.
+    """
+    state = torqsensor[1] if isinstance(torqsensor, list) and len(torqsensor) > 1 else None
+    numbers = finite_numbers(state[2], 6) if isinstance(state, list) and len(state) > 2 else None
+    if numbers is None:
+        return None
+    wrench = np.array(numbers, np.float64)
+    wrench.setflags(write=False)
+    return wrench
 
 
 _MANUAL_MODE, _DRAG_MODE = 1, 4

@@ -15,6 +15,7 @@ from trajectory_msgs.msg import JointTrajectory
 from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Contract
 from lavla_ros.control.approved import Approvals
+from lavla_ros.errors import FailedError
 from lavla_ros.ros.inputs import NAMELESS, UNNAMED, publishers_of
 from lavla_ros.ros.messages import MessageError, trajectory_to_chunk
 
@@ -152,6 +153,25 @@ def rivals_of(node: Any, topic: str) -> list[str]:
         if set(found) - {NAMELESS} or time.monotonic() >= node.made_s + DISCOVERY_S:
             return found
         time.sleep(0.02)
+
+
+def require_no_rival(node: Any, topic: str, obeyed: str, advice: str = "end it first") -> None:
+    """Raise FailedError if others publish ``topic`` already, see :func:`rivals_of`. ``obeyed``: "one person", say;
+    ``advice``: what to do about it."""
+    if rivals := rivals_of(node, topic):
+        raise FailedError(
+            f"{', '.join(rivals)} publishes {node.resolve_topic_name(topic)} already, and the arm obeys {obeyed}: "
+            f"{advice} ({LEASE})"
+        )
+
+
+def other_publishers(node: Any, topic: str, *, itself: bool) -> list[str]:
+    """Who else publishes ``topic``, by the names of their nodes, which may be that of ``node`` as well. ``itself``:
+    whether ``node`` publishes it."""
+    names = [publisher.node for publisher in publishers_of(node, topic)]
+    if itself and (own := node.get_fully_qualified_name()) in names:
+        names.remove(own)
+    return names
 
 
 def absolute(name: str) -> str:

@@ -5,11 +5,14 @@ from __future__ import annotations
 import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from diagnostic_msgs.msg import DiagnosticArray
+from rcl_interfaces.msg import Parameter, ParameterValue
+from rcl_interfaces.srv import SetParameters
 from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
 from rclpy.utilities import remove_ros_args
@@ -17,6 +20,8 @@ from rclpy.utilities import remove_ros_args
 from lavla_ros import topics
 from lavla_ros.errors import UserError
 from lavla_ros.ros.diagnostics import NewProblems
+
+RCLError = rclpy_implementation.RCLError
 
 
 class ServiceError(UserError, RuntimeError):
@@ -35,8 +40,14 @@ def spinning(node: Node) -> Iterator[None]:
     executor.add_node(node)
 
     def spin() -> None:
-        with suppress(ExternalShutdownException):  # Ctrl-C ends the context; the block learns of it by itself
+        # Ctrl-C ends the context; the block learns of it by itself.
+        try:
             executor.spin()
+        except ExternalShutdownException:
+            pass
+        except RCLError:  # it ended between rclpy's look at it and its use
+            if node.context.ok():
+                raise
 
     thread = threading.Thread(target=spin, name="spin", daemon=True)
     thread.start()
@@ -69,6 +80,14 @@ def answer_of(client: Any, request: Any, timeout_s: float = 10.0) -> Any:
     if not done.wait(timeout_s):
         raise ServiceError(f"service {name} did not answer within {timeout_s} s")
     return future.result()
+
+
+def set_parameter(client: Any, name: str, value: ParameterValue, otherwise: str) -> None:
+    """Set one parameter by a node's service. Raises ServiceError, ``otherwise`` and why, if it is refused."""
+    request = SetParameters.Request(parameters=[Parameter(name=name, value=value)])
+    refused = [result.reason for result in answer_of(client, request).results if not result.successful]
+    if refused:
+        raise ServiceError(f"{otherwise}: {refused[0]}")
 
 
 def watch_problems(node: Node, say: Callable[[str], None]) -> None:

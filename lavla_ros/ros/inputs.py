@@ -10,17 +10,20 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from math import inf
 from typing import Any
 
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
+from lavla_ros.contract import Contract
+from lavla_ros.recording.types import CHUNK_TOPICS
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.lifecycle import wall_ns
-from lavla_ros.ros.messages import type_name
+from lavla_ros.ros.messages import latched_topics, type_name
 from lavla_ros.ros.scope import Scope
 
 FOLLOW_PERIOD_S = 0.25
@@ -232,6 +235,16 @@ class Inputs:
         made = self._inputs[topic] = Input(self._scope.node, kind, topic, callback, **options)
         self._scope.callback(made.close)
         return made
+
+    def add_recorded(
+        self, contract: Contract, kinds: Mapping[str, Any], callback: Callable[[str, bytes], None], depth: int
+    ) -> None:
+        """Hear topics of :func:`~lavla_ros.ros.messages.recorded_topics`. ``callback``: topic, message in CDR."""
+        latched = latched_topics(contract)
+        for topic, kind in kinds.items():
+            quiet_s = inf if topic in CHUNK_TOPICS else contract.quiet_s(topic)
+            options = {"depth": depth, "latched": topic in latched, "raw": True, "quiet_s": quiet_s}
+            self.add(kind, contract.wire(topic), partial(callback, topic), **options)
 
     def __getitem__(self, topic: str) -> Input:
         return self._inputs[topic]

@@ -15,7 +15,7 @@ from sensor_msgs.msg import CompressedImage, Image, JointState
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory, JointTrajectoryPoint
 
-from lavla_ros.contract import ActionChunk, CameraSpec, Contract
+from lavla_ros.contract import IMAGE_KINDS, ActionChunk, Contract
 from lavla_ros.errors import UserError
 from lavla_ros.recording.types import CHUNK_TOPICS, EPISODE_TOPIC, EXECUTOR_TOPIC
 from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
@@ -131,15 +131,10 @@ def single_point(names: Sequence[str], after_ns: int) -> JointTrajectory:
 
 
 def recorded_topics(contract: Contract, images: str) -> dict[str, Any]:
-    """Topic → message class of everything that an episode consists of; ``images``: observation, raw, compressed."""
-
-    def of_camera(spec: CameraSpec) -> tuple[str, Any]:
-        if images == "observation":
-            return spec.observation_topic, Image
-        return (spec.topic, Image) if images == "raw" else (f"{spec.topic}/compressed", CompressedImage)
-
+    """Topic → message class of everything that an episode consists of; ``images``: one of ``IMAGE_KINDS``."""
+    kind, number = CompressedImage if images == "compressed" else Image, IMAGE_KINDS.index(images)
     return {
-        **dict(of_camera(spec) for spec in contract.cameras),
+        **{spec.topic_choices[number]: kind for spec in contract.cameras},
         **{topic: message_class(kind) for topic, kind in contract.read_topics.items()},
         **{each.topic: message_class(each.type) for each in contract.record},
         **dict.fromkeys(CHUNK_TOPICS, JointTrajectory),
@@ -147,6 +142,11 @@ def recorded_topics(contract: Contract, images: str) -> dict[str, Any]:
         EPISODE_TOPIC: String,
         EXECUTOR_TOPIC: String,
     }
+
+
+def latched_topics(contract: Contract) -> tuple[str, ...]:
+    """Those of :func:`recorded_topics` whose newest message counts, however old it is."""
+    return contract.instruction_topic, EPISODE_TOPIC, EXECUTOR_TOPIC
 
 
 def message_class(name: str) -> Any:

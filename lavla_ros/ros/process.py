@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import gc
 import os
 import signal
@@ -10,6 +11,7 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from typing import NoReturn
 
 import rclpy
 from rclpy.exceptions import NameValidationException
@@ -39,9 +41,21 @@ def secured() -> Iterator[None]:
         ) from None
 
 
-def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None) -> int:
-    """Run one node until SIGINT, SIGTERM, SIGHUP, its starter's end (:mod:`lavla_ros.lifeline`) or its own; the exit
-    status: 0 clean, 1 when it could not come up, or the one that it finished with.
+def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None) -> NoReturn:
+    """Run one node until SIGINT, SIGTERM, SIGHUP, its starter's end (:mod:`lavla_ros.lifeline`) or its own, and end the
+    process with 0 (clean), 1 when it could not come up, or the status that it finished with.
+    """
+    status = _run(factory, argv)
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    # Python's own way takes seconds over what a node has loaded, and the library of some objects goes before they do,
+    # which fills the screen with complaints below the one line that a person should read.
+    os._exit(status)
+
+
+def _run(factory: Callable[[], LavlaNode], argv: Sequence[str] | None) -> int:
+    """The exit status.
 
     Signals wake the spin loop through a pipe instead of raising in the middle of a callback, so
     one or several of them, at any moment, end in the same orderly way: safe, then gone.
@@ -96,4 +110,3 @@ def run_node(factory: Callable[[], LavlaNode], argv: Sequence[str] | None = None
         rclpy.try_shutdown()
         if role is not None:
             role.close()
-        gc.freeze()  # and Python's last collection would take seconds over it

@@ -6,12 +6,17 @@ from dataclasses import dataclass
 
 from lavla_ros.config import check, check_settings, setting
 from lavla_ros.control.arm import STILL_RAD
-
-JOINT_TRAJECTORY, FORWARD_POSITION, NONE = "joint_trajectory", "forward_position", "none"
+from lavla_ros.control.gripper_options import (
+    FORWARD_POSITION,
+    JOINT_TRAJECTORY,
+    GripperOptions,
+    check_full_name,
+    command_topic,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ros2ControlOptions:
+class Ros2ControlOptions(GripperOptions):
     """Which controllers move arm and gripper, and where their state is found. Raises ConfigError."""
 
     controller: str = setting(
@@ -52,53 +57,21 @@ class Ros2ControlOptions:
         "Topic (std_msgs/Bool) that says whether the arm obeys, like a UR's "
         "/io_and_status_controller/robot_program_running. Empty: an arm whose state arrives counts as enabled.",
     )
-    gripper_type: str = setting(
-        NONE,
-        "joint_trajectory or forward_position, as controller_type, for a gripper that has a controller of its own.",
-        choices=(NONE, JOINT_TRAJECTORY, FORWARD_POSITION),
-    )
-    gripper_controller: str = setting("/gripper_controller", "Controller that moves the gripper, with its namespace.")
-    gripper_joint: str = setting("", "The gripper's joint, as its controller and state_topic name it.")
-    gripper_open: float = setting(0.0, "Position of the gripper's joint if it is open, rad or m.")
-    gripper_closed: float = setting(0.0, "Position of the gripper's joint if it is closed, rad or m.")
-    gripper_time_s: float = setting(
-        0.5, "Time that the gripper's joint_trajectory_controller is given.", low=0.01, high=60.0, unit="s"
+    gripper_state_topic: str = setting(
+        "", "Where the gripper's joint is published, as sensor_msgs/JointState; empty: on state_topic."
     )
 
     def __post_init__(self) -> None:
         check_settings(self)
-        for name in ("controller", "state_topic", "enabled_topic", "gripper_controller"):
-            value = getattr(self, name)
-            check(
-                value.startswith("/") or (name == "enabled_topic" and not value),
-                name,
-                value,
-                "a full name, with a slash before it: the driver runs in no namespace",
-            )
+        if not self.gripper_state_topic:
+            object.__setattr__(self, "gripper_state_topic", self.state_topic)
+        for name in ("controller", "state_topic", *(("enabled_topic",) if self.enabled_topic else ())):
+            check_full_name(name, getattr(self, name))
         check(len(set(self.joints)) == len(self.joints), "joints", self.joints, "each name once")
-        if self.gripper_type != NONE:
-            check(bool(self.gripper_joint), "gripper_joint", self.gripper_joint, "the joint of the gripper")
-            check(
-                self.gripper_open != self.gripper_closed,
-                "gripper_closed",
-                self.gripper_closed,
-                f"another position than gripper_open ({self.gripper_open})",
-            )
-            check(
-                self.gripper_joint not in self.joints,
-                "gripper_joint",
-                self.gripper_joint,
-                "a joint that is not the arm's",
-            )
+        self.check_gripper()
 
     @property
     def topics(self) -> tuple[str, ...]:
         """What the driver reads and writes, by its full names."""
-        commands = [_command_topic(self.controller_type, self.controller)]
-        if self.gripper_type != NONE:
-            commands.append(_command_topic(self.gripper_type, self.gripper_controller))
-        return (self.state_topic, *commands)
-
-
-def _command_topic(kind: str, controller: str) -> str:
-    return f"{controller}/{'joint_trajectory' if kind == JOINT_TRAJECTORY else 'commands'}"
+        arm = (self.state_topic, command_topic(self.controller_type, self.controller))
+        return tuple(dict.fromkeys((*arm, *self.gripper_topics)))

@@ -79,9 +79,11 @@ class Starvation:
         silent = {i.topic: i for i in self._inputs.streams() if i.is_missed(now_ns, self._silent_after_s)}
         causes = [found.absence(now_ns) for found in silent.values()]
         newest_ns = self._stamps_ns.get(self._reference)
+        quiet_s = {i.topic: i.quiet_s for i in self._inputs.streams()}  # what holds for so long may be as old
         for topic, stamp_ns in self._stamps_ns.items():
             apart_s = (stamp_ns - newest_ns) * 1e-9 if newest_ns is not None else 0.0
-            if abs(apart_s) > CLOCK_TOLERANCE_S and not {topic, self._reference} & set(silent):
+            one_clock = -max(CLOCK_TOLERANCE_S, quiet_s.get(topic, 0.0)) <= apart_s <= CLOCK_TOLERANCE_S
+            if not one_clock and not {topic, self._reference} & set(silent):
                 causes.append(f"stamps of {topic} are {apart_s:+.1f} s from those of {self._reference}")
         if new["steps.dropped.no_instruction"]:
             topic = self._inputs[self._contract.wire(self._contract.instruction_topic)].topic

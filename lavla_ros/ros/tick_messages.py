@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
+from geometry_msgs.msg import WrenchStamped
 from numpy.typing import NDArray
 from sensor_msgs.msg import JointState
 from trajectory_msgs.msg import JointTrajectory
@@ -18,6 +19,9 @@ from lavla_ros.episode import ExecutorReport
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.lifecycle import set_stamp, wall_ns
 from lavla_ros.ros.messages import MessageError, joint_state, single_point
+
+FORCE_SENSOR_FRAME = "force_sensor"
+"""The frame that wrenches are in: the sensor's own, as its maker has it."""
 
 
 class TickMessages:
@@ -34,6 +38,8 @@ class TickMessages:
         commands = named if in_joint_space else (*joints, *_grippers(contract.action.dims))
         self._state = joint_state(states)
         self._command = single_point(commands, tick_ns)
+        self._wrench = WrenchStamped()
+        self._wrench.header.frame_id = FORCE_SENSOR_FRAME
         self._state_indices = [joints.index(n) if n in joints else None for n in states]
         self._command_indices = [joints.index(n) if n in joints else None for n in commands]
 
@@ -42,6 +48,15 @@ class TickMessages:
         self._state.position = _pick(self._state_indices, snapshot.measured_rad, snapshot.measured_gripper)
         set_stamp(self._state.header.stamp, snapshot.measured_stamp_ns)
         return self._state
+
+    def wrench(self, snapshot: ServoSnapshot) -> WrenchStamped | None:
+        """What presses on the tool, stamped like the state that it was measured with; None without a sensor."""
+        if snapshot.tool_wrench is None:
+            return None
+        force, torque = self._wrench.wrench.force, self._wrench.wrench.torque
+        force.x, force.y, force.z, torque.x, torque.y, torque.z = snapshot.tool_wrench.tolist()
+        set_stamp(self._wrench.header.stamp, snapshot.measured_stamp_ns)
+        return self._wrench
 
     def command(self, snapshot: ServoSnapshot) -> JointTrajectory:
         """What was commanded, stamped with its tick; due one tick later."""
@@ -116,7 +131,7 @@ def announcement(snapshot: ServoSnapshot | None, fault: str | None = None, slow:
     return ExecutorReport(
         state=state.name.lower(),
         fault=fault,
-        reason=snapshot.held or snapshot.hold_reason,
+        reason=snapshot.held or snapshot.hold_reason or (f"the arm is {snapshot.taken}" if snapshot.taken else ""),
         held=snapshot.held,
         waiting_for=snapshot.waiting_for,
         since_ns=snapshot.since_ns,

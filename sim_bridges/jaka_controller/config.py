@@ -50,6 +50,8 @@ class ControllerConfig:
     """Whether the status push has the commanded joint_position; older firmware has not."""
     reports_modes: bool = True
     """Whether the status push has drag_status and task_mode; older firmware has not."""
+    force_sensor: bool = False
+    """Whether the status push has torqsensor, as with a force sensor at the flange."""
     power_on_s: float = setting(0.05, low=0.0, high=600.0)
     """Number of seconds that switching the power on takes."""
     enable_s: float = setting(0.05, low=0.0, high=600.0)

@@ -185,6 +185,9 @@ class ControllerEmulator:
             message["joint_position"] = joints_to_deg(s.commanded_rad)
         if config.reports_modes:
             message |= {"drag_status": s.drag, "task_mode": 4 if s.drag else 1 if s.manual else 2}
+        if config.force_sensor:
+            read = list(self.faults.tool_wrench)
+            message["torqsensor"] = [["10.5.5.101", 55555, [0.0, [0.0, 0.0, 0.0]]], [1, 0, read, read, read]]
         if config.reports_safety:
             message |= {
                 "on_soft_limit": int(s.on_soft_limit),

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
-from lavla_ros.config import check_settings, from_plain, setting
+from lavla_ros.config import check, check_settings, from_plain, setting
 
 Garble = Literal["", "malformed", "truncated", "oversized", "nameless"]
 
@@ -44,6 +44,8 @@ class Faults:
     """Servo mode ends, once; nothing says so."""
     drag: bool = False
     """Drag mode, switched at the arm: guided by hand. Servo mode ends where it was on."""
+    tool_wrench: tuple[float, ...] = (0.0,) * 6
+    """What the force sensor at the flange reads: force, N, and torque, Nm (if the controller has one)."""
     manual: bool = False
     """Manual mode, switched at the pendant."""
     hand_speed_rad_s: float = setting(0.0, low=0, high=1e9)
@@ -67,6 +69,7 @@ class Faults:
 
     def __post_init__(self) -> None:
         check_settings(self)
+        check(len(self.tool_wrench) == 6, "tool_wrench", self.tool_wrench, "six numbers: three forces, three torques")
 
     def update(self, changes: Mapping[str, Any]) -> None:
         """Set switches by name, all or none. Raises ConfigError naming what is unknown or wrong, and what there is."""

@@ -363,4 +363,6 @@ def test_the_shipped_configuration_is_valid():
     config.driver(config.executor_config(config.load_contract()))
     with pytest.raises(ConfigError, match="heartbeat_hold_s"):
         ServoConfig(contract="jaka_minicobo", heartbeat_hold_s=5.0)
+    with pytest.raises(ConfigError, match=r"ramp_timeout_s.*at least 1\.8 with a scene"):
+        ServoConfig(contract="jaka_minicobo", scene="tabletop", ramp_timeout_s=1.0)
     assert CONTRACT.robot == "jaka_minicobo"

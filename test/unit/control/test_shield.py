@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from dataclasses import replace
 from math import ceil
 
@@ -13,21 +14,25 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from benchmarks.config import SceneBench
-from benchmarks.public_arms import ARMS
-from benchmarks.scene import BLOCK, Cell, _file, _written, run
+from benchmarks.public_arms import ARMS, as_arm
+from benchmarks.scene import BLOCK, SPARE_M, Cell, Incident, _file, _written, run, summary
 from lavla_ros.config import ConfigError, from_plain
+from lavla_ros.control.arms import arm_named
 from lavla_ros.control.chain import Chain
 from lavla_ros.control.clearance import Clearance, capsules_of, clearance_of
 from lavla_ros.control.executor import ExecutorState
 from lavla_ros.control.kinematics import ChainKinematics
+from lavla_ros.control.limiter import Limiter
 from lavla_ros.control.scene import Box, Scene, Workspace, load_scene
-from lavla_ros.control.shield import Shield
+from lavla_ros.control.shield import LONGEST_LEAD_S, Shield
 from lavla_ros.control.stopping import brake_path, brake_step, stop_range, stop_travel
 from lavla_ros.jaka.arm import MINICOBO
 
 LOW = over(0.06)
 DOWN = over(-0.10) - LOW
 """From LOW into the table."""
+SPARED = 11055
+"""A plan of the campaign that keeps more than 10 mm from everything, though braking would not on the way."""
 
 
 def slacks_of(bench):
@@ -110,14 +115,17 @@ def test_what_is_not_looked_at_would_not_have_changed_the_decision(seed, monkeyp
     def is_clear(path_NJ):
         return all(looked.slacks(position).min() >= -1e-6 for position in path_NJ)
 
-    def admits(shield, state, curve, at_ns):
+    def admits(shield, state, planned, at_ns, speed_scale):
+        admitted = taken(shield, state, planned, at_ns, speed_scale)
         allowed = is_clear(brake_path(state, *limits, TICK_S))
-        if not allowed and curve is not None and (path := shield._path) is not None:
-            row = (at_ns - path.from_ns) // (8 * MS)
-            seconds = path.stop_s_N[row] if row < len(path.stop_s_N) else np.inf
-            allowed = seconds < 1.0 and is_clear(path.position_NJ[row : row + ceil(seconds / 2 / TICK_S) + 1])
-        decisions.append((allowed, taken(shield, state, curve, at_ns)))
-        return decisions[-1][1]
+        for path in (shield._path, shield._way_onto):
+            if not allowed and path is not None and path.planned is planned:
+                row = (at_ns - path.from_ns) // (8 * MS)
+                if (begin := path.next_stop(row, speed_scale)) is not None:
+                    last = begin + ceil(path.stop_s_N[begin] / 2 / TICK_S)
+                    allowed = is_clear(path.position_NJ[row : last + 1])
+        decisions.append((allowed, admitted))
+        return admitted
 
     monkeypatch.setattr(Shield, "admits", admits)
     random = np.random.default_rng(seed)
@@ -130,16 +138,138 @@ def test_what_is_not_looked_at_would_not_have_changed_the_decision(seed, monkeyp
     assert decisions and all(allowed == admitted for allowed, admitted in decisions)
 
 
+@pytest.mark.parametrize("name", ["jaka_zu5", "panda"])
+def test_the_known_way_to_rest_is_clear_of_every_pair(name, monkeypatch):
+    """Also of pairs that braking would not come near: a stop along the curve goes elsewhere, and further. The first
+    plan is held where only that stop comes near one."""
+    cell, taken, ways = cell_of(name), Shield.admits, []
+    limits = cell.limits
+
+    def admits(shield, state, *planned):
+        admitted = taken(shield, state, *planned)
+        if admitted and not shield._floor_P.any():
+            stop = shield._stop
+            if stop is None:
+                path_NJ = brake_path(state, np.array(limits.acceleration_rad_s2), np.array(limits.jerk_rad_s3), TICK_S)
+            else:
+                stop = copy(stop)
+                path_NJ = [stop.next()[0] for _ in range(ceil(stop._duration_s / TICK_S) - stop._ticks + 1)]
+            ways.append((stop is None, min(cell.looked.slacks(position).min() for position in path_NJ)))
+        return admitted
+
+    monkeypatch.setattr(Shield, "admits", admits)
+    for seed in (1079, *range(8)):
+        cell.follow(seed)
+    assert min(slack for _, slack in ways) >= -1e-5
+    assert {braking for braking, _ in ways} == {True, False}
+
+
+def test_what_is_planned_goes_on_where_braking_would_lead_into_something(monkeypatch):
+    """The plan keeps its distance, and is not stopped. Held there, the arm goes on to where it can slow down."""
+    arm, taken, leads = arm_named("jaka_zu5"), Shield.admits, {}
+    cell = Cell(arm.chain, arm)
+
+    def admits(shield, *planned):
+        admitted = taken(shield, *planned)
+        leads[len(leads)] = 0 if shield._stop is None else -shield._stop._ticks
+        return admitted
+
+    monkeypatch.setattr(Shield, "admits", admits)
+    followed = cell.follow(SPARED)
+    assert followed.stops == 0 and followed.free_m >= 0.01 and followed.excess <= 0.0
+    ticks = [tick for tick, lead in leads.items() if lead > 0]
+    assert ticks and max(leads.values()) <= LONGEST_LEAD_S / TICK_S
+    for tick in ticks:
+        monkeypatch.setattr("benchmarks.scene._incident", lambda _, tick=tick: Incident(kind="hold", tick=tick))
+        held = cell.follow(SPARED)
+        assert held.rested and not held.closer and held.excess <= 0.0 and held.ticks < followed.ticks
+
+
+def cell_of(name):
+    chain, limits = ARMS[name]
+    return Cell(chain, as_arm(chain, limits))
+
+
 @pytest.mark.parametrize("name", ARMS)
 def test_five_arms_keep_their_distance_and_stop_only_with_need(name):
-    chain, limits = ARMS[name]
-    own = {"limits": limits, "chain": chain, "start_rad": (), "poses": {}, "capsules": ()}
-    cell = Cell(chain, replace(MINICOBO, joint_names=chain.joint_names, **own))
+    cell = cell_of(name)
     found = [cell.follow(seed) for seed in range(15)]
     assert min(each.worst_m for each in found) >= -1e-5
     assert max(each.excess for each in found) <= 0.0
     assert not any(each.needless for each in found) and all(each.rested for each in found)
     assert any(each.stops for each in found) and any(not each.stops for each in found), "plans of both kinds"
+
+
+ZU5_STOPPED, ZU5_NEAR = (11, 28, 32), (17,)
+"""Plans of the Zu5 that lead into something, and one that keeps 11 to 12 mm more than every margin."""
+
+
+def without_a_shield(cell, monkeypatch):
+    monkeypatch.setattr(Shield, "admits", lambda *_: True)
+    return ZU5_STOPPED, "closer_than_a_margin"
+
+
+def with_margins_smaller_by_3_mm(cell, monkeypatch):
+    cell.kept = clearance_with(cell, -0.003)
+    return ZU5_STOPPED, "closer_than_a_margin"
+
+
+def with_margins_larger_by_15_mm(cell, monkeypatch):
+    cell.kept = clearance_with(cell, 0.015)
+    return ZU5_NEAR, "stopped_needlessly"
+
+
+def with_acceleration_higher_by_5_percent(cell, monkeypatch):
+    limits = replace(cell.limits, acceleration_rad_s2=tuple(1.05 * a for a in cell.limits.acceleration_rad_s2))
+    cell.config = replace(cell.config, limits=limits)
+    return (1,), "beyond_a_limit"
+
+
+def without_brakes(cell, monkeypatch):
+    monkeypatch.setattr(Limiter, "brake", lambda _: None)
+    return (1, 2), "not_at_rest_in_the_end"
+
+
+def clearance_with(cell, more_m):
+    scene = replace(cell.scene, margin_m=cell.scene.margin_m + more_m, self_margin_m=cell.scene.self_margin_m + more_m)
+    return Clearance(cell.arm.chain, cell.arm.capsules, scene)
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        without_a_shield,
+        with_margins_smaller_by_3_mm,
+        with_margins_larger_by_15_mm,
+        with_acceleration_higher_by_5_percent,
+        without_brakes,
+    ],
+)
+def test_the_campaign_counts_what_a_broken_arm_does(broken, monkeypatch):
+    """A campaign without violations says something only if it would have found them."""
+    cell = cell_of("jaka_zu5")
+    seeds, counted = broken(cell, monkeypatch)
+    assert summary([cell.follow(seed) for seed in seeds])[counted] == len(seeds)
+    monkeypatch.undo()
+    whole = cell_of("jaka_zu5")
+    assert summary([whole.follow(seed) for seed in seeds])[counted] == 0
+
+
+def test_the_campaign_looks_at_every_tick_on_which_something_is_near():
+    cell, random = cell_of("jaka_zu5"), np.random.default_rng(0)
+    near = 0
+    for _ in range(12):
+        points = np.cumsum(random.uniform(-0.02, 0.02, (80, 6)) + random.uniform(-0.01, 0.01, 6), axis=0)
+        path_NJ = random.uniform(-1.5, 1.5, 6) + points
+        exact, found = cell.worst(path_NJ, fully=True), cell.worst(path_NJ)
+        assert found == exact if exact < SPARE_M else found >= SPARE_M
+        near += exact < SPARE_M
+    assert 0 < near < 12
+
+
+def test_the_benchmark_has_plans_for_every_arm_that_it_names():
+    arms = SceneBench().arms
+    assert [run(SceneBench(arms=(name,), plans=1))[name]["plans"] for name in arms] == [1] * len(arms)
 
 
 def test_a_campaign_goes_on_where_it_was_interrupted(tmp_path):

@@ -88,7 +88,7 @@ def free_port() -> int:
     return port
 
 
-def wait_until(condition: Callable[[], bool], timeout_s: float = 3.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 20.0) -> None:
     """Poll until the condition holds; fails the test where it never does."""
     deadline = time.monotonic() + timeout_s
     while not condition():

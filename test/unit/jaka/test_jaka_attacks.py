@@ -73,8 +73,7 @@ class Rider:
         self.concern: str | None = None
         self.fault: str | None = None
         self.concern_s = self.fault_s = float("inf")
-        self.sent = self.cycles = self.late_cycles = 0
-        self.started = time.monotonic()
+        self.cycles = self.late_cycles = 0
 
     def ride(
         self,
@@ -84,15 +83,16 @@ class Rider:
         stop: bool = True,
         until: Callable[[], bool] = lambda: False,
     ) -> None:
-        """``stop``: a concern or fault brakes, for good."""
-        self.started = at = time.monotonic()
-        first, elapsed = self.velocity, 0.0
-        while (now := time.monotonic()) < self.started + seconds and not until():
+        """``stop``: a concern or fault brakes, for good. Time is counted in cycles: while this machine has no core for
+        them nothing can be noticed."""
+        at = time.monotonic()
+        first, elapsed, begun = self.velocity, 0.0, self.cycles
+        while (ridden_s := (self.cycles - begun) * PERIOD_S) < seconds and not until():
             state = self.driver.read()
             if state.concern is not None and self.concern is None:
-                self.concern, self.concern_s = state.concern, now - self.started
+                self.concern, self.concern_s = state.concern, ridden_s
             if state.fault is not None and self.fault is None:
-                self.fault, self.fault_s = state.fault, now - self.started
+                self.fault, self.fault_s = state.fault, ridden_s
             q = float(self.position[0])
             if stop and (self.concern or self.fault):
                 q, self.velocity, self.acceleration = brake_step(

@@ -343,6 +343,21 @@ def test_status_fields_are_tolerant_of_firmwares() -> None:
     assert parse_status({**base, "task_mode": 1}, 1, 2).taken == "in manual mode"
     assert "program" in str(parse_status({**base, "task_mode": 2, "interp_state": 3}, 1, 2).taken)
     assert parse_status({**base, "errcode": "0x10F", "errmsg": "drive"}, 1, 2).fault == "controller error (0x10F drive)"
+
+
+def test_the_force_at_the_tool_is_what_the_status_says_it_is_or_unknown() -> None:
+    base = {"joint_actual_position": [0.0] * 6}
+    setup, read = ["10.5.5.101", 55555, [0.4, [0, 0, 20]]], [1.0, -2.0, 3.0, 0.1, 0.2, 0.3]
+
+    def wrench(torqsensor: object) -> object:
+        return parse_status({**base, "torqsensor": torqsensor}, 1, 2).tool_wrench
+
+    found = wrench([setup, [1, 0, read, [9.0] * 6, [9.0] * 6]])
+    assert isinstance(found, np.ndarray) and found.tolist() == read and not found.flags.writeable
+    assert parse_status(base, 1, 2).tool_wrench is None
+    no_readings = ([], {}, "on", [setup], [setup, None], [setup, [1, 0]], [setup, [1, 0, read[:5]]])
+    for other in (*no_readings, [[0] * 6] * 3, [setup, [1, 0, [*read[:5], 1e999]]]):
+        assert wrench(other) is None, other
     assert parse_status({**base, "emergency_stop": "1", "protective_stop": 1}, 1, 2).fault == "emergency stop pressed"
     joints = [{"joint_actual_position": j} for j in ([1], [math.inf] * 6, ["0"] * 6, None)]
     for bad in ({"enabled": "perhaps"}, {"enabled": [1]}, {"tio_dout": 3}, *joints):
