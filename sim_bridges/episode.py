@@ -6,13 +6,14 @@ An evaluation, the lock-step node, a recording and the measurement of an expert 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from lavla_ros.contract import ActionChunk, Contract, Observation
+from lavla_ros.contract import ActionChunk, Contract, Observation, require_same_contract
+from lavla_ros.episode import PERSON
 from lavla_ros.errors import UserError
 from sim_bridges.world import Disturbance, Environment, EpisodePlan, Expert, OnFrame, PlaysByItself
 
@@ -205,6 +206,92 @@ class ExpertActor(Actor):
 
     def chunk(self, observation: Observation) -> ActionChunk:
         return self._expert.chunk()
+
+
+class Plans(Protocol):
+    """A policy in this process, or one that is served to it."""
+
+    @property
+    def contract(self) -> Contract: ...
+
+    def reset(self) -> None: ...
+
+    def predict(self, observation: Observation) -> ActionChunk: ...
+
+
+class PolicyActor(Actor):
+    """A policy, asked at every replanning step."""
+
+    needs_images = True
+    done = False
+
+    def __init__(self, policy: Plans, contract: Contract, *, every: int, named: str) -> None:
+        """Raises ContractError if the policy was trained under another contract."""
+        self.every, self._policy = every, policy
+        ours, theirs = f"the suite (contract {contract.name})", f"policy {named}"
+        require_same_contract(contract, policy.contract, ours_from=ours, theirs_from=theirs)
+
+    def reset(self, plan: EpisodePlan) -> None:
+        self._policy.reset()
+
+    def chunk(self, observation: Observation) -> ActionChunk:
+        return self._policy.predict(observation)
+
+
+def load_actor(checkpoint: str, contract: Contract, *, every: int, device: str) -> PolicyActor:
+    """A checkpoint in this process. Raises CheckpointError, ContractError."""
+    from lavla_ros.policy.policy import load_policy  # imports torch
+
+    # One thread: sums in another order would be other bits.
+    policy = load_policy(checkpoint, device=device, threads=1)
+    return PolicyActor(policy, contract, every=every, named=checkpoint)
+
+
+class CorrectedPolicy(Actor):
+    """A policy acts, and the suite's expert corrects it as a person would: it takes over when there is no progress, and
+    gives the arm back when there is. Asked at every step."""
+
+    every = 1
+    needs_images = done = False
+
+    def __init__(
+        self,
+        policy: Actor,
+        expert: Expert,
+        environment: Environment,
+        *,
+        patience_steps: int,
+        told: Callable[[str, int], None],
+    ) -> None:
+        """``patience_steps``: steps without a better score after which the expert takes over. ``told`` hears who acts
+        (policy or person), and from which of the simulator's times on (ns), at the start and at every change."""
+        self._policy, self._expert, self._environment = policy, expert, environment
+        self._patience_steps, self._told = patience_steps, told
+
+    def reset(self, plan: EpisodePlan) -> None:
+        self._policy.reset(plan)
+        self._person, self._step = False, 0
+        self._best, self._best_at = self._environment.outcome().score, 0
+        self._planned: tuple[int, ActionChunk] | None = None
+
+    def chunk(self, observation: Observation) -> ActionChunk:
+        score, stamp_ns = self._environment.outcome().score, observation.stamp_ns
+        progress = score > self._best
+        if progress:
+            self._best, self._best_at = score, self._step
+        person = not progress and (self._person or self._step - self._best_at >= self._patience_steps)
+        if self._step == 0 or person != self._person:
+            self._person, self._planned = person, None
+            self._expert.reset()
+            self._told(PERSON if person else "policy", stamp_ns)
+        step, self._step = self._step, self._step + 1
+        if person:
+            return self._expert.chunk()
+        if self._planned is None or step - self._planned[0] >= self._policy.every:
+            # what it gets is the contract's, whatever a recording is shown
+            self._planned = step, self._policy.chunk(self._environment.observe(images=True))
+        began, chunk = self._planned
+        return replace(chunk, stamp_ns=stamp_ns, actions_HA=chunk.actions_HA[step - began :])
 
 
 class PlayedExpert(ExpertActor):

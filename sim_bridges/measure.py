@@ -17,7 +17,7 @@ from lavla_ros.config import ConfigError, parse_options
 from lavla_ros.contract import Contract
 from lavla_ros.errors import one_line_errors
 from sim_bridges.episode import Episode, ExpertActor, PlayedExpert, run_episode
-from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts
+from sim_bridges.suites import choose_tasks, load_suite, make_plans, protocol_starts, require_experts
 from sim_bridges.world import Environment, EpisodePlan, HasDisturbance, PlaysByItself, SuiteError
 
 
@@ -71,7 +71,9 @@ def measure(config: MeasureConfig) -> list[tuple[EpisodePlan, Episode]]:
     """All episodes, lines printed for each task. Raises SuiteError, and what making the simulator raises."""
     suite = load_suite(config.suite, parse_options(config.options))
     seed = suite.rules.seed if config.seed is None else config.seed
-    starts = protocol_starts(suite, choose_tasks(suite, config.tasks), episodes=config.episodes, seed=seed)
+    tasks = choose_tasks(suite, config.tasks)
+    require_experts(suite, tasks)
+    starts = protocol_starts(suite, tasks, episodes=config.episodes, seed=seed)
     measured: list[tuple[EpisodePlan, Episode]] = []
     for task, of_task in starts.items():
         plans = make_plans({task: of_task}, max_steps=suite.rules.max_steps)

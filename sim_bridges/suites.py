@@ -17,7 +17,7 @@ from typing import Any, get_type_hints
 from lavla_ros.config import ConfigError, from_plain
 from lavla_ros.plugins import find
 from lavla_ros.yaml_text import load_yaml
-from sim_bridges.world import EpisodePlan, EpisodeStart, Options, Suite, SuiteError
+from sim_bridges.world import EpisodePlan, EpisodeStart, HasTasksWithoutExpert, Options, Suite, SuiteError
 from sim_bridges.worlds import SUITES
 
 
@@ -107,6 +107,13 @@ def choose_tasks(suite: Suite, wanted: Sequence[str]) -> tuple[str, ...]:
             known = "\n  ".join(f"{i}: {name}" for i, name in enumerate(suite.tasks))
             raise SuiteError(f"suite {suite.name} has no task {text!r}; it has\n  {known}")
     return tuple(task for task in suite.tasks if task in names)
+
+
+def require_experts(suite: Suite, tasks: Sequence[str]) -> None:
+    """Raises SuiteError if the suite knows that one of the tasks has no scripted expert."""
+    if isinstance(suite, HasTasksWithoutExpert):
+        for task in tasks:
+            suite.require_expert(task)
 
 
 def protocol_starts(suite: Suite, tasks: Sequence[str], *, episodes: int, seed: int) -> dict[str, list[EpisodeStart]]:

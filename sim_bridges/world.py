@@ -271,6 +271,14 @@ class HasScenes(Protocol):
 
 
 @runtime_checkable
+class HasTasksWithoutExpert(Protocol):
+    """A suite in which not every task has a scripted expert."""
+
+    def require_expert(self, task: str) -> None:
+        """Raises SuiteError if the task has none, before any simulator is made; it names the reason."""
+
+
+@runtime_checkable
 class HasPhrasings(Protocol):
     """An environment whose instructions can be said in several ways; recordings keep them, to train on."""
 

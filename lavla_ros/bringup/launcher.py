@@ -42,6 +42,8 @@ READY_TIMEOUT_S = 600.0
 READY_NOTICE_S = 30.0
 """How often a person is told what the start-up waits for."""
 _LAST_LINES = 20
+_FAREWELL = re.compile(r"nanobind: |See https://nanobind\.|\s- (leaked |\.\.\. skipped )")
+"""What the bindings of ruckig and others say as a process ends with an error, longer than the error itself."""
 
 
 class LaunchError(UserError, RuntimeError):
@@ -97,7 +99,8 @@ class _Running:
                 self.ready = True
                 self._events.put(_Event("ready", self.process.name))
             if not text.startswith("lavla-ready "):
-                self.lines.append(text)
+                if not _FAREWELL.match(text):
+                    self.lines.append(text)
                 self._output.write(self.process.name, text)
 
     def _watch(self) -> None:

@@ -40,7 +40,17 @@ def record_person(
     _beside(stack, stack_arguments, console, out)
 
 
-def open_console(stack: str, arguments: Mapping[str, str], *, mapping: str, host: str, port: int, token: str) -> None:
+def open_console(
+    stack: str,
+    arguments: Mapping[str, str],
+    *,
+    mapping: str,
+    device: str = "",
+    host: str,
+    port: int,
+    token: str,
+    models: Path | None = None,
+) -> None:
     """Until it is ended. Raises what :func:`record_person` does; AccessError if others could use it unasked."""
     check_access(host, token)
     defaults = {argument.name: str(argument.default) for argument in read_arguments(stack)}
@@ -49,13 +59,23 @@ def open_console(stack: str, arguments: Mapping[str, str], *, mapping: str, host
     given = {**defaults, **arguments}
     console = ["lavla_ros.nodes.console", "--contract", given["contract"], "--bags", given["bags"], "--title", stack]
     console += ["--host", host, "--port", str(port), *(["--token", token] if token else [])]
+    if "policy" in given:
+        console += ["--policy", given["policy"], "--approved", given.get("approved", "")]
+    if models is not None:
+        if "policy" not in given:
+            raise SessionError(f"the stack {stack} runs no model: leave out --models, or take jaka_policy")
+        if not models.is_dir():
+            raise SessionError(f"--models {models} is no folder; give the one that holds the checkpoints")
+        console += ["--models", str(models)]
     steering = []
+    if device and (not mapping or load_mapping(mapping).device == TOPIC):
+        raise SessionError(f"--device {device} moves nothing: say with --mapping, like gamepad, what its inputs do")
     if mapping:
-        if (device := load_mapping(mapping).device) == "keyboard":
+        if (device or load_mapping(mapping).device) == "keyboard":
             raise SessionError(
                 'the console has no keys of a terminal: give --mapping "", and run lavla teleop in another'
             )
-        console += ["--pad", mapping] if device == TOPIC else []
+        console += ["--mapping", mapping]
         steering.append(
             Process(
                 name="teleop",
@@ -63,7 +83,13 @@ def open_console(stack: str, arguments: Mapping[str, str], *, mapping: str, host
                 is_node=True,
                 ready=NODE_READY,
                 optional=True,
-                parameters={"contract": given["contract"], "mapping": mapping, "diagnostics_period_s": STEERED_S},
+                after=("gamepad",),
+                parameters={
+                    "contract": given["contract"],
+                    "mapping": mapping,
+                    "device": device,
+                    "diagnostics_period_s": STEERED_S,
+                },
             )
         )
     _beside(stack, arguments, console, Path(given["bags"]).expanduser(), steering)

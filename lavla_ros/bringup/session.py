@@ -45,7 +45,7 @@ class Session:
             folder = starting.enter_context(run_dir())
             self.stack = self._load(folder)
             environment, pass_fds = starting.enter_context(stack_domain(self.stack))
-            environment = ros_environment() | environment
+            self.environment = environment = ros_environment() | environment
             self._launcher = Launcher(self.stack, log=log, environment=environment, pass_fds=pass_fds)
             starting.callback(self._launcher.stop)
             for line in notices(self.stack, environment):

@@ -69,6 +69,7 @@ COMMANDS = {
     "latent decode": Command("latent", "decode", "Turn codes back into action chunks."),
     "latent inspect": Command("latent", "inspect", "Show what the codes of a latent action model mean."),
     "view": Command("view", "view", "Look at a recorded episode: a picture, Rerun, a layout for Foxglove."),
+    "view live": Command("view", "live", "Look at a running stack with Foxglove."),
     "train": Command("train", "train", "Train a policy on a dataset.", parses=True),
     "export": Command("train", "export", "Write a policy with its adapters merged into its backbone, or them alone."),
     "eval": Command("evaluate", "evaluate", "Evaluate a policy in lock-step with a simulator."),
@@ -94,6 +95,7 @@ COMMANDS = {
     "bench safety": Command("bench", "safety", "Measure what the arm does when something breaks."),
     "bench scene": Command("bench", "scene", "Measure how arms keep their distance on random plans."),
     "bench pipeline": Command("bench", "pipeline", "Measure the time from a camera's capture to the first command."),
+    "bench console": Command("bench", "console", "Measure what the console's page costs while it is open."),
     "bench train": Command("bench", "train", "Measure time and memory of an optimizer step, for every strategy."),
     "bench": Command("bench", "suite", 'Measure the speed of a suite: "lavla bench SUITE".'),
 }

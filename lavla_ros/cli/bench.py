@@ -9,13 +9,14 @@ from typing import Annotated, Any
 
 import tyro
 
-from benchmarks.config import PipelineBench, SafetyBench, SceneBench, ServoBench, SuiteBench, TrainBench
+from benchmarks.config import ConsoleBench, PipelineBench, SafetyBench, SceneBench, ServoBench, SuiteBench, TrainBench
 from lavla_ros.cli.arguments import fields_of
 from lavla_ros.cli.terminal import to_json
 from lavla_ros.outputs import new_file
 
 Servo = Annotated[ServoBench, fields_of(ServoBench, duration_s="duration")]
 Pipeline = Annotated[PipelineBench, fields_of(PipelineBench, duration_s="duration")]
+Console = Annotated[ConsoleBench, fields_of(ConsoleBench, duration_s="duration")]
 Out = Annotated[Path | None, tyro.conf.arg(help="Name of a JSON file that the figures are written to as well.")]
 
 
@@ -44,6 +45,13 @@ def scene(config: Annotated[SceneBench, fields_of(SceneBench)], out: Out = None)
 def pipeline(config: Pipeline, out: Out = None) -> None:
     """The live stack runs with probes in its nodes; the time that rendering takes is shown apart."""
     from benchmarks.pipeline import run
+
+    _show(run, config, out)
+
+
+def console(config: Console, out: Out = None) -> None:
+    """The console runs beside the topics of a robot, with its page in a headless Chromium."""
+    from benchmarks.console import run
 
     _show(run, config, out)
 

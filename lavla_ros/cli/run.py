@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import contextlib
+import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import tyro
 
@@ -40,31 +40,44 @@ def console(
     arguments: tyro.conf.Positional[tuple[str, ...]] = (),
     /,
     mapping: str = "browser",
+    device: str = "",
     host: str = "127.0.0.1",
     port: int = 8420,
     token: str = "",
+    models: Path | None = None,
 ) -> None:
     """The stack starts, and a page in the browser shows cameras, joints, faults and recorded episodes. It moves, holds
-    and resumes the arm, clears faults, records, labels, discards. Ctrl-C stops both; a page that is closed stops no
-    more than what it moves by hand.
+    and resumes the arm, clears faults, records, labels, discards, runs models. Ctrl-C stops both; a page that is closed
+    stops no more than what it moves by hand.
 
     Example: lavla console record_demos bags:=runs/bags
 
-    Example: lavla console jaka_policy policy:=runs/policy/best bags:=runs/rollouts
+    Example: lavla console jaka_policy policy:=runs/policy/best bags:=runs/rollouts --models runs
 
     Args:
         stack: Name of a stack in config/stacks, or a file.
         arguments: Arguments of the stack, each written name:=value.
         mapping: What moves the arm by hand: browser, a pad on the page; gamepad or spacemouse, plugged in here; a YAML
             file like config/teleop/browser.yaml; or nothing, so that "lavla teleop" can in another terminal.
+        device: Which one of several gamepads: a file like /dev/input/event3. The default is what the mapping says.
         host: Address to listen on. Any other than this computer's own needs a token.
         port: Port of the page; 0 takes a free one.
         token: What a browser has to give, once, in the address that is printed; 16 letters and digits or more.
+        models: Folder whose checkpoints the page offers to run, beside the bundled one and that of the stack.
     """
     from lavla_ros.bringup.person import open_console
     from lavla_ros.bringup.stack import stack_arguments
 
-    open_console(stack, stack_arguments(arguments), mapping=mapping, host=host, port=port, token=token)
+    open_console(
+        stack,
+        stack_arguments(arguments),
+        mapping=mapping,
+        device=device,
+        host=host,
+        port=port,
+        token=token,
+        models=models,
+    )
 
 
 def show_stack_arguments(stack: str) -> None:
@@ -98,25 +111,32 @@ def teleop(
         contract: A shipped name or a YAML file; its robot is the arm that is moved.
         namespace: Namespace of the stack.
     """
+    from lavla_ros.teleop.config import load_mapping
+
+    load_mapping(mapping)  # a wrong one is told before ROS starts
+    parameters = {"mapping": mapping, "device": device, "leader": leader, "contract": contract, **asdict(options)}
+    sys.exit(run_node("teleop", parameters, namespace))
+
+
+def run_node(name: str, parameters: Mapping[str, Any], namespace: str) -> int:
+    """Run one node beside a stack until it ends, or Ctrl-C; its exit status."""
     import subprocess
 
     from lavla_ros.bringup.environment import ros_environment
     from lavla_ros.bringup.stack import Process
     from lavla_ros.lifeline import lifeline
     from lavla_ros.places import run_dir
-    from lavla_ros.teleop.config import load_mapping
 
-    load_mapping(mapping)  # a wrong one is told before ROS starts
     place = f"/{namespace.strip('/')}" if namespace else ""
-    parameters = {"mapping": mapping, "device": device, "leader": leader, "contract": contract, **asdict(options)}
-    process = Process(
-        name="teleop", module="lavla_ros.nodes.teleop_node", is_node=True, parameters=parameters, namespace=place
-    )
+    module = f"lavla_ros.nodes.{name}_node"
+    process = Process(name=name, module=module, is_node=True, parameters=parameters, namespace=place)
     with run_dir() as folder, subprocess.Popen(process.command(folder), env=ros_environment() | lifeline()) as node:
         while node.poll() is None:
-            with contextlib.suppress(KeyboardInterrupt):  # the node gets Ctrl-C, too, and ends in order
+            try:
                 node.wait()
-    sys.exit(node.returncode)
+            except KeyboardInterrupt:  # a terminal's Ctrl-C reaches the node, too; that of another program does not
+                node.send_signal(signal.SIGINT)
+    return node.returncode
 
 
 def demo(config: Annotated[DemoConfig, fields_of(DemoConfig, positional=["suite"], tasks="task")]) -> None:

@@ -105,6 +105,20 @@ def listening_at(host: str, port: int) -> socket.socket:
         raise AccessError(f"cannot listen on {host}:{port}: {said}; choose another --port") from None
 
 
+def address_of(listening: socket.socket, host: str, token: str) -> str:
+    """What a browser has to open."""
+    shown = "localhost" if is_loopback(host) else host
+    return f"http://{shown}:{listening.getsockname()[1]}/" + (f"?token={token}" if token else "")
+
+
+def serve(web: App, listening: socket.socket) -> None:
+    """Until SIGINT or SIGTERM."""
+    import uvicorn  # comes with NiceGUI, which a console needs and nothing else
+
+    config = uvicorn.Config(web, log_level="warning", timeout_graceful_shutdown=1, ws="websockets-sansio")
+    uvicorn.Server(config).run([listening])
+
+
 async def _refuse(scope: Scope, receive: Any, send: Any, why: str) -> None:
     if scope["type"] == "websocket":
         await receive()

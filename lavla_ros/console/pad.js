@@ -1,15 +1,18 @@
 // The page's pad. The console asks twenty times a second what is held; what is not answered in time counts as let go. So the
 // arm comes to rest whatever becomes of this page, and what is let go here on purpose only comes sooner.
-(() => {
-  const held = new Map(); // a key, or a pointer → the inputs that it holds, and their values
-  let socket, question = "", silent = true;
+const lavlaPad = (() => {
+  const held = new Map(); // a key, a pointer, a hand → the inputs that it holds, and their values
+  const untilMs = new Map(); // what has to be held anew by then
+  const SILENT_MS = 500;
+  let socket, question = "", silent = true, askedMs = performance.now();
 
   const pad = () => document.querySelector(".pad:not(.off)");
   const inPad = (element) => element?.closest?.(".pad:not(.off)");
-  const knows = (input) => pad().querySelector("[data-inputs]").dataset.inputs.split(" ").includes(input);
+  const knows = (input) => !!pad()?.querySelector("[data-inputs]").dataset.inputs.split(" ").includes(input);
 
   function tell() {
     if (!pad()) held.clear(); // the controls were given away
+    for (const [what, ms] of untilMs) if (performance.now() > ms) release(what);
     show();
     if ((silent && !held.size) || socket?.readyState !== WebSocket.OPEN) return;
     socket.send(`${question} ${JSON.stringify(Object.assign({}, ...held.values()))}`);
@@ -24,6 +27,16 @@
       const { x, y } = stick.dataset;
       stick.firstElementChild.style.translate = `${40 * (inputs[x] ?? 0)}cqw ${-40 * (inputs[y] ?? 0)}cqw`;
     }
+  }
+
+  function hold(what, inputs, forMs = Infinity) {
+    held.set(what, inputs);
+    untilMs.set(what, performance.now() + forMs);
+  }
+
+  function release(what) {
+    untilMs.delete(what);
+    return held.delete(what);
   }
 
   function letGo() {
@@ -76,10 +89,18 @@
   document.addEventListener("focusout", (event) => inPad(event.target) && !inPad(event.relatedTarget) && letGo());
   document.addEventListener("contextmenu", (event) => inPad(event.target) && event.preventDefault());
 
+  // A lost network closes nothing for a long time. What is held through it has to be pressed again.
+  setInterval(() => {
+    const lost = performance.now() - askedMs > SILENT_MS;
+    if (lost && held.size) letGo();
+    for (const each of document.querySelectorAll(".pad")) each.classList.toggle("lost", lost);
+  }, 100);
+
   function connect() {
     socket = new WebSocket(new URL("pad", location.href.replace(/^http/, "ws")));
     socket.onmessage = (event) => {
       question = event.data;
+      askedMs = performance.now();
       tell();
     };
     socket.onclose = () => {
@@ -88,4 +109,6 @@
     };
   }
   connect();
+
+  return { hold, release, tell, knows, holds: (what) => held.has(what) };
 })();

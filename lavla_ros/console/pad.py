@@ -23,7 +23,16 @@ from lavla_ros.teleop.config import ACTIONS, DEADMAN, FASTER, FRAME, GRIPPER, SL
 ASK_S = 0.05
 LATE_S = 0.25
 """An answer to a question that was asked longer ago is not passed on: a slow network must not move an arm late."""
-_SCRIPT = Path(__file__).with_name("pad.js")
+_SCRIPTS = [Path(__file__).with_name(name) for name in ("pad.js", "headset.js")]
+_CUT = "No connection to the console: the arm comes to rest. Let go, and press again when this line is gone."
+HAND = "hand_x"
+"""Input of a mapping that takes the pose of a headset's hand."""
+_HEADSET = """
+<button type=button class=headset><span class=away>Headset</span><span class=on>Leave the headset</span></button>
+<p class="hint headset">The tool goes where the hand goes while its grip or trigger is held, or the screen of a phone
+touched; with that, another button, hand or finger works the gripper.</p>
+<p class="hint insecure">A headset can be used here if the page is opened by https, or as localhost.</p>
+<p class=headset-said role=status></p>"""
 _BUTTONS = {DEADMAN: "Hold to move", GRIPPER: "Gripper", SLOWER: "Slower", FASTER: "Faster", FRAME: "Base or tool"}
 
 
@@ -33,17 +42,18 @@ class Pad:
     def __init__(self, robot: Robot, operators: Operators, mapping: Mapping) -> None:
         self._robot, self._operators = robot, operators
         self._html = html_of(mapping)
+        self._hand = any(binding.input == HAND for binding in mapping.bindings)
         pages.add_api_websocket_route("/pad", self._converse)
 
     def build(self) -> ui.html:
         """The pad, in the page that is being made; with the class ``off`` it takes nothing."""
-        ui.add_body_html(f"<script>{_SCRIPT.read_text(encoding='utf-8')}</script>")
+        for script in _SCRIPTS:
+            ui.add_body_html(f"<script>{script.read_text(encoding='utf-8')}</script>")
         said = "Pad: hold Space and press the keys that it shows; H holds the arm, Tab leaves"
-        return (
-            ui.html(self._html, sanitize=False)
-            .classes("pad off")
-            .props(f'tabindex=0 role=application aria-label="{said}"')
-        )
+        pad = ui.html(self._html, sanitize=False).classes("pad off")
+        if self._hand:
+            ui.html(_HEADSET, sanitize=False)
+        return pad.props(f'tabindex=0 role=application aria-label="{said}"')
 
     async def _converse(self, socket: WebSocket) -> None:
         browser = str(socket.session.get("id", ""))
@@ -71,7 +81,7 @@ async def _ask(socket: WebSocket) -> None:
 
 def html_of(mapping: Mapping) -> str:
     """A stick for each pair of inputs NAME_x and NAME_y, a button for each action, a line of the keys."""
-    inputs = {binding.input: binding for binding in mapping.bindings}
+    inputs = {binding.input: binding for binding in mapping.bindings if not binding.follows}
     sticks = [name.removesuffix("_x") for name in inputs if name.endswith("_x") and f"{name[:-2]}_y" in inputs]
     shown = "".join(_stick(inputs[f"{name}_x"], inputs[f"{name}_y"]) for name in sticks)
     buttons = ""
@@ -82,11 +92,11 @@ def html_of(mapping: Mapping) -> str:
             buttons += (
                 f'<button type=button tabindex=-1 data-input="{escape(found)}">{text} <kbd>{escape(key)}</kbd></button>'
             )
-    known = escape(" ".join(inputs))
+    known = escape(" ".join(binding.input for binding in mapping.bindings))
     keys = [b for b in mapping.bindings if len(b.input) == 1 and b.does not in ACTIONS]
     told = ", ".join(f"{b.input.upper()} {_direction(b)}" for b in keys)
     sticks_and_buttons = f'<div class=sticks>{shown}</div><div class=buttons data-inputs="{known}">{buttons}</div>'
-    return f"{sticks_and_buttons}<p class=hint>{told}</p>"
+    return f"{sticks_and_buttons}<p class=hint>{told}</p><p class=cut role=status>{_CUT}</p>"
 
 
 def _stick(across: Binding, along: Binding) -> str:

@@ -18,21 +18,22 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.responses import PlainTextResponse, Response, StreamingResponse
 from nicegui import app as pages
-from nicegui import run, ui
+from nicegui import ui
 
 from lavla_ros.console.operators import Operators
 from lavla_ros.console.pad import Pad
 from lavla_ros.console.pictures import frames, thumbnail
-from lavla_ros.console.robot import Joint, Robot, Snapshot
+from lavla_ros.console.robot import Joint, Robot, Running, Snapshot
 from lavla_ros.episode import PERSON, EpisodePhase
-from lavla_ros.errors import UserError
+from lavla_ros.errors import UserError, is_users
 from lavla_ros.recording.library import Library, LibraryError, RecordedEpisode
-from lavla_ros.teleop.config import Mapping
+from lavla_ros.teleop.config import TOPIC, Mapping
 
-REFRESH_S, LIST_S = 0.25, 1.0
+REFRESH_S, LIST_S, MODELS_S = 0.25, 1.0, 5.0
 PICTURE_RATE_HZ = 15.0
 AGAIN_S = 0.4
 """The same click so soon after is the second of a double click, and means nothing."""
+HOLD = "Hold (H)"
 STALE_S = 0.5
 """A measured state older than this is shown as such."""
 _BOUNDARY = "picture"
@@ -47,14 +48,18 @@ _COMMANDERS = {
 
 
 def application(robot: Robot, library: Library, *, title: str, mapping: Mapping | None = None) -> FastAPI:
-    """The console as an ASGI application. One per process. ``mapping``: of the page's pad; None: it has none."""
+    """The console as an ASGI application. One per process.
+
+    ``mapping``: of the page's pad, or of a device beside the console that moves the arm; None: there is neither.
+    """
     web, operators = FastAPI(openapi_url=None), Operators()
     _add_pictures(web, robot, library)
-    pad = None if mapping is None else Pad(robot, operators, mapping)
+    pad = Pad(robot, operators, mapping) if mapping is not None and mapping.device == TOPIC else None
+    device = mapping.name if mapping is not None and pad is None else ""
 
     @ui.page("/", title=title)
     def index() -> None:
-        Page(robot, library, operators, pad, title, browser=str(pages.storage.browser["id"]))
+        Page(robot, library, operators, pad, device, title, browser=str(pages.storage.browser["id"]))
 
     ui.run_with(web, title=title, dark=None, storage_secret=secrets.token_urlsafe(), show_welcome_message=False)
     return web
@@ -64,8 +69,16 @@ class Page:
     """One open page."""
 
     def __init__(
-        self, robot: Robot, library: Library, operators: Operators, pad: Pad | None, title: str, browser: str
+        self,
+        robot: Robot,
+        library: Library,
+        operators: Operators,
+        pad: Pad | None,
+        device: str,
+        title: str,
+        browser: str,
     ) -> None:
+        """``device``: what moves the arm by hand if it is no pad of the page; empty: nothing does."""
         self._robot, self._library, self._operators, self._browser = robot, library, operators, browser
         self._busy = False
         self._clicked: tuple[str, float] = "", 0.0
@@ -74,6 +87,9 @@ class Page:
         """Buttons that only who operates may press."""
         self._listed: list[RecordedEpisode] = []
         self._pad: ui.html | None = None
+        self._device = device
+        self._steered: ui.label | None = None
+        self._chosen: ui.select | None = None
         self._last = ""
         """The episode that was recorded last from this page."""
         client = ui.context.client
@@ -84,6 +100,8 @@ class Page:
         ui.keyboard(on_key=self._on_key, ignore=["input", "textarea", "select"])
         ui.timer(REFRESH_S, self._refresh)
         ui.timer(LIST_S, self._refresh_list)
+        if robot.models is not None:
+            ui.timer(MODELS_S, self._refresh_models)
 
     # ------------------------------------------------------------------ what there is
 
@@ -97,8 +115,10 @@ class Page:
             self._state = ui.label().classes("state").props("aria-live=assertive").mark("state")
             self._reason = ui.label().classes("reason").mark("reason")
             self._commander = ui.label().classes("commander").props("aria-live=polite").mark("commander")
+            if self._device:
+                self._steered = ui.label().classes("steered hint").mark("steered")
             with ui.element("div").classes("buttons"):
-                self._hold = self._button("Hold (H)", self._asking("hold"), kind="stop")
+                self._hold = self._button(HOLD, self._asking("hold"), kind="stop")
                 self._acknowledge = self._button("Acknowledge the fault", self._asking("acknowledge"))
                 self._resume = self._button("Resume", self._asking("resume"))
                 self._hand_back = self._button("Hand back", self._asking("hand_back"))
@@ -123,6 +143,9 @@ class Page:
                 self._speed.props("outlined dense").classes("speed")
                 self._set_speed = self._button("Set the speed", self._on_speed)
                 self._latency = ui.label().classes("latency hint")
+            if self._robot.models is not None:
+                with ui.element("section").props('aria-label="Model"').classes("model"):
+                    self._build_model()
         self._problems = ui.html("", sanitize=False).classes("problems").props("aria-live=polite")
         with ui.element("section").props('aria-label="Episodes"').classes("episodes"):
             ui.html("<h2>Episodes</h2>", sanitize=False)
@@ -134,6 +157,8 @@ class Page:
         self._episode = ui.label().classes("episode").mark("episode")
         self._instruction = ui.input("Instruction").props("outlined dense").classes("wide")
         self._instruct = self._button("Use this instruction", self._on_instruct)
+        self._scene = ui.label().classes("scene hint").props("aria-live=polite").mark("scene")
+        self._reset = self._button("New scene (N)", self._asking("reset"))
         with ui.element("div").classes("buttons"):
             self._start = self._button("Record (R)", self._on_start, kind="go")
             self._anyway = self._button("Record all the same", self._on_anyway)
@@ -141,6 +166,13 @@ class Page:
             self._success = self._button("Success (S)", functools.partial(self._on_end, True), kind="go")
             self._failure = self._button("Failure (F)", functools.partial(self._on_end, False))
             self._discard = self._button("Discard (D)", functools.partial(self._on_end, None))
+
+    def _build_model(self) -> None:
+        self._running = ui.label().classes("running").props("aria-live=polite").mark("running")
+        self._chosen = ui.select({}, label="Model").props("outlined dense").classes("wide")
+        with ui.element("div").classes("buttons"):
+            self._run = self._button("Run this model", self._on_run)
+            self._stop = self._button("Stop the model", functools.partial(_io, self._robot.stop_model))
 
     def _button(
         self, text: str, action: Callable[[], Awaitable[str]], *, acting: bool = True, kind: str = "plain"
@@ -154,15 +186,17 @@ class Page:
     # ------------------------------------------------------------------ what a person does
 
     async def _do(self, what: str, action: Callable[[], Awaitable[str]]) -> None:
-        """Carry out one click at a time, and show what came of it."""
+        """Carry out one click at a time, and show what came of it. Holding the arm waits for nothing."""
         (last, last_s), now_s = self._clicked, time.monotonic()
         self._clicked = what, now_s
-        if self._busy or (what == last and now_s - last_s < AGAIN_S):
+        if (self._busy and what != HOLD) or (what == last and now_s - last_s < AGAIN_S):
             return
         self._busy = True
         try:
             self._say(await action())
-        except UserError as error:
+        except Exception as error:
+            if not is_users(error):  # a full disk is, too
+                raise
             self._say(f"Refused: {error}", bad=True)
         finally:
             self._busy = False
@@ -185,6 +219,12 @@ class Page:
             raise UserErrorText("the instruction is empty")
         await _io(self._robot.instruct, text)
         return f"Instruction: {text}"
+
+    async def _on_run(self) -> str:
+        if self._chosen is None or not self._chosen.value:
+            raise UserErrorText("no model is chosen")
+        self._say(f"Loading {self._chosen.value} …")
+        return str(await _io(self._robot.run_model, self._chosen.value))
 
     async def _on_speed(self) -> str:
         value = self._speed.value
@@ -222,6 +262,7 @@ class Page:
         if not event.action.keydown or event.action.repeat or event.modifiers.ctrl or event.modifiers.alt:
             return
         pressed = {"h": self._hold, "r": self._start, "s": self._success, "f": self._failure, "d": self._discard}
+        pressed |= {"n": self._reset}
         button = pressed.get(str(event.key).lower())
         if button is not None and button.enabled and button.visible:
             await self._do(button.text, self._actions()[button])
@@ -230,6 +271,7 @@ class Page:
         return {
             self._hold: self._asking("hold"),
             self._start: self._on_start,
+            self._reset: self._asking("reset"),
             self._success: functools.partial(self._on_end, True),
             self._failure: functools.partial(self._on_end, False),
             self._discard: functools.partial(self._on_end, None),
@@ -252,9 +294,9 @@ class Page:
         if self._pad is not None:
             self._pad.classes(add="" if operates else "off", remove="off" if operates else "")
             self._pad.props(f"aria-disabled={str(not operates).lower()}")
-            self._steered.set_text(
-                seen.steered or "Nothing here moves the arm: see stack.log in the folder of the bags."
-            )
+        if self._steered is not None:
+            told = seen.steered or "Nothing here moves the arm: see stack.log in the folder of the bags."
+            self._steered.set_text(f"{self._device.capitalize()}: {told}" if self._device else told)
         self._role.set_text("You operate" if operates else "You watch")
         self._take.set_visibility(not operates)
         self._take.set_enabled(self._operators.free)
@@ -269,6 +311,14 @@ class Page:
             button.set_enabled(operates and seen.recording)
         self._start.set_enabled(operates and not seen.recording and bool(seen.episode.source))
         self._episode.set_text(_recording(seen))
+        for shown in (self._scene, self._reset):
+            shown.set_visibility(seen.scene is not None)
+        if seen.scene is not None:
+            reason = seen.scene.details.get("reason")
+            self._scene.set_text(f"The simulated scene: {seen.scene.phase}{f', {reason}' if reason else ''}.")
+        if self._chosen is not None:
+            self._running.set_text(_model(seen.running))
+            self._stop.set_enabled(operates and seen.running is not None and seen.running.active)
         self._joints.set_content(_table(seen.joints))
         self._latency.set_text(", ".join(f"{name} {value} ms" for name, value in seen.latencies_ms.items()))
         self._problems.set_content("".join(f"<p>{_escaped(text)}</p>" for text in seen.problems))
@@ -276,6 +326,14 @@ class Page:
             self._speed.set_value(seen.speed_scale)
         if not self._instruction.value and seen.instruction:
             self._instruction.set_value(seen.instruction)
+
+    async def _refresh_models(self) -> None:
+        assert self._chosen is not None and self._robot.models is not None
+        found = await _io(self._robot.models.found)
+        shown = {each.policy: each.name + ("" if each.approved else " (not approved: slowly)") for each in found}
+        if shown != self._chosen.options:
+            kept = self._chosen.value if self._chosen.value in shown else None
+            self._chosen.set_options(shown, value=kept)
 
     async def _refresh_list(self) -> None:
         found = await _io(self._library.episodes)
@@ -344,7 +402,7 @@ class UserErrorText(UserError, RuntimeError):
 
 
 async def _io(work: Callable[..., Any], *arguments: Any) -> Any:
-    return await run.io_bound(work, *arguments)
+    return await asyncio.to_thread(work, *arguments)  # NiceGUI's own answers None while the page is being ended
 
 
 def _why(seen: Snapshot) -> str:
@@ -355,6 +413,14 @@ def _why(seen: Snapshot) -> str:
         return f"No fresh state of the arm: {silent}."
     parts = [report.fault or report.held or report.reason, report.waiting_for and f"waiting for {report.waiting_for}"]
     return "; ".join(filter(None, parts))
+
+
+def _model(running: Running | None) -> str:
+    if running is None:
+        return "The node that runs the model says nothing: it is loading one, or is gone."
+    if running.active:
+        return f"{running.policy} runs."
+    return f"No model runs. {running.problem or f'{running.policy} was stopped.'}"
 
 
 def _recording(seen: Snapshot) -> str:
@@ -411,14 +477,15 @@ def _add_pictures(web: FastAPI, robot: Robot, library: Library) -> None:
 
 
 async def _live(robot: Robot, camera: str) -> AsyncIterator[bytes]:
-    number = -1
+    number, due_s = -1, time.monotonic()
     while True:
         # Encoded in a thread: the page's other work goes on.
         newer = await asyncio.to_thread(robot.picture, camera, number)
         if newer is not None:
             number, picture = newer
             yield picture
-        await asyncio.sleep(1.0 / PICTURE_RATE_HZ)
+        due_s = max(due_s + 1.0 / PICTURE_RATE_HZ, time.monotonic())  # encoding is part of the time
+        await asyncio.sleep(due_s - time.monotonic())
 
 
 async def _recorded(bag: Path, topic: str) -> AsyncIterator[bytes]:

@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from lavla_ros.console.models import Models
 from lavla_ros.episode import EpisodePhase, EpisodeState, ExecutorReport
 
-ASKABLE = ("hold", "resume", "acknowledge", "hand_back", "start", "stop", "discard", "check")
-"""What :meth:`Robot.ask` takes: the services of executor and recorder, by their last word."""
+ASKABLE = ("hold", "resume", "acknowledge", "hand_back", "start", "stop", "check", "reset")
+"""What :meth:`Robot.ask` takes: the services of executor, recorder and simulator, by their last word."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,12 +25,26 @@ class Joint:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Running:
+    """The node that runs the model."""
+
+    policy: str = ""
+    """The checkpoint that it has loaded; empty: none."""
+    active: bool = False
+    """It commands; else it was stopped, or could not be loaded."""
+    problem: str = ""
+    """Why it does not run."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The stack at one moment."""
 
     executor: ExecutorReport = field(default_factory=ExecutorReport)
     episode: EpisodeState = field(default_factory=lambda: EpisodeState("", EpisodePhase.IDLE))
     """What the recorder says; without a source it has said nothing."""
+    scene: EpisodeState | None = None
+    """What the simulator says; None: there is none."""
     joints: tuple[Joint, ...] = ()
     instruction: str = ""
     speed_scale: float | None = None
@@ -38,6 +53,8 @@ class Snapshot:
     """Name in /diagnostics → median, as it is written there."""
     steered: str = ""
     """How it is moved by hand: speed level, frame, and why it does not move; empty: nothing is there to move it."""
+    running: Running | None = None
+    """The model; None: the node that runs it says nothing."""
     problems: tuple[str, ...] = ()
     """Warnings and errors that the nodes report now."""
     age_s: float | None = None
@@ -52,6 +69,8 @@ class Robot(Protocol):
     """A running stack. What is asked blocks, and raises UserError with the reason if it is refused."""
 
     cameras: tuple[str, ...]
+    models: Models | None
+    """What :meth:`run_model` may be given; None: the stack has no policy."""
 
     def snapshot(self) -> Snapshot: ...
 
@@ -69,5 +88,12 @@ class Robot(Protocol):
     def steer(self, held: str) -> None:
         """What a person holds, as JSON of :class:`lavla_ros.teleop.devices.Messages`; what is wrong with it is told by
         who hears it. Never blocks."""
+
+    def run_model(self, policy: str) -> str:
+        """Hold the arm, and run another checkpoint, or the same again; what to tell. One of another contract, or that
+        lacks files, is refused before anything else. May take minutes."""
+
+    def stop_model(self) -> str:
+        """No more chunks: the arm comes to rest. What to tell."""
 
     def instruct(self, text: str) -> None: ...

@@ -9,14 +9,14 @@ from __future__ import annotations
 import argparse
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import rclpy
-import uvicorn
 from diagnostic_msgs.msg import DiagnosticArray
-from rcl_interfaces.msg import Parameter, ParameterType, ParameterValue
+from rcl_interfaces.msg import ParameterType, ParameterValue
 from rcl_interfaces.srv import GetParameters, SetParameters
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
@@ -28,23 +28,27 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.bringup.environment import enter_ros
-from lavla_ros.console.access import Access, is_loopback, listening_at
+from lavla_ros.console.access import Access, address_of, listening_at, serve
+from lavla_ros.console.heard import Heard, joints_of
+from lavla_ros.console.models import Models
 from lavla_ros.console.page import application
 from lavla_ros.console.pictures import jpeg
 from lavla_ros.console.robot import Joint, Snapshot
 from lavla_ros.contract import load_contract
-from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState, ExecutorReport
+from lavla_ros.control.approved import load_approvals
+from lavla_ros.episode import EpisodeError
 from lavla_ros.errors import one_line_errors
 from lavla_ros.observation.images import decode_image
 from lavla_ros.recording.library import Library
-from lavla_ros.ros.client import ServiceError, answer_of, call, own_arguments, spinning
+from lavla_ros.ros.client import call, own_arguments, set_parameter, spinning
 from lavla_ros.ros.diagnostics import problems_of
 from lavla_ros.ros.inputs import Inputs
 from lavla_ros.ros.lifecycle import wall_ns
 from lavla_ros.ros.messages import IMAGE_QOS, LATCHED_QOS
+from lavla_ros.ros.model_switch import ModelSwitch
 from lavla_ros.ros.process import secured
 from lavla_ros.ros.scope import Scope
-from lavla_ros.teleop.config import load_mapping
+from lavla_ros.teleop.config import TOPIC, load_mapping
 
 SERVICES = {
     "hold": topics.EXECUTOR_HOLD,
@@ -54,17 +58,18 @@ SERVICES = {
     "start": topics.EPISODE_START,
     "stop": topics.EPISODE_STOP,
     "check": topics.EPISODE_CHECK,
+    "reset": topics.EPISODE_RESET,
 }
-PROBLEM_S = 3.0
-"""A problem that /diagnostics has not repeated for so long is over."""
-EXECUTOR, TELEOP = "executor", "teleop"
+EXECUTOR, POLICY = "executor", "policy"
 
 
 class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
     """A :class:`~lavla_ros.console.robot.Robot` over topics and services."""
 
-    def __init__(self, contract_name: str) -> None:
-        super().__init__("console")
+    def __init__(self, contract_name: str, models: Models | None = None, *, steers: bool = False) -> None:
+        """``steers``: it says what a person holds; else another program may."""
+        super().__init__("console", start_parameter_services=False)  # each service costs time at every message
+        self.models = models
         self._contract = contract = load_contract(contract_name)
         self.cameras = contract.camera_names
         self._scope = Scope(self)
@@ -72,18 +77,15 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self._mark = self.create_client(SetBool, topics.EPISODE_MARK)
         self._set = self.create_client(SetParameters, f"{EXECUTOR}/set_parameters")
         self._get = self.create_client(GetParameters, f"{EXECUTOR}/get_parameters")
+        self._model = ModelSwitch(self, POLICY)
         self._instruction = self.create_publisher(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
-        self._events = self.create_publisher(String, topics.TELEOP_EVENTS, 1)
+        self._events = self.create_publisher(String, topics.TELEOP_EVENTS, 1) if steers else None
         self._raw: dict[str, tuple[int, bytes]] = {}
         """Topic → how many messages have come, and the newest; read when a page asks for it."""
         self._pictures: dict[str, tuple[int, bytes]] = {}
         self._encoding = {camera: threading.Lock() for camera in self.cameras}
         self._measured_ns: int | None = None
-        self._executor_report, self._episode = ExecutorReport(), EpisodeState("", EpisodePhase.IDLE)
-        self._problems: dict[str, tuple[int, list[str]]] = {}
-        self._latencies: dict[str, str] = {}
-        self._steered = 0, ""
-        self._speed_scale: float | None = None
+        self._heard = Heard()
         inputs = Inputs(self._scope)
         for kind, topic, depth in (
             (JointState, contract.state.topic, 1),
@@ -91,10 +93,12 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
             *((Image, camera.observation_topic, IMAGE_QOS.depth) for camera in contract.cameras),
         ):
             inputs.add(kind, contract.wire(topic), self._keep(topic), depth=depth, raw=True)
-        inputs.add(String, topics.EXECUTOR_STATE, self._on_executor, latched=True)
-        inputs.add(String, topics.EPISODE_STATE, self._on_episode, latched=True)
-        inputs.add(String, contract.wire(contract.instruction_topic), self._on_instruction, latched=True)
-        self._newest_instruction = ""
+        for topic, hear in (
+            (topics.EXECUTOR_STATE, self._heard.executor),
+            (topics.EPISODE_STATE, self._heard.episode),
+            (contract.wire(contract.instruction_topic), self._heard.instruction),
+        ):
+            inputs.add(String, topic, self._hearing(hear), latched=True)
         self.create_subscription(DiagnosticArray, topics.DIAGNOSTICS, self._on_diagnostics, qos_profile_sensor_data)
         self.create_timer(1.0, self._ask_speed)
 
@@ -108,34 +112,23 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
 
         return keep
 
-    def _on_executor(self, message: String) -> None:
-        try:
-            self._executor_report = ExecutorReport.from_json(message.data)
-        except EpisodeError as error:
-            self.get_logger().warning(str(error))
+    def _hearing(self, hear: Callable[[str], None]) -> Any:
+        def on(message: String) -> None:
+            try:
+                hear(message.data)
+            except EpisodeError as error:
+                self.get_logger().warning(str(error))
 
-    def _on_episode(self, message: String) -> None:
-        try:
-            state = EpisodeState.from_json(message.data)
-        except EpisodeError as error:
-            self.get_logger().warning(str(error))
-            return
-        if state.source == RECORDER:
-            self._episode = state
-
-    def _on_instruction(self, message: String) -> None:
-        self._newest_instruction = message.data
+        return on
 
     def _on_diagnostics(self, message: DiagnosticArray) -> None:
-        now_ns = wall_ns()
         for status in message.status:
             name = status.name.removesuffix(": lavla")
-            self._problems[name] = now_ns, [f"{word}: {name}: {text}" for word, text in problems_of(status)]
-            for value in status.values:
-                if value.key == "state" and name == TELEOP:
-                    self._steered = now_ns, value.value
-                if value.key.endswith("_p50_ms"):
-                    self._latencies[value.key.removesuffix("_p50_ms").replace("_", " ")] = value.value
+            values = {value.key: value.value for value in status.values}
+            found = list(problems_of(status))
+            self._heard.diagnostics(name, values, [f"{word}: {name}: {text}" for word, text in found], wall_ns())
+            if name == POLICY:
+                self._model.hear(values, "; ".join(text for word, text in found if word == "error"))
 
     def _ask_speed(self) -> None:
         if self._get.service_is_ready():
@@ -145,25 +138,15 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
     def _on_speed(self, future: Any) -> None:
         values = future.result().values if future.result() is not None else []
         if values and values[0].type == ParameterType.PARAMETER_DOUBLE:
-            self._speed_scale = values[0].double_value
+            self._heard.speed_scale(values[0].double_value)
 
     # What the page asks for.
 
     def snapshot(self) -> Snapshot:
         now_ns = wall_ns()
-        newest = [texts for at_ns, texts in list(self._problems.values()) if now_ns - at_ns < PROBLEM_S * 1e9]
-        problems = sorted(text for texts in newest for text in texts)
-        return Snapshot(
-            executor=self._executor_report,
-            episode=self._episode,
-            joints=self._joints(),
-            instruction=self._newest_instruction,
-            speed_scale=self._speed_scale,
-            latencies_ms=dict(sorted(self._latencies.items())),
-            problems=tuple(problems),
-            steered=self._steered[1] if now_ns - self._steered[0] < PROBLEM_S * 1e9 else "",
-            age_s=None if self._measured_ns is None else (now_ns - self._measured_ns) * 1e-9,
-        )
+        age_s = None if self._measured_ns is None else (now_ns - self._measured_ns) * 1e-9
+        said = self._heard.snapshot(now_ns)
+        return replace(said, joints=self._joints(), running=self._model.running, age_s=age_s)
 
     def _joints(self) -> tuple[Joint, ...]:
         state, action = self._contract.state, self._contract.action
@@ -175,10 +158,7 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         if (raw := self._raw.get(action.topic)) is not None:
             message = deserialize_message(raw[1], JointTrajectory)
             commanded = dict(zip(message.joint_names, message.points[0].positions, strict=False))
-        return tuple(
-            Joint(name=d.name, unit=d.unit, measured=measured.get(d.name), commanded=commanded.get(d.name))
-            for d in state.fields
-        )
+        return joints_of(self._contract, measured, commanded)
 
     def picture(self, camera: str, after: int) -> tuple[int, bytes] | None:
         """Encoded once, however many look at it, and only if somebody does."""
@@ -201,15 +181,24 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self._instruction.publish(String(data=text))
 
     def steer(self, held: str) -> None:
+        assert self._events is not None, "there is no pad to hold anything on"
         self._events.publish(String(data=held))
 
     def set_speed_scale(self, scale: float) -> None:
         value = ParameterValue(type=ParameterType.PARAMETER_DOUBLE, double_value=scale)
-        request = SetParameters.Request(parameters=[Parameter(name="speed_scale", value=value)])
-        refused = [result.reason for result in answer_of(self._set, request).results if not result.successful]
-        if refused:
-            raise ServiceError(f"the speed scale stays: {refused[0]}")
-        self._speed_scale = scale
+        set_parameter(self._set, "speed_scale", value, "the speed scale stays")
+        self._heard.speed_scale(scale)
+
+    def run_model(self, policy: str) -> str:
+        return self._model.run(policy, self._hold_for_a_model)
+
+    def _hold_for_a_model(self) -> None:
+        """A model that was chosen a moment ago moves nothing before a person resumes."""
+        if self._heard.executor_state in ("tracking", "holding"):
+            self.ask("hold")
+
+    def stop_model(self) -> str:
+        return self._model.stop()
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -219,31 +208,41 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--host", default="127.0.0.1", help="address to listen on; another than this needs a token")
     parser.add_argument("--port", type=int, default=8420, help="0: a free one")
     parser.add_argument("--token", default="", help="what a browser has to know")
-    parser.add_argument("--pad", default="", help="mapping of the page's pad; empty: it has none")
+    parser.add_argument(
+        "--mapping", default="", help="of the page's pad, or of the device here that moves the arm; empty: nothing does"
+    )
+    parser.add_argument("--policy", default="", help="checkpoint that the stack began with; empty: it runs none")
+    parser.add_argument("--models", type=Path, help="folder of further checkpoints")
+    parser.add_argument("--approved", default="", help="list of those that may move the arm at full speed")
     parser.add_argument("--title", default="lavla", help="of the page")
     enter_ros()
     options = parser.parse_args(own_arguments(argv))
     with one_line_errors("console"), secured():
         rclpy.init(args=argv)
-        node = ConsoleNode(options.contract)
+        mapping = load_mapping(options.mapping) if options.mapping else None
+        pad = mapping is not None and mapping.device == TOPIC
+        node = ConsoleNode(options.contract, _models(options), steers=pad)
         folder = options.bags.expanduser() / node.get_namespace().strip("/")
-        mapping = load_mapping(options.pad) if options.pad else None
         page = application(node, Library(folder), title=options.title, mapping=mapping)
         web = Access(page, host=options.host, token=options.token)
         listening = listening_at(options.host, options.port)
     try:
-        shown = "localhost" if is_loopback(options.host) else options.host
-        asked = f"/?token={options.token}" if options.token else "/"
-        print(f"console: open http://{shown}:{listening.getsockname()[1]}{asked}", flush=True)
-        config = uvicorn.Config(web, log_level="warning", timeout_graceful_shutdown=1, ws="websockets-sansio")
+        print(f"console: open {address_of(listening, options.host, options.token)}", flush=True)
         with spinning(node):
-            uvicorn.Server(config).run([listening])
+            serve(web, listening)
     except KeyboardInterrupt:
         return 130
     finally:
         node.destroy_node()
         rclpy.try_shutdown()
     return 0
+
+
+def _models(options: argparse.Namespace) -> Models | None:
+    if not options.policy:
+        return None
+    approvals = load_approvals(options.approved) if options.approved else None
+    return Models(options.policy, options.models.expanduser() if options.models else None, approvals)
 
 
 if __name__ == "__main__":

@@ -15,6 +15,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Any
 
+from geometry_msgs.msg import WrenchStamped
 from rcl_interfaces.msg import SetParametersResult
 from sensor_msgs.msg import JointState
 from std_msgs.msg import String
@@ -76,6 +77,7 @@ class ExecutorNode(LavlaNode):
             )
         made = self.configured
         self._states = made.publisher(JointState, contract.wire(contract.state.topic), STATE_QOS)
+        self._wrenches = made.publisher(WrenchStamped, topics.TOOL_WRENCH, STATE_QOS)
         self._commands = made.publisher(JointTrajectory, contract.wire(contract.action.topic), STATE_QOS)
         self._announcements = made.publisher(String, topics.EXECUTOR_STATE, LATCHED_QOS)
         self._acknowledge = self.resolve_service_name(topics.EXECUTOR_ACKNOWLEDGE)
@@ -173,6 +175,8 @@ class ExecutorNode(LavlaNode):
                 if snapshot.measured_stamp_ns > measured_ns:  # the controller's status may be slower than the ticks
                     measured_ns = snapshot.measured_stamp_ns
                     self._states.publish(self._messages.state(snapshot))
+                    if (wrench := self._messages.wrench(snapshot)) is not None:
+                        self._wrenches.publish(wrench)
                 if snapshot.state is not ExecutorState.IDLE and not snapshot.busy:
                     self._commands.publish(self._messages.command(snapshot))
                 self._note(snapshot)

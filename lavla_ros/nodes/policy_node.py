@@ -11,22 +11,24 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
+from rcl_interfaces.msg import SetParametersResult
+from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
 from std_msgs.msg import String
 from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
-from lavla_ros.contract import ActionChunk, Observation, load_contract, require_same_contract
+from lavla_ros.contract import ActionChunk, Contract, Observation, load_contract, require_same_contract
 from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_DEVICE, DEFAULT_DTYPE, REPLAN_STEPS
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState
-from lavla_ros.errors import FailedError
+from lavla_ros.errors import UserError
 from lavla_ros.observation.pipeline import ObservationPipeline
-from lavla_ros.policy.folder import fingerprint
+from lavla_ros.policy.checkpoint_files import checkpoint_path, fingerprint
 from lavla_ros.policy.inference import InferenceWorker, warm_up
-from lavla_ros.policy.policy import checkpoint_path, load_policy
-from lavla_ros.ros.arbitration import rivals_of
+from lavla_ros.policy.policy import checkpoint_contract, load_policy
+from lavla_ros.ros.arbitration import other_publishers, require_no_rival
 from lavla_ros.ros.diagnostics import Rate, Report, Window
-from lavla_ros.ros.inputs import FOLLOW_PERIOD_S, Inputs, publishers_of
+from lavla_ros.ros.inputs import FOLLOW_PERIOD_S, Inputs
 from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
 from lavla_ros.ros.messages import CHUNK_QOS, IMAGE_QOS, STATE_QOS, chunk_to_trajectory, message_class
 from lavla_ros.ros.parameters import NodeParameters, parameter
@@ -38,7 +40,10 @@ from lavla_ros.ros.starvation import Starvation
 class PolicyParameters(NodeParameters):
     contract: str = parameter(help="Contract: a shipped name or a YAML file. It must agree with the checkpoint's.")
     policy: str = parameter(
-        BUNDLED_POLICY, "Directory of the checkpoint; bundled is the one that comes with the package."
+        BUNDLED_POLICY,
+        "Directory of the checkpoint; bundled is the one that comes with the package. Another one runs once the node "
+        "has been cleaned up and configured again; one of another contract is refused at once.",
+        settable=True,
     )
     instruction: str = parameter("", "What to do, in words, until a message on the instruction topic says it.")
     replan_steps: int = parameter(REPLAN_STEPS, "Contract steps between two inferences.", low=1, high=256)
@@ -68,31 +73,25 @@ class PolicyNode(LavlaNode):
         self._chunks: Any = None
         self._publishing = threading.Lock()  # the worker publishes, the executor's thread takes the publisher away
         self._rivals: list[str] = []
-        self._fingerprint = ""
+        self._loaded = self._fingerprint = ""
         self._running_scenes: dict[str, bool] = {}
         self._rate = Rate()
         self._predict_ms = Window()
         self._align_ms = Window()
         self._total_ms = Window()
+        self.add_on_set_parameters_callback(self._on_parameters)
 
     def setup(self) -> None:
-        contract = load_contract(self.parameters.contract)
-        p = self.parameters
-        self._fingerprint = fingerprint(checkpoint_path(p.policy))
-        self._policy = load_policy(p.policy, device=p.device, threads=p.torch_threads, dtype=p.dtype)
-        require_same_contract(
-            contract,
-            self._policy.contract,
-            ours_from=f"parameter contract ({self.parameters.contract})",
-            theirs_from=f"policy {self.parameters.policy}",
-        )
+        p, chosen = self.parameters, str(self.get_parameter("policy").value)
+        contract = load_contract(p.contract)
+        self._fingerprint = fingerprint(checkpoint_path(chosen))
+        self._policy = load_policy(chosen, device=p.device, threads=p.torch_threads, dtype=p.dtype)
+        self._loaded = chosen
+        self._require_contract(chosen, self._policy.contract)
         self._contract = contract
         warm_up(self._policy, contract)
-        if rivals := rivals_of(self, topics.ACTION_CHUNK):
-            raise FailedError(
-                f"{', '.join(rivals)} publishes {self._chunk_topic} already, and the arm obeys one: end it first, or "
-                "use another namespace or ROS_DOMAIN_ID (a node that was killed is believed to be there for 20 s)"
-            )
+        advice = "end it first, or use another namespace or ROS_DOMAIN_ID"
+        require_no_rival(self, topics.ACTION_CHUNK, "one", advice)
         self._offer(True)
         self.configured.callback(self._offer, False)
 
@@ -132,6 +131,24 @@ class PolicyNode(LavlaNode):
         for name in ("_worker", "_policy"):
             self.__dict__.pop(name, None)
 
+    # Which policy.
+
+    def _on_parameters(self, changed: list[Parameter]) -> SetParametersResult:
+        """What cannot be run is refused while the policy before it is there still."""
+        try:
+            for each in changed:
+                if each.name == "policy":
+                    self._require_contract(each.value, checkpoint_contract(each.value))
+        except UserError as error:
+            return SetParametersResult(successful=False, reason=str(error))
+        return SetParametersResult(successful=True)
+
+    def _require_contract(self, policy: str, its: Contract) -> None:
+        name = self.parameters.contract
+        require_same_contract(
+            load_contract(name), its, ours_from=f"parameter contract ({name})", theirs_from=f"policy {policy}"
+        )
+
     # Who commands.
 
     def _offer(self, offer: bool) -> None:
@@ -143,15 +160,9 @@ class PolicyNode(LavlaNode):
                 self.destroy_publisher(self._chunks)
                 self._chunks = None
 
-    def _find_rivals(self) -> list[str]:
-        """Other publishers of chunks, by the names of their nodes (another policy node may have this one's)."""
-        names = [publisher.node for publisher in publishers_of(self, topics.ACTION_CHUNK)]
-        if self._chunks is not None and (own := self.get_fully_qualified_name()) in names:
-            names.remove(own)
-        return names
-
     def _watch_rivals(self) -> None:
-        before, self._rivals = self._rivals, self._find_rivals()
+        before = self._rivals
+        self._rivals = other_publishers(self, topics.ACTION_CHUNK, itself=self._chunks is not None)
         if self._rivals and not before and self._chunks is not None:
             self.get_logger().error(self._rivalry)
         self._pace()
@@ -205,7 +216,7 @@ class PolicyNode(LavlaNode):
         self.fail(f"inference failed: {type(error).__name__}: {error}")
 
     def diagnose(self, report: Report) -> None:
-        report.value("policy", self.parameters.policy)
+        report.value("policy", self._loaded)
         report.value("fingerprint", self._fingerprint)
         report.value("chunk_rate_hz", self._rate.take_hz(wall_ns()))
         report.latency("observation_age_when_aligned", self._align_ms)

@@ -7,7 +7,6 @@ whether every stream of the contract comes. ``/episode/state`` says, latched, wh
 
 from __future__ import annotations
 
-import math
 import sys
 from collections import Counter
 from collections.abc import Callable
@@ -21,15 +20,15 @@ from std_msgs.msg import String
 from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros import topics
-from lavla_ros.contract import load_contract
+from lavla_ros.contract import IMAGE_KINDS, load_contract
 from lavla_ros.episode import RECORDER, EpisodeError, EpisodePhase, EpisodeState, recorded_outcome
 from lavla_ros.recording.stream_stats import StreamStats, behind, raw_stamp_ns
-from lavla_ros.recording.types import CHUNK_TOPICS, EPISODE_TOPIC, EXECUTOR_TOPIC
+from lavla_ros.recording.types import CHUNK_TOPICS, EPISODE_TOPIC
 from lavla_ros.recording.writer import EpisodeRecorder, RecordingError
 from lavla_ros.ros.diagnostics import Report
 from lavla_ros.ros.inputs import Inputs
 from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
-from lavla_ros.ros.messages import LATCHED_QOS, RECORDING_DEPTH, recorded_topics, type_name
+from lavla_ros.ros.messages import LATCHED_QOS, RECORDING_DEPTH, latched_topics, recorded_topics, type_name
 from lavla_ros.ros.parameters import NodeParameters, parameter
 from lavla_ros.ros.process import run_node
 
@@ -44,9 +43,9 @@ class RecorderParameters(NodeParameters):
         "runs/bags", "Folder of the bags, one per episode. In a namespace they go to its subfolder of that name."
     )
     images: str = parameter(
-        "observation",
+        IMAGE_KINDS[0],
         "Camera images to record: observation is what the policy sees, the others are what the driver sends.",
-        choices=("observation", "raw", "compressed"),
+        choices=IMAGE_KINDS,
     )
     auto_start: bool = parameter(False, "Record from activation on, without waiting for episode/start.")
     silent_after_s: float = parameter(
@@ -66,7 +65,7 @@ class RecorderNode(LavlaNode):
     def setup(self) -> None:
         self._contract = contract = load_contract(self.parameters.contract)
         self._topics = recorded_topics(contract, self.parameters.images)
-        self._latched = (contract.instruction_topic, EPISODE_TOPIC, EXECUTOR_TOPIC)
+        self._latched = latched_topics(contract)
         self._headless = {t for t, kind in self._topics.items() if "header" not in kind.get_fields_and_field_types()}
         root = Path(self.parameters.root).expanduser() / self.get_namespace().strip("/")
         root.mkdir(parents=True, exist_ok=True)
@@ -82,13 +81,7 @@ class RecorderNode(LavlaNode):
     def start(self) -> None:
         # What arrived before a service's request is taken before it is answered.
         self._inputs = Inputs(self.activated)
-        for topic, kind in self._topics.items():
-            latched = topic in self._latched
-            callback = partial(self._on_message, topic)
-            wire = self._contract.wire(topic)
-            quiet_s = math.inf if topic in CHUNK_TOPICS else self._contract.quiet_s(topic)
-            options = {"depth": RECORDING_DEPTH, "latched": latched, "raw": True, "quiet_s": quiet_s}
-            self._inputs.add(kind, wire, callback, **options)
+        self._inputs.add_recorded(self._contract, self._topics, self._on_message, RECORDING_DEPTH)
         for name, kind, handler in (
             (topics.EPISODE_START, Trigger, self._on_start),
             (topics.EPISODE_STOP, Trigger, self._on_stop),

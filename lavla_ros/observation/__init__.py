@@ -3,6 +3,6 @@
 from __future__ import annotations
 
 from lavla_ros.observation.images import ImageError, decode_image, prepare_image
-from lavla_ros.observation.pipeline import ObservationPipeline, camera_topic_choices
+from lavla_ros.observation.pipeline import ObservationPipeline
 
-__all__ = ["ImageError", "ObservationPipeline", "camera_topic_choices", "decode_image", "prepare_image"]
+__all__ = ["ImageError", "ObservationPipeline", "decode_image", "prepare_image"]

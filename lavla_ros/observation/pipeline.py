@@ -29,32 +29,30 @@ from lavla_ros.typing import NS_PER_S
 CLOCK_JUMP_NS = 5 * NS_PER_S
 """A stream that steps back by more than this has a new clock: everything buffered is void."""
 
+_IN_STEP = 0.03
+"""A camera that has so nearly a whole number of frames in a step has just that number: its clock is not quite ours."""
 _MAX_FRAMES = 512
 _MAX_STATES = 8192
 _RAW_STEPS, _RAW_FRAMES = 3, 12
 """Number of waiting steps, or frames of one camera, that are kept as they came (in 4K 25 MB each)."""
 
 
-def camera_topic_choices(spec: CameraSpec) -> tuple[str, ...]:
-    """Topics that can serve a camera, best first: prepared, raw, compressed."""
-    raw = spec.topic
-    return (spec.observation_topic, raw, f"{raw}/compressed")
-
-
 class Thinner:
     """Choose frames of the reference camera at the contract's rate, from their stamps alone.
 
-    A grid of due times follows the accepted frames (a quarter of each deviation moves the grid, so
-    it tracks the camera's phase and drift); a frame is taken when it lies less than half a camera
-    period before the due time. A 30 Hz camera at 10 Hz therefore gives every third frame, and
-    jitter below half a camera period neither skips nor doubles one. With a period of 0 every frame is taken.
+    A frame is taken when it lies less than half a camera period before a due time, one of a grid that begins with the
+    first frame. Where the camera runs at the contract's rate or a multiple of it (within 3% of a camera period), the
+    grid follows the accepted frames: a quarter of each deviation moves it, so it tracks the camera's phase and drift. A
+    30 Hz camera at 10 Hz therefore gives every third frame, and jitter below half a camera period neither skips nor
+    doubles one. At any other ratio, as of 30 Hz to 12.5, the grid stands: steps are half a camera period from their
+    times at most, jitter aside, however long the episode. With a period of 0 every frame is taken.
     """
 
     def __init__(self, dt_ns: int) -> None:
         self._dt_ns = dt_ns
         self._due_ns: int | None = None
         self._last_ns: int | None = None
-        self._periods_ns: deque[int] = deque(maxlen=9)
+        self._periods_ns: deque[int] = deque(maxlen=31)
 
     def accept(self, frame_ns: int) -> bool:
         """Whether the frame is a step. Stamps must rise strictly."""
@@ -64,14 +62,18 @@ class Thinner:
         if self._due_ns is None:
             self._due_ns = frame_ns + self._dt_ns
             return True
-        slack_ns = min(round(0.4 * self._dt_ns), round(0.5 * median(self._periods_ns)))
+        period_ns = min(median(self._periods_ns), self._dt_ns)
+        slack_ns = min(round(0.4 * self._dt_ns), round(0.5 * period_ns))
         error_ns = frame_ns - self._due_ns
         if error_ns < -slack_ns:
             return False
-        if error_ns > self._dt_ns // 2:  # frames were lost: start a new grid here
+        if error_ns > max(0.5 * self._dt_ns, 0.75 * period_ns):  # frames were lost: start a new grid here
             self._due_ns = frame_ns + self._dt_ns
         else:
-            self._due_ns += self._dt_ns + error_ns // 4
+            seen = len(self._periods_ns)
+            frames = self._dt_ns * seen / sum(self._periods_ns)  # by the mean period: jitter cancels out of it
+            in_step = abs(frames - round(frames)) < _IN_STEP + 0.3 / seen
+            self._due_ns += self._dt_ns + (error_ns // 4 if in_step else 0)
         return True
 
 

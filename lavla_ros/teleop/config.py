@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -10,6 +11,7 @@ from lavla_ros.resources import config_file
 
 TWIST = ("x", "y", "z", "roll", "pitch", "yaw")
 """Directions of the tool: along and about the axes of the frame in force."""
+TURNS = TWIST[3:]
 DEADMAN, GRIPPER, FRAME, FASTER, SLOWER, HAND_BACK, STOP = ACTIONS = (
     "deadman",
     "gripper",
@@ -40,8 +42,9 @@ class Binding:
     factor: float = 1.0
     """Of the input's value; negative turns its direction."""
     follows: bool = False
-    """The input is a joint's position, rad, which the arm's joint follows from where both are when the dead-man is
-    pressed; else it is a velocity, as a fraction of the level's."""
+    """The input is a position that the arm follows, from where both are when the dead-man is pressed: for a joint, of a
+    leader's joint, rad; for the tool, of a hand along an axis of the base, m, or about it, rad (roll, pitch and yaw:
+    its rotation vector). Else it is a velocity, as a fraction of the level's."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +78,21 @@ class Mapping:
         check_settings(self, f"mapping {self.name}: ")
         does = [binding.does for binding in self.bindings]
         check(DEADMAN in does, f"mapping {self.name}", sorted(set(does)), "an input that does deadman")
-        followed = [b.input for b in self.bindings if b.follows and b.does in (*TWIST, *ACTIONS)]
-        check(not followed, f"mapping {self.name}: follows of {followed}", True, "false: only joints follow positions")
+        followed = [b.input for b in self.bindings if b.follows and b.does in (*ACTIONS, GRIPPER_FOLLOWS)]
+        where = f"mapping {self.name}: follows of {followed}"
+        check(not followed, where, True, "false: only the arm follows positions")
+        hand = [b.does for b in self.bindings if b.follows and b.does in TWIST]
+        check(len(hand) == len(set(hand)), f"mapping {self.name} follows", hand, "each direction once")
+        turns = {b.does: b.factor for b in self.bindings if b.follows and b.does in TURNS}
+        # What is followed is a rotation: it has no parts, and the axes of the hand may be turned, but not mirrored.
+        whole = set(turns) == set(TURNS) and math.prod(turns.values()) == 1.0 and set(turns.values()) <= {1.0, -1.0}
+        expected = "none of roll, pitch and yaw, or all three with factor 1.0, two of them or none turned round (-1.0)"
+        check(whole or not turns, f"mapping {self.name} follows with factors", turns, expected)
+
+    @property
+    def leads(self) -> frozenset[str]:
+        """Inputs that are another arm's joints, which come by a topic of their own."""
+        return frozenset(b.input for b in self.bindings if b.follows and b.does not in TWIST)
 
     def moves(self, joint_names: Sequence[str]) -> tuple[str, ...]:
         """What the inputs move: :data:`TWIST`, or ``joint_names``, those of the arm.

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import json
+import math
 import os
 import select
 import struct
@@ -167,6 +168,25 @@ class _Range:
         """-1 to 1; an axis that begins at its end (a trigger) 0 to 1 is its user's to make."""
         return (2.0 * value - self.low - self.high) / max(self.high - self.low, 1)
 
+    def raw(self, scaled: float) -> int:
+        """The inverse of :meth:`scaled`."""
+        return round((scaled * (self.high - self.low) + self.low + self.high) / 2.0)
+
+
+_USUAL = _Range(-32768, 32767)
+
+
+def written(name: str, value: float) -> bytes:
+    """What Linux writes when an input (a button that has a name here, an axis of the usual range) is at ``value``.
+
+    Raises DeviceError for another input.
+    """
+    for kind, codes in ((_KEY, list(_BUTTONS)), (_ABS, range(64))):
+        for code in codes:
+            if input_name(kind, code) == name:
+                return _EVENT.pack(0, 0, kind, code, round(value) if kind == _KEY else _USUAL.raw(value))
+    raise DeviceError(f"{name!r} is no button that has a name here, and no axis: {[*_BUTTONS.values()]}, ABS_X …")
+
 
 class InputDevice:
     """A device below /dev/input, read as Linux gives it. Raises DeviceError if it cannot be opened."""
@@ -231,9 +251,9 @@ class InputDevice:
             try:  # EVIOCGABS: value, minimum, maximum, fuzz, flat, resolution
                 raw = fcntl.ioctl(self._file, 0x80184540 + code, bytes(24))
                 _, low, high, *_ = struct.unpack("6i", raw)
+                self._ranges[code] = _Range(low, high)
             except OSError:
-                low, high = -32768, 32767
-            self._ranges[code] = _Range(low, high)
+                self._ranges[code] = _USUAL
         return self._ranges[code]
 
 
@@ -296,16 +316,20 @@ class Recording:
 
 LONGEST = 4096
 """Characters of a message; more than a person can hold."""
+FAR = 100.0
+"""Positions beyond this, m or rad, are nobody's."""
 
 
 class Messages:
     """What a program says is held, each time all of it: a JSON object of inputs and values, ``{"deadman": 1, "w": 1}``.
 
-    What a message does not name is let go, so that one that is lost holds nothing. It is the only sign of life.
+    What a message does not name is let go, and of a position not known, so that one that is lost holds nothing. It is
+    the only sign of life.
     """
 
     def __init__(self, mapping: Mapping) -> None:
-        self._mapping, self._inputs = mapping.name, {binding.input for binding in mapping.bindings}
+        self._mapping = mapping.name
+        self._largest = {b.input: FAR if b.follows else 1.0 for b in mapping.bindings}
         self._held: set[str] = set()
         self._events: list[Event] = []
 
@@ -315,15 +339,22 @@ class Messages:
             said = json.loads(text) if len(text) <= LONGEST else None
         except (ValueError, RecursionError):
             said = None
-        if not isinstance(said, dict) or not all(type(v) in (int, float) and abs(v) <= 1.0 for v in said.values()):
+        largest = self._largest
+        if not isinstance(said, dict) or not all(
+            type(v) in (int, float) and abs(v) <= largest.get(name, 1.0) for name, v in said.items()
+        ):
             raise DeviceError(
                 f"the message {text[:80]!r} says no events; expected a JSON object of at most {LONGEST} characters, "
-                'with inputs and their values from -1 to 1: {"deadman": 1, "w": 1}'
+                f'with inputs and their values from -1 to 1 (positions: {FAR:g}): {{"deadman": 1, "w": 1}}'
             )
-        if strange := sorted(said.keys() - self._inputs):
+        if strange := sorted(said.keys() - largest.keys()):
             raise DeviceError(f"the message {text[:80]!r} names {strange[0]!r}, no input of mapping {self._mapping}")
-        let_go = dict.fromkeys(self._held - said.keys(), 0.0)
-        self._events += [Event(now_ns, name, float(value)) for name, value in {**let_go, **said}.items()]
+        positions = {name for name, most in largest.items() if most == FAR}
+        let_go = {name: math.nan if name in positions else 0.0 for name in self._held - said.keys()}
+        # Buttons are let go before positions are lost, and pressed when those are known, from which the arm follows.
+        news = [*sorted(let_go.items(), key=lambda item: item[0] in positions)]
+        news += sorted(said.items(), key=lambda item: item[0] not in positions)
+        self._events += [Event(now_ns, name, float(value)) for name, value in news]
         self._events.append(Event(now_ns))
         self._held = set(said)
 
@@ -347,4 +378,4 @@ def open_device(device: str, mapping: Mapping) -> Device:
         return Messages(mapping)
     if device.endswith(".jsonl"):
         return Recording(Path(device))
-    return InputDevice(device if device.startswith("/") else find_input_device(device.split("|")))
+    return InputDevice(device if "/" in device else find_input_device(device.split("|")))

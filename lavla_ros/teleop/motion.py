@@ -44,7 +44,7 @@ RELEASED_LEAD_RAD = 0.02
 STILL = 1e-3
 """A reference slower than this, m/s and rad/s, stands."""
 FOLLOW_S = 0.15
-"""A joint that follows a leader closes its distance in about this time, if its speed allows."""
+"""What follows a leader's joint, or a hand, closes its distance in about this time, if its speed allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -115,7 +115,7 @@ class Motion:
         self._course: _Course | None = None
         self._press = 0
         self._origin = np.zeros(size)
-        """Joints (J,) of the reference when the dead-man was pressed."""
+        """Pose (4, 4), or joints (J,), of the reference when the dead-man was pressed."""
         self._newest_ns: int | None = None
         self._let_go = False
         """The newest chunk was made after the dead-man was released."""
@@ -145,7 +145,7 @@ class Motion:
         self._let_go = not wish.held
         pose, joints, velocity, acceleration = self._now(arm, stamp_ns, wish)
         if wish.press != self._press:
-            self._press, self._origin = wish.press, joints
+            self._press, self._origin = wish.press, pose
         points, self.slowed = self._plan(wish, pose, joints, velocity, acceleration, stamp_ns)
         if not points:  # no way of the tool can be followed from here: the joints come to rest, each on its own
             self._course = None
@@ -209,7 +209,7 @@ class Motion:
         now_ns: int,
     ) -> tuple[list[tuple[FloatArray, FloatArray]], str]:
         """(place, joints) now and at every step of the chunk, none if there is no way; why it is slower than wished."""
-        wanted = self._wanted(wish, joints) if wish.held else np.zeros(len(velocity))
+        wanted = self._wanted(wish, place) if wish.held else np.zeros(len(velocity))
         why = ""
         for part in SLOWER:
             course = self._shape(part * wanted, place, joints, velocity, acceleration, now_ns, wish.frame)
@@ -227,16 +227,29 @@ class Motion:
                 return points, why
         return [], why
 
-    def _wanted(self, wish: Wish, joints: FloatArray) -> FloatArray:
-        wanted = np.array(wish.velocity)
-        for j, moved in enumerate(wish.follow):
-            if moved is None:
-                continue
-            error = self._origin[j] + moved - joints[j]
-            brake = math.sqrt(2.0 * 0.5 * self._acceleration[j] * abs(error))
-            speed = min(abs(error) / FOLLOW_S, brake, self._options.joint_rad_s)
-            wanted[j] = math.copysign(speed, error)
+    def _wanted(self, wish: Wish, place: FloatArray) -> FloatArray:
+        """Velocity of the joints, or of the tool in the wish's frame."""
+        wanted, options = np.array(wish.velocity), self._options
+        if self._tool and wish.follow:
+            moved = np.array(wish.follow, dtype=np.float64)
+            target = _moved(self._origin, moved, "base")
+            error = _twist(place, target, 1.0)
+            for part, fastest in ((slice(3), options.speed_m_s), (slice(3, 6), options.turn_rad_s)):
+                distance = float(np.linalg.norm(error[part]))
+                speed = self._approach(distance, self._acceleration[part].min(), wish.pace * fastest)
+                wanted[part] = error[part] * (speed / max(distance, 1e-9))
+            return _turned(place[:3, :3].T, wanted) if wish.frame == "tool" else wanted
+        for j, moved_rad in enumerate(wish.follow):
+            if moved_rad is not None:
+                error_rad = self._origin[j] + moved_rad - place[j]
+                speed = self._approach(abs(error_rad), self._acceleration[j], options.joint_rad_s)
+                wanted[j] = math.copysign(speed, error_rad)
         return wanted
+
+    @staticmethod
+    def _approach(distance: float, acceleration: float, fastest: float) -> float:
+        """Speed towards what is followed, from which there is still time to brake."""
+        return min(distance / FOLLOW_S, math.sqrt(2.0 * 0.5 * acceleration * distance), fastest)
 
     def _shape(
         self,

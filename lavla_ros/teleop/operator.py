@@ -5,6 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
+from lavla_ros.control.kinematics import rotation_vector
+from lavla_ros.control.rotations import rotation_from_vector
 from lavla_ros.teleop.config import (
     DEADMAN,
     FASTER,
@@ -20,12 +24,14 @@ from lavla_ros.teleop.config import (
     Mapping,
     TeleopOptions,
 )
-from lavla_ros.typing import NS_PER_S
+from lavla_ros.typing import NS_PER_S, FloatArray
 
 GONE = "gone"
 """Input of an event that says that the device is not there any more."""
 PRESSED = 0.5
 """From this value on, a button is pressed."""
+JUMP_M, JUMP_RAD = 0.3, 1.0
+"""Further than this from one chunk to the next, 6 m/s and 20 rad/s, no hand moves that an arm is to follow."""
 FLOOD = 1000
 """More events between two chunks than this are no person's: all are dropped."""
 
@@ -51,7 +57,10 @@ class Wish:
     """Of the tool (6,), m/s and rad/s, in ``frame``; or of the joints (dof,), rad/s."""
     follow: tuple[float | None, ...] = ()
     """Positions of a leader's joints (dof,), rad, relative to those at which the dead-man was pressed; None: a joint
-    that follows nothing. Empty: there is no leader."""
+    that follows nothing. Or of a hand (6,): its way and its turn (rotation vector) since then along and about the axes
+    of the base, m and rad. Empty: nothing is followed."""
+    pace: float = 1.0
+    """The speed level, as a fraction, which bounds how fast the tool follows."""
     frame: str
     gripper_open: float | None = None
     """1 open, 0 closed; None: as it is."""
@@ -71,8 +80,11 @@ class Operator:
         self._stuck: set[str] = set()
         """Inputs that were held when the person's wish ended without their release: they count when pressed again."""
         self._origin: dict[str, float] = {}
-        """Positions of a leader's joints when the dead-man was pressed."""
-        self._leader = {binding.input for binding in mapping.bindings if binding.follows}
+        """Positions of what is followed when the dead-man was pressed."""
+        self._leader = mapping.leads
+        self._hand = {b.does: b for b in mapping.bindings if b.follows and b.does in TWIST}
+        self._way = np.zeros(len(TWIST))
+        """Of the hand since the dead-man was pressed, at the last :meth:`feed`."""
         self._alive_ns: dict[bool, int] = {}
         """Newest sign of life: of the leader (True), of all else (False)."""
         self._changed_ns = 0
@@ -101,6 +113,7 @@ class Operator:
         events = list(events)
         if len(events) > FLOOD:
             self.release(f"the device floods: {len(events)} events at once; at most {FLOOD} are read")
+            self._seen.clear()
             for event in events:  # only what was let go counts
                 if event.input in self._values and event.value < PRESSED:
                     self._note(event)
@@ -109,6 +122,7 @@ class Operator:
             if event.input == GONE:
                 self.release("the device is gone; plug it in again")
                 self._values = dict.fromkeys(self._values, 0.0)
+                self._seen.clear()
                 self._stuck.clear()
                 self._alive_ns.clear()
                 continue
@@ -118,6 +132,7 @@ class Operator:
             if event.input in self._values:
                 self._changed_ns = now_ns
                 self._note(event)
+        self._check_hand()
         self._check_silence(now_ns)
 
     def release(self, why: str) -> None:
@@ -130,17 +145,9 @@ class Operator:
         self._check_silence(now_ns)
         options, level = self._options, LEVELS[self.level - 1]
         velocity = dict.fromkeys(self.moves, 0.0)
-        follow: dict[str, float | None] = dict.fromkeys(self.moves)
         for binding in self._mapping.bindings:
-            value = self._values[binding.input]
-            if binding.does not in velocity:
-                continue
-            if binding.follows:
-                origin = self._origin.get(binding.input)
-                if origin is not None:
-                    follow[binding.does] = binding.factor * (value - origin)
-            else:
-                velocity[binding.does] += binding.factor * self._deflection(value)
+            if binding.does in velocity and not binding.follows:
+                velocity[binding.does] += binding.factor * self._deflection(self._values[binding.input])
         speeds = {name: options.speed_m_s if name in "xyz" else options.turn_rad_s for name in TWIST}
         return Wish(
             held=self._held,
@@ -148,11 +155,48 @@ class Operator:
                 min(max(value, -1.0), 1.0) * level * speeds.get(name, options.joint_rad_s)
                 for name, value in velocity.items()
             ),
-            follow=tuple(follow.values()) if any(b.follows for b in self._mapping.bindings) else (),
+            follow=self._follow(),
+            pace=level,
             frame=self.frame,
             gripper_open=self.gripper_open,
             press=self._press,
         )
+
+    def _follow(self) -> tuple[float | None, ...]:
+        if self._follows_hand:
+            return tuple(self._hands_way().tolist())
+        follow: dict[str, float | None] = dict.fromkeys(self.moves)
+        for binding in self._mapping.bindings:
+            if binding.input in self._leader and binding.input in self._origin:
+                follow[binding.does] = binding.factor * (self._values[binding.input] - self._origin[binding.input])
+        return tuple(follow.values()) if self._leader else ()
+
+    @property
+    def _follows_hand(self) -> bool:
+        """Where the hand was is known of the moment at which the dead-man was pressed."""
+        return bool(self._hand) and all(b.input in self._origin for b in self._hand.values())
+
+    def _hands_way(self) -> FloatArray:
+        """Of the hand since the dead-man was pressed (6,): its way, and its turn about the axes of the base."""
+
+        def at(values: dict[str, float]) -> FloatArray:
+            bound = (self._hand.get(does) for does in TWIST)
+            return np.array([0.0 if b is None else b.factor * values[b.input] for b in bound])
+
+        now, origin = at(self._values), at(self._origin)
+        turned = rotation_from_vector(now[3:]) @ rotation_from_vector(origin[3:]).T
+        return np.concatenate((now[:3] - origin[:3], rotation_vector(turned)))
+
+    def _check_hand(self) -> None:
+        """A hand is not at another place at once: what says so has lost it."""
+        if not (self._held and self._follows_hand):
+            return
+        before, self._way = self._way, self._hands_way()
+        turns = [rotation_from_vector(way[3:]) for way in (self._way, before)]
+        gone_m = float(np.linalg.norm(self._way[:3] - before[:3]))
+        turned_rad = float(np.linalg.norm(rotation_vector(turns[0] @ turns[1].T)))
+        if gone_m > JUMP_M or turned_rad > JUMP_RAD:
+            self.release(f"the hand has jumped by {gone_m:.2f} m and {turned_rad:.1f} rad; press the dead-man again")
 
     def _deflection(self, value: float) -> float:
         """The value, from 0 at the edge of the dead zone on."""
@@ -164,6 +208,11 @@ class Operator:
 
     def _note(self, event: Event) -> None:
         if not abs(event.value) < 1e6:  # NaN, too
+            self._seen.discard(event.input)
+            if event.input in (bound.input for bound in self._hand.values()):
+                if self._held and self._follows_hand:
+                    self.release("where the hand is is not known any more; press the dead-man again")
+                return
             self.release(f"{event.input} is {event.value}; expected a number")
             return
         before, self._values[event.input] = self._values[event.input], event.value
@@ -190,6 +239,7 @@ class Operator:
             self._origin = {
                 b.input: self._values[b.input] for b in self._mapping.bindings if b.follows and b.input in self._seen
             }
+            self._way = np.zeros(len(TWIST))
         if held != self._held:
             self._held, self.why = held, "" if held else "the dead-man is not held"
 

@@ -39,10 +39,11 @@ from sim_bridges.judging.protocol import Rollout
 from sim_bridges.judging.rubrics import ScoreError
 from sim_bridges.judging.sheet import SheetError
 
-OVERLAY_PERIOD_S = 0.5
+PICTURE_PERIOD_S = 0.5
 KEY_PERIOD_S = 0.1
 PICTURE_S = 10.0
 """How long the first picture of the reference camera may take."""
+COUNT = "Enter: these scores count"
 Keys = Callable[[float], str | None]
 Say = Callable[[str], None]
 
@@ -67,7 +68,7 @@ class JudgeConsole(Node):  # type: ignore[misc]  # rclpy is untyped
         self._fault = ""
         self._scene: EpisodeState | None = None
         self._live: Any = None
-        self._overlaid_s = 0.0
+        self._shown_s = 0.0
         reset = folder.reset_picture(rollout)
         self._reset: Picture | None = read_picture(reset) if reset is not None else None
         self._hold, self._resume, self._start, self._stop, self._begin_scene = (
@@ -125,7 +126,7 @@ class JudgeConsole(Node):  # type: ignore[misc]  # rclpy is untyped
         self._say("Enter: begin    n: note    o: outline of the stain    q: quit")
         while True:
             key = keys(KEY_PERIOD_S)
-            self._show_overlay()
+            self._show("overlay", self._over_reset)
             if self._fault:
                 raise ServiceError(f"the arm stands: {self._fault}")
             if key in (END, "q"):
@@ -161,6 +162,7 @@ class JudgeConsole(Node):  # type: ignore[misc]  # rclpy is untyped
         scoring, why = self._scoring, ""
         while not why:
             key, now_s = keys(KEY_PERIOD_S), time.monotonic()
+            self._show("live", lambda live: live)
             if self._fault:
                 self._fail(f"the executor has a fault: {self._fault}")
                 return
@@ -200,7 +202,7 @@ class JudgeConsole(Node):  # type: ignore[misc]  # rclpy is untyped
     def _score(self, keys: Keys) -> None:
         scoring = self._scoring
         self._show_scores()
-        self._say(f"{self._help()}    u: undo    n: note    e: error    Enter: these scores count")
+        self._say(f"{self._help()}    u: undo    n: note    e: error    {COUNT}")
         while True:
             key = keys(KEY_PERIOD_S)
             if key in (END, "q"):
@@ -213,7 +215,7 @@ class JudgeConsole(Node):  # type: ignore[misc]  # rclpy is untyped
                 try:
                     score = scoring.confirm()
                 except SheetError as error:
-                    self._say(str(error))
+                    self._say(f"{error}    {COUNT}")
                     continue
                 values = [value for value in scoring.sheet.values(scoring.rubric) if value is not None]
                 with suppress(ServiceError):  # the score counts, however the bag ends
@@ -268,12 +270,16 @@ class JudgeConsole(Node):  # type: ignore[misc]  # rclpy is untyped
     def _picture(self) -> Picture | None:
         return decode_image(self._live) if self._live is not None else None
 
-    def _show_overlay(self) -> None:
+    def _over_reset(self, live: Picture) -> Picture:
+        """Of a layout that was never laid out before it is what the camera sees."""
+        return live if self._reset is None else overlay(self._reset, live)[0]
+
+    def _show(self, what: str, made: Callable[[Picture], Picture]) -> None:
+        """What the camera sees now, to be looked at; twice a second."""
         now_s = time.monotonic()
-        if self._reset is None or now_s - self._overlaid_s < OVERLAY_PERIOD_S or (live := self._picture()) is None:
-            return
-        self._overlaid_s = now_s
-        write_picture(self._folder.picture(self._rollout, "overlay"), overlay(self._reset, live)[0])
+        if now_s - self._shown_s >= PICTURE_PERIOD_S and (live := self._picture()) is not None:
+            self._shown_s = now_s
+            write_picture(self._folder.picture(self._rollout, what), made(live))
 
 
 def main(argv: Sequence[str] | None = None) -> int:

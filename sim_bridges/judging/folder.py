@@ -21,6 +21,7 @@ from lavla_ros.config import ConfigError, differences, from_plain, read_config, 
 from lavla_ros.contract import load_contract, require_same_contract
 from lavla_ros.errors import UserError
 from lavla_ros.outputs import replacing, sole_writer
+from lavla_ros.policy.checkpoint_files import checkpoint_path
 from sim_bridges.evaluation.policies import policy_config, policy_hash
 from sim_bridges.evaluation.report import NOTHING_PUBLISHED, Published, write_report
 from sim_bridges.evaluation.results import EpisodeResult, Results
@@ -271,8 +272,6 @@ def _facts(protocol: Protocol, file: Path) -> dict[str, Any]:
     """What must stay as it is: the protocol, the content of the models and that of the pictures."""
     contract, models = load_contract(protocol.contract), {}
     for name, model in protocol.models.items():
-        from lavla_ros.policy.policy import checkpoint_path
-
         models[name] = policy_hash(model.policy)
         if models[name] is None:
             raise ConfigError(f"{file}: models.{name}.policy is {model.policy!r}; expected a checkpoint")

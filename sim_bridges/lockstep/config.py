@@ -9,6 +9,9 @@ from pathlib import Path
 from lavla_ros.config import ConfigError, check_settings, setting
 from sim_bridges.worlds import DEFAULT_SUITE
 
+PATIENCE_S = 5.0
+"""Without progress for so long, a person who looks on would take over."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class RecordConfig:
@@ -35,7 +38,13 @@ class RecordConfig:
     workers: int = setting(1, low=1, high=16)
     """Number of parallel simulators, each with a recorder and a ROS domain of its own."""
     disturb: bool = True
-    """Whether short random pushes move the arm off its path, so that the demonstrations show recoveries."""
+    """Whether short random pushes move the arm off its path, so that the demonstrations show recoveries. None do where
+    a policy acts."""
+    policy: str = ""
+    """Checkpoint, or bundled, that acts in place of the expert. The expert corrects it as a person would: it takes over
+    when there is no progress, and gives the arm back when there is. Which steps are whose is recorded."""
+    patience_s: float = setting(PATIENCE_S, low=0.1, high=600.0, unit="s")
+    """Time without progress after which the expert takes over from the policy."""
     max_steps: int | None = None
     """Number of contract steps after which a demonstration has failed. The default is the suite's, or else the official
     limit."""

@@ -13,11 +13,12 @@ from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Observation
+from lavla_ros.defaults import DEFAULT_DEVICE
 from lavla_ros.episode import EpisodePhase
 from lavla_ros.errors import is_users
 from lavla_ros.ros.client import call
 from lavla_ros.ros.scope import Scope
-from sim_bridges.episode import Actor, ExpertActor, Observer, PlayedExpert, run_episode
+from sim_bridges.episode import Actor, CorrectedPolicy, ExpertActor, Observer, PlayedExpert, load_actor, run_episode
 from sim_bridges.lockstep.parameters import LockstepParameters
 from sim_bridges.lockstep.topics import BridgeError, LockstepTopics
 from sim_bridges.suites import make_plans
@@ -56,6 +57,8 @@ class Episodes:
         self._of = ("", "")
         self._environment: Environment | None = None
         self._expert: Expert | None = None
+        self._policy: Actor | None = None
+        """Acts, and is corrected by the expert."""
 
     @property
     def task(self) -> str:
@@ -63,8 +66,15 @@ class Episodes:
         return self._of[1]
 
     def prepare(self, name: str, suite: Suite, task: str, start: EpisodeStart) -> None:
-        """Make what an episode needs. Raises what making it raises, SuiteError if there is no such expert."""
+        """Make what an episode needs. Raises what making it raises, SuiteError if there is no such expert, and what
+        loading a checkpoint raises."""
         environment = self._load(name, suite, task)
+        if self._settings.policy:
+            expert: object = self._expert
+            if isinstance(expert, PlaysByItself) and expert.only_plays:
+                raise SuiteError(f"the expert of {task} moves the robot itself, and cannot take over from a policy")
+            every = self._settings.replan_steps or suite.rules.replan_steps
+            self._policy = load_actor(self._settings.policy, suite.contract, every=every, device=DEFAULT_DEVICE)
         if self._settings.disturb:
             _disturbance(environment, self._plan(suite, task, start, None))
 
@@ -128,6 +138,11 @@ class Episodes:
         expert = self._expert
         if expert is None:
             return _TopicActor(self._topics, every=self._settings.replan_steps or suite.rules.replan_steps)
+        if self._policy is not None:
+            assert self._environment is not None
+            patience_steps = round(self._settings.patience_s / suite.contract.dt_s)
+            told = self._topics.commanded_by
+            return CorrectedPolicy(self._policy, expert, self._environment, patience_steps=patience_steps, told=told)
         if isinstance(expert, PlaysByItself) and expert.only_plays:
             return PlayedExpert(expert)
         return ExpertActor(expert, gives_up=True)

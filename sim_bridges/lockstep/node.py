@@ -112,6 +112,10 @@ class LockstepNode(LavlaNode):
                 "nothing is left to do after them"
             )
         commanded = parameters.commander == "topic"
+        if parameters.policy and commanded:
+            raise ParameterError(
+                f"policy is {parameters.policy!r}, which the expert corrects in this process: set commander to expert"
+            )
         if parameters.record and commanded and contract.step != "period":
             raise ParameterError(
                 f"record is for the expert's demonstrations where steps take unequal times, as those of contract "
@@ -128,6 +132,7 @@ class LockstepNode(LavlaNode):
             timeout_s=parameters.timeout_s,
             commanded=commanded,
             recorded=parameters.record,
+            two_commanders=bool(parameters.policy),
             ended=lambda: self.ended,
         )
         extra = suite.extra_topics(self.configured) if isinstance(suite, HasExtraTopics) else None

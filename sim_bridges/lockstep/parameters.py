@@ -5,11 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lavla_ros.ros.parameters import NodeParameters, parameter
+from sim_bridges.lockstep.config import PATIENCE_S
 
 
 @dataclass(frozen=True, kw_only=True)
 class LockstepParameters(NodeParameters):
     commander: str = parameter("topic", "Who acts: /action_chunk, or the expert.", choices=("topic", "expert"))
+    policy: str = parameter(
+        "", "Expert: checkpoint, or bundled, that acts instead, and that the expert corrects; empty: the expert alone."
+    )
+    patience_s: float = parameter(
+        PATIENCE_S, "The expert takes over from the policy after so long without progress.", low=0.1, unit="s"
+    )
     disturb: bool = parameter(False, "Expert: push the arm now and then; the published commands stay clean (DART).")
     replan_steps: int = parameter(0, "Steps between two pictures for the policy; 0: the suite's own.", low=0, high=256)
     max_steps: int = parameter(

@@ -19,7 +19,8 @@ from lavla_ros.errors import UserError
 from lavla_ros.outputs import sole_writer
 from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.lockstep.config import RecordConfig
-from sim_bridges.suites import choose_tasks, load_suite
+from sim_bridges.suites import choose_tasks, load_suite, require_experts
+from sim_bridges.world import Suite
 
 
 class RecordError(UserError, RuntimeError):
@@ -79,9 +80,16 @@ def record_protocol(config: RecordConfig, on_episode: Callable[[dict[str, object
     )
 
 
+def _suite_and_task(config: RecordConfig) -> tuple[Suite, tuple[str]]:
+    suite = load_suite(config.suite, config.options)
+    return suite, (choose_tasks(suite, [config.task] if config.task else [])[0],)
+
+
 def record_expert(config: RecordConfig, on_episode: Callable[[dict[str, object]], None]) -> RecordSummary:
-    """Run all workers to the end. Raises RecordError with the last lines of the worker that failed, DomainError if
-    there are not enough free ROS domains, OutputError if another process records into the same folder."""
+    """Run all workers to the end. Raises SuiteError for a task without an expert, RecordError with the last lines of
+    the worker that failed, DomainError if there are not enough free ROS domains, OutputError if another process records
+    into the same folder."""
+    require_experts(*_suite_and_task(config))
     began = time.monotonic()
     count = min(config.workers, config.count)
     workers: list[_Worker] = []
@@ -129,8 +137,7 @@ class _Worker:
         self.start = self._launcher.start
 
     def _processes(self, config: RecordConfig, first: int) -> tuple[Process, ...]:
-        suite = load_suite(config.suite, config.options)
-        task = choose_tasks(suite, [config.task] if config.task else [])[0]
+        suite, (task,) = _suite_and_task(config)
         limit: int | Mapping[str, int] = getattr(suite, "demonstration_steps", 0)
         has_states = suite.plan(task, 0, config.seed).state_index is not None
         contract = self._root / "contract.yaml"
@@ -146,7 +153,9 @@ class _Worker:
             "episodes": self._left,
             "max_steps": config.max_steps or (limit if isinstance(limit, int) else limit[task]),
             "commander": "expert",
-            "disturb": config.disturb,
+            "policy": config.policy,
+            "patience_s": config.patience_s,
+            "disturb": config.disturb and not config.policy,
             "record": True,
             "exit_when_done": True,
             "progress": str(self._progress),

@@ -23,7 +23,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.contract import ActionChunk, Contract
-from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState
+from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorReport
 from lavla_ros.errors import UserError
 from lavla_ros.recording.stream_stats import raw_stamp_ns
 from lavla_ros.ros.lifecycle import set_stamp, stamp_to_ns
@@ -60,12 +60,14 @@ class LockstepTopics:
         commanded: bool,
         recorded: bool = False,
         prepared: bool = False,
+        two_commanders: bool = False,
         ended: Callable[[], str] = lambda: "",
     ) -> None:
         """``scope`` makes the publishers and the subscription, and ends them. ``timeout_s``: longest wait for a chunk
         or a subscriber. ``commanded``: a node answers on /action_chunk. ``recorded``: a recorder node listens.
-        ``prepared``: pictures are the contract's and go past the camera node, to /observation/<camera>. ``ended``: why
-        the wait is over, or "" (see :meth:`wake`).
+        ``prepared``: pictures are the contract's and go past the camera node, to /observation/<camera>.
+        ``two_commanders``: :meth:`commanded_by` says who acts. ``ended``: why the wait is over, or "" (see
+        :meth:`wake`).
         """
         self._node, self._contract, self._timeout_s = scope.node, contract, timeout_s
         self._commanded, self._recorded, self._ended = commanded, recorded, ended
@@ -79,6 +81,7 @@ class LockstepTopics:
         self._clock = scope.publisher(Clock, topics.CLOCK, 10)
         self._instruction = scope.publisher(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
         self._episode = scope.publisher(String, topics.EPISODE_STATE, LATCHED_QOS)
+        self._executor = scope.publisher(String, topics.EXECUTOR_STATE, LATCHED_QOS) if two_commanders else None
         self._commands = (
             None if prepared else scope.publisher(JointTrajectory, contract.wire(contract.action.topic), DEPTH)
         )
@@ -154,6 +157,15 @@ class LockstepTopics:
         self._command_message.points[0].positions = [float(v) for v in np.asarray(action)]
         self._commands.publish(self._command_message)
 
+    def commanded_by(self, commander: str, time_ns: int) -> None:
+        """Say on /executor/state, as an arm's executor does, whose the actions from ``time_ns`` on are: policy or
+        person. Raises BridgeError if a subscriber takes no message."""
+        assert self._executor is not None
+        # what is due at that time is still the other's
+        report = ExecutorReport(state="tracking", commander=commander, commander_since_ns=self.stamp_ns(time_ns) + 1)
+        self._executor.publish(String(data=report.to_json()))
+        self._wait_until_taken()
+
     def chunk(self, time_ns: int, *, steps: int) -> ActionChunk:
         """Await the chunk for the observation just published, of at least ``steps`` actions; in the simulator's time.
 
@@ -224,7 +236,7 @@ class LockstepTopics:
             )
 
     def _wait_until_taken(self) -> None:
-        for publisher in (self._instruction, self._episode):
+        for publisher in filter(None, (self._instruction, self._episode, self._executor)):
             if not publisher.wait_for_all_acked(Duration(seconds=self._timeout_s)):
                 raise BridgeError(
                     f"a subscriber of {publisher.topic_name} takes no message within {self._timeout_s:g} s"

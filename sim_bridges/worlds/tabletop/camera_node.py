@@ -4,7 +4,8 @@ Renders the state that the physics process shares, stamped with the time of that
 (``/instruction``) and how it goes (``/episode/state``); ``/episode/reset`` brings the arm home through the
 executor, then sets the objects up with the next seed. With ``wait_for_reset`` the first episode waits for it too.
 The executor obeys one publisher of /action_chunk: this node is one only while it brings the arm home, and only after
-every other one has stopped to be (a policy node does so at ``homing``).
+every other one has stopped to be (a policy node does so at ``homing``). A person who has the arm and lets it stand
+gives it back by the reset.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import sys
 import time
 from contextlib import closing
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -24,7 +25,7 @@ from trajectory_msgs.msg import JointTrajectory
 
 from lavla_ros import topics
 from lavla_ros.contract import load_contract
-from lavla_ros.episode import SIMULATOR, EpisodePhase, EpisodeState, ExecutorReport
+from lavla_ros.episode import PERSON, SIMULATOR, EpisodePhase, EpisodeState, ExecutorReport
 from lavla_ros.ros.diagnostics import Rate, Report, Window
 from lavla_ros.ros.inputs import publishers_of
 from lavla_ros.ros.lifecycle import LavlaNode, wall_ns
@@ -39,7 +40,7 @@ from lavla_ros.ros.messages import (
 from lavla_ros.ros.parameters import NodeParameters, ParameterError, parameter
 from lavla_ros.ros.process import run_node
 from sim_bridges.worlds.tabletop.homing import SOURCE, Homing, require_tabletop_contract
-from sim_bridges.worlds.tabletop.names import TRAINED_LAYOUT, USUAL_TASK, LayoutName, TaskName
+from sim_bridges.worlds.tabletop.names import STATE_FILE, TRAINED_LAYOUT, USUAL_TASK, LayoutName, TaskName
 from sim_bridges.worlds.tabletop.plant import SceneState, encode_reset, open_rings
 from sim_bridges.worlds.tabletop.render import TabletopRenderer
 from sim_bridges.worlds.tabletop.sim import TabletopSim
@@ -55,7 +56,7 @@ FRAMES_BEFORE_RUNNING = 3
 @dataclass(frozen=True, kw_only=True)
 class TabletopCameraParameters(NodeParameters):
     contract: str = parameter(help="Contract: a shipped name or a YAML file.")
-    state_file: str = parameter("/dev/shm/lavla-tabletop", "Ring file of the physics process (--state-file).")
+    state_file: str = parameter(STATE_FILE, "Ring file of the physics process (--state-file).")
     task: str = parameter(USUAL_TASK, "Task of the physics process.", choices=get_args(TaskName))
     layout: str = parameter(TRAINED_LAYOUT, "Layout of the physics process.", choices=get_args(LayoutName))
     instruction: str = parameter("", "What to do, in words; empty: the task's own words.")
@@ -98,6 +99,7 @@ class TabletopCameraNode(LavlaNode):
         self._images = {c.name: made.publisher(Image, contract.wire(c.topic), IMAGE_QOS) for c in contract.cameras}
         self._instruction = made.publisher(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
         self._episodes = made.publisher(String, topics.EPISODE_STATE, LATCHED_QOS)
+        self._hand_back = made.client(Trigger, topics.EXECUTOR_HAND_BACK)
         self._chunks: Any = None
 
     def start(self) -> None:
@@ -202,6 +204,9 @@ class TabletopCameraNode(LavlaNode):
             response.success = False
             response.message = f"the executor cannot bring the arm home: {self._executor.state or 'it is not there'}"
             return response
+        if self._executor.commander == PERSON and self._executor.state == "tracking":
+            response.success, response.message = False, "a person moves the arm: let go first"
+            return response
         self._next.reset(self._sim.seed + 1)
         self._homing_since_ns = wall_ns()
         self._announce(EpisodePhase.HOMING)
@@ -210,7 +215,10 @@ class TabletopCameraNode(LavlaNode):
         return response
 
     def _take_over(self) -> None:
-        """Begin to command the arm as soon as no other node does and the executor listens."""
+        """Begin to command the arm as soon as no other node does, no person has it, and the executor listens."""
+        if self._executor.commander == PERSON:
+            self._hand_back.call_async(Trigger.Request())
+            return
         if self._chunks is None:
             if publishers_of(self, topics.ACTION_CHUNK):
                 return
@@ -231,13 +239,16 @@ class TabletopCameraNode(LavlaNode):
         homing, now_ns = self._homing, wall_ns()
         if homing is None:
             return
-        distance = float(np.abs(self._sim.joint_position_rad - homing.goal_rad).max())
-        if now_ns > homing.begin_ns + homing.duration_s * 1e9 and distance < HOME_TOLERANCE_RAD:
-            self._release()
-            self._request_ring.write(encode_reset(self._next.seed))
-            self._episode += 1
-            self._state, self._frames_left = EpisodePhase.STARTING, FRAMES_BEFORE_RUNNING
-            return
+        here = self._sim.joint_position_rad
+        if now_ns > homing.begin_ns + homing.duration_s * 1e9:
+            if float(np.abs(here - homing.goal_rad).max()) < HOME_TOLERANCE_RAD:
+                self._release()
+                self._request_ring.write(encode_reset(self._next.seed))
+                self._episode += 1
+                self._state, self._frames_left = EpisodePhase.STARTING, FRAMES_BEFORE_RUNNING
+                return
+            # Not all of it was executed: the arm was held, say, and no chunk that begins elsewhere is taken after that.
+            self._homing = homing = replace(homing, begin_ns=now_ns, start_rad=here)
         self._chunks.publish(chunk_to_trajectory(homing.chunk(self._contract, now_ns), SOURCE))
 
     def diagnose(self, report: Report) -> None:
@@ -252,11 +263,11 @@ class TabletopCameraNode(LavlaNode):
                     for p in publishers_of(self, topics.ACTION_CHUNK)
                     if p.node != self.get_fully_qualified_name()
                 ]
-                cause = (
-                    f"{', '.join(others)} publishes {self.resolve_topic_name(topics.ACTION_CHUNK)}: end it"
-                    if others
-                    else "is the executor active?"
-                )
+                cause = "is the executor active?"
+                if self._executor.commander == PERSON:
+                    cause = "a person has it: let go"
+                elif others:
+                    cause = f"{', '.join(others)} publishes {self.resolve_topic_name(topics.ACTION_CHUNK)}: end it"
                 report.warn(f"the arm does not come home; {cause}")
 
 

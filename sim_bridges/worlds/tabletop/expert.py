@@ -77,10 +77,14 @@ class _Scene:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Move:
+class Move:
+    """What the expert wants."""
+
     goal_m: FloatArray
+    """(3,) where the grasp point is to go, in the base frame."""
     yaw_rad: float
     open: bool
+    """The gripper is to be open."""
 
 
 class ScriptedExpert:
@@ -113,6 +117,10 @@ class ScriptedExpert:
         """The task is solved and the tool is clear of the objects."""
         tool, _ = upright_tool_of(self._sim.joint_target_rad)
         return self._sim.outcome().success and float(tool[2]) > TABLE_Z_M + self._job()[1].carry_m - 0.02
+
+    def wish(self) -> Move:
+        """What it wants at present, for whoever moves the arm in another way than its own."""
+        return self._decide(self._look())
 
     def chunk(self) -> ActionChunk:
         """The next steps from the present state: actions (lookahead, A) in the contract's order."""
@@ -154,7 +162,7 @@ class ScriptedExpert:
             pushed=not self._planner.is_usual(velocity.tolist()),
         )
 
-    def _plan(self, motion: Motion, move: _Move, dt_s: float) -> Motion:
+    def _plan(self, motion: Motion, move: Move, dt_s: float) -> Motion:
         """The motion one step later, on the time-optimal way to the move's goal within the expert's limits."""
         return self._planner.step(motion, [*within_reach(move.goal_m).tolist(), move.yaw_rad], dt_s)
 
@@ -247,7 +255,7 @@ class ScriptedExpert:
         beyond = _BEYOND_M / max(1e-3, float(np.linalg.norm(way)))
         return np.array([*(tool_m[:2] + (1.0 + beyond) * way), height_m])
 
-    def _decide(self, scene: _Scene) -> _Move:
+    def _decide(self, scene: _Scene) -> Move:
         cfg, job = self.config, scene.job
         carry = TABLE_Z_M + job.carry_m
         here, height = scene.tool_m, float(scene.tool_m[2])
@@ -256,27 +264,27 @@ class ScriptedExpert:
             miss = float(np.linalg.norm(goal[:2] - here[:2]))
             wipes = isinstance(job, Wipe)
             if (scene.at_target if wipes else miss < cfg.reach_m) and height < goal[2] + cfg.reach_m:
-                return _Move(goal_m=goal, yaw_rad=scene.yaw_rad, open=True)
+                return Move(goal_m=goal, yaw_rad=scene.yaw_rad, open=True)
             # Down over the goal; a cloth stays down from one patch of dirt to the next.
             sink = min(1.0, max(0.0, (miss - (_STROKE_M if wipes else 0.006)) / 0.02))
             # Up first: sideways only once the object has left the table, over the rim only at full height.
             lifted = min(1.0, max(0.0, (height - carry + job.rise_m) / 0.03))
             rise = 1.0 if miss < (_STROKE_M + 0.02 if wipes else 0.02) else lifted
             aside = here[:2] + rise * (goal[:2] - here[:2])
-            return _Move(
+            return Move(
                 goal_m=np.array([*aside, goal[2] + sink * (carry - goal[2])]), yaw_rad=scene.yaw_rad, open=False
             )
         if scene.at_target:
             # Let go completely before leaving, or the fingers take the object along.
             away_m = carry + 0.02 if scene.opening > 0.85 else height
-            return _Move(goal_m=np.array([here[0], here[1], away_m]), yaw_rad=scene.yaw_rad, open=True)
+            return Move(goal_m=np.array([here[0], here[1], away_m]), yaw_rad=scene.yaw_rad, open=True)
         goal = scene.object_m
         miss = float(np.linalg.norm(goal[:2] - here[:2]))
         turn = abs(scene.object_yaw_rad - scene.yaw_rad)
         near = miss < cfg.reach_m and turn < 0.12 and abs(height - float(goal[2])) < cfg.reach_m
         closing = miss < 0.02 and scene.opening < 0.93 and abs(height - float(goal[2])) < 0.015
         if near or (closing and scene.opening > _EMPTY):
-            return _Move(goal_m=goal, yaw_rad=scene.yaw_rad, open=False)
+            return Move(goal_m=goal, yaw_rad=scene.yaw_rad, open=False)
         funnel_m = (None if isinstance(job, Wipe) else job.funnel_m) or cfg.funnel_m
         away = min(1.0, max(0.0, (miss + 0.03 * turn - cfg.reach_m) / funnel_m))
         if scene.opening < 0.85:
@@ -285,7 +293,7 @@ class ScriptedExpert:
         # From below that height first up, then sideways: fingers must not sweep the object away.
         low = min(1.0, max(0.1, 1.0 - (float(goal[2]) - height) / 0.04))
         goal[:2] = here[:2] + low * (goal[:2] - here[:2])
-        return _Move(goal_m=goal, yaw_rad=scene.object_yaw_rad, open=True)
+        return Move(goal_m=goal, yaw_rad=scene.object_yaw_rad, open=True)
 
 
 _NEAR_S = 0.01

@@ -19,3 +19,5 @@ LayoutName = Literal["id", "ood"]
 USUAL_TASK: TaskName = "pick_place"
 """The task that the bundled policy knows."""
 TRAINED_LAYOUT: LayoutName = "id"
+STATE_FILE = "/dev/shm/lavla-tabletop"
+"""Where a live simulation leaves its state for those that draw it, if it is not told where."""
