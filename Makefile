@@ -33,8 +33,12 @@ lint: $(READY)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# A file at a time on each core. What holds deadlines of milliseconds runs with nothing heavy beside it.
-ABREAST := -n auto --maxprocesses 4 --dist loadfile
+# A file at a time on each core, in the order that test/conftest.py gives them. What holds deadlines of milliseconds runs
+# with nothing heavy beside it.
+ABREAST := -n auto --maxprocesses 4 --dist loadfile --no-loadscope-reorder
+# The files that have such tests, and those that need all cores: no others are imported to find them.
+TIMED = $(shell grep -l "mark\.timed" -r test/unit --include="test_*.py")
+ALONE = $(shell grep -l "mark\.alone" -r test/ros --include="test_*.py")
 # On a shared machine a deadline may be missed for want of a core. What fails beside other tests is tried twice more with
 # nothing beside it, and is at fault if it fails there too. Every try is told.
 define held
@@ -44,14 +48,14 @@ endef
 
 unit: $(READY)
 	$(BIN)/python -m pytest -q $(ABREAST) -m "not timed" test/unit
-	$(call held,-m timed test/unit)
+	$(call held,-m timed $(TIMED))
 
 sim: $(READY)
 	$(call held,test/sim)
 
 ros: $(READY)
 	$(call held,-m "not alone" test/ros)
-	$(BIN)/python -m pytest -q --reruns 1 -m alone test/ros
+	$(BIN)/python -m pytest -q --reruns 1 -m alone $(ALONE)
 
 full-size: $(READY)
 	OMP_NUM_THREADS= $(BIN)/python -m benchmarks.full_size $(FULL_SIZE)

@@ -70,6 +70,8 @@ ROS = [
 CONSOLE = ["nicegui>=3.18,<4"]
 # Recordings for Rerun's viewer, 170 MB: not in "all". Before 0.23 columns and durations were written otherwise.
 VIEW = ["rerun-sdk>=0.23"]
+# The server of "lavla view live", 20 MB. Before 0.30 it was not tried.
+FOXGLOVE = ["foxglove-sdk>=0.30"]
 # playwright drives the Chromium that the system has; without one, the console's tests are skipped.
 TEST = ["playwright", "pytest", "pytest-timeout", "pytest-rerunfailures", "pytest-xdist", "hypothesis"]
 DEV = [*TEST, "ruff", "mypy", "import-linter", "types-PyYAML"]
@@ -124,9 +126,10 @@ setup(
         "ray": RAY,
         "console": CONSOLE,
         "view": VIEW,
+        "foxglove": FOXGLOVE,
         "test": TEST,
         "dev": DEV,
-        "all": sorted({*ROS, *TRAIN, *LIBERO, *ROBOTWIN, *RAY, *CONSOLE, *DEV}),
+        "all": sorted({*ROS, *TRAIN, *LIBERO, *ROBOTWIN, *RAY, *CONSOLE, *FOXGLOVE, *DEV}),
     },
     entry_points={"console_scripts": ["lavla = lavla_ros.cli:main"]},
     zip_safe=False,

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Final, Literal
 
-from lavla_ros.defaults import BUNDLED_POLICY
+from lavla_ros.defaults import BUNDLED_POLICY, DEFAULT_CONTRACT
 from lavla_ros.errors import FailedError
 
 FULL_SIZE: Final = "2b"
@@ -31,6 +31,8 @@ class ServoBench(LiveBench):
     """Number of seconds that the stack runs before it is measured."""
     burn: bool = False
     """Load every core with a busy process meanwhile."""
+    console: bool = False
+    """Look at the arm and its cameras in the console's page meanwhile, with a headless Chromium."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,6 +69,20 @@ class PipelineBench(LiveBench):
 
     replan_steps: int = 2
     """Number of contract steps between two inferences."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ConsoleBench:
+    """CPU time of the console while its page is open."""
+
+    duration_s: float = 30.0
+    """Number of seconds to measure."""
+    settle_s: float = 10.0
+    """Number of seconds that the page is open before it is measured."""
+    camera_rate_hz: float = 15.0
+    """Rate of each camera's pictures."""
+    contract: str = DEFAULT_CONTRACT
+    """Contract of the robot, by which it has its cameras: a shipped name or a YAML file."""
 
 
 @dataclass(frozen=True, kw_only=True)

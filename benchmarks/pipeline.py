@@ -12,6 +12,7 @@ import json
 import os
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
@@ -28,12 +29,16 @@ PROBES = {
     "tabletop_camera": "benchmarks.probes.camera",
 }
 FOLDER_VARIABLE = "LAVLA_PROBE_FOLDER"
+ENOUGH = 10
+"""Chunks from which there are figures."""
+PATIENCE = 5
+"""A machine that has other things to do is measured for so many times as long."""
 
 
 def run(config: PipelineBench) -> dict[str, Any]:
-    """Figures in milliseconds over all chunks of ``duration_s``.
+    """Figures in milliseconds over all chunks of ``duration_s``, and of longer where those are too few.
 
-    Raises RuntimeError when the stack does not last, or fewer than 10 chunks were executed.
+    Raises RuntimeError when the stack does not last, or fewer than ``ENOUGH`` chunks were executed.
     """
     with tempfile.TemporaryDirectory(prefix="lavla-bench-") as name:
         folder = Path(name)
@@ -47,22 +52,14 @@ def run(config: PipelineBench) -> dict[str, Any]:
         with live:
             while not read_rows(folder / "executor.jsonl") and live.running(0.1):
                 pass  # no episode runs yet
+            begun = time.monotonic()
             live.run_for(config.duration_s)
-        cameras = {row["stamp_ns"]: row for row in read_rows(folder / "camera.jsonl")}
-        predicted = {row["stamp_ns"]: row for row in read_rows(folder / "policy.jsonl")}
-        executed = read_rows(folder / "executor.jsonl")
-    chunks = [
-        (cameras[stamp], predicted[stamp], row)
-        for row in executed
-        if (stamp := row["chunk_stamp_ns"]) in predicted
-        and stamp in cameras
-        # A picture that waited for its episode to begin says nothing about the way.
-        and stamp > predicted[stamp]["resumed_ns"]
-    ]
-    if len(chunks) < 10:
-        raise FailedError(
-            f"only {len(chunks)} of {len(predicted)} predicted chunks were executed in {config.duration_s:.0f} s"
-        )
+            while len(_executed(folder)) < ENOUGH and time.monotonic() < begun + PATIENCE * config.duration_s:
+                live.run_for(1.0)
+            duration_s = time.monotonic() - begun
+        chunks = _executed(folder)
+    if len(chunks) < ENOUGH:
+        raise FailedError(f"only {len(chunks)} predicted chunks were executed in {duration_s:.0f} s")
     total = np.array([(e["tick_ns"] - p["stamp_ns"]) * 1e-6 for _, p, e in chunks])
     rendering = np.array([(c["published_ns"] - c["stamp_ns"]) * 1e-6 for c, _, _ in chunks])
     inference = np.array([p["predict_ms"] for _, p, _ in chunks])
@@ -71,7 +68,7 @@ def run(config: PipelineBench) -> dict[str, Any]:
         "benchmark": "pipeline",
         "unit": "ms",
         "chunks": len(chunks),
-        "duration_s": config.duration_s,
+        "duration_s": round(duration_s, 1),
         "capture_to_command_without_rendering_and_inference": _summary(total - rendering - inference),
         "capture_to_command_without_inference": _summary(total - inference),
         "rendering": _summary(rendering),
@@ -82,6 +79,20 @@ def run(config: PipelineBench) -> dict[str, Any]:
         "goal": {"capture_to_command_without_rendering_and_inference.p99": 12.0},
         "cores": os.cpu_count(),
     }
+
+
+def _executed(folder: Path) -> list[tuple[dict[str, Any], dict[str, Any], dict[str, Any]]]:
+    """What camera, policy and executor noted of each chunk that came to a command."""
+    cameras = {row["stamp_ns"]: row for row in read_rows(folder / "camera.jsonl")}
+    predicted = {row["stamp_ns"]: row for row in read_rows(folder / "policy.jsonl")}
+    return [
+        (cameras[stamp], predicted[stamp], row)
+        for row in read_rows(folder / "executor.jsonl")
+        if (stamp := row["chunk_stamp_ns"]) in predicted
+        and stamp in cameras
+        # A picture that waited for its episode to begin says nothing about the way.
+        and stamp > predicted[stamp]["resumed_ns"]
+    ]
 
 
 def _summary(values_ms: np.ndarray[Any, Any]) -> dict[str, float]:

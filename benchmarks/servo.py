@@ -23,8 +23,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from benchmarks.config import ServoBench
+from benchmarks.console import WatchedConsole
 from benchmarks.stalls import StallDetector
 from lavla_ros.errors import FailedError
+from lavla_ros.lifeline import lifeline
 from sim_bridges.jaka_controller.emulator import emulator_command
 from sim_bridges.worlds.tabletop.live_episodes import HOST, LiveEpisodes
 
@@ -78,16 +80,24 @@ def run(config: ServoBench) -> dict[str, Any]:
         stack.enter_context(detector)
         for _ in os.sched_getaffinity(0) if config.burn else ():
             stack.enter_context(_process([sys.executable, "-c", _BURN], env={"OMP_NUM_THREADS": "1"}))
+        console = None
+        if config.console:
+            contract = live.stack.arguments["contract"]
+            console = stack.enter_context(WatchedConsole(folder, contract, live.environment | lifeline()))
         live.run_for(config.settle_s)
+        if console is not None:
+            console.begin()
         emulator_command(HOST, live.port, clear="servo_log")
         live.run_for(config.duration_s)
         arrivals, counters = _arrivals(HOST, live.port)
+        looked = {"console": console.figures()} if console is not None else {}
         episodes = [row["state"] for row in live.finished]
     return {
         "benchmark": "servo",
         "duration_s": config.duration_s,
         "burn": config.burn,
         **analyse(arrivals, detector.stalls),
+        **looked,
         "controller": counters,
         "episodes": {state: episodes.count(state) for state in sorted(set(episodes))},
         "cores": len(os.sched_getaffinity(0)),

@@ -14,3 +14,8 @@ def vulkan() -> None:
         render_system()
     except SapienError as error:
         pytest.skip(str(error))
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Files that take a minute and more come first: begun last, one would leave the other cores with nothing to do."""
+    items.sort(key=lambda item: item.get_closest_marker("long") is None)

@@ -38,7 +38,7 @@ if command -v dpkg-query >/dev/null 2>&1; then
         say "Installing system packages:$missing"
         $sudo apt-get update -qq
         # shellcheck disable=SC2086
-        DEBIAN_FRONTEND=noninteractive $sudo apt-get install -qq -y --no-install-recommends $missing >/dev/null
+        DEBIAN_FRONTEND=noninteractive $sudo apt-get install -qq -y -o DPkg::Lock::Timeout=300 --no-install-recommends $missing >/dev/null
     fi
 else
     echo "Not a Debian-like system: make sure that EGL or OSMesa is installed ($packages)." >&2

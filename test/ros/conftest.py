@@ -4,8 +4,14 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
+import signal
+import subprocess
+import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,7 +20,8 @@ from lavla_ros.bringup.environment import ros_environment
 os.environ.update(ros_environment())
 os.environ["ROS_LOG_DIR"] = tempfile.mkdtemp(prefix="lavla-test-log-")
 
-from ros_harness import World
+from mock_controllers import MockController
+from ros_harness import World, wait_until
 
 _tests = itertools.count()
 
@@ -42,3 +49,47 @@ def world() -> Iterator[World]:
         yield made
     finally:
         made.close()
+
+
+@pytest.fixture
+def make(world: World) -> Iterator[Callable[..., MockController]]:
+    """Makes controllers of ros2_control in the world's process: by name, joints and what MockController takes."""
+    made: list[MockController] = []
+
+    def controller(name: str, joints: tuple[str, ...], **given: Any) -> MockController:
+        made.append(MockController(name, joints, context=world.context, **given))
+        world.spin(made[-1])
+        return made[-1]
+
+    yield controller
+    for node in made:
+        world.forget(node)
+        node.destroy_node()
+
+
+@pytest.fixture
+def controller(tmp_path: Path) -> Iterator[dict[str, Any]]:
+    """An emulated controller in a process of its own: its ports."""
+    log = tmp_path / "emulator.log"
+    with log.open("wb") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "sim_bridges.jaka_controller.emulator", "--port", "0", "--status-port", "0"],
+            stdout=file,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )
+    pattern = re.compile(r"commands on [\d.]+:(\d+), status on port (\d+)")
+    try:
+        found = wait_until(lambda: pattern.search(log.read_text()), "the emulator's ports")
+        yield {"arm.port": int(found[1]), "arm.status_port": int(found[2]), "arm.power_on": True}
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.wait(10.0)
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from console_harness import chromium  # playwright, which not everybody has
+
+    with chromium() as started:
+        yield started

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shutil
-import signal
-import socket
+import json
 import subprocess
 import sys
 import urllib.request
@@ -15,45 +11,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from console_harness import NEEDS_CHROMIUM, PATIENCE_MS, Console, Person, sync_api
 from ros_harness import wait_until
 
 from lavla_ros.recording.library import Library
 from sim_bridges.jaka_controller.emulator import emulator_command
 
-BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
-sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-pytestmark = [pytest.mark.alone, pytest.mark.skipif(BROWSER is None, reason="no Chromium is installed")]
-PATIENCE_MS = 30_000
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
-class Console:
-    """``lavla console`` as a person starts it."""
-
-    def __init__(self, folder: Path, *options: str) -> None:
-        self.bags, self.arm_port, self.log = folder / "bags", free_port(), folder / "console.log"
-        words = ["record_demos", f"bags:={self.bags}", f"port:={self.arm_port}", f"status_port:={free_port()}"]
-        command = [sys.executable, "-m", "lavla_ros.cli", "console", *words, "--port", "0", *options]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT, start_new_session=True)
-        try:
-            found = wait_until(lambda: re.search(r"open (http://\S+)", self.log.read_text()), "the page", 180.0)
-        except AssertionError as error:
-            self.close()
-            raise AssertionError(f"{error}; it said: {self.log.read_text()}") from None
-        self.address = found[1]
-
-    def close(self) -> None:
-        os.killpg(self.process.pid, signal.SIGINT)
-        try:
-            self.process.wait(60.0)
-        except subprocess.TimeoutExpired:  # its nodes end with it
-            self.process.kill()
-            self.process.wait()
+pytestmark = [pytest.mark.alone, NEEDS_CHROMIUM]
 
 
 @pytest.fixture(scope="module")
@@ -62,48 +26,6 @@ def console(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Console]:
     yield started
     started.close()
     assert "Traceback" not in started.log.read_text()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    with sync_api.sync_playwright() as playwright:
-        started = playwright.chromium.launch(executable_path=BROWSER, args=["--no-sandbox", "--disable-gpu"])
-        yield started
-        started.close()
-
-
-class Person:
-    """One browser with the page open."""
-
-    def __init__(self, browser: Any, console: Console, *, pictures: bool = False, **options: Any) -> None:
-        self.context = browser.new_context(viewport={"width": 1280, "height": 900}, **options)
-        self.context.set_default_timeout(PATIENCE_MS)
-        if not pictures:  # without a GPU they cost a browser more than all else
-            self.context.route("**/*.mjpg", lambda route: route.abort())
-        self.open(console.address)
-
-    def open(self, address: str) -> None:
-        self.page = self.context.new_page()
-        self.page.goto(address)
-
-    def sees(self, what: str, text: str) -> None:
-        shown = self.page.locator(f".{what}").filter(has_text=text)
-        sync_api.expect(shown.first).to_be_visible(timeout=PATIENCE_MS)
-
-    def operates(self) -> None:
-        """Has the controls, or takes them when the browser before has been away for long enough."""
-        take = self.button("Take the controls")
-        wait_until(lambda: self.page.locator(".role").inner_text() != "", "the page")
-        if self.page.locator(".role").inner_text() == "You watch":
-            sync_api.expect(take).to_be_enabled(timeout=PATIENCE_MS)
-            take.click()
-        self.sees("role", "You operate")
-
-    def button(self, text: str) -> Any:
-        return self.page.get_by_role("button", name=text, exact=True)
-
-    def row(self, name: str) -> Any:
-        return self.page.locator("li").filter(has_text=name)
 
 
 @pytest.fixture
@@ -197,90 +119,6 @@ def test_a_fault_is_shown_with_its_cause_and_cleared(console: Console, person: P
     person.sees("reason", "waiting for a chunk")
 
 
-def test_the_arm_is_moved_from_the_page_by_who_operates_as_long_as_it_is_held(
-    browser: Any, console: Console, person: Person
-) -> None:
-    person.operates()
-
-    def measured() -> list[float]:
-        return [float(each) for each in person.page.locator(".joints td:nth-child(3)").all_inner_texts()]
-
-    def is_moved(*keys: str) -> None:
-        """On a busy machine an answer may come too late: the person lets go, and presses again."""
-
-        def moves() -> bool:
-            page, before = person.page, measured()
-            if "| moving" not in page.locator(".steered").inner_text():
-                for key in keys:
-                    page.keyboard.up(key)
-                page.locator(".pad").focus()
-                for key in keys:
-                    page.keyboard.down(key)
-            page.wait_for_timeout(600)
-            return abs(measured()[0] - before[0]) > 0.01
-
-        wait_until(lambda: len(measured()) == 7, "joints")
-        wait_until(moves, "the arm moves", 60.0)
-
-    def comes_to_rest() -> None:
-        person.sees("state", "standing")
-        before = measured()
-        person.page.wait_for_timeout(700)
-        assert max(abs(a - b) for a, b in zip(measured(), before, strict=True)) < 0.005
-
-    is_moved("Space", "a")
-    person.sees("commander", "A person has the arm")
-    person.page.keyboard.up("Space")  # the dead-man alone
-    comes_to_rest()
-    person.page.keyboard.up("a")
-    person.button("Hand back").click()  # which waits until the arm stands
-    person.sees("commander", "Nobody commands")
-
-    for lets_go in (
-        lambda: person.page.evaluate("dispatchEvent(new Event('blur'))"),
-        lambda: person.page.keyboard.press("Tab"),
-        # the page hangs: that it has let go is what the other side concludes
-        lambda: person.page.evaluate(
-            "() => void setTimeout(() => { for (const t = Date.now() + 2500; Date.now() < t;); })"
-        ),
-    ):
-        is_moved("Space", "d")
-        lets_go()
-        person.page.wait_for_timeout(1500)
-        comes_to_rest()
-    for key in ("Space", "d"):
-        person.page.keyboard.up(key)
-
-    # a stick, with the dead-man held by its key
-    stick = person.page.locator(".stick").first.bounding_box()
-    assert stick is not None
-    person.page.mouse.move(stick["x"] + stick["width"] / 2, stick["y"] + stick["height"] / 2)
-    person.page.mouse.down()
-    person.page.mouse.move(stick["x"] + 2, stick["y"] + stick["height"] / 2)
-    is_moved("Space")
-    person.page.mouse.up()
-    person.page.keyboard.up("Space")
-    comes_to_rest()
-    person.page.keyboard.press("r")  # in the pad it is a direction
-    assert "RECORDING" not in person.page.locator(".episode").inner_text()
-
-    is_moved("Space", "a")
-    person.page.close()
-    person.open(console.address)
-    person.sees("role", "You operate")
-    comes_to_rest()
-
-    other = Person(browser, console)
-    other.sees("role", "You watch")
-    other.page.evaluate(
-        """() => { const pad = new WebSocket(location.href.replace("http", "ws") + "pad");
-                   pad.onmessage = (asked) => pad.send(asked.data + ' {"deadman": 1, "a": 1}'); }"""
-    )
-    other.page.wait_for_timeout(1000)
-    comes_to_rest()
-    other.context.close()
-
-
 def test_two_consoles_at_once_but_not_on_the_same_bags(console: Console, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "lavla_ros.cli", "console", "record_demos", f"bags:={console.bags}", "--port", "0"]
     refused = subprocess.run(command, capture_output=True, text=True, timeout=60.0, check=False)
@@ -293,6 +131,17 @@ def test_two_consoles_at_once_but_not_on_the_same_bags(console: Console, tmp_pat
         assert other.address != console.address
     finally:
         other.close()
+
+
+def test_two_benchmarks_of_the_console() -> None:
+    command = [sys.executable, "-m", "lavla_ros.cli", "bench", "console", "--duration", "3", "--settle-s", "3"]
+    started = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    for process in started:
+        said, _ = process.communicate(timeout=300.0)
+        assert process.returncode == 0
+        figures = json.loads(said)
+        assert set(figures["pictures_hz"]) == {"front", "wrist"} and min(figures["pictures_hz"].values()) > 0
+        assert figures["cpu_s"] > 0 and figures["wall_s"] >= 3.0
 
 
 @pytest.mark.parametrize(("width", "scheme"), [(390, "dark"), (1280, "light")])

@@ -27,6 +27,8 @@ from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.config import ConfigError
 from lavla_ros.ros.lifecycle import LavlaNode
 
+pytestmark = pytest.mark.long
+
 HOOKS = {"on_configure", "on_activate", "on_deactivate", "on_cleanup", "on_shutdown"}
 """Methods of rclpy's that are there to be overridden."""
 

@@ -5,13 +5,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import re
 import signal
 import socket
-import subprocess
-import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -35,26 +31,6 @@ from sim_bridges.jaka_controller.emulator import emulator_command
 
 MODULE = "lavla_ros.nodes.executor_node"
 CONTRACT = load_contract("jaka_minicobo")
-
-
-@pytest.fixture
-def controller(tmp_path: Path) -> Iterator[dict[str, Any]]:
-    """An emulated controller in a process of its own: its ports."""
-    log = tmp_path / "emulator.log"
-    with log.open("wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "sim_bridges.jaka_controller.emulator", "--port", "0", "--status-port", "0"],
-            stdout=file,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )
-    pattern = re.compile(r"commands on [\d.]+:(\d+), status on port (\d+)")
-    try:
-        found = wait_until(lambda: pattern.search(log.read_text()), "the emulator's ports")
-        yield {"arm.port": int(found[1]), "arm.status_port": int(found[2]), "arm.power_on": True}
-    finally:
-        process.send_signal(signal.SIGINT)
-        process.wait(10.0)
 
 
 class Arm:

@@ -32,6 +32,8 @@ from lavla_ros.bringup.stack import Process, Stack, StackError, load_stack, read
 from lavla_ros.resources import config_path, share_path
 from lavla_ros.ros.lifecycle import LavlaNode
 
+pytestmark = pytest.mark.long
+
 UP = """
 import sys
 from pathlib import Path

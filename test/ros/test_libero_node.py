@@ -39,7 +39,7 @@ from training.dataset import EpisodeDataset
 from training.ingest import ingest
 
 pytest.importorskip("libero", reason="LIBERO is not installed")
-pytestmark = pytest.mark.timeout(600)
+pytestmark = [pytest.mark.timeout(600), pytest.mark.long]
 SHARED = Path(__file__).resolve().parents[3] / "shared" / "libero_assets"
 ASSETS = os.environ.get("LAVLA_LIBERO_ASSETS", "") or str(SHARED)
 needs_assets = pytest.mark.skipif(not Path(ASSETS).is_dir(), reason="no LIBERO assets on this machine")

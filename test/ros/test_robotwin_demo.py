@@ -18,7 +18,7 @@ from sim_bridges.demos.demo import run_demo
 from sim_bridges.evaluation.results import Results
 from sim_bridges.world import SuiteError
 
-pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("vulkan")]
+pytestmark = [pytest.mark.timeout(300), pytest.mark.usefixtures("vulkan"), pytest.mark.long]
 SUITE, TASK = "robotwin_standin", "move_blocks_to_pads"
 
 

@@ -29,7 +29,7 @@ from sim_bridges.worlds.robotwin.task_source import Instructions, TaskSource
 from training.dataset import EpisodeDataset
 from training.ingest import ingest
 
-pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("vulkan")]
+pytestmark = [pytest.mark.timeout(600), pytest.mark.usefixtures("vulkan"), pytest.mark.long]
 MODULE = "sim_bridges.lockstep.node"
 CONTRACT = load_contract("robotwin_aloha")
 TASK, SEED = "stack_two_blocks", 100_000

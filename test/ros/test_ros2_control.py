@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lavla_ros.config import ConfigError
 from lavla_ros.contract import ActionChunk, load_contract
 from lavla_ros.control.arm import DriverError
 from lavla_ros.nodes.executor_node import ExecutorNode
+from lavla_ros.ros.gripper import with_gripper
 from lavla_ros.ros.messages import CHUNK_QOS, LATCHED_INPUT_QOS, STATE_QOS, chunk_to_trajectory
 from lavla_ros.ros.ros2_control_driver import Ros2ControlDriver
 from lavla_ros.ros.ros2_control_options import Ros2ControlOptions
@@ -33,24 +34,19 @@ PERIOD_NS = 8_000_000
 
 
 @pytest.fixture
-def make(world: World) -> Iterator[Callable[..., MockController]]:
-    made: list[Any] = []
+def make(make: Callable[..., MockController]) -> Callable[..., MockController]:
+    """The arm's controller, unless another is asked for."""
 
     def controller(name: str = "arm_controller", joints: tuple[str, ...] = ("c", "a", "b"), **given: Any) -> Any:
         start = given.pop("start", tuple(dict(zip(OURS, START, strict=True)).get(j, 0.0) for j in joints))
-        made.append(MockController(name, joints, context=world.context, start=start, **given))
-        world.spin(made[-1])
-        return made[-1]
+        return make(name, joints, start=start, **given)
 
-    yield controller
-    for node in made:
-        world.forget(node)
-        node.destroy_node()
+    return controller
 
 
 def options(**given: Any) -> Ros2ControlOptions:
     """Time-outs that a busy machine keeps."""
-    slow = {"connect_timeout_s": 5.0, "state_timeout_s": 2.0}
+    slow = {"connect_timeout_s": 20.0, "state_timeout_s": 5.0}
     return Ros2ControlOptions(**{"controller": "/arm_controller", **slow, **given})
 
 
@@ -82,8 +78,8 @@ def test_commands_and_states_go_by_name(make: Callable[..., MockController], for
         assert arm.read().position_rad == pytest.approx(START) and arm.read().servo_mode
         stream(arm, ramp((0.2, -0.1, 0.05)))
         goal = dict(zip(OURS, ramp((0.2, -0.1, 0.05))[-1], strict=True))
-        wait_until(lambda: np.allclose(mock.position, [goal[j] for j in mock.joints], atol=1e-6), "the goal", 2.0)
-        wait_until(lambda: np.allclose(arm.read().position_rad, list(goal.values()), atol=1e-6), "its measurement", 2.0)
+        wait_until(lambda: np.allclose(mock.position, [goal[j] for j in mock.joints], atol=1e-6), "the goal")
+        wait_until(lambda: np.allclose(arm.read().position_rad, list(goal.values()), atol=1e-6), "its measurement")
         assert mock.rejected == [] and mock.received >= 25
         arm.exit_servo()
         with pytest.raises(RuntimeError, match="outside servo mode"):
@@ -125,7 +121,7 @@ def test_refuses_a_controller_that_is_not_the_arms(
         make("other", states="/joint_states")
     arm = driver(
         controller_type="forward_position" if "interface_name" in given else "joint_trajectory",
-        connect_timeout_s=5.0 if "states" not in given else 0.3,
+        connect_timeout_s=20.0 if "states" not in given else 0.3,
     )
     with pytest.raises(DriverError) as refused:
         arm.connect()
@@ -139,19 +135,18 @@ def test_a_partial_goal_is_for_a_controller_that_allows_it(make: Callable[..., M
     arm.connect()
     arm.enter_servo()
     stream(arm, ramp((0.1, 0.1, 0.1), 20))
-    wait_until(lambda: abs(mock.position[1] - 0.2) < 1e-6, "a at its goal", 2.0)
+    wait_until(lambda: abs(mock.position[1] - 0.2) < 1e-6, "a at its goal")
     arm.close()
     assert mock.rejected == [] and mock.position[3] == 0.0
 
 
 def test_states_that_stop_are_a_fault_until_they_are_back(make: Callable[..., MockController]) -> None:
     mock = make()
-    arm = driver(connect_timeout_s=0.5, state_timeout_s=0.3)
-    wait_until(lambda: mock.history, "the first states")
+    arm = driver(connect_timeout_s=8.0, state_timeout_s=2.0)
     arm.connect()
     arm.enter_servo()
     mock.frozen = True  # the same message again and again says nothing new
-    fault = wait_until(lambda: arm.read().fault, "a fault", 2.0)
+    fault = wait_until(lambda: arm.read().fault, "a fault")
     assert "a, b, c" in fault and not arm.read().servo_mode
     with pytest.raises(DriverError, match="nothing new of"):
         arm.clear_fault()
@@ -168,7 +163,7 @@ def test_states_that_stop_are_a_fault_until_they_are_back(make: Callable[..., Mo
 
 def test_one_may_command_and_the_arm_has_to_stand(world: World, make: Callable[..., MockController]) -> None:
     mock = make()
-    arm = driver(connect_timeout_s=1.0)
+    arm = driver()
     arm.connect()
     mock.create_timer(0.004, lambda: setattr(mock, "desired", mock.desired + 0.001))
     with pytest.raises(DriverError, match="the arm moves"):
@@ -177,7 +172,7 @@ def test_one_may_command_and_the_arm_has_to_stand(world: World, make: Callable[.
     arm.enter_servo()
     rival = Node("moveit", context=world.context)
     rival.create_publisher(JointTrajectory, "/arm_controller/joint_trajectory", 1)
-    assert "/moveit too" in wait_until(lambda: arm.read().fault, "a fault that names the rival", 3.0)
+    assert "/moveit too" in wait_until(lambda: arm.read().fault, "a fault that names the rival")
     rival.destroy_node()
     arm.close()
 
@@ -185,7 +180,7 @@ def test_one_may_command_and_the_arm_has_to_stand(world: World, make: Callable[.
 def test_an_arm_that_does_not_obey_says_so_on_its_topic(world: World, make: Callable[..., MockController]) -> None:
     make()
     said = world.node.create_publisher(Bool, "/robot_program_running", 1)
-    arm = driver(enabled_topic="/robot_program_running", connect_timeout_s=0.3)
+    arm = driver(enabled_topic="/robot_program_running", connect_timeout_s=8.0)
     with pytest.raises(DriverError, match="nothing arrives on /robot_program_running"):
         arm.connect()
     beat = world.node.create_timer(0.02, lambda: said.publish(Bool(data=running_now[0])))
@@ -197,7 +192,7 @@ def test_an_arm_that_does_not_obey_says_so_on_its_topic(world: World, make: Call
         with pytest.raises(DriverError, match="not enabled, says /robot_program_running"):
             call()
     running_now[0] = True
-    wait_until(lambda: arm.read().enabled, "enabled", 2.0)
+    wait_until(lambda: arm.read().enabled, "enabled")
     arm.enter_servo()
     arm.close()
     world.node.destroy_timer(beat)
@@ -206,24 +201,25 @@ def test_an_arm_that_does_not_obey_says_so_on_its_topic(world: World, make: Call
 @pytest.mark.parametrize("forward", [False, True])
 def test_a_gripper_with_a_controller_of_its_own(make: Callable[..., MockController], forward: bool) -> None:
     make()
-    fingers = make(
-        "gripper_controller", ("finger",), start=(0.04,), **({"interface_name": "position"} if forward else {})
-    )
-    arm = driver(
+    kind = {"interface_name": "position"} if forward else {}
+    fingers = make("gripper_controller", ("finger",), start=(0.04,), states="/gripper/states", **kind)
+    gripper = options(
+        gripper_state_topic="/gripper/states",
         gripper_type="forward_position" if forward else "joint_trajectory",
         gripper_joint="finger",
         gripper_open=0.04,
         gripper_closed=0.0,
         gripper_time_s=0.05,
     )
+    arm = with_gripper(driver(), gripper, timeout_s=5.0, connect_timeout_s=20.0)
     arm.connect()
     arm.enter_servo()
     assert arm.read().gripper == pytest.approx(1.0)
     arm.set_gripper(0.0)
-    wait_until(lambda: fingers.position[0] < 1e-6, "closed", 2.0)
-    wait_until(lambda: arm.read().gripper < 1e-3, "measured closed", 2.0)
+    wait_until(lambda: fingers.position[0] < 1e-6, "closed")
+    wait_until(lambda: arm.read().gripper < 1e-3, "measured closed")
     arm.set_gripper(0.5)
-    wait_until(lambda: arm.read().gripper == pytest.approx(0.5, abs=1e-3), "half open", 2.0)
+    wait_until(lambda: arm.read().gripper == pytest.approx(0.5, abs=1e-3), "half open")
     arm.close()
 
 
@@ -232,6 +228,10 @@ def test_a_gripper_with_a_controller_of_its_own(make: Callable[..., MockControll
     [
         ({"controller": "jtc"}, "controller is 'jtc'; expected a full name"),
         ({"gripper_type": "joint_trajectory"}, "gripper_joint is ''"),
+        (
+            {"gripper_type": "joint_trajectory", "gripper_state_topic": "s"},
+            "gripper_state_topic is 's'; expected a full",
+        ),
         ({"gripper_type": "joint_trajectory", "gripper_joint": "f"}, "gripper_closed is 0.0; expected another"),
         ({"joints": ("a", "a")}, "joints is ('a', 'a'); expected each name once"),
         ({"reach_periods": 0.5}, "reach_periods is 0.5"),

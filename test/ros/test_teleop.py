@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import signal
+import subprocess
 import sys
 import time
 from collections.abc import Callable
@@ -150,6 +152,22 @@ def test_of_two_people_one_commands(world: World, tmp_path: Path) -> None:
         other.publish(chunk_to_trajectory(chunk))
         wait_until(lambda: "one may command the arm" in str(arm.said("held")), "held")
         assert arm.said("fault") is None and not world.call("/executor/resume").success
+
+
+def test_the_command_ends_when_another_program_interrupts_it_alone(tmp_path: Path) -> None:
+    """A terminal's Ctrl-C reaches its node as well; ``kill -INT`` does not."""
+    device = gamepad(tmp_path, until_s=60.0)
+    words = ["teleop", "--mapping", "gamepad", "--device", device, "--contract", "jaka_minicobo"]
+    command = [sys.executable, "-m", "lavla_ros.cli", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, start_new_session=True) as process:
+        assert process.stdout is not None
+        assert any("lavla-ready" in line for line in process.stdout)
+        process.send_signal(signal.SIGINT)
+        try:
+            assert process.wait(20.0) == 0
+        finally:
+            if process.poll() is None:
+                os.killpg(process.pid, signal.SIGKILL)
 
 
 @pytest.mark.parametrize(

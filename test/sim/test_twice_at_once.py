@@ -9,7 +9,6 @@ import multiprocessing
 import os
 import re
 import shutil
-import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Iterator, Sequence
@@ -22,6 +21,7 @@ from typing import Any
 import pytest
 from accelerate.state import AcceleratorState
 from safetensors.numpy import load_file
+from shells import ended, start
 
 from lavla_ros import cli
 from lavla_ros.contract import load_contract
@@ -38,7 +38,7 @@ sys.path.insert(0, str(Path(__file__).parents[1] / "unit" / "training"))
 
 from small_world import save_small_qwen
 
-pytestmark = [pytest.mark.sim, pytest.mark.ros]
+pytestmark = [pytest.mark.sim, pytest.mark.ros, pytest.mark.long]
 
 STEPS = 20
 ROOT = Path(__file__).parents[2]
@@ -48,20 +48,11 @@ RECIPES = ROOT / "config"
 # ---------------------------------------------------------------------- shells
 
 
-def _start(folder: Path, *arguments: object) -> subprocess.Popen[str]:
-    environment = {name: value for name, value in os.environ.items() if name != "ROS_DOMAIN_ID"}
-    command = [sys.executable, "-m", "lavla_ros.cli", *map(str, arguments)]
-    return subprocess.Popen(
-        command, env=environment, cwd=folder, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-    )
-
-
 class Shell:
     """A process in which commands run one after another; it has imported what they need."""
 
     def __init__(self, folder: Path) -> None:
         context = multiprocessing.get_context("forkserver")
-        context.set_forkserver_preload(["training.train", "training.latent_actions.inspection", "benchmarks.gpu_train"])
         self._pipe, theirs = context.Pipe()
         self._process = context.Process(target=_serve, args=(theirs, folder))
         self._process.start()
@@ -98,7 +89,7 @@ def _serve(pipe: Connection, folder: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def shells(made: Path) -> Iterator[tuple[Shell, Shell]]:
+def shells(made: Path, imported_once: None) -> Iterator[tuple[Shell, Shell]]:
     both = (Shell(made), Shell(made))
     yield both
     for shell in both:
@@ -114,13 +105,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("twice")
     short = ["--episodes", 1, "--max-steps", STEPS, "--videos", 0]
     started = [
-        _start(folder, "eval", "tabletop", "--through", "nodes", *short, "--seed", seed, "--out", f"eval_{seed}")
+        start(folder, "eval", "tabletop", "--through", "nodes", *short, "--seed", seed, "--out", f"eval_{seed}")
         for seed in (0, 1)
     ]
-    started += [_start(folder, "record", "--episodes", 1, "--seed", s, "--out", f"bags_{s}") for s in (0, 500)]
-    for process in started:
-        said, _ = process.communicate(timeout=240.0)
-        assert process.returncode == 0, said
+    started += [start(folder, "record", "--episodes", 1, "--seed", s, "--out", f"bags_{s}") for s in (0, 500)]
+    ended(started)
     _cut_off(folder / "bags_0", folder / "cut")
     for i in (0, 1):
         shutil.copytree(*find_bags([folder / "bags_0"]), folder / f"spare_{i}")
@@ -266,17 +255,19 @@ CASES = {
 LIVE = {
     "eval": "sim/test_twice_at_once.py::test_what_is_evaluated_and_recorded_at_once_is_what_is_made_alone",
     "record": "sim/test_twice_at_once.py::test_what_is_evaluated_and_recorded_at_once_is_what_is_made_alone",
-    "emulator": "sim/test_twice_at_once.py::test_two_emulators_on_free_ports",
+    "emulator": "sim/test_live_twice_at_once.py::test_two_emulators_on_free_ports",
     "console": "ros/test_console.py::test_two_consoles_at_once_but_not_on_the_same_bags",
     "judge": "ros/test_launcher.py::test_a_simulated_stack_is_brought_up_twice_at_once",
     "doctor": "unit/doctor/test_probes.py::test_two_doctors_at_once",
     "up": "ros/test_launcher.py::test_a_simulated_stack_is_brought_up_twice_at_once",
+    "view live": "ros/test_viewer_node.py::test_foxglove_sees_what_would_be_recorded",
     "teleop": "ros/test_teleop.py::test_of_two_people_one_commands",
-    "demo": "ros/test_demos_at_once.py::test_two_demos_at_once",
-    "bench safety": "sim/test_twice_at_once.py::test_two_safety_campaigns",
-    "bench servo": "sim/test_twice_at_once.py::test_two_benchmarks_of_the_live_stack",
-    "bench pipeline": "sim/test_twice_at_once.py::test_two_benchmarks_of_the_live_stack",
-    "bench": "sim/test_twice_at_once.py::test_two_benchmarks_of_a_suite",
+    "demo": "ros/test_stacks_at_once.py::test_two_demos_at_once",
+    "bench safety": "sim/test_live_twice_at_once.py::test_two_safety_campaigns",
+    "bench servo": "ros/test_stacks_at_once.py::test_two_benchmarks_of_the_live_stack",
+    "bench pipeline": "ros/test_stacks_at_once.py::test_two_benchmarks_of_the_live_stack",
+    "bench console": "ros/test_console.py::test_two_benchmarks_of_the_console",
+    "bench": "sim/test_live_twice_at_once.py::test_two_benchmarks_of_a_suite",
     "demo-bimanual": "ros/test_robotwin_demo.py::test_two_arms_solve_a_task_and_it_is_shown",
 }
 """Those that start nodes or simulators, and where they run twice at once."""
@@ -356,59 +347,3 @@ def test_what_is_evaluated_and_recorded_at_once_is_what_is_made_alone(made: Path
         (bag,) = find_bags([made / f"bags_{seed}"])
         with BagReader(bag) as reader:
             assert reader.episode().scene["seed"] == seed
-
-
-def test_two_safety_campaigns(tmp_path: Path) -> None:
-    words = ("bench", "safety", "--scenarios", "refused for 24 ms", "--out")
-    started = [_start(tmp_path, *words, f"{i}.json") for i in (0, 1)]
-    for i, process in enumerate(started):
-        said, _ = process.communicate(timeout=120.0)
-        assert process.returncode == 0, said
-        (row,) = json.loads((tmp_path / f"{i}.json").read_text(encoding="utf-8"))["scenarios"]
-        assert "error" not in row, row
-
-
-@pytest.mark.parametrize(
-    ("kind", "options"),
-    [("servo", ("--settle-s", 0.5, "--duration", 2)), ("pipeline", ("--replan-steps", 1, "--duration", 8))],
-)
-def test_two_benchmarks_of_the_live_stack(kind: str, options: tuple[object, ...], tmp_path: Path) -> None:
-    """Each measures its own arm: none has more commands, or chunks, than one stack gives."""
-    for measured in _benchmarks(tmp_path, kind, *options):
-        assert measured["benchmark"] == kind
-        if kind == "servo":
-            assert 100 < measured["commands"] < 400 and measured["controller"]["refused"] == 0
-        else:
-            assert 10 <= measured["chunks"] <= 90
-
-
-def test_two_benchmarks_of_a_suite(tmp_path: Path) -> None:
-    options = ("--rounds", 1, "--steps", 10, "--workers", 1, "--episodes", 1, "--policy", "expert")
-    first, second = _benchmarks(tmp_path, "tabletop", *options)
-    for measured in (first, second):
-        assert measured["lockstep"]["equal_states"] and measured["evaluations"]["expert"]["episodes"] == 1
-    states = [{t["trajectory"] for t in m["lockstep"]["all"]["topics"]} for m in (first, second)]
-    assert states[0] == states[1]
-
-
-def _benchmarks(folder: Path, *words: object) -> list[dict[str, Any]]:
-    started = [_start(folder, "bench", *words, "--out", f"{i}.json") for i in (0, 1)]
-    for process in started:
-        said, _ = process.communicate(timeout=120.0)
-        assert process.returncode == 0, said
-    return [json.loads((folder / f"{i}.json").read_text(encoding="utf-8")) for i in (0, 1)]
-
-
-def test_two_emulators_on_free_ports(tmp_path: Path) -> None:
-    ports = []
-    started = [_start(tmp_path, "emulator", "--port", 0, "--status-port", 0) for _ in range(2)]
-    try:
-        for process in started:
-            assert process.stdout is not None
-            line = next(text for text in process.stdout if "commands on" in text)
-            ports.append(line.split("127.0.0.1:")[1].split(",")[0])
-    finally:
-        for process in started:
-            process.terminate()
-            process.communicate(timeout=20.0)
-    assert len(set(ports)) == 2

@@ -29,7 +29,8 @@ DIFFERENT_THINGS = {
 """Names that stand for another thing in each place: the models' widths, the trainings' steps, and so on."""
 
 CHOSEN_BY_THE_STACK = {
-    "approved", "contract", "episodes", "exit_when_done", "policy", "port", "replan_steps", "status_port", "timeout_s",
+    "approved", "contract", "episodes", "exit_when_done", "gamepad", "policy", "port", "replan_steps", "status_port",
+    "timeout_s",
 }  # fmt: skip
 """What depends on the robot, on the benchmark's protocol, or on whether somebody watches."""
 

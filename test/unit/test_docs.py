@@ -32,7 +32,7 @@ FENCED = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 INLINE = re.compile(r"(?<!`)`([^`]+)`(?!`)")
 OURS = ("lavla", "make", "ros2", "python")
 OTHERS = {"pip", "apt-get", "git", "cd", "colcon", "source", "export", "ray", "ln", "accelerate"}
-OTHERS |= {"for", "do", "done", "sudo"}
+OTHERS |= {"for", "do", "done", "sudo", "tensorboard"}
 """Programs of others, whose options are not ours to check."""
 TRAIN = {
     "train": [(train, "train")],

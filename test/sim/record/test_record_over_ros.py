@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 
-from lavla_ros.contract import load_contract
+from lavla_ros.config import read_config
+from lavla_ros.contract import Observation, load_contract
+from lavla_ros.policy.policy import load_policy
 from lavla_ros.recording import BagReader, find_bags
+from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.lockstep.config import RecordConfig
 from sim_bridges.lockstep.record import RecordError, record_expert
+from training.config import TrainConfig
 from training.dataset import EpisodeDataset
 from training.dataset.check import validate
 from training.ingest import ingest
+from training.train import train
 
 pytestmark = [pytest.mark.sim, pytest.mark.ros]
 
@@ -42,3 +50,28 @@ def test_recorded_episodes_convert_without_losing_a_step(tmp_path: Path) -> None
     assert sample.instruction
     with pytest.raises(RecordError, match="holds recorded episodes"):
         record_expert(config, told.append)
+
+
+def test_the_expert_corrects_a_policy_and_the_dataset_says_which_steps(tmp_path: Path) -> None:
+    """A person without patience: the policy has 5 steps before and 5 after the object is lifted."""
+    config = RecordConfig(out=tmp_path / "bags", episodes=2, seed=20, workers=2, policy="bundled", patience_s=0.5)
+    assert record_expert(config, lambda episode: None).succeeded == 2
+    contract = load_contract("jaka_minicobo")
+    ingest("bag", [tmp_path / "bags"], tmp_path / "dataset", contract=contract)
+    dataset = EpisodeDataset(tmp_path / "dataset", contract)
+    assert dataset.interventions is not None
+    for episode in dataset.episodes:
+        hands = "".join("-P"[int(person)] for person in dataset.interventions[episode.first :][: episode.length])
+        assert re.fullmatch("-{5}P+-{5}P+", hands), hands
+
+    data = {"dataset": str(tmp_path / "dataset"), "interventions": {"only": True}}
+    recipe = {"extends": "training/tabletop_tiny", "output": str(tmp_path / "run"), "initial": "bundled", "data": data}
+    changes = {"steps": 2, "batch_size": 4, "optim": {"learning_rate": 1e-6, "warmup_steps": 0}}
+    (tmp_path / "recipe.yaml").write_text(dump_yaml(recipe | changes))
+    goes_on = load_policy(train(read_config(TrainConfig, tmp_path / "recipe.yaml")))
+    seen = Observation(stamp_ns=0, images=dataset[0].images, state=dataset[0].state, instruction=dataset[0].instruction)
+    chunks = [policy.predict(seen).actions_HA for policy in (goes_on, load_policy("bundled"))]
+    assert 0 < np.abs(chunks[0] - chunks[1]).max() < 0.01, "the bundled policy, and a little more"
+
+    with pytest.raises(RecordError, match="nowhere"):
+        record_expert(replace(config, out=tmp_path / "none", policy=str(tmp_path / "nowhere")), lambda episode: None)

@@ -16,7 +16,7 @@ from sim_bridges.worlds.robotwin.standin import STEP_LIMITS, TASKS, StandinTask,
 from sim_bridges.worlds.robotwin.standin.task import TABLE_TOP_M
 from sim_bridges.worlds.robotwin.standin.tasks import HandoverBlock, MoveBlocksToPads, StackTwoBlocks
 
-pytestmark = pytest.mark.sim
+pytestmark = [pytest.mark.sim, pytest.mark.long]
 
 
 @pytest.fixture(params=TASKS)

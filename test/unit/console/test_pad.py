@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import pytest
 
@@ -42,3 +43,11 @@ def test_names_of_a_mapping_are_text() -> None:
 def test_a_console_has_no_keys_of_a_terminal() -> None:
     with pytest.raises(SessionError, match='give --mapping "", and run lavla teleop in another'):
         open_console("record_demos", {}, mapping="keyboard", host="localhost", port=0, token="")
+
+
+def test_models_to_choose_from_are_for_a_stack_that_runs_one(tmp_path: Path) -> None:
+    with pytest.raises(SessionError, match="the stack record_demos runs no model: leave out --models"):
+        open_console("record_demos", {}, mapping="", host="localhost", port=0, token="", models=tmp_path)
+    gone = tmp_path / "gone"
+    with pytest.raises(SessionError, match="gone is no folder; give the one that holds the checkpoints"):
+        open_console("jaka_policy", {}, mapping="", host="localhost", port=0, token="", models=gone)

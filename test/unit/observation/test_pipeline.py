@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from synthetic_messages import image, joints, small_contract, text
 
@@ -281,6 +281,30 @@ def test_a_camera_at_the_contract_rate_keeps_every_frame(seed: int, fps: float) 
     stamps = [round(i * NS_PER_S / fps + rng.uniform(-12, 12) * MS) for i in range(300)]
     thinner = Thinner(100 * MS)
     assert all(thinner.accept(stamp) for stamp in stamps)
+
+
+@pytest.mark.parametrize(("rate_hz", "fps"), [(12.5, 30.0), (12.45, 30.0), (25.0, 30.0), (7.3, 29.97)])
+def test_no_step_of_an_hour_is_more_than_half_a_period_from_its_time(rate_hz: float, fps: float) -> None:
+    thinner = Thinner(round(NS_PER_S / rate_hz))
+    stamps = np.round((np.arange(int(3600 * fps)) + 0.3) * (NS_PER_S / fps)).astype(np.int64).tolist()
+    taken = np.array([stamp for stamp in stamps if thinner.accept(stamp)])
+    off_s = (taken - taken[0]) / NS_PER_S - np.arange(len(taken)) / rate_hz
+    assert np.abs(off_s).max() <= 0.55 / fps + 1e-4 < 0.6 / rate_hz
+    assert abs(len(taken) - 3600 * rate_hz) <= 2
+
+
+@settings(max_examples=30, deadline=None)
+@given(rate_hz=st.floats(2.0, 60.0), fps=st.floats(5.0, 120.0), seed=st.integers(0, 2**32 - 1))
+def test_steps_keep_the_contracts_rate_whatever_the_cameras(rate_hz: float, fps: float, seed: int) -> None:
+    """But for ratios so near to a whole one that the camera's clock counts. Stamps jitter by a tenth of a period."""
+    frames = fps / rate_hz
+    assume(frames > 1.25 and abs(frames - round(frames)) > 0.1)
+    rng = random.Random(seed)
+    stamps = [round((i + rng.uniform(-0.1, 0.1)) * NS_PER_S / fps) for i in range(1500)]
+    thinner = Thinner(round(NS_PER_S / rate_hz))
+    taken = np.array([stamp for stamp in stamps if thinner.accept(stamp)])
+    off_s = (taken - taken[0]) / NS_PER_S - np.arange(len(taken)) / rate_hz
+    assert np.abs(off_s).max() <= 1.0 / fps
 
 
 def test_thinning_recovers_after_lost_frames() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import threading
@@ -15,6 +16,7 @@ from synthetic_bags import convert, make_bag
 from synthetic_messages import small_contract
 
 from lavla_ros.console.pictures import frames, thumbnail
+from lavla_ros.errors import is_users
 from lavla_ros.recording.library import Library, LibraryError
 from lavla_ros.recording.reader import LABEL_FILE, BagError, BagReader, find_bags
 from training.dataset import EpisodeDataset
@@ -90,6 +92,25 @@ def test_what_cannot_be_said_is_refused_and_nothing_written(
     with pytest.raises(LibraryError, match=words):
         library.label(name, **said)
     assert not list(library.root.rglob(LABEL_FILE))
+
+
+def test_on_a_full_disk_nothing_is_said_and_what_was_said_stays(
+    library: Library, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    library.label("episode_000001", note="it slipped")
+    before = (library.root / "episode_000001" / LABEL_FILE).read_bytes()
+
+    def full(_: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left") as refused:
+        library.label("episode_000001", outcome="succeeded")
+    assert is_users(refused.value), "the console's page says so"
+    monkeypatch.undo()
+    assert (library.root / "episode_000001" / LABEL_FILE).read_bytes() == before
+    assert library.episode("episode_000001").outcome == "failed"
+    assert not list(library.root.rglob("*.tmp"))
 
 
 def test_a_label_that_cannot_be_read_is_told_and_not_passed_over(library: Library) -> None:
