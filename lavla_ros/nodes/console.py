@@ -44,7 +44,7 @@ from lavla_ros.ros.client import call, own_arguments, set_parameter, spinning
 from lavla_ros.ros.diagnostics import problems_of
 from lavla_ros.ros.inputs import Inputs
 from lavla_ros.ros.lifecycle import wall_ns
-from lavla_ros.ros.messages import IMAGE_QOS, LATCHED_QOS
+from lavla_ros.ros.messages import LATCHED_QOS
 from lavla_ros.ros.model_switch import ModelSwitch
 from lavla_ros.ros.process import secured
 from lavla_ros.ros.scope import Scope
@@ -81,18 +81,20 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self._instruction = self.create_publisher(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
         self._events = self.create_publisher(String, topics.TELEOP_EVENTS, 1) if steers else None
         self._raw: dict[str, tuple[int, bytes]] = {}
-        """Topic → how many messages have come, and the newest; read when a page asks for it."""
+        """Topic → how many messages were taken, and the newest."""
         self._pictures: dict[str, tuple[int, bytes]] = {}
         self._encoding = {camera: threading.Lock() for camera in self.cameras}
-        self._measured_ns: int | None = None
         self._heard = Heard()
         inputs = Inputs(self._scope)
-        for kind, topic, depth in (
-            (JointState, contract.state.topic, 1),
-            (JointTrajectory, contract.action.topic, 1),
-            *((Image, camera.observation_topic, IMAGE_QOS.depth) for camera in contract.cameras),
-        ):
-            inputs.add(kind, contract.wire(topic), self._keep(topic), depth=depth, raw=True)
+        # Hundreds of messages a second, of which a page shows a few.
+        self._streams = {
+            topic: inputs.add(kind, contract.wire(topic), self._keep(topic), depth=1, raw=True, asked_for=True)
+            for kind, topic in (
+                (JointState, contract.state.topic),
+                (JointTrajectory, contract.action.topic),
+                *((Image, camera.observation_topic) for camera in contract.cameras),
+            )
+        }
         for topic, hear in (
             (topics.EXECUTOR_STATE, self._heard.executor),
             (topics.EPISODE_STATE, self._heard.episode),
@@ -107,10 +109,13 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
     def _keep(self, topic: str) -> Any:
         def keep(raw: bytes) -> None:
             self._raw[topic] = self._raw.get(topic, (0, b""))[0] + 1, raw
-            if topic == self._contract.state.topic:
-                self._measured_ns = wall_ns()
 
         return keep
+
+    def _newest(self, topic: str) -> tuple[int, bytes]:
+        """The number of the newest message, and its bytes; (0, b"") before the first."""
+        self._streams[topic].take_waiting()
+        return self._raw.get(topic, (0, b""))
 
     def _hearing(self, hear: Callable[[str], None]) -> Any:
         def on(message: String) -> None:
@@ -143,20 +148,20 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
     # What the page asks for.
 
     def snapshot(self) -> Snapshot:
-        now_ns = wall_ns()
-        age_s = None if self._measured_ns is None else (now_ns - self._measured_ns) * 1e-9
-        said = self._heard.snapshot(now_ns)
-        return replace(said, joints=self._joints(), running=self._model.running, age_s=age_s)
+        joints, now_ns = self._joints(), wall_ns()
+        measured = self._streams[self._contract.state.topic]
+        age_s = None if measured.last_ns is None else measured.silent_for_s(now_ns)
+        return replace(self._heard.snapshot(now_ns), joints=joints, running=self._model.running, age_s=age_s)
 
     def _joints(self) -> tuple[Joint, ...]:
         state, action = self._contract.state, self._contract.action
         measured: dict[str, float] = {}
         commanded: dict[str, float] = {}
-        if (raw := self._raw.get(state.topic)) is not None:
-            message = deserialize_message(raw[1], JointState)
+        if raw := self._newest(state.topic)[1]:
+            message = deserialize_message(raw, JointState)
             measured = dict(zip(message.name, message.position, strict=False))
-        if (raw := self._raw.get(action.topic)) is not None:
-            message = deserialize_message(raw[1], JointTrajectory)
+        if raw := self._newest(action.topic)[1]:
+            message = deserialize_message(raw, JointTrajectory)
             commanded = dict(zip(message.joint_names, message.points[0].positions, strict=False))
         return joints_of(self._contract, measured, commanded)
 
@@ -164,7 +169,7 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         """Encoded once, however many look at it, and only if somebody does."""
         topic = self._contract.camera(camera).observation_topic
         with self._encoding[camera]:
-            count, raw = self._raw.get(topic, (0, b""))
+            count, raw = self._newest(topic)
             if not raw or count <= after:
                 return None
             if self._pictures.get(camera, (0, b""))[0] != count:

@@ -8,6 +8,7 @@ are subscribed in every way at once, and what arrives twice is taken once.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -16,6 +17,7 @@ from functools import partial
 from math import inf
 from typing import Any
 
+from rclpy.callback_groups import CallbackGroup
 from rclpy.event_handler import SubscriptionEventCallbacks
 from rclpy.qos import DurabilityPolicy, HistoryPolicy, QoSProfile, ReliabilityPolicy
 
@@ -70,6 +72,19 @@ def publishers_of(node: Any, topic: str) -> list[Publisher]:
     return sorted(found, key=lambda publisher: publisher.node)
 
 
+class _NotWaitedFor(CallbackGroup):  # type: ignore[misc]  # rclpy is untyped
+    """Its subscriptions wake no executor."""
+
+    def can_execute(self, entity: Any) -> bool:
+        return False
+
+    def beginning_execution(self, entity: Any) -> bool:
+        return False
+
+    def ending_execution(self, entity: Any) -> None:
+        pass
+
+
 class Input:
     """One topic that others publish, relative or absolute. ``callback`` gets the message, or its bytes with ``raw``."""
 
@@ -83,9 +98,11 @@ class Input:
         depth: int = _LATCHED_DEPTH,
         latched: bool = False,
         raw: bool = False,
+        asked_for: bool = False,
         quiet_s: float = 0.0,
     ) -> None:
-        """``quiet_s``: for how long nothing may come without being missed; infinity: for ever."""
+        """``quiet_s``: for how long nothing may come without being missed; infinity: for ever. ``asked_for``: of a
+        stream, only what :meth:`take_waiting` finds is handled, in its thread; what nobody asks for costs no time."""
         self.topic = node.resolve_topic_name(topic)  # its full name in the graph
         self.kind = type_name(kind)
         self.latched = latched
@@ -95,8 +112,10 @@ class Input:
         """Messages of a stream that did not arrive, by their sequence numbers (of a single publisher)."""
         self.received = 0
         self.last_ns: int | None = None
-        """Arrival of the newest message."""
+        """Arrival of the newest message that was handled."""
         self._node, self._class, self._callback, self._depth, self._raw = node, kind, callback, depth, raw
+        self._group = _NotWaitedFor() if asked_for else None
+        self._changing = threading.RLock()
         self._taken: deque[tuple[int, int]] = deque(maxlen=64)
         self._sequence: int | None = None
         self._reported = (0, 0)
@@ -118,10 +137,11 @@ class Input:
         heard = [p for p in self.publishers if p.type_name == self.kind]
         reliable = all(p.reliable for p in heard)
         if not self.latched and heard and reliable != self._reliable:
-            self.take_waiting()
-            self.close()
-            self._reliable = reliable
-            self._subscribe(reliable)
+            with self._changing:
+                self.take_waiting()
+                self.close()
+                self._reliable = reliable
+                self._subscribe(reliable)
             names = ", ".join(str(p) for p in heard)
             self._node.get_logger().info(
                 f"{self.topic} is subscribed {'reliably' if reliable else 'best effort'}, as it is published: {names}"
@@ -129,10 +149,11 @@ class Input:
 
     def take_waiting(self) -> None:
         """Handle every message that has arrived and still waits for the executor."""
-        for subscription in self._subscriptions:
-            with subscription.handle:
-                while (taken := subscription.handle.take_message(subscription.msg_type, self._raw)) is not None:
-                    subscription.callback(*taken)
+        with self._changing:
+            for subscription in self._subscriptions:
+                with subscription.handle:
+                    while (taken := subscription.handle.take_message(subscription.msg_type, self._raw)) is not None:
+                        subscription.callback(*taken)
 
     def silent_for_s(self, now_ns: int) -> float:
         """Since the newest message, or since the subscription if none has come."""
@@ -197,14 +218,21 @@ class Input:
         silent = SubscriptionEventCallbacks(use_default_callbacks=False)
         self._subscriptions.append(
             self._node.create_subscription(
-                self._class, self.topic, self._on_message, qos, raw=self._raw, event_callbacks=silent
+                self._class,
+                self.topic,
+                self._on_message,
+                qos,
+                raw=self._raw,
+                event_callbacks=silent,
+                callback_group=self._group,
             )
         )
 
     def close(self) -> None:
-        for subscription in self._subscriptions:
-            self._node.destroy_subscription(subscription)
-        self._subscriptions = []
+        with self._changing:
+            for subscription in self._subscriptions:
+                self._node.destroy_subscription(subscription)
+            self._subscriptions = []
 
     def _on_message(self, message: Any, info: dict[str, Any]) -> None:
         sequence = info["publication_sequence_number"]
@@ -213,12 +241,12 @@ class Input:
             if key in self._taken:
                 return
             self._taken.append(key)
-        elif len(self.publishers) == 1:  # numbers of several publishers cannot be told apart
+        elif len(self.publishers) == 1 and self._group is None:  # numbers of several publishers cannot be told apart
             if self._sequence is not None and sequence > self._sequence:
                 self.lost += sequence - self._sequence - 1
             self._sequence = sequence
         self.received += 1
-        self.last_ns = wall_ns()
+        self.last_ns = info["received_timestamp"] or wall_ns()  # not every middleware says it
         self._callback(message)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import threading
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -136,3 +137,34 @@ def test_a_stream_that_loses_messages_says_how_many(world: World, talker: World)
     report = Report("camera: lavla", "/camera")
     inputs.report(report)
     assert f"{states.lost} of" in report.finish("").message
+
+
+def test_what_is_asked_for_wakes_nobody_and_is_the_newest(world: World, talker: World) -> None:
+    """As a page looks at an arm that says where it is at 125 Hz: whatever the publisher's quality of service."""
+    heard: list[float] = []
+    inputs = Inputs(Scope(world.node))
+    states = inputs.add(JointState, "/joint_states", lambda m: heard.append(m.position[0]), depth=1, asked_for=True)
+    said = []
+    world.node.create_subscription(String, "/last", lambda m: said.append(m.data), 1)
+    last = talker.publisher(String, "/last", qos())
+    for reliability in (RELIABLE, BEST_EFFORT):
+        publisher = talker.publisher(JointState, "/joint_states", qos(reliability), subscribers=0)
+        suits = reliability is RELIABLE
+        wait_until(
+            lambda suits=suits: [p.reliable for p in states.publishers] == [suits], f"{reliability.name} is seen"
+        )
+        wait_until(lambda publisher=publisher: publisher.get_subscription_count() == 1, "what suits it")
+        for number in range(30):
+            publisher.publish(JointState(name=["joint_1"], position=[float(number)]))
+        last.publish(String(data=reliability.name))
+        wait_until(lambda reliability=reliability: said[-1:] == [reliability.name], "the executor, after all of them")
+        assert not heard, "nobody has asked"
+        time.sleep(0.3)
+        states.take_waiting()
+        assert heard == [29.0] and states.lost == 0
+        assert 0.3 <= states.silent_for_s(wall_ns()) < 5.0, "it is as old as when it arrived, not as when it was taken"
+        states.take_waiting()
+        assert heard == [29.0], "nothing has come since"
+        heard.clear()
+        talker.node.destroy_publisher(publisher)
+        wait_until(lambda: not states.publishers, "the graph forgets it")
