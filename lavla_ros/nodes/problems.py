@@ -6,12 +6,12 @@ import signal
 import sys
 
 import rclpy
-from rclpy.executors import ExternalShutdownException
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from lavla_ros.bringup.environment import enter_ros
 from lavla_ros.errors import one_line_errors
-from lavla_ros.ros.client import watch_problems
+from lavla_ros.ros.client import spin, watch_problems
 from lavla_ros.ros.process import secured
 
 
@@ -30,9 +30,11 @@ def main() -> int:
             rclpy.init()
             node = Node("problems")
         watch_problems(node, lambda line: print(line, flush=True))
+        executor = SingleThreadedExecutor()
+        executor.add_node(node)
         watching.append(True)
-        rclpy.spin(node)
-    except (KeyboardInterrupt, ExternalShutdownException):
+        spin(executor)
+    except KeyboardInterrupt:
         pass
     finally:
         rclpy.try_shutdown()

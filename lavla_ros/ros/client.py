@@ -11,7 +11,7 @@ from typing import Any
 from diagnostic_msgs.msg import DiagnosticArray
 from rcl_interfaces.msg import Parameter, ParameterValue
 from rcl_interfaces.srv import SetParameters
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import Executor, ExternalShutdownException, SingleThreadedExecutor
 from rclpy.impl.implementation_singleton import rclpy_implementation
 from rclpy.node import Node
 from rclpy.qos import qos_profile_sensor_data
@@ -33,23 +33,23 @@ def own_arguments(argv: Sequence[str] | None) -> list[str]:
     return [str(text) for text in remove_ros_args(["", *(sys.argv[1:] if argv is None else argv)])[1:]]
 
 
+def spin(executor: Executor) -> None:
+    """Callbacks run until the executor is shut down, or its context ends: by Ctrl-C, say."""
+    try:
+        executor.spin()
+    except ExternalShutdownException:
+        pass
+    except RCLError:  # it ended between rclpy's look at it and its use
+        if executor.context.ok():
+            raise
+
+
 @contextmanager
 def spinning(node: Node) -> Iterator[None]:
-    """Callbacks run in a thread inside the block."""
+    """Callbacks run in a thread inside the block, which learns by itself that the context has ended."""
     executor = SingleThreadedExecutor(context=node.context)
     executor.add_node(node)
-
-    def spin() -> None:
-        # Ctrl-C ends the context; the block learns of it by itself.
-        try:
-            executor.spin()
-        except ExternalShutdownException:
-            pass
-        except RCLError:  # it ended between rclpy's look at it and its use
-            if node.context.ok():
-                raise
-
-    thread = threading.Thread(target=spin, name="spin", daemon=True)
+    thread = threading.Thread(target=spin, args=(executor,), name="spin", daemon=True)
     thread.start()
     try:
         yield

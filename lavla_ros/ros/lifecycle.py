@@ -107,6 +107,12 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
         if self._state_machine.current_state[1] in ("unconfigured", "active"):  # active: it refused to deactivate
             self.trigger_shutdown()
 
+    def destroy_node(self) -> None:
+        """With its state machine, which rclpy leaves: as long as that is there others believe the node to be, and its
+        shared memory stays."""
+        self._state_machine.destroy_when_not_in_use()
+        super().destroy_node()
+
     # Lifecycle transitions.
 
     def on_configure(self, state: LifecycleState) -> TransitionCallbackReturn:

@@ -8,14 +8,14 @@ it thinks.
 from __future__ import annotations
 
 import threading
-from contextlib import suppress
 
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 
 from lavla_ros.contract import ActionChunk, Contract, Observation
 from lavla_ros.episode import EpisodePhase
+from lavla_ros.ros.client import spin
 from lavla_ros.ros.scope import Scope
 from sim_bridges.lockstep.topics import BridgeError, LockstepTopics
 from sim_bridges.world import EpisodePlan
@@ -39,7 +39,7 @@ class TopicActor:
         """Of an episode that has not begun: its instruction comes with the first observation."""
         self._executor = SingleThreadedExecutor(context=self._context)
         self._executor.add_node(self._node)
-        self._thread = threading.Thread(target=self._spin, name="spin", daemon=True)
+        self._thread = threading.Thread(target=spin, args=(self._executor,), name="spin", daemon=True)
         self._thread.start()
         try:
             self._topics.wait_for_listeners()
@@ -68,7 +68,3 @@ class TopicActor:
         self._thread.join(5.0)
         self._node.destroy_node()
         self._context.try_shutdown()
-
-    def _spin(self) -> None:
-        with suppress(ExternalShutdownException):
-            self._executor.spin()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -18,8 +20,7 @@ import numpy as np
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray
 from rclpy.context import Context
-from rclpy.executors import ExternalShutdownException, SingleThreadedExecutor
-from rclpy.impl.implementation_singleton import rclpy_implementation
+from rclpy.executors import SingleThreadedExecutor
 from rclpy.node import Node
 from rclpy.parameter import Parameter
 from sensor_msgs.msg import Image
@@ -27,11 +28,11 @@ from std_srvs.srv import SetBool, Trigger
 
 from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.errors import is_users
+from lavla_ros.ros.client import spin
 from lavla_ros.ros.messages import ImageBuffer
 from lavla_ros.ros.parameters import refuse_unknown
 
 TIMEOUT_S = 15.0
-RCLError = rclpy_implementation.RCLError
 
 
 def wait_until(condition: Callable[[], Any], what: str, timeout_s: float = TIMEOUT_S) -> Any:
@@ -54,16 +55,8 @@ class World:
         self.node = Node("world", context=self.context)
         self._executor = SingleThreadedExecutor(context=self.context)
         self._executor.add_node(self.node)
-        self._thread = threading.Thread(target=self._spin, daemon=True)
+        self._thread = threading.Thread(target=spin, args=(self._executor,), daemon=True)
         self._thread.start()
-
-    def _spin(self) -> None:
-        with contextlib.suppress(ExternalShutdownException):
-            try:
-                self._executor.spin()
-            except RCLError:
-                if self.context.ok():  # else it was closed while a wait began
-                    raise
 
     def spin(self, node: Any) -> None:
         """Spin another node too, in the same thread."""
@@ -128,6 +121,21 @@ class Diagnostics:
         return str(status.message) if status is not None else ""
 
 
+def shared_memory(pid: int) -> set[str]:
+    """The segments of Fast DDS that a process has mapped, its own and others'."""
+    return set(re.findall(r"/dev/shm/fastrtps_[0-9a-f]{16}$", Path(f"/proc/{pid}/maps").read_text(), re.MULTILINE))
+
+
+def is_owned(segment: str) -> bool:
+    """Whether the process that made it is there: it holds a lock beside it."""
+    with contextlib.suppress(FileNotFoundError), Path(f"{segment}_el").open("rb") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            return True
+    return False
+
+
 NEED_A_CONTRACT = ("camera_node", "policy_node", "recorder_node", "teleop_node", "viewer_node")
 """Nodes that have no default for it: a test that does not say which one is about the JAKA arm's."""
 
@@ -169,8 +177,9 @@ class NodeProcess:
         self.popen.wait(5.0)
 
     def stop(self) -> None:
-        """One SIGINT to the leader; it must end with status 0 and without a traceback."""
+        """One SIGINT to the leader; it must end with status 0, without a traceback, and leave no shared memory."""
         if self.popen.poll() is None:
+            shared = shared_memory(self.popen.pid)
             self.popen.send_signal(signal.SIGINT)
             try:
                 self.popen.wait(10.0)
@@ -178,6 +187,8 @@ class NodeProcess:
                 self.kill()
                 raise AssertionError(f"did not end within 10 s of SIGINT:\n{self.output}") from None
             assert self.popen.returncode == 0, f"exit status {self.popen.returncode}:\n{self.output}"
+            left = [name for name in shared if Path(name).exists() and not is_owned(name)]
+            assert not left, f"shared memory without an owner: {left}"
         assert "Traceback" not in self.output and "nanobind" not in self.output, self.output
 
 

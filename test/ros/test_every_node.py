@@ -29,7 +29,7 @@ from lavla_ros.ros.lifecycle import LavlaNode
 
 pytestmark = pytest.mark.long
 
-HOOKS = {"on_configure", "on_activate", "on_deactivate", "on_cleanup", "on_shutdown"}
+HOOKS = {"on_configure", "on_activate", "on_deactivate", "on_cleanup", "on_shutdown", "destroy_node"}
 """Methods of rclpy's that are there to be overridden."""
 
 
