@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
@@ -32,7 +33,8 @@ from lavla_ros.control.arms import arm_named
 from lavla_ros.control.chain import Chain
 from lavla_ros.control.clearance import Clearance
 from lavla_ros.control.executor import ChunkExecutor, ExecutorConfig, ExecutorState
-from lavla_ros.control.scene import Box, Capsule, Plane, Scene
+from lavla_ros.control.scene import Box, Capsule, Plane, Scene, Workspace
+from lavla_ros.control.types import Command
 from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.errors import InputError
 from lavla_ros.outputs import replacing, sole_writer
@@ -45,7 +47,8 @@ which the arm rests."""
 BLOCK = 500
 """Plans whose figures are one file."""
 FULLY, TIMED = 100, 20
-"""Every so many plans distances are looked at on every tick, and ticks are timed."""
+"""Every so many plans distances are looked at on every tick; and one is followed once more, with everything on that a
+scene can have, to time the ticks."""
 _PHYSICS_STEPS = 80
 """Contract steps of an episode in physics: what one without a post takes, and some more."""
 _T0_NS = 10**18
@@ -71,7 +74,7 @@ class Followed:
     """How far a velocity, acceleration or jerk was beyond its limit, rounding apart; 0 or less: none was."""
     ticks: int
     cost_us: list[float]
-    """Time of the processor that each tick took with the scene; empty if it was not taken."""
+    """Time of the processor that each tick took with everything on; empty if it was not taken."""
 
     @property
     def closer(self) -> bool:
@@ -124,6 +127,16 @@ class Cell:
         """Judges the paths."""
         self.kept = Clearance(chain, arm.capsules, scene)
         """What the executor knows."""
+        most = 0.9 * reach_m
+        everything = replace(
+            scene,
+            tip_m=_tip(chain),
+            workspace=Workspace(low_m=(-most, -most, -0.02), high_m=(most, most, most)),
+            tool_speed_m_s=1.0,
+            singular_margin=0.02,
+        )
+        self.everything = Clearance(chain, arm.capsules, everything)
+        """With every part that a scene can have, for the time that a tick takes."""
 
     def follow(self, seed: int, scale: float = 1.0) -> Followed:
         """A random plan from a random start that is clear; the same for the same ``seed``."""
@@ -137,9 +150,10 @@ class Cell:
         if incident.kind == "wild":
             away = np.random.default_rng((seed, 2)).uniform(-incident.size, incident.size, chunks[-1].shape)
             chunks[-1] = np.clip(start + away, lower, upper)
-        kept = self._run(start, chunks, scale, incident, self.kept, timed=seed % TIMED == 0)
+        run = partial(self._run, start, chunks, scale, incident)
+        kept = run(self.kept)
         worst_m = self.worst(kept.path_NJ, fully=seed % FULLY == 0)
-        free_m = self.worst(self._run(start, chunks, scale, incident, None).path_NJ) if kept.stops else worst_m
+        free_m = self.worst(run(None).path_NJ) if kept.stops else worst_m
         return Followed(
             seed=seed,
             worst_m=worst_m,
@@ -148,7 +162,7 @@ class Cell:
             rested=kept.rested,
             excess=self._excess(start, kept, scale),
             ticks=len(kept.path_NJ),
-            cost_us=kept.cost_us,
+            cost_us=run(self.everything).cost_us if seed % TIMED == 0 else [],
         )
 
     def _is_clear(self, position: FloatArray) -> bool:
@@ -198,8 +212,6 @@ class Cell:
         scale: float,
         incident: Incident,
         clearance: Clearance | None,
-        *,
-        timed: bool = False,
     ) -> _Motion:
         if self.config.speed_scale != scale:
             self.config = replace(self.config, speed_scale=scale)
@@ -207,7 +219,9 @@ class Cell:
         names, dt_ns, tick_ns = self.contract.action.names, self.contract.dt_ns, self.config.tick_ns
         now_ns, position = _T0_NS, start
         executor.activate(_state(now_ns, position), now_ns)
-        path, stalls, cost_us = [], [], []
+        path, stalls = [], []
+        cost_us: list[float] = []
+        tick_of = _timed(executor.tick, cost_us)
         for tick in range(TICKS):
             if tick % CHUNK_TICKS == 0 and tick // CHUNK_TICKS < len(chunks):
                 number = tick // CHUNK_TICKS
@@ -230,12 +244,7 @@ class Cell:
             if incident.kind == "slow" and tick == incident.tick + CHUNK_TICKS:
                 executor.set_speed_scale(scale)
             state = _state(now_ns, position)
-            if timed:
-                begun = time.thread_time_ns()
-                position = executor.tick(now_ns, state).position_rad
-                cost_us.append((time.thread_time_ns() - begun) * 1e-3)
-            else:
-                position = executor.tick(now_ns, state).position_rad
+            position = tick_of(now_ns, state).position_rad
             path.append(position)
             now_ns += tick_ns
             over = tick > CHUNK_TICKS * len(chunks) or (incident.kind in ("hold", "fault") and tick > incident.tick)
@@ -263,29 +272,42 @@ class _Motion:
     cost_us: list[float]
 
 
-def in_physics(episodes: int, *, known: bool) -> dict[str, Any]:
-    """The bundled policy in the usual suite with a post in its way: in the scene that it has, or without one."""
+OBSTACLE = "tabletop_obstacle"
+"""The scene of the usual suite with a post in the bundled policy's way."""
+EVERYTHING = f"""\
+extends: scenes/{OBSTACLE}
+tool_speed_m_s: 1.0
+singular_margin: 0.02
+workspace: {{low_m: [-0.6, -0.6, -0.02], high_m: [0.6, 0.6, 0.8]}}
+"""
+"""The same with every part that a scene can have."""
+
+
+def in_physics(episodes: int, scene: str) -> dict[str, Any]:
+    """The bundled policy in the usual suite with a post in its way: in this scene, or (empty) in none."""
     from lavla_ros.policy.policy import load_policy
     from sim_bridges.suites import load_suite
     from sim_bridges.worlds import DEFAULT_SUITE
 
-    obstacle = f"{DEFAULT_SUITE}_obstacle"
-    suite: Any = load_suite(DEFAULT_SUITE, {"scene": obstacle if known else "", "obstacles": obstacle})
+    suite: Any = load_suite(DEFAULT_SUITE, {"scene": scene, "obstacles": OBSTACLE})
     policy = load_policy(suite.policy, threads=1)
     task, replan = suite.default_tasks[0], suite.rules.replan_steps
     environment = suite.environment(task, images=True)
     contacts, stopped, succeeded = [], 0, 0
+    cost_us: list[float] = []
     try:
         for trial in range(episodes):
             start = suite.plan(task, trial, 0)
             environment.session.reset(start.seed)
+            executor = environment.session.executor
+            executor.tick = _timed(executor.tick, cost_us)
             for step in range(_PHYSICS_STEPS):
                 environment.step(None if step % replan else policy.predict(environment.observe(images=True)))
                 if environment.outcome().success:
                     succeeded += 1
                     break
             contacts.append(environment.sim.obstacle_contacts)
-            stopped += environment.session.executor.counters["stops_before_contact"] > 0
+            stopped += executor.counters["stops_before_contact"] > 0
     finally:
         environment.close()
     return {
@@ -294,7 +316,20 @@ def in_physics(episodes: int, *, known: bool) -> dict[str, Any]:
         "contact_steps": sum(contacts),
         "stopped": stopped,
         "succeeded": succeeded,
+        "cost": _histogram(cost_us),
     }
+
+
+def _timed(tick: Callable[..., Command], cost_us: list[float]) -> Callable[..., Command]:
+    """The same, and what it takes of the processor's time."""
+
+    def timed(now_ns: int, state: ArmState) -> Command:
+        begun = time.thread_time_ns()
+        command = tick(now_ns, state)
+        cost_us.append((time.thread_time_ns() - begun) * 1e-3)
+        return command
+
+    return timed
 
 
 def run(config: SceneBench) -> dict[str, Any]:
@@ -318,10 +353,13 @@ def run(config: SceneBench) -> dict[str, Any]:
             found = json.loads(_file(folder, *block).read_text(encoding="utf-8"))
             figures[block[0]] = _joined(figures.get(block[0]), found)
     if config.episodes:
-        physics = {"without a scene": False, "with the scene": True}
-        figures["a post in the policy's way"] = {
-            what: in_physics(config.episodes, known=known) for what, known in physics.items()
-        }
+        with TemporaryDirectory(prefix="lavla-bench-") as made:
+            everything = Path(made) / "everything.yaml"
+            everything.write_text(EVERYTHING, encoding="utf-8")
+            scenes = {"without a scene": "", "with the scene": OBSTACLE, "with everything on": str(everything)}
+            figures["a post in the policy's way"] = {
+                what: shown(in_physics(config.episodes, scene)) for what, scene in scenes.items()
+            }
     return {name: shown(found) for name, found in figures.items()}
 
 
@@ -344,8 +382,6 @@ def _file(folder: Path, name: str, scale: float, seeds: range) -> Path:
 
 def summary(found: list[Followed]) -> dict[str, Any]:
     """The figures of many plans, such that those of several blocks can be added."""
-    cost_us = np.array([cost_us for each in found for cost_us in each.cost_us])
-    counts = np.bincount(np.minimum(cost_us // _BIN_US, _BINS - 1).astype(int), minlength=_BINS)
     return {
         "plans": len(found),
         "ticks": sum(each.ticks for each in found),
@@ -359,8 +395,14 @@ def summary(found: list[Followed]) -> dict[str, Any]:
         "stopped_needlessly": sum(each.needless for each in found),
         "seeds_of_violations": [each.seed for each in found if each.closer or each.excess > 0.0 or not each.rested],
         "seeds_of_needless_stops": [each.seed for each in found if each.needless],
-        "cost": counts.tolist(),
+        "cost": _histogram([cost_us for each in found for cost_us in each.cost_us]),
     }
+
+
+def _histogram(cost_us: list[float]) -> list[int]:
+    places = np.minimum(np.array(cost_us) // _BIN_US, _BINS - 1).astype(int)
+    counts: list[int] = np.bincount(places, minlength=_BINS).tolist()
+    return counts
 
 
 def _joined(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]:

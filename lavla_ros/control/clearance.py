@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import coal
+import eigenpy
 import numpy as np
 import pinocchio as pin
 
@@ -77,7 +78,10 @@ class Clearance:
         Raises ConfigError for a link that the model does not have, a name that two shapes share, or a pair of
         ``scene.ignore`` that names nothing.
         """
-        model = model_of(chain)
+        model = model_of(chain).copy()
+        last = model.njoints - 1
+        place = pin.SE3(np.eye(3), np.array(scene.tip_m))
+        self._tip_frame = model.addFrame(pin.Frame(TIP, last, place, pin.FrameType.OP_FRAME))
         self._model, self._data = model, model.createData()
         self._guessed = not capsules
         self._shapes = pin.GeometryModel()
@@ -104,12 +108,11 @@ class Clearance:
         self.reach_PJ = np.array([self._reach(*ends) for ends in self._ends]).reshape(-1, model.njoints - 1)
         """m per radian (1 per radian of the singular posture): the slack of a pair does not change by more when a joint
         moves."""
-        last = model.names[model.njoints - 1]
-        self.tip_reach_J = self._reach(
-            None, Capsule(name=TIP, link=last, start_m=scene.tip_m, end_m=scene.tip_m, radius_m=_TIP_RADIUS_M)
-        )
+        tip = Capsule(name=TIP, link=model.names[last], start_m=scene.tip_m, end_m=scene.tip_m, radius_m=_TIP_RADIUS_M)
+        self.tip_reach_J = self._reach(None, tip)
         """(J,) m per radian: the tool's tip does not move further when a joint moves."""
-        self._at, self._length_m = np.zeros(model.njoints - 1), float(self.tip_reach_J[0])
+        self._at, self._length_m = np.zeros(last), float(self.tip_reach_J[0])
+        self._per_length_61 = np.array([[1.0 / self._length_m]] * 3 + [[1.0]] * 3)
         if scene.singular_margin > 0.0:
             self.pairs.append(("the arm", SINGULAR))
             self._margins.append(scene.singular_margin)
@@ -149,12 +152,13 @@ class Clearance:
 
     def _singular_value(self) -> float:
         """The smallest singular value of the tip's Jacobian where the arm was placed, lengths in those of the arm."""
-        jacobian_6J = pin.computeJointJacobians(self._model, self._data, self._at).copy()
-        last = self._data.oMi[self._model.njoints - 1]
-        # In the base frame a column is the velocity of what is at the origin then: here it is that of the tip.
-        jacobian_6J[:3] -= pin.skew(last.act(self._tip_m)) @ jacobian_6J[3:]
-        jacobian_6J[:3] /= self._length_m
-        return float(np.linalg.svd(jacobian_6J, compute_uv=False)[-1])
+        jacobian_6J = pin.computeFrameJacobian(self._model, self._data, self._at, self._tip_frame, pin.LOCAL)
+        jacobian_6J *= self._per_length_61
+        # The eigenvalues of the smaller product are the squares of the singular values, in a third of their time.
+        few = jacobian_6J.shape[1] < 6
+        gram = jacobian_6J.T @ jacobian_6J if few else jacobian_6J @ jacobian_6J.T
+        squares = eigenpy.SelfAdjointEigenSolver(gram, eigenpy.DecompositionOptions.EigenvaluesOnly).eigenvalues()
+        return math.sqrt(max(0.0, float(squares[0])))
 
     def _singular_reach(self) -> FloatArray:
         """(J,) how much the smallest singular value changes at most by a joint: no more than the Jacobian does.

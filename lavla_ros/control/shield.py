@@ -24,7 +24,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from math import ceil
+from math import ceil, dist
 from typing import Protocol
 
 import numpy as np
@@ -85,7 +85,7 @@ class Shield:
     def __init__(self, clearance: Clearances, limits: JointLimits, tick_ns: int) -> None:
         self._clearance, self._limits, self._tick_ns = clearance, limits, tick_ns
         self._tick_s = tick_ns * 1e-9
-        self._reach_PJ = clearance.reach_PJ
+        self._reach_PJ, self._tip_reach = clearance.reach_PJ, clearance.tip_reach_J.tolist()
         self._a_max, self._j_max = np.array(limits.acceleration_rad_s2), np.array(limits.jerk_rad_s3)
         self.reason = self.counter = ""
         """Why the last tick was not admitted, and the name under which it is counted."""
@@ -103,6 +103,7 @@ class Shield:
         """Of the way onto it."""
         self._stop: _StopAlong | None = None
         """The known way to rest; None: braking."""
+        self._braked_NJ: FloatArray | None = None
 
     def reset(self, position: Sequence[float]) -> None:
         """At rest at a position (J,), rad, wherever that is."""
@@ -137,7 +138,7 @@ class Shield:
         ``planned``: the curve, or the known way onto it, that the state is a point of at ``at_ns``; None: it is on the
         way to something else. ``speed_scale``: factor on the velocity limits that it has to keep.
         """
-        curve = planned if isinstance(planned, Curve) else None
+        curve, self._braked_NJ = planned if isinstance(planned, Curve) else None, None
         position = np.array(state[0])
         tip, tip_m_s, fastest_m_s = self._tip_speeds(state)
         limit = self._clearance.tool_speed_m_s or np.inf
@@ -212,10 +213,15 @@ class Shield:
         if self._clearance.tool_speed_m_s is None:
             return self._tip, 0.0, 0.0
         tip = self._clearance.tip(state[0])
-        tip_m_s = float(np.linalg.norm(tip - self._tip)) / self._tick_s
+        tip_m_s = dist(tip, self._tip) / self._tick_s
         # Braking lets a joint speed up until its acceleration is gone.
-        ticks = ceil(max(abs(a) / j for a, j in zip(state[2], self._limits.jerk_rad_s3, strict=True)) / self._tick_s)
-        path_NJ = brake_path(state, self._a_max, self._j_max, self._tick_s, ticks + 1)
+        j_max = self._limits.jerk_rad_s3
+        peaks = [max(abs(v), abs(v + 0.5 * a * abs(a) / j)) for v, a, j in zip(state[1], state[2], j_max, strict=True)]
+        at_most = sum(peak * reach for peak, reach in zip(peaks, self._tip_reach, strict=True))
+        if at_most <= self._clearance.tool_speed_m_s:
+            return tip, tip_m_s, at_most
+        ticks = ceil(max(abs(a) / j for a, j in zip(state[2], j_max, strict=True)) / self._tick_s)
+        path_NJ = self._braking(state)[: ticks + 2]
         at_most = float((_moved(path_NJ) @ self._clearance.tip_reach_J).max(initial=0.0)) / self._tick_s
         if at_most <= self._clearance.tool_speed_m_s:
             return tip, tip_m_s, at_most
@@ -229,6 +235,12 @@ class Shield:
             ends.append(end)
             travels.append(travel)
         return ends, travels
+
+    def _braking(self, state: State) -> FloatArray:
+        """(N, J) the way of the joints while they are braked from this tick's state."""
+        if self._braked_NJ is None:
+            self._braked_NJ = brake_path(state, self._a_max, self._j_max, self._tick_s)
+        return self._braked_NJ
 
     def _along(self, curve: Curve, at_ns: int, pairs: list[int], room_P: FloatArray) -> _StopAlong | None:
         """The stop along the curve, if it keeps the limits and its stretch of the curve is known to be clear of the
@@ -316,12 +328,12 @@ class Shield:
         unsure = room_P[pairs] + room < stopping_P[pairs]
         if not unsure.any():
             return True
-        path_NJ, pairs = brake_path(state, self._a_max, self._j_max, self._tick_s), np.array(pairs)[unsure].tolist()
+        path_NJ, pairs = self._braking(state), np.array(pairs)[unsure].tolist()
         travel_PN = _travel(_moved(path_NJ), self._reach_PJ[pairs])
         for pair, travel_N, back in zip(pairs, travel_PN, room[unsure].tolist(), strict=True):
             seen = _Seen(float(self._floor_P[pair]), travel_N)
             seen.look(0, float(room_P[pair]))
-            last = int(np.searchsorted(travel_N, travel_N[-1] - back)) - 1
+            last = int(travel_N.searchsorted(travel_N[-1] - back)) - 1
             if not self._is_clear(pair, path_NJ, seen, last):
                 return False
         return True
@@ -366,7 +378,7 @@ class _Seen:
     def look(self, row: int, room: float) -> None:
         """At a row the slack is so much above the floor, m."""
         within = float(self.travel_N[row]) + room
-        self.until = max(row, int(np.searchsorted(self.travel_N, within, side="right")) - 1)
+        self.until = max(row, int(self.travel_N.searchsorted(within, side="right")) - 1)
 
 
 class _Path:

@@ -90,9 +90,8 @@ def stop_travel(v: float, a: float, a_max: float, j_max: float) -> tuple[float, 
     return (-end if turned else end), travel
 
 
-def brake_path(state: State, a_max: FloatArray, j_max: FloatArray, dt: float, most: int | None = None) -> FloatArray:
-    """(N, J): positions after 0, 1, 2, … times ``dt`` of braking each joint (:func:`brake_step`) until all stand, or
-    until ``most`` times ``dt``."""
+def brake_path(state: State, a_max: FloatArray, j_max: FloatArray, dt: float) -> FloatArray:
+    """(N, J): positions after 0, 1, 2, … times ``dt`` of braking each joint (:func:`brake_step`) until all stand."""
     joints, longest = len(state[0]), 0.0
     phases = []  # of each joint, three: begin, duration, velocity, half of the acceleration, sixth of the jerk
     for v, a, a_most, j_most in zip(state[1], state[2], a_max.tolist(), j_max.tolist(), strict=True):
@@ -105,7 +104,7 @@ def brake_path(state: State, a_max: FloatArray, j_max: FloatArray, dt: float, mo
         longest = max(longest, begun)
     last = ceil(longest / dt - 1e-9)
     begin, length, velocity, half, sixth = np.array(phases).reshape(joints, 3, 5).transpose(2, 1, 0).reshape(5, -1)
-    t = dt * np.arange((last if most is None else min(last, most)) + 1)[:, None] - begin
+    t = dt * np.arange(last + 1)[:, None] - begin
     np.maximum(t, 0.0, out=t)
     np.minimum(t, length, out=t)
     moved = t * (velocity + t * (half + t * sixth))

@@ -418,7 +418,6 @@ def test_a_path_of_braking_is_what_braking_does():
                 p[i], v[i], a[i] = brake_step(p[i], v[i], a[i], 5.0, 50.0, 0.008)
             assert np.allclose(row, p, atol=1e-12)
         assert np.abs(v).max() < 1e-9
-        assert np.array_equal(brake_path(state, a_max, j_max, 0.008, 3), path_NJ[:4])
 
 
 def test_what_a_joint_travels_while_it_brakes():
