@@ -51,7 +51,6 @@ class Runner:
         self._network, self._tokens, self._pad, self._record = network, tokens, pad, record
         self._traces = sum(parameter.numel() for parameter in network.parameters()) <= TRACED
         self._traced: OrderedDict[int, Future[Callable[..., Tensor]]] = OrderedDict()
-        self._tracer = ThreadPoolExecutor(1, "trace")
         self._prompts: OrderedDict[str, PreparedPrompt] = OrderedDict()
         self._recorded: OrderedDict[int, _Recorded] = OrderedDict()
 
@@ -82,7 +81,11 @@ class Runner:
         """
         wait = not self._traced
         if length not in self._traced:
-            self._traced[length] = self._tracer.submit(_traced, self._network, inputs)
+            tracer = ThreadPoolExecutor(1, "trace")
+            self._traced[length] = tracer.submit(_traced, self._network, inputs)
+            # Its thread ends with its work: OpenMP would keep a team of threads for it, and no longer let those of the
+            # inference wait for one another awake, which doubles the time of an inference by several threads.
+            tracer.shutdown(wait=False)
         self._traced.move_to_end(length)
         _trim(self._traced, GRAPHS)
         found = self._traced[length]

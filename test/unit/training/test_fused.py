@@ -254,6 +254,10 @@ def test_an_instruction_of_another_length_does_not_wait_to_be_traced(make, monke
     go.set()
     asked.result(30)
     np.testing.assert_array_equal(run(pixels, state, "stack"), found)
+    for thread in threading.enumerate():
+        if thread.name.startswith("trace"):  # as long as one is there, several threads of an inference are slow
+            thread.join(30)
+            assert not thread.is_alive()
 
 
 def test_buffers_of_a_recording_follow_pixels_state_and_prompt(make) -> None:
