@@ -11,6 +11,7 @@ by the most that a joint can move it; in every :data:`FULLY`-th plan on every ti
 
 from __future__ import annotations
 
+import gc
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -55,7 +56,12 @@ _T0_NS = 10**18
 _ROUNDING = (1e-6, 1e-5, 1e-2)
 """Of velocity, acceleration and jerk, seen through differences over 8 ms."""
 _BIN_US, _BINS = 5, 1000
-"""Of the histogram of the ticks' costs; the last bin has all that cost more."""
+"""Of the histograms of the ticks' costs; the last bin has all that cost more."""
+_HISTOGRAMS = {
+    "cost": "tick_cpu_us_at_most",
+    "cost_of_everything": "tick_cpu_us_at_most_with_everything",
+}
+"""Where they are, and what their percentiles are called."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,7 +80,9 @@ class Followed:
     """How far a velocity, acceleration or jerk was beyond its limit, rounding apart; 0 or less: none was."""
     ticks: int
     cost_us: list[float]
-    """Time of the processor that each tick took with everything on; empty if it was not taken."""
+    """Time of the processor that each tick took."""
+    everything_us: list[float]
+    """Likewise with everything on that a scene can have; empty if it was not followed so."""
 
     @property
     def closer(self) -> bool:
@@ -162,7 +170,8 @@ class Cell:
             rested=kept.rested,
             excess=self._excess(start, kept, scale),
             ticks=len(kept.path_NJ),
-            cost_us=run(self.everything).cost_us if seed % TIMED == 0 else [],
+            cost_us=kept.cost_us,
+            everything_us=run(self.everything).cost_us if seed % TIMED == 0 else [],
         )
 
     def _is_clear(self, position: FloatArray) -> bool:
@@ -321,12 +330,14 @@ def in_physics(episodes: int, scene: str) -> dict[str, Any]:
 
 
 def _timed(tick: Callable[..., Command], cost_us: list[float]) -> Callable[..., Command]:
-    """The same, and what it takes of the processor's time."""
+    """The same, and what it takes of the processor's time. As in a servo process, Python collects nothing meanwhile."""
 
     def timed(now_ns: int, state: ArmState) -> Command:
+        gc.disable()
         begun = time.thread_time_ns()
         command = tick(now_ns, state)
         cost_us.append((time.thread_time_ns() - begun) * 1e-3)
+        gc.enable()
         return command
 
     return timed
@@ -396,6 +407,7 @@ def summary(found: list[Followed]) -> dict[str, Any]:
         "seeds_of_violations": [each.seed for each in found if each.closer or each.excess > 0.0 or not each.rested],
         "seeds_of_needless_stops": [each.seed for each in found if each.needless],
         "cost": _histogram([cost_us for each in found for cost_us in each.cost_us]),
+        "cost_of_everything": _histogram([cost_us for each in found for cost_us in each.everything_us]),
     }
 
 
@@ -409,18 +421,20 @@ def _joined(one: dict[str, Any] | None, other: dict[str, Any]) -> dict[str, Any]
     """The figures of both."""
     if one is None:
         return other
-    joined = {key: one[key] + value for key, value in other.items() if key not in ("worst_slack_mm", "cost")}
+    joined = {key: one[key] + value for key, value in other.items() if key not in ("worst_slack_mm", *_HISTOGRAMS)}
     worst = min(one["worst_slack_mm"], other["worst_slack_mm"])
-    return joined | {"worst_slack_mm": worst, "cost": [a + b for a, b in zip(one["cost"], other["cost"], strict=True)]}
+    costs = {key: [a + b for a, b in zip(one[key], other[key], strict=True)] for key in _HISTOGRAMS}
+    return joined | {"worst_slack_mm": worst} | costs
 
 
 def shown(found: dict[str, Any]) -> dict[str, Any]:
-    """Figures for people: percentiles in place of a histogram, in time of the processor."""
-    if "cost" not in found:
-        return found
-    share = np.cumsum(found["cost"]) / max(1, sum(found["cost"]))
-    percentiles = {f"p{q:g}": _BIN_US * (1 + int(np.searchsorted(share, q / 100))) for q in (50, 99, 99.9)}
-    return {key: value for key, value in found.items() if key != "cost"} | {"tick_cpu_us_at_most": percentiles}
+    """Figures for people: percentiles in place of histograms, in time of the processor."""
+    figures = {key: value for key, value in found.items() if key not in _HISTOGRAMS}
+    for key in [key for key in _HISTOGRAMS if key in found]:
+        share = np.cumsum(found[key]) / max(1, sum(found[key]))
+        percentiles = {f"p{q:g}": _BIN_US * (1 + int(np.searchsorted(share, q / 100))) for q in (50, 99, 99.9)}
+        figures[_HISTOGRAMS[key]] = percentiles
+    return figures
 
 
 def _arm(name: str) -> Arm:
