@@ -40,6 +40,7 @@ from lavla_ros.defaults import DEFAULT_CONTRACT
 from lavla_ros.errors import InputError
 from lavla_ros.outputs import replacing, sole_writer
 from lavla_ros.typing import FloatArray
+from sim_bridges.worlds import DEFAULT_SUITE
 
 SPARE_M = 0.010
 CHUNKS, CHUNK_TICKS, STEPS, SHORTEST, TICKS = 2, 40, 10, 5, 260
@@ -281,7 +282,7 @@ class _Motion:
     cost_us: list[float]
 
 
-OBSTACLE = "tabletop_obstacle"
+OBSTACLE = f"{DEFAULT_SUITE}_obstacle"
 """The scene of the usual suite with a post in the bundled policy's way."""
 EVERYTHING = f"""\
 extends: scenes/{OBSTACLE}
@@ -296,7 +297,6 @@ def in_physics(episodes: int, scene: str) -> dict[str, Any]:
     """The bundled policy in the usual suite with a post in its way: in this scene, or (empty) in none."""
     from lavla_ros.policy.policy import load_policy
     from sim_bridges.suites import load_suite
-    from sim_bridges.worlds import DEFAULT_SUITE
 
     suite: Any = load_suite(DEFAULT_SUITE, {"scene": scene, "obstacles": OBSTACLE})
     policy = load_policy(suite.policy, threads=1)
