@@ -107,7 +107,7 @@ class Shield:
 
     def reset(self, position: Sequence[float]) -> None:
         """At rest at a position (J,), rad, wherever that is."""
-        self._path = self._way_onto = self._stop = None
+        self._path = self._way_onto = self._stop = self._braked_NJ = None
         self._position = np.array(position)
         slack_P = self._clearance.slacks(position)
         self._floor_P = np.minimum(slack_P, 0.0)
@@ -214,18 +214,19 @@ class Shield:
             return self._tip, 0.0, 0.0
         tip = self._clearance.tip(state[0])
         tip_m_s = dist(tip, self._tip) / self._tick_s
-        # Braking lets a joint speed up until its acceleration is gone.
-        j_max = self._limits.jerk_rad_s3
+        # No joint becomes faster by braking than it is when its acceleration is gone.
+        j_max, limit = self._limits.jerk_rad_s3, self._clearance.tool_speed_m_s
         peaks = [max(abs(v), abs(v + 0.5 * a * abs(a) / j)) for v, a, j in zip(state[1], state[2], j_max, strict=True)]
         at_most = sum(peak * reach for peak, reach in zip(peaks, self._tip_reach, strict=True))
-        if at_most <= self._clearance.tool_speed_m_s:
+        if at_most <= limit:
             return tip, tip_m_s, at_most
-        ticks = ceil(max(abs(a) / j for a, j in zip(state[2], j_max, strict=True)) / self._tick_s)
-        path_NJ = self._braking(state)[: ticks + 2]
-        at_most = float((_moved(path_NJ) @ self._clearance.tip_reach_J).max(initial=0.0)) / self._tick_s
-        if at_most <= self._clearance.tool_speed_m_s:
-            return tip, tip_m_s, at_most
-        return tip, tip_m_s, float(self._tip_steps(path_NJ).max(initial=0.0)) / self._tick_s
+        # The tip may, at any time: what joints that move against one another add to its speed is gone when one stands.
+        path_NJ = self._braking(state)
+        at_most_N = (_moved(path_NJ) @ self._clearance.tip_reach_J) / self._tick_s
+        over = (at_most_N > limit).nonzero()[0]
+        if not len(over):
+            return tip, tip_m_s, float(at_most_N.max(initial=0.0))
+        return tip, tip_m_s, float(self._tip_steps(path_NJ[over[0] : over[-1] + 2]).max()) / self._tick_s
 
     def _stopping(self, state: State) -> tuple[list[float], list[float]]:
         """Of each joint, where braking brings it to rest, from where it is, and how far it travels on its way, rad."""

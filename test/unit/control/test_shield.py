@@ -420,6 +420,25 @@ def test_a_path_of_braking_is_what_braking_does():
         assert np.abs(v).max() < 1e-9
 
 
+def test_the_tip_is_never_faster_while_it_brakes_than_it_was_said_to_become():
+    limits, random = MINICOBO.limits, np.random.default_rng(0)
+    a_max, j_max = np.array(limits.acceleration_rad_s2), np.array(limits.jerk_rad_s3)
+    clearance = Clearance(MINICOBO.chain, MINICOBO.capsules, replace(load_scene("tabletop"), tool_speed_m_s=0.25))
+    shield, refused = Shield(clearance, limits, 8 * MS), 0
+    for _ in range(2000):
+        size = random.uniform(0.02, 1.0)
+        state = tuple(random.uniform(-most, most, 6).tolist() for most in (1.5, size, 5.0 * size))
+        shield.reset(state[0])
+        said_m_s = shield._tip_speeds(state)[2]
+        tips = np.array([clearance.tip(position) for position in brake_path(state, a_max, j_max, TICK_S)])
+        fastest_m_s = np.linalg.norm(np.diff(tips, axis=0), axis=1).max(initial=0.0) / TICK_S
+        assert fastest_m_s <= max(said_m_s, 0.25) + 1e-9
+        if said_m_s > 0.25:
+            assert said_m_s == pytest.approx(fastest_m_s), "what is refused was looked at"
+        refused += said_m_s > 0.25
+    assert 0 < refused < 2000
+
+
 def test_what_a_joint_travels_while_it_brakes():
     random = np.random.default_rng(0)
     one = np.array([5.0]), np.array([50.0])
