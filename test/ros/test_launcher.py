@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import ast
-import inspect
 import io
 import os
 import re
@@ -22,7 +20,6 @@ import pytest
 import yaml
 from diagnostic_msgs.msg import DiagnosticArray, DiagnosticStatus
 from rclpy.context import Context
-from rclpy.lifecycle import LifecycleNode
 from rclpy.node import Node
 from ros_harness import World, fails_to_start, running, wait_until
 
@@ -30,7 +27,6 @@ from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.bringup.launcher import Launcher, LaunchError, notices, other_users, stack_domain
 from lavla_ros.bringup.stack import Process, Stack, StackError, load_stack, read_arguments
 from lavla_ros.resources import config_path, share_path
-from lavla_ros.ros.lifecycle import LavlaNode
 
 pytestmark = pytest.mark.long
 
@@ -357,8 +353,6 @@ def test_launch_files_have_the_stacks_arguments(name: str) -> None:
     pytest.importorskip("launch.actions")
     from launch.launch_description_sources import get_launch_description_from_python_launch_file
 
-    from lavla_ros.resources import share_path
-
     description = get_launch_description_from_python_launch_file(str(share_path() / "launch" / f"{name}.launch.py"))
     assert [a.name for a in description.get_launch_arguments()] == [a.name for a in read_arguments(name)]
 
@@ -514,48 +508,6 @@ def test_one_executor_in_a_domain(tmp_path: Path) -> None:
     with running("lavla_ros.nodes.executor_node", "left", tmp_path, loopback=True, standby=True) as first:
         output = fails_to_start("lavla_ros.nodes.executor_node", "right", tmp_path, loopback=True, standby=True)
         assert f"already has the executor of another lavla stack (process {first.popen.pid}: " in output
-
-
-def test_no_node_overwrites_what_rclpy_keeps_under_the_same_name() -> None:
-    """rclpy serves what stands in ``_services``, ``_timers`` and the like; one that is lost is not served."""
-    context = Context()
-    context.init()
-    plain = LavlaNode("plain", context=context)
-    kept = {n for n in vars(plain) if n not in _assigned(Path(inspect.getfile(LavlaNode)))} | set(dir(LifecycleNode))
-    plain.destroy_node()
-    context.shutdown()
-    hooks = {n for n in vars(LavlaNode) if n.startswith("on_")}
-    files = [
-        f
-        for folder in ("lavla_ros/nodes", "lavla_ros/ros", "sim_bridges")
-        for f in (share_path() / folder).rglob("*.py")
-    ]
-    assert len(files) > 20
-    wrong = {str(f): found for f in files if (found := (_assigned(f) | _defined(f)) & kept - hooks)}
-    assert wrong == {}
-
-
-def _assigned(file: Path) -> set[str]:
-    """Attributes that classes with a ``Node`` in the name of a base assign to themselves."""
-    return {
-        target.attr
-        for cls in _node_classes(file)
-        for target in ast.walk(cls)
-        if isinstance(target, ast.Attribute)
-        and isinstance(target.ctx, ast.Store)
-        and isinstance(target.value, ast.Name)
-        and target.value.id == "self"
-    }
-
-
-def _defined(file: Path) -> set[str]:
-    return {f.name for cls in _node_classes(file) for f in cls.body if isinstance(f, ast.FunctionDef)} - {"__init__"}
-
-
-def _node_classes(file: Path) -> list[ast.ClassDef]:
-    tree = ast.parse(file.read_text(encoding="utf-8"))
-    classes = [c for c in ast.walk(tree) if isinstance(c, ast.ClassDef)]
-    return [c for c in classes if any(ast.unparse(base).endswith("Node") for base in c.bases)]
 
 
 def test_a_node_started_alone_listens_on_this_machine_only(tmp_path: Path) -> None:
