@@ -42,6 +42,8 @@ PICTURES = ("overlay", "initial", "live", "final")
 """What a rollout has of the reference camera."""
 AGAIN_S = 0.4
 """The same button so soon after is the second of a double click, and means nothing."""
+WAITING = "Wait …"
+"""On the first button while Enter would do nothing."""
 WRITTEN = {"n": "Note (n)", "e": "Error (e)", "o": "Outline (o)", "s": "Share (s)"}
 """Keys after which the command asks for a text."""
 PLAIN = {".": "Something correct (.)", "u": "Undo (u)"}
@@ -227,7 +229,7 @@ class Page:
             self._task = ui.label().classes("task")
             self._scores = ui.label().classes("scores").props("aria-live=polite")
             with ui.element("div").classes("buttons"):
-                self._enter = self._button("", "Enter").classes("go").mark("enter")
+                self._enter = self._button("", WAITING).classes("go").mark("enter")
             self._rubric = ui.element("div").classes("buttons")
             with ui.element("div").classes("buttons"):
                 self._plain = [self._button(key, label) for key, label in PLAIN.items()]
@@ -244,6 +246,7 @@ class Page:
 
     def _button(self, key: str, label: str) -> ui.button:
         button = ui.button(label, on_click=lambda: self._press(key), color=None)
+        button.disable()  # until it is known what it would do
         return button.props("no-caps unelevated").classes("plain")
 
     @property
@@ -299,7 +302,7 @@ class Page:
         for button in (*self._plain, *self._written, *self._scoring):
             button.set_enabled(operates and runs and self._open)
         self._quit.set_enabled(operates and runs and (self._open or bool(offer)))
-        self._enter.set_text(offer[:1].upper() + offer[1:] or "Wait …")
+        self._enter.set_text(offer[:1].upper() + offer[1:] or WAITING)
         self._enter.set_enabled(operates and bool(offer))
         self._screen.set_content(f"<pre>{_escaped(self._command.said)}</pre>")
         if not runs:

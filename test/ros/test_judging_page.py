@@ -7,6 +7,7 @@ import re
 import signal
 import subprocess
 import sys
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,7 +20,7 @@ from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.evaluation.results import Results
 from sim_bridges.judging.folder import JudgingFolder
-from sim_bridges.judging.page import AGAIN_S
+from sim_bridges.judging.page import AGAIN_S, PLAIN, WAITING, WRITTEN
 
 pytestmark = [pytest.mark.alone, NEEDS_CHROMIUM]
 
@@ -51,6 +52,11 @@ def test_what_is_wrong_with_a_protocol_is_told_instead_of_a_page(tmp_path: Path)
 
 
 def test_a_rollout_is_begun_scored_and_noted_on_the_page(address: str, tmp_path: Path) -> None:
+    with urllib.request.urlopen(address) as sent:
+        first = sent.read().decode()
+    for button in (WAITING, *PLAIN.values(), *WRITTEN.values(), "Quit"):  # before it is known what they would do
+        found = re.search(rf'\{{[^{{}}]*"label":"{re.escape(button)}"[^{{}}]*\}}', first)
+        assert found is not None and '"disable":true' in found[0], button
     with chromium() as browser:
         page = browser.new_page()
         page.set_default_timeout(PATIENCE_MS)
