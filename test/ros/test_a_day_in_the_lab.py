@@ -201,6 +201,7 @@ def teaches(day: Day, words: list[str]) -> None:
             taught = [each.outcome for each in library.episodes() if not each.discarded]
             if len(taught) == EPISODES:
                 break
+            person.comes_to_rest()  # who still moves the arm is asked to let go first
             person.page.keyboard.press("n")
             person.sees("said", "homing")
         person.context.close()
