@@ -108,7 +108,7 @@ class LavlaNode(LifecycleNode):  # type: ignore[misc]  # rclpy is untyped
             self.trigger_shutdown()
 
     def destroy_node(self) -> None:
-        """With its state machine, which rclpy leaves: as long as that is there others believe the node to be, and its
+        """Its state machine too, which rclpy leaves: while that is there, others take the node to be alive, and its
         shared memory stays."""
         self._state_machine.destroy_when_not_in_use()
         super().destroy_node()
