@@ -209,7 +209,7 @@ class Wearer(Person):
         wait_until(followed, "the arm follows", 90.0)
 
     way = 1
-    """Up or down, in turn."""
+    """Up or down, or left or right, in turn."""
 
     def is_not_followed(self, side: str = "right") -> None:
         """The arm is at rest, and wherever the hand goes, it stays there."""
@@ -377,11 +377,12 @@ def test_a_phone_is_held_up_and_touched(browser: Any, console: ConsoleHere) -> N
                 wearer.headset("touch", "finger")
                 wearer.page.wait_for_timeout(700)
             before = wearer.tool()
-            wearer.carries("phone", ACROSS_M, 0.0, 0.0)
-            if wearer.arrives(lambda: wearer.tool()[1, 3] - before[1, 3] < -0.5 * ACROSS_M):
+            wearer.carries("phone", ACROSS_M * wearer.way, 0.0, 0.0)
+            if wearer.arrives(lambda: (wearer.tool()[1, 3] - before[1, 3]) * wearer.way < -0.5 * ACROSS_M):
                 return True
             wearer.headset("leave", "finger")
-            wearer.carries("phone", -ACROSS_M, 0.0, 0.0)
+            wearer.carries("phone", -ACROSS_M * wearer.way, 0.0, 0.0)
+            wearer.way = -wearer.way  # the arm may be at the end of its reach on one side
             return False
 
         wait_until(followed, "the arm follows", 90.0)
