@@ -80,15 +80,13 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self._model = ModelSwitch(self, POLICY)
         self._instruction = self.create_publisher(String, contract.wire(contract.instruction_topic), LATCHED_QOS)
         self._events = self.create_publisher(String, topics.TELEOP_EVENTS, 1) if steers else None
-        self._raw: dict[str, tuple[int, bytes]] = {}
-        """Topic → how many messages were taken, and the newest."""
         self._pictures: dict[str, tuple[int, bytes]] = {}
         self._encoding = {camera: threading.Lock() for camera in self.cameras}
         self._heard = Heard()
         inputs = Inputs(self._scope)
         # Hundreds of messages a second, of which a page shows a few.
         self._streams = {
-            topic: inputs.add(kind, contract.wire(topic), self._keep(topic), depth=1, raw=True, asked_for=True)
+            topic: inputs.add(kind, contract.wire(topic), None, depth=1, raw=True)
             for kind, topic in (
                 (JointState, contract.state.topic),
                 (JointTrajectory, contract.action.topic),
@@ -105,17 +103,6 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         self.create_timer(1.0, self._ask_speed)
 
     # What is heard.
-
-    def _keep(self, topic: str) -> Any:
-        def keep(raw: bytes) -> None:
-            self._raw[topic] = self._raw.get(topic, (0, b""))[0] + 1, raw
-
-        return keep
-
-    def _newest(self, topic: str) -> tuple[int, bytes]:
-        """The number of the newest message, and its bytes; (0, b"") before the first."""
-        self._streams[topic].take_waiting()
-        return self._raw.get(topic, (0, b""))
 
     def _hearing(self, hear: Callable[[str], None]) -> Any:
         def on(message: String) -> None:
@@ -157,10 +144,10 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         state, action = self._contract.state, self._contract.action
         measured: dict[str, float] = {}
         commanded: dict[str, float] = {}
-        if raw := self._newest(state.topic)[1]:
+        if raw := self._streams[state.topic].newest()[1]:
             message = deserialize_message(raw, JointState)
             measured = dict(zip(message.name, message.position, strict=False))
-        if raw := self._newest(action.topic)[1]:
+        if raw := self._streams[action.topic].newest()[1]:
             message = deserialize_message(raw, JointTrajectory)
             commanded = dict(zip(message.joint_names, message.points[0].positions, strict=False))
         return joints_of(self._contract, measured, commanded)
@@ -169,8 +156,8 @@ class ConsoleNode(Node):  # type: ignore[misc]  # rclpy is untyped
         """Encoded once, however many look at it, and only if somebody does."""
         topic = self._contract.camera(camera).observation_topic
         with self._encoding[camera]:
-            count, raw = self._newest(topic)
-            if not raw or count <= after:
+            count, raw = self._streams[topic].newest()
+            if raw is None or count <= after:
                 return None
             if self._pictures.get(camera, (0, b""))[0] != count:
                 self._pictures[camera] = count, jpeg(decode_image(deserialize_message(raw, Image)))

@@ -86,23 +86,22 @@ class _NotWaitedFor(CallbackGroup):  # type: ignore[misc]  # rclpy is untyped
 
 
 class Input:
-    """One topic that others publish, relative or absolute. ``callback`` gets the message, or its bytes with ``raw``."""
+    """One topic that others publish, relative or absolute. ``callback`` gets the message, or its bytes with ``raw``;
+    None: of a stream only :meth:`newest` is wanted, and what nobody asks for costs no time."""
 
     def __init__(
         self,
         node: Any,
         kind: Any,
         topic: str,
-        callback: Callable[[Any], None],
+        callback: Callable[[Any], None] | None,
         *,
         depth: int = _LATCHED_DEPTH,
         latched: bool = False,
         raw: bool = False,
-        asked_for: bool = False,
         quiet_s: float = 0.0,
     ) -> None:
-        """``quiet_s``: for how long nothing may come without being missed; infinity: for ever. ``asked_for``: of a
-        stream, only what :meth:`take_waiting` finds is handled, in its thread; what nobody asks for costs no time."""
+        """``quiet_s``: for how long nothing may come without being missed; infinity: for ever."""
         self.topic = node.resolve_topic_name(topic)  # its full name in the graph
         self.kind = type_name(kind)
         self.latched = latched
@@ -114,7 +113,8 @@ class Input:
         self.last_ns: int | None = None
         """Arrival of the newest message that was handled."""
         self._node, self._class, self._callback, self._depth, self._raw = node, kind, callback, depth, raw
-        self._group = _NotWaitedFor() if asked_for else None
+        self._group = _NotWaitedFor() if callback is None else None
+        self._newest: Any = None
         self._changing = threading.RLock()
         self._taken: deque[tuple[int, int]] = deque(maxlen=64)
         self._sequence: int | None = None
@@ -154,6 +154,12 @@ class Input:
                 with subscription.handle:
                     while (taken := subscription.handle.take_message(subscription.msg_type, self._raw)) is not None:
                         subscription.callback(*taken)
+
+    def newest(self) -> tuple[int, Any]:
+        """Of an input without a callback, from any thread: how many messages were taken, and the last; (0, None)."""
+        with self._changing:
+            self.take_waiting()
+            return self.received, self._newest
 
     def silent_for_s(self, now_ns: int) -> float:
         """Since the newest message, or since the subscription if none has come."""
@@ -247,7 +253,10 @@ class Input:
             self._sequence = sequence
         self.received += 1
         self.last_ns = info["received_timestamp"] or wall_ns()  # not every middleware says it
-        self._callback(message)
+        if self._callback is None:
+            self._newest = message
+        else:
+            self._callback(message)
 
 
 class Inputs:
@@ -258,7 +267,7 @@ class Inputs:
         self._inputs: dict[str, Input] = {}
         scope.timer(FOLLOW_PERIOD_S, self._follow)
 
-    def add(self, kind: Any, topic: str, callback: Callable[[Any], None], **options: Any) -> Input:
+    def add(self, kind: Any, topic: str, callback: Callable[[Any], None] | None, **options: Any) -> Input:
         """See :class:`Input`."""
         made = self._inputs[topic] = Input(self._scope.node, kind, topic, callback, **options)
         self._scope.callback(made.close)

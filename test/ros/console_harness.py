@@ -17,6 +17,8 @@ from typing import Any
 import pytest
 from ros_harness import wait_until
 
+from lavla_ros.bringup.environment import ros_environment
+
 sync_api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 
 BROWSER = next(filter(None, map(shutil.which, ("chromium", "google-chrome", "chromium-browser"))), None)
@@ -55,6 +57,23 @@ class Console:
         except subprocess.TimeoutExpired:  # its nodes end with it
             self.process.kill()
             self.process.wait()
+
+
+@contextmanager
+def served(words: list[str], folder: Path, log: Path) -> Iterator[str]:
+    """A ``lavla`` command that serves a page, in a folder, until it is ended with Ctrl-C: the address."""
+    command = [sys.executable, "-m", "lavla_ros.cli", *words]
+    with log.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=folder, env=ros_environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
+        )
+    try:
+        found = wait_until(lambda: re.search(r": open (http://\S+)", log.read_text()), "the page", 600.0)
+        yield found[1]
+    finally:
+        os.killpg(process.pid, signal.SIGINT)
+        process.wait(60.0)
+    assert "Traceback" not in log.read_text()
 
 
 @contextmanager

@@ -15,14 +15,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
 import cv2
 import pytest
-from console_harness import NEEDS_CHROMIUM, PATIENCE_MS, Person, free_port, sync_api
+from console_harness import NEEDS_CHROMIUM, PATIENCE_MS, Person, free_port, served, sync_api
 from ros_harness import World, wait_until
 from std_msgs.msg import String
 from test_console_policy import commanders
@@ -83,31 +83,25 @@ class Day:
     def run(self, words: list[str]) -> str:
         """A command that ends; what it said."""
         done = subprocess.run(
-            self._command(words), cwd=self.folder, env=ros_environment(), capture_output=True, text=True, check=False
+            [sys.executable, "-m", "lavla_ros.cli", *self._words(words)],
+            cwd=self.folder,
+            env=ros_environment(),
+            capture_output=True,
+            text=True,
+            check=False,
         )
         assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
         return done.stdout
 
-    @contextmanager
-    def serving(self, words: list[str]) -> Iterator[str]:
+    def serving(self, words: list[str]) -> AbstractContextManager[str]:
         """A command that serves a page, until it is ended with Ctrl-C: the address."""
-        log = self.folder / f"{words[1]}.log"
-        command = [*self._command(words), "--port", str(free_port())]  # others may have the usual one
-        with log.open("w") as file:
-            process = subprocess.Popen(
-                command, cwd=self.folder, env=ros_environment(), stdout=file, stderr=file, start_new_session=True
-            )
-        try:
-            opened = wait_until(lambda: re.search(r": open (http://\S+)", log.read_text()), "the page", 600.0)
-            yield opened[1]
-        finally:
-            os.killpg(process.pid, signal.SIGINT)
-            process.wait(60.0)
-        assert "Traceback" not in log.read_text()
+        own = ["--port", str(free_port())]  # others may have the usual one
+        return served([*self._words(words), *own], self.folder, self.folder / f"{words[1]}.log")
 
-    def _command(self, words: list[str]) -> list[str]:
+    def _words(self, words: list[str]) -> list[str]:
+        """Behind the name of the command."""
         assert words[0] == "lavla"
-        return [sys.executable, "-m", "lavla_ros.cli", *shlex.split(shortened(shlex.join(words[1:])))]
+        return shlex.split(shortened(shlex.join(words[1:])))
 
     def picture(self, name: str, page: Any, *, live: str = "", high: int = 900, top: str = "") -> None:
         """Of a page, for the whole day only: as small as is asked of a repository. ``live``: what shows pictures."""

@@ -141,9 +141,8 @@ def test_a_stream_that_loses_messages_says_how_many(world: World, talker: World)
 
 def test_what_is_asked_for_wakes_nobody_and_is_the_newest(world: World, talker: World) -> None:
     """As a page looks at an arm that says where it is at 125 Hz: whatever the publisher's quality of service."""
-    heard: list[float] = []
     inputs = Inputs(Scope(world.node))
-    states = inputs.add(JointState, "/joint_states", lambda m: heard.append(m.position[0]), depth=1, asked_for=True)
+    states = inputs.add(JointState, "/joint_states", None, depth=1)
     said = []
     world.node.create_subscription(String, "/last", lambda m: said.append(m.data), 1)
     last = talker.publisher(String, "/last", qos())
@@ -158,13 +157,12 @@ def test_what_is_asked_for_wakes_nobody_and_is_the_newest(world: World, talker: 
             publisher.publish(JointState(name=["joint_1"], position=[float(number)]))
         last.publish(String(data=reliability.name))
         wait_until(lambda reliability=reliability: said[-1:] == [reliability.name], "the executor, after all of them")
-        assert not heard, "nobody has asked"
+        taken = states.received
         time.sleep(0.3)
-        states.take_waiting()
-        assert heard == [29.0] and states.lost == 0
+        assert states.received == taken, "nobody has asked"
+        count, message = states.newest()
+        assert (count, message.position[0], states.lost) == (taken + 1, 29.0, 0)
         assert 0.3 <= states.silent_for_s(wall_ns()) < 5.0, "it is as old as when it arrived, not as when it was taken"
-        states.take_waiting()
-        assert heard == [29.0], "nothing has come since"
-        heard.clear()
+        assert states.newest() == (count, message), "nothing has come since"
         talker.node.destroy_publisher(publisher)
         wait_until(lambda: not states.publishers, "the graph forgets it")

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import os
 import re
-import signal
 import subprocess
 import sys
 import urllib.request
@@ -12,11 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from console_harness import NEEDS_CHROMIUM, PATIENCE_MS, chromium, sync_api
+from console_harness import NEEDS_CHROMIUM, PATIENCE_MS, chromium, served, sync_api
 from ros_harness import wait_until
 from test_judge import PROTOCOL
 
-from lavla_ros.bringup.environment import ros_environment
 from lavla_ros.yaml_text import dump_yaml
 from sim_bridges.evaluation.results import Results
 from sim_bridges.judging.folder import JudgingFolder
@@ -29,19 +26,9 @@ pytestmark = [pytest.mark.alone, NEEDS_CHROMIUM]
 def address(tmp_path: Path) -> Iterator[str]:
     """Of the page of a comparison in the folder ``out``."""
     (tmp_path / "protocol.yaml").write_text(dump_yaml(PROTOCOL | {"idle_s": 10.0}))
-    command = [sys.executable, "-m", "lavla_ros.cli", "judge", "protocol.yaml", "--out", "out", "--page", "--port", "0"]
-    log = tmp_path / "judge.log"
-    with log.open("w") as file:
-        process = subprocess.Popen(
-            command, cwd=tmp_path, env=ros_environment(), stdout=file, stderr=subprocess.STDOUT, start_new_session=True
-        )
-    try:
-        found = wait_until(lambda: re.search(r"judging: open (http://\S+)", log.read_text()), "the page", 120.0)
-        yield found[1]
-    finally:
-        os.killpg(process.pid, signal.SIGINT)
-        process.wait(60.0)
-    assert "Traceback" not in log.read_text()
+    words = ["judge", "protocol.yaml", "--out", "out", "--page", "--port", "0"]
+    with served(words, tmp_path, tmp_path / "judge.log") as found:
+        yield found
 
 
 def test_what_is_wrong_with_a_protocol_is_told_instead_of_a_page(tmp_path: Path) -> None:
